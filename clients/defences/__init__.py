@@ -1,0 +1,1 @@
+"""Defences against model inversion, one per file."""

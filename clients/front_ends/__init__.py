@@ -1,0 +1,1 @@
+"""The edge halves of the models, one family per file."""

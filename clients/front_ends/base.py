@@ -1,0 +1,24 @@
+"""The contract of a front-end."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class FrontEnd(nn.Module):
+    """The layers a device runs, from an image to the features that cross the cut.
+
+    Attributes
+    ----------
+    feature_shape : (C, H, W) of the features of one image.
+    cloud_model : name and options of the registered cloud half that continues from the cut.
+    pre_funnel : the layers before the funnel, or None; a defence may regularise their output.
+    """
+
+    feature_shape: tuple[int, int, int]
+    cloud_model: tuple[str, dict[str, Any]]
+    pre_funnel: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images (N, C, H, W) to features (N, *feature_shape)."""
+        raise NotImplementedError

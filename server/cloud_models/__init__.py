@@ -1,0 +1,1 @@
+"""The cloud halves of the models, one family per file."""

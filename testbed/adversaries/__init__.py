@@ -1,0 +1,1 @@
+"""Attacks on intercepted features, one per file."""

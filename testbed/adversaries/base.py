@@ -1,0 +1,97 @@
+"""The contract of an attack, and the only things an adversary can be given.
+
+Nothing here can hold a victim's image: an attack is built from intercepted features, auxiliary
+images of its own and, where its threat model grants it, the deployed front-end. The scorer, which
+knows the truth, is elsewhere (``testbed.privacy``) and sees reconstructions only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Auxiliary images in [0, 1], float32 (N, C, H, W), and their classes (N,)."""
+
+    images: FloatArray
+    labels: IntArray
+
+
+@dataclass(frozen=True)
+class Intercepts:
+    """Features read at the taps, float32 (N, C', H', W'), and the answers that went back (N,)."""
+
+    features: FloatArray
+    answers: IntArray
+
+
+class FrontEndOracle(Protocol):
+    """The deployed front-end with its defence, as the threat model grants it."""
+
+    def query(self, images: FloatArray, draw: int) -> FloatArray:
+        """Return released features of images in [0, 1]; ``draw`` numbers fresh random releases."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything an attack gets.
+
+    Attributes
+    ----------
+    num_classes : classes of the task.
+    auxiliary, auxiliary_validation : disjoint images of the attacker's own.
+    intercepts : what the taps read; nothing in it identifies a person or an image.
+    oracle : the deployed front-end, where granted.
+    """
+
+    num_classes: int
+    auxiliary: LabelledImages
+    auxiliary_validation: LabelledImages
+    intercepts: Intercepts
+    oracle: FrontEndOracle | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One epoch of an attack's training: mean squared errors per element."""
+
+    epoch: int
+    training_mse: float
+    validation_mse: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images in [0, 1], float32 (N, C, H, W), one per intercept, and how the attack went.
+
+    Attributes
+    ----------
+    curve : training curve, empty for attacks that do not train.
+    best_epoch : epoch whose parameters were used, by validation error.
+    body_parameters : learned parameters without the input adapter, equal for every defence.
+    """
+
+    images: FloatArray
+    curve: list[CurvePoint] = field(default_factory=list)
+    best_epoch: int | None = None
+    body_parameters: int | None = None
+
+
+class Attack(Protocol):
+    """An attack: fit on what the adversary owns, then reconstruct what it intercepted."""
+
+    is_anchor: bool
+    needs_oracle: bool
+    threat_model: str
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Run the whole attack; deterministic in (options, evidence, seed)."""

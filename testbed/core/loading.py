@@ -1,0 +1,222 @@
+"""Reads scenario files: YAML without surprises, overrides, and errors that say what to do."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from testbed.core.errors import UserError
+from testbed.core.registry import nearest
+from testbed.core.scenario import Scenario
+
+MAX_SCENARIO_BYTES = 1_000_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses aliases and duplicate keys and reads ``1e-3`` as a number."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is not text", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Raises
+    ------
+    UserError : not valid YAML, or aliases, duplicate or non-text keys in it.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where}{line}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{where}: not valid YAML ({reason})") from None
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise UserError(f"--set {override}: give KEY.PATH=VALUE, for instance fleet.size=500")
+    value = parse_yaml(text, f"--set {path}")
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        here = ".".join(keys[: depth + 1])
+        if isinstance(node, list):
+            node_index = _list_index(node, key, here)
+            if last:
+                node[node_index] = value
+            elif isinstance(node[node_index], str):
+                node[node_index] = {"name": node[node_index]}
+            node = node[node_index]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            elif isinstance(node.get(key), str):
+                node[key] = {"name": node[key]}  # a component given by its bare name
+            elif node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            raise UserError(f"--set {path}: '{'.'.join(keys[:depth])}' is a single value")
+
+
+def _list_index(items: list[Any], key: str, here: str) -> int:
+    """Find a list item by its position or by its ``name``."""
+    if re.fullmatch(r"\d+", key) and int(key) < len(items):
+        return int(key)
+    names = [item.get("name") if isinstance(item, dict) else item for item in items]
+    if key in names:
+        return names.index(key)
+    known = ", ".join(str(name) for name in names if name) or f"0 to {len(items) - 1}"
+    raise UserError(f"--set {here}: no such item; known: {known}")
+
+
+def load_scenario(path: Path, overrides: list[str] | None = None) -> Scenario:
+    """Read, override and validate a scenario file.
+
+    Parameters
+    ----------
+    path : the YAML file.
+    overrides : ``key.path=value`` texts; list items are addressed by position or by name.
+
+    Raises
+    ------
+    UserError : anything about the file or an override that a person has to put right.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the scenario ({error.strerror})") from None
+    if len(raw) > MAX_SCENARIO_BYTES:
+        raise UserError(f"{path}: larger than {MAX_SCENARIO_BYTES} bytes, not a scenario")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a scenario is a mapping of sections, for instance 'fleet:'")
+    for override in overrides or []:
+        _apply_override(tree, override)
+    return validate_scenario(tree, str(path))
+
+
+def validate_scenario(tree: dict[str, Any], where: str) -> Scenario:
+    """Validate a parsed scenario; ``where`` names its file in messages.
+
+    Raises
+    ------
+    UserError : the first problem, with its key path, and how many more there are.
+    """
+    try:
+        return Scenario.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(describe(error, where, Scenario)) from None
+
+
+def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Turn a pydantic error into one sentence with file, key path and what is allowed."""
+    problems = list(_flatten(error, (), model))
+    location, sentence = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    at = f": {location}" if location else ""
+    return f"{where}{at}: {sentence}{more}"
+
+
+def _flatten(
+    error: ValidationError, prefix: tuple[str | int, ...], model: type[BaseModel]
+) -> list[tuple[str, str]]:
+    found = []
+    for item in error.errors(include_url=False):
+        path = (*prefix, *item["loc"])
+        nested = item.get("ctx", {}).get("error")
+        if isinstance(nested, ValidationError):
+            found.extend(_flatten(nested, path, model))
+            continue
+        given = item.get("input")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            siblings = _keys_beside(error, item["loc"], model)
+            hint = nearest(str(path[-1]), siblings)
+            allowed = f"; allowed: {', '.join(siblings)}" if siblings else ""
+            message = f"unknown key{hint}{allowed}"
+        elif item["type"] == "missing":
+            message = "this key is required"
+        elif item["type"] != "value_error":
+            message = f"{message[:1].lower()}{message[1:]}, got {given!r:.80}"
+        found.append((".".join(str(part) for part in path), message))
+    return found
+
+
+def _keys_beside(
+    error: ValidationError, location: tuple[str | int, ...], model: type[BaseModel]
+) -> list[str]:
+    """List the keys allowed where an unknown one was found."""
+    from testbed.core import registries  # the options classes live in the registries
+
+    if error.title == model.__name__:
+        node: Any = model
+        for part in location[:-1]:
+            node = _descend(node, part)
+        return sorted(node.model_fields) if node is not None else []
+    for registry in registries.ALL.values():
+        for entry in registry:
+            if entry.options.__name__ == error.title:
+                return ["name", *sorted(entry.options.model_fields)]
+    return []
+
+
+def _descend(node: Any, part: str | int) -> Any:
+    """Step from a model class into a field's model class, through lists and optionals."""
+    if node is None or isinstance(part, int):
+        return node
+    field = node.model_fields.get(part)
+    if field is None:
+        return None
+    pending = [field.annotation]
+    while pending:
+        candidate = pending.pop()
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+        pending.extend(getattr(candidate, "__args__", ()))
+    return None
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """Serialise a resolved scenario as YAML that loads to the same scenario."""
+    return yaml.safe_dump(
+        scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )

@@ -1,0 +1,113 @@
+"""Registries: a name, a factory, its typed options and one line of description.
+
+A component registers itself with a decorator in its own file; the registry imports every module of
+its packages the first time it is asked, so that a new file is found without an edit anywhere else.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Options(BaseModel):
+    """Base of every options class: unknown keys are refused, values are not coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NoOptions(Options):
+    """A component without options."""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered component."""
+
+    name: str
+    summary: str
+    options: type[Options]
+    factory: Callable[..., T]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for a likely misspelling, else an empty string."""
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+class Registry(Generic[T]):
+    """Named factories of one kind of component.
+
+    Parameters
+    ----------
+    kind : what the component is called in messages, for instance ``defence``.
+    packages : packages whose modules are imported on first use; each registers what it defines.
+    """
+
+    def __init__(self, kind: str, *packages: str) -> None:
+        self.kind = kind
+        self._packages = packages
+        self._entries: dict[str, Entry[T]] = {}
+        self._loaded = False
+
+    def register(
+        self, name: str, summary: str, options: type[Options] = NoOptions
+    ) -> Callable[[F], F]:
+        """Register the decorated factory; it is called as ``factory(options, **arguments)``."""
+
+        def decorator(factory: F) -> F:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._entries[name] = Entry(name, summary, options, factory)
+            return factory
+
+        return decorator
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for package_name in self._packages:
+            package = importlib.import_module(package_name)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{package_name}.{module.name}")
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        """Iterate over the entries in the order of their names."""
+        self._load()
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted."""
+        return [entry.name for entry in self]
+
+    def entry(self, name: str) -> Entry[T]:
+        """Return one entry.
+
+        Raises
+        ------
+        ValueError : nothing of that name; the message lists what there is.
+        """
+        self._load()
+        if name not in self._entries:
+            known = self.names()
+            raise ValueError(
+                f"unknown {self.kind} '{name}'{nearest(name, known)}; known: {', '.join(known)}"
+            )
+        return self._entries[name]
+
+    def options(self, name: str, values: dict[str, Any]) -> Options:
+        """Validate ``values`` against the options class of ``name`` and return it, defaults filled."""
+        return self.entry(name).options.model_validate(values)
+
+    def create(self, name: str, values: dict[str, Any], **arguments: Any) -> T:
+        """Build the component ``name`` from its options and the caller's arguments."""
+        return self.entry(name).factory(self.options(name, values), **arguments)

@@ -1,0 +1,272 @@
+"""The scenario: everything a run depends on besides its seed's random streams and the libraries.
+
+Field names carry their units. Unknown keys are refused. Components (defence, attack, ...) are given
+by name, or as a mapping with ``name`` and the component's own options.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+
+from testbed.core import registries
+from testbed.core.registry import Options, Registry
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section of a scenario: immutable, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Component(BaseModel):
+    """A registered component and its validated options; written flat in YAML."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    options: dict[str, Any]
+
+    @model_serializer
+    def flat(self) -> dict[str, Any]:
+        """Serialise as ``{name: ..., **options}``, the form that scenarios use."""
+        return {"name": self.name, **self.options}
+
+
+def _component_validator(registry: Registry[Any]) -> BeforeValidator:
+    def validate(value: Any) -> Component:
+        if isinstance(value, Component):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(
+                f"give the name of a {registry.kind}, or a mapping with 'name' and its options; "
+                f"known: {', '.join(registry.names())}"
+            )
+        given = {key: item for key, item in value.items() if key != "name"}
+        options: Options = registry.options(value["name"], given)
+        return Component(name=value["name"], options=options.model_dump())
+
+    return BeforeValidator(validate)
+
+
+FrontEndChoice = Annotated[Component, _component_validator(registries.FRONT_ENDS)]
+DefenceChoice = Annotated[Component, _component_validator(registries.DEFENCES)]
+AttackChoice = Annotated[Component, _component_validator(registries.ATTACKS)]
+DatasetChoice = Annotated[Component, _component_validator(registries.DATASETS)]
+PartitionerChoice = Annotated[Component, _component_validator(registries.PARTITIONERS)]
+AvailabilityChoice = Annotated[Component, _component_validator(registries.AVAILABILITIES)]
+StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES)]
+
+
+def _component(registry: Registry[Any], name: str) -> Any:
+    """Return a field whose default is the component ``name`` with its default options."""
+
+    def default() -> Component:
+        return Component(name=name, options=registry.options(name, {}).model_dump())
+
+    return Field(default_factory=default)
+
+
+class Splits(Section):
+    """Shares of the five disjoint parts; they must sum to 1 (see docs on privacy evaluation)."""
+
+    training: PositiveShare = 0.55
+    validation: PositiveShare = 0.08
+    auxiliary: PositiveShare = 0.17
+    auxiliary_validation: PositiveShare = 0.04
+    victims: PositiveShare = 0.16
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = sum(self.model_dump().values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the five shares must sum to 1, they sum to {total:g}")
+        return self
+
+
+class DataSection(Section):
+    """Which images, how many, and how they are shared out among the devices."""
+
+    name: str = "digits"
+    path: str | None = Field(
+        default=None, description="folder in Hugging Face parquet layout, or its parent"
+    )
+    image_size_px: Annotated[int, Field(ge=16, le=256, multiple_of=16)] | None = Field(
+        default=None, description="images are resized to this square; null keeps the native size"
+    )
+    max_images: Annotated[int, Field(ge=50)] | None = Field(
+        default=None, description="at most this many images in all five parts together"
+    )
+    splits: Splits = Splits()
+    partitioner: PartitionerChoice = _component(registries.PARTITIONERS, "iid")
+    images_per_device: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="draw this many per device with replacement, for fleets larger than the data",
+    )
+
+    @model_validator(mode="after")
+    def _known_dataset(self) -> Self:
+        registries.DATASETS.entry(self.name)
+        return self
+
+
+class MixEntry(Section):
+    """A share of the fleet: one catalogue device, and the links it is found on."""
+
+    device: str
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    links: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        default_factory=lambda: {"wifi": 1.0}, min_length=1
+    )
+
+
+class FleetSection(Section):
+    """How many devices, drawn from which mix, and how often they are reachable."""
+
+    size: Annotated[int, Field(ge=1)] = 100
+    mix: list[MixEntry] = Field(min_length=1)
+    availability: AvailabilityChoice = _component(registries.AVAILABILITIES, "bernoulli")
+
+
+class SgdSection(Section):
+    """The optimiser of a device's front-end (SGD with momentum, reset every round)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+
+
+class CloudOptimiserSection(Section):
+    """The optimiser of the shared cloud model (Adam, kept over the whole training)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
+        default=[0.9, 0.999], min_length=2, max_length=2
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class TrainingSection(Section):
+    """Split-federated training: rounds, cohorts, local steps, and who is late."""
+
+    protocol: Literal["split_federated"] = "split_federated"
+    rounds: Annotated[int, Field(ge=1)] = 10
+    cohort_size: Annotated[int, Field(ge=1)] = 20
+    local_steps: Annotated[int, Field(ge=1)] = 4
+    batch_size: Annotated[int, Field(ge=2)] = 10
+    round_deadline_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=120.0, description="virtual seconds; spread evenly over the local steps"
+    )
+    evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
+    strategy: StrategyChoice = _component(registries.STRATEGIES, "fedavg")
+    edge_optimiser: SgdSection = SgdSection()
+    cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
+
+
+class Arm(Section):
+    """One front-end and defence, evaluated on the same fleet, data and seeds as the others."""
+
+    name: Name
+    front_end: FrontEndChoice = _component(registries.FRONT_ENDS, "cnn")
+    defence: DefenceChoice = _component(registries.DEFENCES, "none")
+
+
+class ServingSection(Section):
+    """The victims' requests: when they come, and the cloud that answers them."""
+
+    horizon_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=600.0, description="virtual seconds over which the requests arrive (Poisson)"
+    )
+    cloud_device: str = "cloud-server"
+    cloud_servers: Annotated[int, Field(ge=1)] = 1
+    request_deadline_ms: Annotated[float, Field(gt=0.0)] = 1000.0
+
+
+class Position(Section):
+    """Where an adversary reads: a share of the device links, or the cloud itself."""
+
+    tap: Literal["links", "cloud"] = "links"
+    share_of_links: PositiveShare = Field(
+        default=1.0, description="share of the devices whose link is read; the cloud sees all"
+    )
+
+    @model_validator(mode="after")
+    def _cloud_sees_all(self) -> Self:
+        if self.tap == "cloud" and self.share_of_links != 1.0:
+            raise ValueError("share_of_links applies to 'tap: links'; the cloud sees every device")
+        return self
+
+
+class Knowledge(Section):
+    """What an adversary is granted beside its intercepts."""
+
+    auxiliary_share: PositiveShare = Field(
+        default=1.0, description="share of the auxiliary images it holds"
+    )
+
+
+class Adversary(Section):
+    """Position, knowledge and the attacks mounted with them."""
+
+    name: Name
+    position: Position = Position()
+    knowledge: Knowledge = Knowledge()
+    attack: AttackChoice = _component(registries.ATTACKS, "residual_decoder")
+
+
+class EngineSection(Section):
+    """How the simulation itself is executed; nothing here but ``cloud_threads`` changes results."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    hosts: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="Ray host actors; null means one per core"
+    )
+    shard_size: Annotated[int, Field(ge=1)] = 5
+    cloud_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="threads of the cloud model; part of the scenario, as it sets bits"
+    )
+
+
+class EvaluationSection(Section):
+    """How scores are aggregated."""
+
+    bootstrap_resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    reconstructions_shown: Annotated[int, Field(ge=1, le=64)] = 12
+
+
+class Scenario(Section):
+    """A complete, validated scenario."""
+
+    name: Name
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataSection = Field(default_factory=DataSection)
+    fleet: FleetSection
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    arms: list[Arm] = Field(min_length=1)
+    serving: ServingSection = ServingSection()
+    adversaries: list[Adversary] = Field(default_factory=list)
+    evaluation: EvaluationSection = EvaluationSection()
+    engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for label, names in (
+            ("arms", [arm.name for arm in self.arms]),
+            ("adversaries", [adversary.name for adversary in self.adversaries]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
+        if self.training.cohort_size > self.fleet.size:
+            raise ValueError(
+                f"training.cohort_size ({self.training.cohort_size}) exceeds "
+                f"fleet.size ({self.fleet.size})"
+            )
+        return self

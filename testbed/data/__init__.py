@@ -1,0 +1,1 @@
+"""Images: loading, disjoint hashed splits, and partitions over devices."""

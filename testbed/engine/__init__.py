@@ -1,0 +1,1 @@
+"""Carries Flower messages to hosts, keeps virtual time and the ledger, feeds the taps."""

@@ -1,0 +1,1 @@
+"""The simulated devices: catalogue, cost model, links, availability, sampling."""

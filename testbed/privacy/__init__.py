@@ -1,0 +1,1 @@
+"""Scores of reconstructions, intervals and measures of leakage."""

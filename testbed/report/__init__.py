@@ -1,0 +1,1 @@
+"""Reads a results folder and writes plots, tables and report.html."""
