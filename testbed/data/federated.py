@@ -1,0 +1,87 @@
+"""The data of a run: pool, parts, and who holds what."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.scenario import DataSection
+from testbed.data.images import ImagePool, IntArray
+from testbed.data.loading import load_pool
+from testbed.data.partition import assign_victims, partition_training
+from testbed.data.splits import Parts, split
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class FederatedData:
+    """Images, their five disjoint parts, and their owners.
+
+    Attributes
+    ----------
+    pool : all images.
+    parts : rows of the pool in each part.
+    device_images : rows that each device trains on, one array per device, possibly empty.
+    victim_owner : device that owns each victim image, aligned with ``parts.victims``.
+    mean, std : float32 (C,) per channel over the training part, of images in [0, 1].
+    majority_class_accuracy : accuracy on the victims of always answering the class that is most
+        frequent in the training part.
+    """
+
+    pool: ImagePool
+    parts: Parts
+    device_images: list[IntArray]
+    victim_owner: IntArray
+    mean: FloatArray
+    std: FloatArray
+    majority_class_accuracy: float
+
+
+def load_federated_data(section: DataSection, num_devices: int, seed: int) -> FederatedData:
+    """Load, split and share out the data of a scenario.
+
+    Raises
+    ------
+    UserError : anything about the data that a person has to put right.
+    """
+    pool = load_pool(section)
+    parts = split(pool, section.splits, seed)
+    mean, std = channel_statistics(pool.images, parts.training)
+    return FederatedData(
+        pool=pool,
+        parts=parts,
+        device_images=partition_training(pool, parts, section, num_devices, seed),
+        victim_owner=assign_victims(parts, num_devices, seed),
+        mean=mean,
+        std=std,
+        majority_class_accuracy=majority_class_accuracy(pool, parts),
+    )
+
+
+def to_unit(images: NDArray[np.uint8]) -> FloatArray:
+    """Convert uint8 images to float32 in [0, 1]."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+def channel_statistics(images: NDArray[np.uint8], rows: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation (C,) of ``images[rows]`` in [0, 1], per channel.
+
+    Computed from exact grey-level counts, so the result does not depend on summation order. A
+    channel that never changes gets the smallest step, 1/255, to divide by.
+    """
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[rows, channel].ravel(), minlength=256)
+        share = counts / counts.sum()
+        mean = float(share @ levels)
+        means.append(mean)
+        deviations.append(max(float(share @ (levels - mean) ** 2) ** 0.5, 1 / 255))
+    return np.array(means, dtype=np.float32), np.array(deviations, dtype=np.float32)
+
+
+def majority_class_accuracy(pool: ImagePool, parts: Parts) -> float:
+    """Return the share of victims of the class that is most frequent in the training part."""
+    majority = np.bincount(pool.labels[parts.training]).argmax()
+    return float(np.mean(pool.labels[parts.victims] == majority))

@@ -1,0 +1,71 @@
+"""Datasets from the Hugging Face hub, by name, for users with a network."""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from testbed.core.errors import UserError
+from testbed.data.tables import BATCH_ROWS, EncodedTable
+
+TIMEOUT_S = 10
+
+
+def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
+    """Load every split of a hub dataset through ``datasets`` (which keeps its usual cache).
+
+    Parameters
+    ----------
+    repository : name on the hub, for instance ``uoft-cs/cifar10``.
+    advice : what else a user can do, the end of the message when the hub fails.
+
+    Raises
+    ------
+    UserError : the hub cannot be reached in ``TIMEOUT_S`` seconds, or has no such dataset.
+    """
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(TIMEOUT_S))
+    import datasets  # slow to import, and reads the time limits above when it is
+
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        _probe(repository)
+        loaded = datasets.load_dataset(repository)
+    except Exception as error:  # whatever a download raises, the user needs one sentence
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"the hub could not give {repository} "
+            f"({type(error).__name__}{': ' + reason[0][:120] if reason else ''}) and there is "
+            f"{advice}"
+        ) from None
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    return [_hub_table(f"{repository} ({split})", split, data) for split, data in splits.items()]
+
+
+def _probe(repository: str) -> None:
+    """Fail at once without a network: ``load_dataset`` alone retries for half a minute.
+
+    With ``HF_HUB_OFFLINE=1`` the hub is not asked and only the cache counts.
+    """
+    import huggingface_hub
+
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        huggingface_hub.HfApi().dataset_info(repository, timeout=TIMEOUT_S)
+
+
+def _hub_table(where: str, split: str, data: Any) -> EncodedTable:
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        encoded = data.select_columns(columns).with_format("arrow")
+        for table in encoded.iter(batch_size=BATCH_ROWS):
+            yield from table.combine_chunks().to_batches()
+
+    return EncodedTable(
+        where=where,
+        official_test=split == "test",
+        schema=data.features.arrow_schema,
+        features=data.features.to_dict(),
+        batches=batches,
+    )

@@ -1,0 +1,21 @@
+"""Loads the dataset that a scenario names."""
+
+from testbed.core.registries import DATASETS
+from testbed.core.scenario import DataSection
+from testbed.data.images import ImagePool
+
+
+def load_pool(section: DataSection) -> ImagePool:
+    """Load the images of a scenario's ``data`` section.
+
+    Raises
+    ------
+    UserError : the dataset is missing, unreachable or unreadable; the message says what to do.
+    """
+    return DATASETS.create(
+        section.name,
+        {},
+        path=section.path,
+        image_size_px=section.image_size_px,
+        max_images=section.max_images,
+    )

@@ -1,0 +1,137 @@
+"""Shares the training images out among the devices, and the victims among their owners."""
+
+import contextlib
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+
+from testbed.core.errors import UserError
+from testbed.core.registries import PARTITIONERS
+from testbed.core.scenario import DataSection
+from testbed.core.seeds import generator
+from testbed.data.images import ImagePool, IntArray
+from testbed.data.splits import Parts
+
+
+def partition_training(
+    pool: ImagePool, parts: Parts, section: DataSection, num_devices: int, seed: int
+) -> list[IntArray]:
+    """Return the rows of the pool that each device trains on, ascending.
+
+    Without ``images_per_device`` the devices' rows are disjoint; some may be empty where the
+    partitioner leaves them so (counted, never hidden). With it, the training images are first
+    partitioned into as many parts as hold about ``images_per_device`` each, the parts are dealt out
+    to the devices in turn, and each device draws its rows from its part with replacement: class
+    skew is kept, and a fleet may be any number of times larger than the data.
+
+    Which device gets which part is drawn by seed, so that sizes that grow with the part's number
+    (linear, square, exponential) do not follow the order of device classes.
+
+    Raises
+    ------
+    UserError : the partitioner cannot do what it is asked for.
+    """
+    rows = generator(seed, "partition order").permutation(parts.training)
+    num_partitions = num_devices
+    if section.images_per_device is not None:
+        num_partitions = _filled_partitions(
+            len(rows), section.images_per_device, num_devices, pool.num_classes
+        )
+    partitions = _partition(pool, rows, section, num_partitions, seed)
+    partitions = [
+        partitions[index]
+        for index in generator(seed, "partition deal").permutation(len(partitions))
+    ]
+    if section.images_per_device is None:
+        # more partitions than devices happen with natural ids: a device then gets several
+        return [
+            np.sort(np.concatenate([np.empty(0, np.int64), *partitions[device::num_devices]]))
+            for device in range(num_devices)
+        ]
+    filled = [partition for partition in partitions if len(partition)]
+    return [
+        np.sort(
+            generator(seed, "device images", device).choice(
+                filled[device % len(filled)], section.images_per_device
+            )
+        )
+        for device in range(num_devices)
+    ]
+
+
+def _filled_partitions(
+    num_images: int, images_per_device: int, num_devices: int, num_classes: int
+) -> int:
+    """Return how many partitions of ``images_per_device`` the data fills, at most one a device."""
+    count = max(1, min(num_devices, num_images // images_per_device))
+    # a whole multiple of the classes, where possible, suits partitioners that go by class
+    return count - count % num_classes if count >= num_classes else count
+
+
+def _partition(
+    pool: ImagePool, rows: IntArray, section: DataSection, num_partitions: int, seed: int
+) -> list[IntArray]:
+    """Run the flwr-datasets partitioner over shuffled rows of the pool."""
+    choice = section.partitioner
+    columns = {"row": rows, "label": pool.labels[rows]}
+    if pool.persons is not None:
+        columns["person"] = pool.persons[rows]
+    elif choice.name == "natural_id":
+        raise UserError(f"data.partitioner: natural_id needs persons, {pool.name} has none")
+    partitioner = PARTITIONERS.create(
+        choice.name,
+        choice.options,
+        num_partitions=num_partitions,
+        num_classes=len(np.unique(columns["label"])),
+        seed=int(generator(seed, "partitioner").integers(2**31)),
+    )
+    try:
+        partitions = _run(partitioner, columns)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.partitioner: {choice.name} cannot share {len(rows)} images of {pool.name} out "
+            f"into {num_partitions} parts ({reason:.200}); use fewer devices, more images, other "
+            "options, or data.images_per_device"
+        ) from None
+    if not any(len(partition) for partition in partitions):
+        raise UserError(f"data.partitioner: {choice.name} leaves every device without images")
+    return partitions
+
+
+def _run(partitioner: Any, columns: dict[str, IntArray]) -> list[IntArray]:
+    import datasets  # slow to import
+
+    # retries of Dirichlet draws warn, and natural ids draw a progress bar
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        # the Arrow format hands a column out as it is, 20 times faster than "numpy"
+        partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("arrow")
+        return [
+            np.asarray(partitioner.load_partition(index)["row"], dtype=np.int64)
+            for index in range(partitioner.num_partitions)
+        ]
+
+
+def assign_victims(
+    parts: Parts, fleet_size: int, seed: int, eligible: IntArray | None = None
+) -> IntArray:
+    """Return the owner device of each victim image (aligned with ``parts.victims``).
+
+    Victims are spread evenly, in seeded random order, over the ``eligible`` device ids (all
+    ``fleet_size`` devices by default): numbers per device differ by at most one.
+
+    Raises
+    ------
+    UserError : no eligible device.
+    """
+    devices = np.arange(fleet_size) if eligible is None else np.asarray(eligible, dtype=np.int64)
+    if len(devices) == 0:
+        raise UserError("fleet: no device is able to own a victim's image")
+    draw = generator(seed, "victim owners")
+    devices = draw.permutation(devices)
+    owners = np.empty(len(parts.victims), dtype=np.int64)
+    owners[draw.permutation(len(owners))] = devices[np.arange(len(owners)) % len(devices)]
+    return owners

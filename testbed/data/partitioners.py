@@ -1,0 +1,138 @@
+"""The partitioners of flwr-datasets, by name, with typed options.
+
+Each factory is called as ``factory(options, num_partitions=..., num_classes=..., seed=...)`` and
+returns a ``flwr_datasets.partitioner.Partitioner`` over the columns ``label`` and ``person``.
+flwr-datasets is imported inside the factories: it is slow to import.
+"""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from testbed.core.registries import PARTITIONERS
+from testbed.core.registry import NoOptions, Options
+from testbed.core.seeds import generator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _library() -> Any:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from flwr_datasets import partitioner
+
+    return partitioner
+
+
+class DirichletOptions(Options):
+    """``alpha``: concentration, smaller is more skewed; see flwr-datasets for the others."""
+
+    alpha: Annotated[float, Field(gt=0.0)] = 0.5
+    min_partition_size: Annotated[int, Field(ge=0)] = 0
+    self_balancing: bool = False
+
+
+class PathologicalOptions(Options):
+    """How many classes a device has, and how they are chosen."""
+
+    num_classes_per_partition: PositiveInt = 2
+    class_assignment_mode: Literal["random", "deterministic", "first-deterministic"] = (
+        "first-deterministic"
+    )
+
+
+class ShardOptions(Options):
+    """How many shards of the images sorted by class a device gets."""
+
+    num_shards_per_partition: PositiveInt = 2
+
+
+class DistributionOptions(Options):
+    """Log-normal sizes over a fixed number of classes per device."""
+
+    num_unique_labels_per_partition: PositiveInt = 2
+    preassigned_num_samples_per_label: Annotated[int, Field(ge=0)] = 1
+    sigma: Annotated[float, Field(gt=0.0)] = 2.0
+
+
+@PARTITIONERS.register("iid", "equal numbers of images, drawn at random")
+def iid(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """Equal random parts."""
+    return _library().IidPartitioner(num_partitions=num_partitions)
+
+
+@PARTITIONERS.register(
+    "dirichlet", "class shares drawn from Dirichlet(alpha) (arXiv 1905.12022)", DirichletOptions
+)
+def dirichlet(
+    options: DirichletOptions, *, num_partitions: int, num_classes: int, seed: int
+) -> Any:
+    """Skewed class shares and sizes."""
+    return _library().DirichletPartitioner(
+        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
+    )
+
+
+@PARTITIONERS.register(
+    "pathological", "each device has a few classes only (arXiv 2102.02079)", PathologicalOptions
+)
+def pathological(
+    options: PathologicalOptions, *, num_partitions: int, num_classes: int, seed: int
+) -> Any:
+    """Exactly ``num_classes_per_partition`` classes per device."""
+    return _library().PathologicalPartitioner(
+        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
+    )
+
+
+@PARTITIONERS.register(
+    "shard", "shards of the images sorted by class (arXiv 1602.05629)", ShardOptions
+)
+def shard(options: ShardOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """Shards of equal size; a remainder smaller than one shard per device is left out."""
+    return _library().ShardPartitioner(
+        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
+    )
+
+
+@PARTITIONERS.register("linear", "random images, sizes growing linearly over the devices")
+def linear(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """Sizes in proportion to 1, 2, 3, ..."""
+    return _library().LinearPartitioner(num_partitions=num_partitions)
+
+
+@PARTITIONERS.register("square", "random images, sizes growing quadratically over the devices")
+def square(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """Sizes in proportion to 1, 4, 9, ..."""
+    return _library().SquarePartitioner(num_partitions=num_partitions)
+
+
+@PARTITIONERS.register("exponential", "random images, sizes growing exponentially (few devices)")
+def exponential(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """Sizes in proportion to e, e^2, e^3, ..."""
+    return _library().ExponentialPartitioner(num_partitions=num_partitions)
+
+
+@PARTITIONERS.register(
+    "distribution", "few classes per device, log-normal sizes (FedProx)", DistributionOptions
+)
+def distribution(
+    options: DistributionOptions, *, num_partitions: int, num_classes: int, seed: int
+) -> Any:
+    """Power-law sizes (arXiv 1812.06127); needs a whole multiple of the classes as devices."""
+    columns = options.num_unique_labels_per_partition * num_partitions // num_classes
+    sizes = generator(seed, "partition sizes").lognormal(0.0, options.sigma, (num_classes, columns))
+    return _library().DistributionPartitioner(
+        distribution_array=sizes,
+        num_partitions=num_partitions,
+        num_unique_labels_per_partition=options.num_unique_labels_per_partition,
+        partition_by="label",
+        preassigned_num_samples_per_label=options.preassigned_num_samples_per_label,
+        seed=seed,
+    )
+
+
+@PARTITIONERS.register("natural_id", "each person's images stay on one device (needs persons)")
+def natural_id(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+    """One part per person."""
+    return _library().NaturalIdPartitioner(partition_by="person")

@@ -1,0 +1,118 @@
+"""Tables of encoded images in Hugging Face layout, from parquet files or from the hub."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from testbed.core.errors import UserError
+
+DATA_DIR_VARIABLE = "TESTBED_DATA_DIR"
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class EncodedTable:
+    """One file or hub split, read in batches so that memory holds one batch of encoded images.
+
+    Attributes
+    ----------
+    where : file or hub split, for messages.
+    official_test : whether it is the dataset's own test set.
+    schema : its Arrow columns.
+    features : what the Hugging Face metadata says about each column (may be empty).
+    batches : iterates over the rows of the named columns, in order.
+    """
+
+    where: str
+    official_test: bool
+    schema: pa.Schema
+    features: dict[str, Any]
+    batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the parquet files of a dataset's folder (or of its ``data`` folder), sorted."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+
+
+def find_folder(name: str, path: str | None) -> Path | None:
+    """Find a dataset's local folder.
+
+    ``path`` (``data.path``) may be the dataset's folder or its parent; without it the folder
+    ``name`` is looked for in the directory that ``TESTBED_DATA_DIR`` names.
+
+    Returns
+    -------
+    The folder, or None when ``path`` is not given and no local copy exists.
+
+    Raises
+    ------
+    UserError : ``path`` is given and holds no parquet files.
+    """
+    if path is not None:
+        given = Path(path).expanduser()
+        for folder in (given / name, given):
+            if parquet_files(folder):
+                return folder
+        raise UserError(
+            f"data.path: no parquet files in {given} or in {given / name}; give the folder of "
+            f"{name} in Hugging Face parquet layout, or its parent, or use data.name=digits"
+        )
+    data_dir = os.environ.get(DATA_DIR_VARIABLE)
+    if data_dir and parquet_files(Path(data_dir).expanduser() / name):
+        return Path(data_dir).expanduser() / name
+    return None
+
+
+def where_looked(name: str) -> str:
+    """Say where a local copy was looked for, and how to point to one."""
+    data_dir = os.environ.get(DATA_DIR_VARIABLE)
+    looked = f"no {Path(data_dir) / name}" if data_dir else f"{DATA_DIR_VARIABLE} is not set"
+    return (
+        f"no local copy ({looked}, data.path is not set); set {DATA_DIR_VARIABLE} or data.path to "
+        "a folder in Hugging Face parquet layout, or use data.name=digits"
+    )
+
+
+def folder_tables(folder: Path) -> list[EncodedTable]:
+    """Open the parquet files of a folder; ``test*.parquet`` is the official test set.
+
+    Raises
+    ------
+    UserError : a file that is not parquet (now), or that turns out corrupt (while reading).
+    """
+    return [_parquet_table(path) for path in parquet_files(folder)]
+
+
+def _parquet_table(path: Path) -> EncodedTable:
+    try:
+        schema = pq.read_schema(path)
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _corrupt(path, error) from None
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupt(path, error) from None
+
+    return EncodedTable(
+        where=str(path),
+        official_test=path.name.startswith("test"),
+        schema=schema,
+        features=info.get("info", {}).get("features", {}),
+        batches=batches,
+    )
+
+
+def _corrupt(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: not a readable parquet file ({reason:.160})")
