@@ -1,0 +1,159 @@
+"""When a device can be reached."""
+
+import math
+from bisect import bisect_right
+from typing import Annotated
+
+from pydantic import Field
+
+from testbed.core import seeds
+from testbed.core.registries import AVAILABILITIES
+from testbed.core.registry import NoOptions, Options
+
+DAY_S = 86_400.0
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Availability:
+    """Always online; a model overrides ``online``.
+
+    Models are built by ``AVAILABILITIES.create(name, options, fleet_size=N)``.
+    """
+
+    def __init__(self, options: Options, fleet_size: int) -> None:
+        self.fleet_size = fleet_size
+
+    def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
+        """Say whether a device answers.
+
+        Parameters
+        ----------
+        device : number of the device in the fleet.
+        time_s : virtual time of the message; models of sessions look at it.
+        draw_key : number of the round or request; memoryless models draw anew for each.
+        seed : the scenario's seed.
+        """
+        return True
+
+
+@AVAILABILITIES.register("always", "Every device always answers")
+class Always(Availability):
+    """Every device always answers."""
+
+    def __init__(self, options: NoOptions, fleet_size: int) -> None:
+        super().__init__(options, fleet_size)
+
+
+class BernoulliOptions(Options):
+    """Options of ``bernoulli``."""
+
+    probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+
+
+@AVAILABILITIES.register(
+    "bernoulli", "A device answers with a fixed probability, anew each time", BernoulliOptions
+)
+class Bernoulli(Availability):
+    """Answers with a fixed probability, independently for each device and draw key."""
+
+    def __init__(self, options: BernoulliOptions, fleet_size: int) -> None:
+        super().__init__(options, fleet_size)
+        self._probability = options.probability
+
+    def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
+        """Draw from the stream of (device, draw key); the time does not matter."""
+        rng = seeds.generator(seed, "availability-bernoulli", device, draw_key)
+        return bool(rng.random() < self._probability)
+
+
+class DiurnalOptions(Options):
+    """Options of ``diurnal``."""
+
+    mean_online_s: Positive = Field(default=1800.0, description="mean length of an online period")
+    online_sigma: Annotated[float, Field(ge=0.0)] = Field(
+        default=1.0, description="lognormal sigma of the online periods"
+    )
+    propensity_sigma: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.5, description="lognormal sigma of how often devices are online at all"
+    )
+    phase_spread: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=1.0, description="share of the day over which the devices' phases are spread"
+    )
+
+
+@AVAILABILITIES.register(
+    "diurnal", "Sessions of a two-state chain whose rate follows the day", DiurnalOptions
+)
+class Diurnal(Availability):
+    """Sessions that come and go, more often at some times of the day (arXiv 2205.06730).
+
+    A device i wants to be online with probability p_i(t) = q_i (0.5 + 0.4 sin(2 pi t / 24 h +
+    phase_i)), q_i = X_i / max X, X lognormal. It comes online at the rate lambda0 p / (1 - p) and
+    stays for a lognormal period of mean 1 / lambda0, so that at every moment the chain pulls
+    towards p_i(t). A trajectory is a function of (seed, device) alone, however it is asked.
+    """
+
+    def __init__(self, options: DiurnalOptions, fleet_size: int) -> None:
+        super().__init__(options, fleet_size)
+        self._options = options
+        self._propensities: dict[int, list[float]] = {}
+        self._trajectories: dict[tuple[int, int], _Trajectory] = {}
+
+    def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
+        """Look the time up in the device's sessions; the draw key does not matter."""
+        key = (seed, device)
+        if key not in self._trajectories:
+            propensity = self._propensity(device, seed)
+            self._trajectories[key] = _Trajectory(self._options, propensity, device, seed)
+        return self._trajectories[key].online(time_s)
+
+    def _propensity(self, device: int, seed: int) -> float:
+        if seed not in self._propensities:
+            rng = seeds.generator(seed, "availability-propensity")
+            drawn = rng.lognormal(0.0, self._options.propensity_sigma, self.fleet_size)
+            self._propensities[seed] = (drawn / drawn.max()).tolist()
+        return self._propensities[seed][device]
+
+
+class _Trajectory:
+    """The moments at which one device changes state, extended as far as somebody has asked."""
+
+    def __init__(self, options: DiurnalOptions, propensity: float, device: int, seed: int) -> None:
+        self._rng = seeds.generator(seed, "availability-sessions", device)
+        self._rate = 1.0 / options.mean_online_s
+        self._sigma = options.online_sigma
+        self._propensity = propensity
+        spread = options.phase_spread * 2.0 * math.pi
+        self._phase = float(self._rng.random()) * spread
+        self._starts_online = bool(self._rng.random() < self.wanted(0.0))
+        self._changes_s: list[float] = []
+        self._now_s = 0.0
+        self._online = self._starts_online
+
+    def wanted(self, time_s: float) -> float:
+        """Return p_i(t)."""
+        daily = 0.5 + 0.4 * math.sin(2.0 * math.pi * time_s / DAY_S + self._phase)
+        return self._propensity * daily
+
+    def online(self, time_s: float) -> bool:
+        while self._now_s <= time_s:
+            self._now_s += self._online_period_s() if self._online else self._wait_s()
+            self._online = not self._online
+            self._changes_s.append(self._now_s)
+        return self._starts_online ^ (bisect_right(self._changes_s, time_s) % 2 == 1)
+
+    def _online_period_s(self) -> float:
+        # mean of a lognormal is exp(mu + sigma^2 / 2)
+        mu = -math.log(self._rate) - self._sigma**2 / 2.0
+        return float(self._rng.lognormal(mu, self._sigma))
+
+    def _wait_s(self) -> float:
+        """Draw the wait for the next session by thinning (Lewis and Shedler 1979)."""
+        highest = 0.9 * self._propensity
+        ceiling = self._rate * highest / (1.0 - highest)
+        waited_s = 0.0
+        while True:
+            waited_s += float(self._rng.exponential(1.0 / ceiling))
+            wanted = self.wanted(self._now_s + waited_s)
+            if self._rng.random() * ceiling < self._rate * wanted / (1.0 - wanted):
+                return waited_s

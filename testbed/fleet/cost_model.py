@@ -1,0 +1,163 @@
+"""Time, energy and memory of a front-end on a catalogue device.
+
+Latency is the discounted-MACs and activation-traffic form::
+
+    t = t0 + s_device * (M_other + k3 * M_3x3s1 + 4 * alpha * A + w * params)
+
+with M in multiply-accumulates, A the activation elements read and written, and constants per
+latency family. Only ``s_device`` belongs to the device, and it is derived from one published
+measurement of a known network on it, never typed in. Expect a median error of 12 % on application
+CPUs, 17 % on GPUs, 10 to 20 % on microcontrollers (up to a third on a board and network never
+seen), more on NPUs; two or three significant figures are all these numbers carry. The model is
+worst for networks below 5 ms on application processors and outside a microcontroller's SRAM.
+
+``python -m testbed.validate_costs FILE.csv`` measures these errors on published latencies.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from testbed.core import seeds
+from testbed.fleet.catalogue import CatalogueDevice
+from testbed.fleet.latency_form import FAMILIES, form_units
+from testbed.fleet.layer_stats import LayerStats
+
+BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
+JITTER_SIGMA = 0.2
+
+BACKWARD_COST = 2.0
+"""A backward pass costs two forward passes: one product for the gradient of the weights and one
+for that of the inputs, for every product of the forward pass (Kaplan et al. 2020, section 2.1)."""
+
+FP32_SLOWDOWN = {"fp32": 1.0, "fp16": 1.9, "int8": 2.3}
+"""How much slower training (fp32) runs than inference at the calibrated precision. fp16: measured
+ratio on ARMv8.2 phones (median 2.0 over 8 pairs, 1.9 in the wider set); int8: XNNPACK on Raspberry
+Pi 2 to 4 (median 2.3), the same as int8 against float on a CY8CPROTO-062 microcontroller (2.33)."""
+
+USABLE_RAM_SHARE = {"mcu": 0.75, "mcu-npu": 0.75}
+USABLE_RAM_SHARE_WITH_OS = 0.5
+"""What remains for the network: a microcontroller's firmware keeps a quarter (stacks, drivers,
+radio buffers); an operating system with other applications keeps half. Assumptions, not
+measurements; they matter only for boards near the limit."""
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """Whether a network fits a device's memory; ``budget_bytes`` None: memory unpublished."""
+
+    fits: bool
+    needed_bytes: int
+    budget_bytes: int | None
+
+
+def seconds_per_unit(device: CatalogueDevice) -> float:
+    """Return s_device: seconds per discounted MAC, from the device's calibration measurement."""
+    calibration = device.calibration
+    family = FAMILIES[device.latency_family]
+    overhead_ms = family.overhead_ms(calibration.latency_ms)
+    units = form_units(
+        family,
+        macs=calibration.macs,
+        macs_conv3x3s1=calibration.macs_conv3x3s1,
+        params=calibration.params,
+        activation_elements=calibration.activation_elements,
+    )
+    return (calibration.latency_ms - overhead_ms) / 1000.0 / units
+
+
+def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) -> float:
+    """Return the virtual milliseconds of one inference call on ``images`` images.
+
+    The call's overhead t0 is paid once; the rest is proportional to the images.
+    """
+    family = FAMILIES[device.latency_family]
+    overhead_ms = family.overhead_ms(device.calibration.latency_ms)
+    units = form_units(
+        family,
+        macs=stats.macs,
+        macs_conv3x3s1=stats.macs_conv3x3s1,
+        params=stats.params,
+        activation_elements=stats.activation_elements,
+    )
+    return overhead_ms + images * units * seconds_per_unit(device) * 1000.0
+
+
+def training_step_ms(device: CatalogueDevice, stats: LayerStats, images: int) -> float:
+    """Return the virtual milliseconds of a forward and a backward pass on a batch, in fp32."""
+    return sum(training_parts_ms(device, stats, images))
+
+
+def training_parts_ms(
+    device: CatalogueDevice, stats: LayerStats, images: int
+) -> tuple[float, float]:
+    """Return the forward and the backward milliseconds of one training step on a batch, in fp32."""
+    forward_ms = inference_ms(device, stats, images) * FP32_SLOWDOWN[device.precision]
+    return forward_ms, BACKWARD_COST * forward_ms
+
+
+def jitter_factor(seed: int, device: int, network: str) -> float:
+    """Return the lognormal factor (median 1, sigma 0.2) of one device of the fleet on one network.
+
+    It stands for what the form leaves out: kernels, compilers, clocks, temperature.
+    """
+    digest = int.from_bytes(hashlib.sha256(network.encode()).digest()[:4], "big")
+    rng = seeds.generator(seed, "fleet-latency-jitter", device, digest)
+    return float(rng.lognormal(0.0, JITTER_SIGMA))
+
+
+def compute_energy_mj(device: CatalogueDevice, compute_ms: float) -> float | None:
+    """Return the millijoules of computing for ``compute_ms``, or None: power unpublished.
+
+    (P_active - P_idle) t where both are published. Where only the active power is, P_active t:
+    all that the device draws meanwhile, an upper bound of what the computation adds.
+    """
+    if device.power_active_w is None:
+        return None
+    return max(0.0, device.power_active_w - (device.power_idle_w or 0.0)) * compute_ms
+
+
+def inference_bytes(device: CatalogueDevice, stats: LayerStats) -> int:
+    """Return parameters plus peak activations, at the device's precision, in bytes."""
+    return (stats.params + stats.peak_activation_elements) * BYTES_PER_ELEMENT[device.precision]
+
+
+def training_bytes(device: CatalogueDevice, stats: LayerStats, batch_size: int) -> int:
+    """Return fp32 weights, gradients, momentum and the activations kept for a batch, in bytes."""
+    del device  # training is fp32 everywhere
+    kept = max(stats.saved_activation_elements, stats.peak_activation_elements)
+    return 4 * (3 * stats.params + kept * batch_size)
+
+
+def usable_ram_bytes(device: CatalogueDevice) -> int | None:
+    """Return the memory that a network may use, or None where the memory is unpublished."""
+    if device.ram_bytes is None:
+        return None
+    share = USABLE_RAM_SHARE.get(device.device_class, USABLE_RAM_SHARE_WITH_OS)
+    return int(device.ram_bytes * share)
+
+
+def _feasibility(device: CatalogueDevice, needed_bytes: int) -> Feasibility:
+    budget_bytes = usable_ram_bytes(device)
+    return Feasibility(
+        budget_bytes is None or needed_bytes <= budget_bytes, needed_bytes, budget_bytes
+    )
+
+
+def serving_feasibility(device: CatalogueDevice, stats: LayerStats) -> Feasibility:
+    """Say whether the device can run the network; unpublished memory is taken as enough."""
+    return _feasibility(device, inference_bytes(device, stats))
+
+
+def training_feasibility(
+    device: CatalogueDevice, stats: LayerStats, batch_size: int
+) -> Feasibility:
+    """Say whether the device can train the network; unpublished memory is taken as enough.
+
+    A microcontroller trains only where its memory is published and suffices. NPUs and Edge TPUs
+    execute compiled inference graphs only: they never train (a board's CPU row can).
+    """
+    found = _feasibility(device, training_bytes(device, stats, batch_size))
+    unknown_mcu = found.budget_bytes is None and device.device_class in ("mcu", "mcu-npu")
+    if unknown_mcu or device.latency_family == "npu":
+        return Feasibility(False, found.needed_bytes, found.budget_bytes)
+    return found

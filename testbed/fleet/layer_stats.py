@@ -1,0 +1,268 @@
+"""What one forward pass of a module costs: operations, traffic, memory, measured from the module.
+
+The module is run once on a batch of one and every tensor operation is recorded below autograd, so
+functional operations and hand-written attention count like layers do. The conventions follow the
+published tables that the cost model is calibrated on:
+
+- batch normalisation and ReLU-like activations are folded into the convolution before them, as
+  every deployment runtime does: they move no activations of their own;
+- element-wise operations write over an input that nobody needs any more;
+- views (reshape, transpose, slicing) are free.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDED_OPS = frozenset(
+    {
+        "native_batch_norm",
+        "_native_batch_norm_legit_no_training",
+        "_batch_norm_no_update",
+        "cudnn_batch_norm",
+        "relu",
+        "relu_",
+        "hardtanh",
+        "hardtanh_",
+        "clamp",
+        "clamp_min",
+        "leaky_relu",
+        "leaky_relu_",
+    }
+)
+"""Operations that deployment runtimes fold into the layer before them."""
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Costs of one forward pass of one input (a batch of one).
+
+    Attributes
+    ----------
+    macs : multiply-accumulates of all convolutions and matrix products; biases are not counted.
+    macs_conv3x3s1 : the part of ``macs`` in dense 3x3 stride-1 convolutions, which runtimes
+        compute with Winograd's algorithm at about a third of the nominal cost.
+    params : parameters, frozen ones included.
+    activation_elements : elements read plus elements written by all layers (not folded ones).
+    peak_activation_elements : the most elements that are alive at once during inference.
+    saved_activation_elements : elements that a training step keeps for the backward pass, per
+        input, in units of 4 bytes.
+    input_elements, output_elements : elements of one input and of its output.
+    output_shape : (C, H, W) of the output for a batch of one; shorter for flat outputs.
+    """
+
+    macs: int
+    macs_conv3x3s1: int
+    params: int
+    activation_elements: int
+    peak_activation_elements: int
+    saved_activation_elements: int
+    input_elements: int
+    output_elements: int
+    output_shape: tuple[int, ...]
+
+
+def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
+    """Measure a module on one input; its parameters, buffers, modes and the RNG stay as they are.
+
+    Parameters
+    ----------
+    module : anything that maps one tensor to one tensor, on the CPU.
+    input_shape : shape of one input without the batch dimension, for images (C, H, W).
+
+    Raises
+    ------
+    TypeError : the module returns something else than one tensor.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    parameters = list(module.parameters())
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+    try:
+        module.eval()
+        with torch.random.fork_rng(devices=[]):
+            image = torch.zeros((1, *input_shape), dtype=dtype)
+            constant = {_key(t) for t in (*parameters, *module.buffers())}
+            recorder = _Recorder(constant)
+            counter = FlopCounterMode(display=False)
+            with torch.no_grad(), recorder, counter:
+                output = module(image)
+            if not isinstance(output, Tensor):
+                raise TypeError(f"{type(module).__name__} returns {type(output).__name__}")
+            saved = _saved_for_backward(module, image, constant)
+    finally:
+        for child, training in modes:
+            child.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    return LayerStats(
+        macs=counter.get_total_flops() // 2,
+        macs_conv3x3s1=recorder.macs_conv3x3s1,
+        params=sum(p.numel() for p in parameters),
+        activation_elements=recorder.traffic_elements,
+        peak_activation_elements=recorder.peak_elements(image, output),
+        saved_activation_elements=saved,
+        input_elements=image.numel(),
+        output_elements=output.numel(),
+        output_shape=tuple(output.shape[1:]),
+    )
+
+
+def _key(tensor: Tensor) -> int:
+    """Identify the memory behind a tensor; views of one memory share the key."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _elements(tensor: Tensor) -> int:
+    """Return the elements of the memory behind a tensor, of which it may be a view."""
+    return int(tensor.untyped_storage().nbytes()) // tensor.element_size()
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Return the floating-point tensors in an operation's arguments; indices move little."""
+    leaves, _ = tree_flatten(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@dataclass(frozen=True)
+class _Operation:
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    overwrites_input: bool
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records which memory every operation reads and writes, and counts what the model needs."""
+
+    def __init__(self, constant: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._constant = constant
+        self._sizes: dict[int, int] = {}
+        self._kept: list[Tensor] = []  # keeps memory from being reused, so that keys stay unique
+        self._operations: list[_Operation] = []
+        self.traffic_elements = 0
+        self.macs_conv3x3s1 = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = _tensors((args, kwargs or {}))
+        outputs = _tensors(result)
+        self._kept.extend(outputs)
+        self._constant |= {  # whatever is computed from parameters alone is a constant too
+            _key(out)
+            for out in outputs
+            if inputs and all(_key(tensor) in self._constant for tensor in inputs)
+        }
+        reads = [tensor for tensor in inputs if _key(tensor) not in self._constant]
+        writes = [out for out in outputs if _key(out) not in self._constant and out.numel()]
+        if reads and not func.is_view:
+            self._record(func, args, reads, writes)
+        return result
+
+    def _record(
+        self, func: Any, args: tuple[Any, ...], reads: list[Tensor], writes: list[Tensor]
+    ) -> None:
+        name = func.overloadpacket.__name__
+        if {_key(out) for out in writes} <= {_key(tensor) for tensor in reads} and name[-1] != "_":
+            return  # a reshape that turned out to be a view
+        for tensor in (*reads, *writes):
+            self._sizes[_key(tensor)] = _elements(tensor)
+        elementwise = name in FOLDED_OPS or torch.Tag.pointwise in func.tags
+        self._operations.append(
+            _Operation(
+                tuple(dict.fromkeys(map(_key, reads))),
+                tuple(dict.fromkeys(map(_key, writes))),
+                elementwise,
+            )
+        )
+        if name not in FOLDED_OPS:
+            self.traffic_elements += sum(tensor.numel() for tensor in (*reads, *writes))
+        if name == "convolution":
+            self.macs_conv3x3s1 += _macs_conv3x3s1(args, writes[0])
+
+    def peak_elements(self, image: Tensor, output: Tensor) -> int:
+        """Return the most elements alive at once, from the order of operations."""
+        end = len(self._operations)
+        last_read: dict[int, int] = defaultdict(lambda: -1)
+        for step, operation in enumerate(self._operations):
+            for key in operation.reads:
+                last_read[key] = step
+        last_read[_key(output)] = end
+        slot: dict[int, int] = {}  # memory -> the memory whose place it takes
+        birth: dict[int, int] = {_key(image): 0}
+        death: dict[int, int] = defaultdict(lambda: 0)
+        sizes = self._sizes | {_key(image): image.numel()}
+
+        def place(key: int) -> int:
+            while key in slot:
+                key = slot[key]
+            return key
+
+        for step, operation in enumerate(self._operations):
+            for key in operation.writes:
+                if place(key) in birth:
+                    continue
+                dying = [
+                    read
+                    for read in operation.reads
+                    if last_read[read] == step and sizes[read] == sizes[key]
+                ]
+                if operation.overwrites_input and dying:
+                    slot[key] = place(dying[0])
+                else:
+                    birth[key] = step
+            for key in (*operation.reads, *operation.writes):
+                death[place(key)] = step
+        death[place(_key(output))] = end
+        change: dict[int, int] = defaultdict(int)
+        for key, born in birth.items():
+            change[born] += sizes.get(key, 0)
+            change[death[key] + 1] -= sizes.get(key, 0)
+        alive = peak = 0
+        for step in sorted(change):
+            alive += change[step]
+            peak = max(peak, alive)
+        return peak
+
+
+def _macs_conv3x3s1(args: tuple[Any, ...], output: Tensor) -> int:
+    """Return the MACs of a dense 3x3 stride-1 convolution, 0 for any other convolution."""
+    _, weight, _, stride, _, dilation, transposed, _, groups = args
+    winograd = (
+        tuple(weight.shape[2:]) == (3, 3)
+        and set(stride) == {1}
+        and set(dilation) == {1}
+        and groups == 1
+        and not transposed
+    )
+    return output.numel() * weight.shape[1] * 9 if winograd else 0
+
+
+def _saved_for_backward(module: nn.Module, image: Tensor, constant: set[int]) -> int:
+    """Return the elements (of 4 bytes) that autograd keeps between forward and backward pass."""
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _key(tensor) not in constant:
+            saved[_key(tensor)] = tensor
+        return tensor
+
+    with (
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        module(image)
+    return sum(-(-t.untyped_storage().nbytes() // 4) for t in saved.values())
