@@ -1,0 +1,75 @@
+"""Availability models: rates, determinism, independence of the order of questions."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from testbed.core.registries import AVAILABILITIES
+
+DAY_S = 86_400.0
+
+
+def test_bernoulli_rate_and_determinism() -> None:
+    model = AVAILABILITIES.create("bernoulli", {"probability": 0.7}, fleet_size=50)
+    answers = [model.online(d, 0.0, key, 3) for d in range(50) for key in range(40)]
+    assert np.mean(answers) == pytest.approx(0.7, abs=0.04)
+    again = [model.online(d, 99.0, key, 3) for d in range(50) for key in range(40)]
+    assert again == answers
+    other_seed = [model.online(d, 0.0, key, 4) for d in range(50) for key in range(40)]
+    assert other_seed != answers
+
+
+def test_bernoulli_default() -> None:
+    assert AVAILABILITIES.options("bernoulli", {}).model_dump() == {"probability": 0.95}
+    with pytest.raises(ValidationError):
+        AVAILABILITIES.options("bernoulli", {"probability": 1.5})
+
+
+def test_always() -> None:
+    model = AVAILABILITIES.create("always", {}, fleet_size=2)
+    assert all(model.online(device, 1e9, 7, 0) for device in range(2))
+
+
+def test_diurnal_follows_the_day() -> None:
+    options = {"propensity_sigma": 0.0, "mean_online_s": 600.0, "phase_spread": 0.0}
+    model = AVAILABILITIES.create("diurnal", options, fleet_size=300)
+
+    def share(time_s: float) -> float:
+        return float(np.mean([model.online(d, time_s, 0, 1) for d in range(300)]))
+
+    # with no spread of phases everybody peaks at 6 h (0.9) and is scarcest at 18 h (0.1)
+    assert share(DAY_S / 4) == pytest.approx(0.9, abs=0.07)
+    assert share(3 * DAY_S / 4) == pytest.approx(0.1, abs=0.07)
+    assert share(2.0 * DAY_S) == pytest.approx(0.5, abs=0.1)
+
+
+def test_diurnal_mean_follows_the_propensity() -> None:
+    model = AVAILABILITIES.create("diurnal", {"mean_online_s": 600.0}, fleet_size=40)
+    times = np.arange(0.0, 4 * DAY_S, 900.0)
+    shares = np.array([np.mean([model.online(d, t, 0, 5) for t in times]) for d in range(40)])
+    rng_draws = shares / shares.max()
+    assert shares.max() == pytest.approx(0.5, abs=0.12)  # q = 1 for the most available device
+    assert rng_draws.std() > 0.1
+
+
+def test_diurnal_does_not_depend_on_the_order_of_questions() -> None:
+    times = [float(t) for t in range(0, 200_000, 7_000)]
+    forward = AVAILABILITIES.create("diurnal", {}, fleet_size=5)
+    backward = AVAILABILITIES.create("diurnal", {}, fleet_size=5)
+    asked = [[forward.online(d, t, 0, 9) for t in times] for d in range(5)]
+    reverse = [
+        [backward.online(d, t, 1, 9) for t in reversed(times)][::-1] for d in (4, 3, 2, 1, 0)
+    ]
+    assert asked == reverse[::-1]
+
+
+def test_diurnal_sessions_have_the_asked_mean() -> None:
+    options = {"mean_online_s": 1000.0, "online_sigma": 0.5, "propensity_sigma": 0.0}
+    model = AVAILABILITIES.create("diurnal", options, fleet_size=20)
+    step_s, lengths = 20.0, []
+    for device in range(20):
+        states = [model.online(device, t * step_s, 0, 2) for t in range(8000)]
+        changes = np.flatnonzero(np.diff(np.array(states, dtype=int)))
+        runs = np.diff(changes) * step_s
+        lengths += [run for run, start in zip(runs, changes, strict=False) if states[start + 1]]
+    assert np.mean(lengths) == pytest.approx(1000.0, rel=0.06)

@@ -1,0 +1,154 @@
+"""The built-in catalogue is sourced; wrong ones are refused by row and column."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from testbed.core.errors import UserError
+from testbed.fleet.build_catalogue import SELECTION_PATH, build_catalogue
+from testbed.fleet.catalogue import (
+    CATALOGUE_PATH,
+    COLUMNS,
+    DEVICE_CLASSES,
+    load_catalogue,
+    read_catalogue,
+)
+
+ROWS = list(csv.DictReader(CATALOGUE_PATH.open(encoding="utf-8")))
+
+
+def test_every_number_has_its_source() -> None:
+    for device in load_catalogue():
+        assert device.source_latency
+        assert device.source_ram or device.ram_bytes is None
+        assert device.source_power or (device.power_active_w or device.power_idle_w) is None
+
+
+def test_all_classes_are_there() -> None:
+    catalogue = load_catalogue()
+    assert len(catalogue) >= 40
+    assert {device.device_class for device in catalogue} == set(DEVICE_CLASSES)
+    assert catalogue.device("cloud-server").device_class == "server-desktop"
+
+
+def test_memory_is_in_bytes() -> None:
+    catalogue = load_catalogue()
+    assert catalogue.device("nucleo-l4r5zi").ram_bytes == 640 * 1024
+    assert catalogue.device("jetson-nano").ram_bytes == 4 * 2**30
+    for device in catalogue:
+        if device.ram_bytes is not None:
+            small = device.device_class in ("mcu", "mcu-npu")
+            assert (device.ram_bytes < 2**21) is small, device.name
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(UserError) as caught:
+        load_catalogue().device("raspbery-pi-4", "fleet.mix.2.device")
+    message = str(caught.value)
+    assert message.startswith("fleet.mix.2.device: unknown device 'raspbery-pi-4'")
+    assert "did you mean 'raspberry-pi-4'?" in message
+    assert "python -m testbed.devices" in message
+
+
+def write(path: Path, rows: list[dict[str, str]], columns: list[str] | None = None) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns or list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_users_rows_are_added_and_replace(tmp_path: Path) -> None:
+    own = [ROWS[0] | {"ram_mb": "2"}, ROWS[1] | {"name": "my-board"}]
+    catalogue = load_catalogue(write(tmp_path / "own.csv", own))
+    assert len(catalogue) == len(ROWS) + 1
+    assert catalogue.device(ROWS[0]["name"]).ram_bytes == 2 * 2**20
+    assert catalogue.device("my-board").title == ROWS[1]["title"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("device_class", "mcuu", "did you mean 'mcu'?"),
+        ("precision", "fp8", "allowed: fp32, fp16, int8"),
+        ("latency_family", "tpu", "unknown value 'tpu'"),
+        ("ram_mb", "-1", "must be a number above 0, got '-1'"),
+        ("ram_mb", "lots", "must be a number above 0, got 'lots'"),
+        ("ram_mb", "nan", "must be a number above 0, got 'nan'"),
+        ("ram_mb", "inf", "must be a number above 0, got 'inf'"),
+        ("threads", "1.5", "must be a whole number"),
+        ("calibration_latency_ms", "0", "must be a number above 0"),
+        ("calibration_macs_conv3x3s1_m", "1e9", "must not exceed calibration_macs_m"),
+        ("power_idle_w", "1e9", "must not exceed power_active_w"),
+        ("source_latency", "", "must not be empty"),
+        ("source_ram", "", "must not be empty"),
+        ("source_power", "", "must not be empty"),
+        ("name", "", "must not be empty"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path: Path, column: str, value: str, says: str) -> None:
+    good = next(row for row in ROWS if row["name"] == "raspberry-pi-4")
+    path = write(tmp_path / "own.csv", [ROWS[1], good | {column: value}])
+    with pytest.raises(UserError) as caught:
+        read_catalogue(path)
+    assert str(caught.value).startswith(f"{path}, row 3, column '{column}': ")
+    assert says in str(caught.value)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    for content, says in (
+        ("", "row 1: the column 'name' is missing"),
+        (",".join(COLUMNS[:-1]) + "\n", "row 1: the column 'source_power' is missing"),
+        (",".join((*COLUMNS, "powr")) + "\n", "row 1: unknown column 'powr'"),
+        (",".join((*COLUMNS, "name")) + "\n", "row 1: the column 'name' is given twice"),
+        (",".join(COLUMNS) + "\nx,y\n", "row 2: 2 cells, but the header names 19"),
+    ):
+        path = tmp_path / "own.csv"
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            read_catalogue(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read_catalogue(tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not a CSV file"):
+        read_catalogue(tmp_path / "binary.csv")
+    path = write(tmp_path / "twice.csv", [ROWS[0], ROWS[0]])
+    with pytest.raises(UserError, match=r"row 3, column 'name': .* is given twice"):
+        read_catalogue(path)
+
+
+def test_the_builder_wants_exactly_one_measurement() -> None:
+    selection = list(csv.DictReader(SELECTION_PATH.open(encoding="utf-8")))
+    assert [row["name"] for row in selection] == [row["name"] for row in ROWS]
+    with pytest.raises(UserError, match=f"'{selection[0]['name']}' matches 0 rows"):
+        build_catalogue([], selection)
+
+
+def test_the_builder_copies_and_converts() -> None:
+    wanted = next(
+        row
+        for row in csv.DictReader(SELECTION_PATH.open(encoding="utf-8"))
+        if row["name"] == "nucleo-l4r5zi"
+    )
+    measured = {
+        "name": wanted["measured_name"],
+        "backend": wanted["measured_backend"],
+        "precision": wanted["measured_precision"],
+        "network_name": wanted["calibration_network"],
+        "threads": wanted["measured_threads"],
+        "note": "ram from the system description",
+        "ram_mb": "640.0",
+        "latency_ms": "123.4",
+        "macs_m": "12.5",
+        "macs_conv3x3s1_m": "9.9",
+        "params_m": "0.08",
+        "act_elems_m": "0.27",
+        "power_active_w": "0.07",
+        "power_idle_w": "",
+        "source": "somewhere",
+    }
+    (row,) = build_catalogue([measured], [wanted])
+    assert row["ram_mb"] == "0.625"
+    assert row["calibration_latency_ms"] == "123.4"
+    assert row["source_power"] == "somewhere (measured with the latency)"

@@ -1,0 +1,138 @@
+"""The cost model: hand-computed values, and what must hold for every device."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.fleet import cost_model
+from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
+from testbed.fleet.latency_form import FAMILIES
+from testbed.fleet.layer_stats import LayerStats
+
+CATALOGUE = load_catalogue()
+DEVICES = st.sampled_from(list(CATALOGUE))
+STATS = LayerStats(
+    macs=20_643_840,
+    macs_conv3x3s1=20_643_840,
+    params=76_032,
+    activation_elements=240_640,
+    peak_activation_elements=81_920,
+    saved_activation_elements=273_408,
+    input_elements=3_072,
+    output_elements=8_192,
+    output_shape=(128, 8, 8),
+)
+
+
+def test_the_calibration_network_gets_its_measured_latency() -> None:
+    for device in CATALOGUE:
+        known = device.calibration
+        stats = replace(
+            STATS,
+            macs=round(known.macs),
+            macs_conv3x3s1=round(known.macs_conv3x3s1),
+            params=round(known.params),
+            activation_elements=round(known.activation_elements),
+        )
+        assert cost_model.inference_ms(device, stats) == pytest.approx(known.latency_ms, rel=1e-6)
+
+
+def test_latency_by_hand() -> None:
+    device = CATALOGUE.device("raspberry-pi-4")  # mobilenet_v2 in 61.63 ms
+    family = FAMILIES["cpu"]
+    known_units = 313.619e6 + family.macs_per_activation * 14.964e6
+    units = family.conv3x3_factor * 20_643_840 + family.macs_per_activation * 240_640
+    by_hand = family.fixed_ms + (61.63 - family.fixed_ms) * units / known_units
+    assert cost_model.inference_ms(device, STATS) == pytest.approx(by_hand)
+
+
+@given(DEVICES, st.integers(0, 10**9), st.integers(0, 10**8))
+def test_more_work_is_never_faster(device: CatalogueDevice, macs: int, elements: int) -> None:
+    more_macs = replace(STATS, macs=STATS.macs + macs)
+    more_traffic = replace(STATS, activation_elements=STATS.activation_elements + elements)
+    base = cost_model.inference_ms(device, STATS)
+    assert cost_model.inference_ms(device, more_macs) >= base > 0.0
+    assert cost_model.inference_ms(device, more_traffic) >= base
+
+
+@given(DEVICES, st.integers(1, 64))
+def test_batches(device: CatalogueDevice, images: int) -> None:
+    one, many = (cost_model.inference_ms(device, STATS, n) for n in (1, images))
+    assert one <= many <= images * one + 1e-9
+    forward, backward = cost_model.training_parts_ms(device, STATS, images)
+    assert backward == pytest.approx(2.0 * forward)
+    assert forward >= many
+    assert cost_model.training_step_ms(device, STATS, images) == forward + backward
+
+
+def test_winograd_convolutions_are_cheaper_on_winograd_backends_only() -> None:
+    pointwise = replace(STATS, macs_conv3x3s1=0)
+    for name, cheaper in (("raspberry-pi-4", True), ("raspberry-pi-2", False)):
+        device = CATALOGUE.device(name)
+        dense = cost_model.inference_ms(device, STATS)
+        assert (dense < cost_model.inference_ms(device, pointwise)) is cheaper
+
+
+@given(DEVICES, st.floats(0.0, 1e6), st.floats(0.0, 1e6))
+def test_energy_adds_up(device: CatalogueDevice, first_ms: float, second_ms: float) -> None:
+    parts = [cost_model.compute_energy_mj(device, ms) for ms in (first_ms, second_ms)]
+    whole = cost_model.compute_energy_mj(device, first_ms + second_ms)
+    if device.power_active_w is None:
+        assert whole is None
+        assert parts == [None, None]
+    else:
+        assert whole == pytest.approx(sum(part for part in parts if part is not None))
+
+
+def test_energy_by_hand() -> None:
+    assert cost_model.compute_energy_mj(CATALOGUE.device("nano-33-ble"), 1000.0) == pytest.approx(
+        64.5 - 36.4
+    )
+    # only the active power is published: everything the board draws meanwhile
+    assert cost_model.compute_energy_mj(CATALOGUE.device("raspberry-pi-5"), 10.0) == pytest.approx(
+        127.0
+    )
+
+
+def test_memory_by_hand() -> None:
+    mcu, board = CATALOGUE.device("nucleo-l4r5zi"), CATALOGUE.device("raspberry-pi-4")
+    assert cost_model.inference_bytes(mcu, STATS) == 76_032 + 81_920
+    assert cost_model.inference_bytes(board, STATS) == 4 * (76_032 + 81_920)
+    assert cost_model.training_bytes(mcu, STATS, 10) == 4 * (3 * 76_032 + 10 * 273_408)
+    assert cost_model.usable_ram_bytes(mcu) == 640 * 1024 * 3 // 4
+    assert cost_model.usable_ram_bytes(board) == 2**29
+
+
+def test_feasibility() -> None:
+    def serves(name: str, stats: LayerStats) -> bool:
+        return cost_model.serving_feasibility(CATALOGUE.device(name), stats).fits
+
+    def trains(name: str) -> bool:
+        return cost_model.training_feasibility(CATALOGUE.device(name), STATS, 10).fits
+
+    small = replace(STATS, params=10_354)
+    assert serves("nucleo-l4r5zi", STATS)
+    assert not serves("nucleo-g0b1re", STATS)  # 144 KB
+    assert serves("nucleo-g0b1re", small)
+    assert trains("raspberry-pi-zero-2w")
+    assert not trains("nucleo-h7a3zi")
+    assert not trains("coral-dev-board")  # the Edge TPU executes inference graphs only
+    assert not trains("ndp9120")  # a microcontroller of unpublished memory
+    assert trains("snapdragon-8-gen-2")  # a phone of unpublished memory is taken as enough
+
+
+@given(st.integers(0, 2**40), st.integers(0, 10**5))
+def test_jitter_is_a_function_of_seed_device_and_network(seed: int, device: int) -> None:
+    factor = cost_model.jitter_factor(seed, device, "cnn")
+    assert factor == cost_model.jitter_factor(seed, device, "cnn")
+    assert factor != cost_model.jitter_factor(seed, device, "siftfunnel_cnn")
+    assert factor != cost_model.jitter_factor(seed, device + 1, "cnn")
+
+
+def test_jitter_is_lognormal_with_sigma_0_2() -> None:
+    logs = np.log([cost_model.jitter_factor(1, device, "cnn") for device in range(2000)])
+    assert logs.mean() == pytest.approx(0.0, abs=0.02)
+    assert logs.std() == pytest.approx(0.2, abs=0.01)
