@@ -37,9 +37,9 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
     except Exception as error:  # whatever a download raises, the user needs one sentence
         reason = str(error).strip().splitlines()
         raise UserError(
-            f"the hub could not give {repository} "
-            f"({type(error).__name__}{': ' + reason[0][:120] if reason else ''}) and there is "
-            f"{advice}"
+            f"data: the hub could not give {repository} "
+            f"({type(error).__name__}{': ' + reason[0][:120] if reason else ''}; with "
+            f"HF_HUB_OFFLINE=1 an earlier download is used) and there is {advice}"
         ) from None
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     return [_hub_table(f"{repository} ({split})", split, data) for split, data in splits.items()]

@@ -76,11 +76,11 @@ def _download_faces() -> NDArray[np.uint8]:
             archive = reply.read()
     except OSError as error:
         raise UserError(
-            f"{ARCHIVE_URL} could not be downloaded ({error}) and there is "
+            f"data: {ARCHIVE_URL} could not be downloaded ({error}) and there is "
             f"{where_looked('olivetti_faces')}"
         ) from None
     if hashlib.sha256(archive).hexdigest() != ARCHIVE_SHA256:
-        raise UserError(f"{ARCHIVE_URL}: not the expected archive (SHA-256 differs)")
+        raise UserError(f"data: {ARCHIVE_URL} is not the expected archive (SHA-256 differs)")
     columns = loadmat(io.BytesIO(archive))["faces"]  # (4096, 400), each column-major
     faces = columns.T.reshape(-1, SIDE_PX, SIDE_PX).transpose(0, 2, 1)
     return np.ascontiguousarray(faces, dtype=np.uint8)

@@ -1,0 +1,160 @@
+"""The contract of every registered partitioner, and who owns the victims."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed.core.errors import UserError
+from testbed.core.registries import PARTITIONERS
+from testbed.core.scenario import DataSection
+from testbed.data.partition import assign_victims, partition_training
+from testbed.data.splits import Parts, split
+
+NAMES = PARTITIONERS.names()
+DROPS_A_REMAINDER = {"shard"}
+
+
+@pytest.fixture(scope="module")
+def pool(make_pool):
+    """900 images of 5 classes and 30 persons."""
+    rng = np.random.default_rng(5)
+    return make_pool(rng.integers(0, 5, 900), rng.integers(0, 30, 900))
+
+
+@pytest.fixture(scope="module")
+def parts(pool):
+    return split(pool, DataSection().splits, 0)
+
+
+def share(pool, parts, name, num_devices, seed=0, images_per_device=None, **options):
+    section = DataSection(
+        partitioner={"name": name, **options}, images_per_device=images_per_device
+    )
+    return partition_training(pool, parts, section, num_devices, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_hold_disjoint_training_images(name, pool, parts):
+    devices = share(pool, parts, name, 5)
+    rows = np.concatenate(devices)
+    assert len(devices) == 5
+    assert all(np.array_equal(device, np.sort(device)) for device in devices)
+    assert len(np.unique(rows)) == len(rows)
+    assert np.isin(rows, parts.training).all()
+    left_out = len(parts.training) - len(rows)
+    assert left_out == 0 or (name in DROPS_A_REMAINDER and left_out < 2 * 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("images_per_device", [None, 30])
+def test_a_seed_decides_everything(name, images_per_device, pool, parts):
+    def devices(seed):
+        return share(pool, parts, name, 5, seed, images_per_device)
+
+    assert all(map(np.array_equal, devices(1), devices(1)))
+    assert not all(map(np.array_equal, devices(1), devices(2)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fleets_may_be_larger_than_the_data(name, pool, parts):
+    devices = share(pool, parts, name, 2000, images_per_device=80)
+    assert [len(device) for device in devices] == [80] * 2000
+    assert np.isin(np.concatenate(devices), parts.training).all()
+    assert not np.array_equal(devices[0], devices[1])
+
+
+def test_drawing_keeps_the_class_skew(pool, parts):
+    options = {"num_classes_per_partition": 2}
+    devices = share(pool, parts, "pathological", 300, images_per_device=40, **options)
+    assert all(len(np.unique(pool.labels[device])) <= 2 for device in devices)
+    assert len(np.unique(pool.labels[np.concatenate(devices)])) == 5
+
+
+def test_pathological_devices_have_few_classes(pool, parts):
+    devices = share(pool, parts, "pathological", 20, num_classes_per_partition=1)
+    assert all(len(np.unique(pool.labels[device])) == 1 for device in devices)
+
+
+def test_smaller_alpha_is_more_skewed(pool, parts):
+    def skew(alpha):
+        devices = share(pool, parts, "dirichlet", 10, alpha=alpha)
+        counts = [np.bincount(pool.labels[device], minlength=5) for device in devices]
+        return np.mean([count.max() / count.sum() for count in counts if count.sum()])
+
+    assert skew(0.1) > skew(1.0) > skew(100.0)
+
+
+def test_dirichlet_serves_100_devices_with_few_images(pool, parts):
+    devices = share(pool, parts, "dirichlet", 100, alpha=0.1)
+    assert sum(map(len, devices)) == len(parts.training)
+
+
+def test_natural_ids_keep_persons_together(pool, parts):
+    few = share(pool, parts, "natural_id", 4)
+    owners = {person: d for d, rows in enumerate(few) for person in pool.persons[rows]}
+    assert all(owners[person] == d for d, rows in enumerate(few) for person in pool.persons[rows])
+    many = share(pool, parts, "natural_id", 50)
+    persons = len(np.unique(pool.persons[parts.training]))
+    assert sum(len(rows) > 0 for rows in many) == persons
+
+
+def test_natural_ids_need_persons(make_pool):
+    nobody = make_pool(np.arange(300) % 5)
+    with pytest.raises(UserError, match="natural_id needs persons, made has none"):
+        share(nobody, split(nobody, DataSection().splits, 0), "natural_id", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_devices", "options"),
+    [
+        ("iid", 5000, {}),
+        ("linear", 400, {}),
+        ("dirichlet", 100, {"min_partition_size": 50}),
+        ("pathological", 5, {"num_classes_per_partition": 6}),
+        ("distribution", 7, {}),
+        ("shard", 400, {}),
+    ],
+)
+def test_what_cannot_be_shared_out_is_one_sentence(name, num_devices, options, pool, parts):
+    with pytest.raises(UserError, match=rf"^data\.partitioner: {name} cannot share \d+ images"):
+        share(pool, parts, name, num_devices, **options)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    victims=st.integers(1, 300),
+    fleet_size=st.integers(1, 200),
+    seed=st.integers(0, 2**63 - 1),
+    data=st.data(),
+)
+def test_victims_are_spread_evenly_over_eligible_devices(victims, fleet_size, seed, data):
+    eligible = data.draw(
+        st.none() | st.sets(st.integers(0, fleet_size - 1), min_size=1).map(sorted).map(np.array)
+    )
+    none = np.empty(0, np.int64)
+    parts = Parts(none, none, none, none, np.arange(victims))
+    owners = assign_victims(parts, fleet_size, seed, eligible)
+    devices = np.arange(fleet_size) if eligible is None else eligible
+    assert owners.shape == (victims,)
+    assert np.isin(owners, devices).all()
+    counts = np.bincount(owners, minlength=fleet_size)[devices]
+    assert counts.max() - counts.min() <= 1
+    assert np.array_equal(owners, assign_victims(parts, fleet_size, seed, eligible))
+
+
+def test_victims_need_an_eligible_device(parts):
+    with pytest.raises(UserError, match="no device"):
+        assign_victims(parts, 10, 0, np.empty(0, np.int64))
+
+
+def test_listing_components_imports_no_slow_library():
+    code = (
+        "import sys; from testbed.core.registries import DATASETS, PARTITIONERS;"
+        "DATASETS.names(); PARTITIONERS.names();"
+        "sys.exit(bool({'datasets', 'flwr_datasets', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
