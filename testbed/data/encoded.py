@@ -102,7 +102,8 @@ def _check_columns(table: EncodedTable, columns: Columns) -> None:
         raise UserError(f"{table.where}: column '{columns.image}' holds {kind}, not images")
     for column in filter(None, (columns.label, columns.person)):
         kind = table.schema.field(column).type
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (text or pa.types.is_integer(kind)):
             raise UserError(
                 f"{table.where}: column '{column}' holds {kind}; whole numbers or text are read"
             )
@@ -125,7 +126,7 @@ def _encoded_bytes(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
 
 def _class_names(tables: list[EncodedTable], column: str) -> list[str] | None:
     for table in tables:
-        names = table.features.get(column, {}).get("names")
+        names = table.feature(column).get("names")
         if names:
             return [str(name) for name in names]
     return None

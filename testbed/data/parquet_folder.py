@@ -76,7 +76,7 @@ def _columns(table: EncodedTable, options: ParquetFolderOptions) -> Columns:
     image = options.image_column or next(
         (name for name in names if is_image_type(table.schema.field(name).type)), None
     )
-    declared = [n for n in names if table.features.get(n, {}).get("_type") == "ClassLabel"]
+    declared = [n for n in names if table.feature(n).get("_type") == "ClassLabel"]
     usual = [name for name in LABEL_COLUMNS if name in names]
     label = options.label_column or next(iter(declared + usual), None)
     if image is None or label is None:

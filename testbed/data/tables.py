@@ -35,6 +35,11 @@ class EncodedTable:
     features: dict[str, Any]
     batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
 
+    def feature(self, column: str) -> dict[str, Any]:
+        """Return the metadata of one column; empty where there is none, or it is a list."""
+        found = self.features.get(column)
+        return found if isinstance(found, dict) else {}
+
 
 def parquet_files(folder: Path) -> list[Path]:
     """Return the parquet files of a dataset's folder (or of its ``data`` folder), sorted."""
@@ -93,8 +98,9 @@ def folder_tables(folder: Path) -> list[EncodedTable]:
 def _parquet_table(path: Path) -> EncodedTable:
     try:
         schema = pq.read_schema(path)
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = dict(metadata.get("info", {}).get("features", {}))
+    except (pa.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
         raise _corrupt(path, error) from None
 
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -108,7 +114,7 @@ def _parquet_table(path: Path) -> EncodedTable:
         where=str(path),
         official_test=path.name.startswith("test"),
         schema=schema,
-        features=info.get("info", {}).get("features", {}),
+        features=features,
         batches=batches,
     )
 

@@ -140,10 +140,13 @@ def test_odd_native_size(folder, encode):
     assert "20x20" in text
 
 
-@pytest.mark.parametrize("labels", [[0.5] * 60, [None] + [1] * 59])
-def test_labels_that_are_not_classes(folder, labels):
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [([0.5] * 60, "column 'label' holds double"), ([None] + [1] * 59, "row 0 is empty")],
+)
+def test_labels_that_are_not_classes(folder, labels, reason):
     spoil(folder, label=pa.array(labels))
-    message(section(folder))
+    assert reason in message(section(folder))
 
 
 def test_one_class_is_no_task(folder):
