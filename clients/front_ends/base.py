@@ -12,12 +12,14 @@ class FrontEnd(nn.Module):
     ----------
     feature_shape : (C, H, W) of the features of one image.
     cloud_model : name and options of the registered cloud half that continues from the cut.
-    pre_funnel : the layers before the funnel, or None; a defence may regularise their output.
     """
 
     feature_shape: tuple[int, int, int]
     cloud_model: tuple[str, dict[str, Any]]
-    pre_funnel: nn.Module | None = None
+
+    def pre_funnel(self) -> nn.Module | None:
+        """Return the layers before the funnel, if any; a defence may regularise their output."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to features (N, *feature_shape)."""

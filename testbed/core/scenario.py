@@ -6,7 +6,14 @@ by name, or as a mapping with ``name`` and the component's own options.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 from testbed.core import registries
 from testbed.core.registry import Options, Registry

@@ -1,0 +1,110 @@
+"""SiftFunnel's loss (arXiv 2501.00824): label smoothing, correlation penalties and sparsity.
+
+    L = alpha * KL(smoothed label || p) + beta * D(x, z) + lambda * mean|z| + gamma * R(z)
+
+The published default weights are kept exact, with their known side effect: D is the biased
+V-statistic and R counts the diagonal, so both reward dead channels.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.defences.base import Defence
+from testbed.core.registries import DEFENCES
+from testbed.core.registry import Options
+
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class SiftFunnelOptions(Options):
+    """Weights of the loss; defaults as published."""
+
+    alpha: Annotated[float, Field(gt=0.0)] = 5.0
+    beta: Weight = 2.0
+    gamma: Weight = 2.0
+    sparsity: Weight = 0.03
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    regularise: Literal["wire", "pre_funnel"] = Field(
+        default="wire", description="penalise the transmitted tensor, or the output of block 1"
+    )
+
+
+def distance_correlation_squared(x: Tensor, z: Tensor) -> Tensor:
+    """Return dCor^2, the V-statistic on doubly centred Euclidean distances (Szekely 2007, def. 3).
+
+    Parameters
+    ----------
+    x, z : (N, ...) samples, flattened per sample.
+    """
+
+    def centred(samples: Tensor) -> Tensor:
+        flat = samples.flatten(1)
+        # Not the matrix-multiplication form: it loses small distances to cancellation.
+        plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = (plain.square() + 1e-10).sqrt()
+        return (
+            distances
+            - distances.mean(dim=0, keepdim=True)
+            - distances.mean(dim=1, keepdim=True)
+            + distances.mean()
+        )
+
+    a, b = centred(x), centred(z)
+    # A constant batch has no distances at all: its correlation is 0, not 0 / 0.
+    scale = (a.square().mean() * b.square().mean()).clamp_min(1e-20).sqrt()
+    return (a * b).mean() / scale
+
+
+def channel_redundancy(z: Tensor) -> Tensor:
+    """Return the mean squared entry of the channels' Pearson correlation over space, per sample.
+
+    The diagonal counts; a dead channel contributes 0 everywhere, its own diagonal included.
+
+    Parameters
+    ----------
+    z : features (N, C, H, W).
+    """
+    flat = z.flatten(2)
+    deviations = flat - flat.mean(dim=2, keepdim=True)
+    norms = deviations.square().sum(dim=2, keepdim=True).add(1e-10).sqrt()
+    units = deviations / norms
+    return (units @ units.transpose(1, 2)).square().mean()
+
+
+class SiftFunnel(Defence):
+    """Label smoothing with D, sparsity and R; see the module's formula."""
+
+    def __init__(self, options: SiftFunnelOptions) -> None:
+        self.options = options
+        self.task_weight = options.alpha
+
+    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """Return 1 - s for the true class and s / (K - 1) for the others, (N, K)."""
+        smoothing = self.options.smoothing
+        targets = torch.full((len(labels), num_classes), smoothing / (num_classes - 1))
+        return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
+
+    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+        """Return beta * D + sparsity * mean|z| + gamma * R on the regularised tensor."""
+        options = self.options
+        tensor = z
+        if options.regularise == "pre_funnel":
+            if pre_funnel is None:
+                raise ValueError("regularise: pre_funnel needs a front-end with a funnel")
+            tensor = pre_funnel
+        return (
+            options.beta * distance_correlation_squared(x, tensor)
+            + options.sparsity * tensor.abs().mean()
+            + options.gamma * channel_redundancy(tensor)
+        )
+
+
+@DEFENCES.register(
+    "siftfunnel", "label smoothing, distance and channel correlation penalties", SiftFunnelOptions
+)
+def siftfunnel(options: SiftFunnelOptions) -> Defence:
+    """Build the SiftFunnel defence."""
+    return SiftFunnel(options)

@@ -1,0 +1,63 @@
+"""A trained front-end as it is deployed: weights, defence and normalisation, ready to serve."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.program import EdgeModel, EdgeProgram, compute_layout
+from testbed.core.seeds import torch_generator
+
+CHUNK = 16  # images per forward pass; larger batches fall out of the cache
+
+
+@dataclass(frozen=True)
+class DeployedFrontEnd:
+    """The front-end that devices run, and that a white- or black-box adversary may be granted.
+
+    Attributes
+    ----------
+    parameters, statistics : weights by name, as numpy arrays so that the object travels cheaply.
+    """
+
+    program: EdgeProgram
+    parameters: Mapping[str, NDArray[np.float32]]
+    statistics: Mapping[str, NDArray[np.float32]]
+
+    def runner(self) -> "FrontEndRunner":
+        """Build the module that runs it in this process."""
+        tensors = {
+            name: torch.from_numpy(np.array(value))
+            for name, value in (*self.parameters.items(), *self.statistics.items())
+        }
+        return FrontEndRunner(self.program.build(), tensors)
+
+    def query(self, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
+        """Return released features of images in [0, 1]; random releases differ between draws."""
+        rng = torch_generator(self.program.seed, "oracle", draw)
+        runner = self.runner()
+        with torch.no_grad():
+            chunks = [
+                runner.released(torch.from_numpy(images[start : start + CHUNK]), rng).numpy()
+                for start in range(0, len(images), CHUNK)
+            ]
+        return np.ascontiguousarray(np.concatenate(chunks))
+
+    def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
+        """Return released features of ``x`` (N, C, H, W) in [0, 1], with gradients to ``x``."""
+        return self.runner().released(x, torch_generator(self.program.seed, "oracle", draw))
+
+
+class FrontEndRunner:
+    """Runs one set of weights in evaluation mode."""
+
+    def __init__(self, model: EdgeModel, weights: Mapping[str, Tensor]) -> None:
+        self._model = model
+        self._weights = {name: compute_layout(value) for name, value in weights.items()}
+
+    def released(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the features that travel for images in [0, 1] (N, C, H, W)."""
+        return self._model.features(self._weights, x, rng)[1]

@@ -1,0 +1,258 @@
+"""The device's side of every message: an ordinary Flower ClientApp.
+
+The same app runs on Flower's own runtime and on the hosts of the testbed. Flower may run two
+messages of one device in two processes, so there all state goes through ``context.state``; a host
+keeps its devices in memory for the length of a round, which saves one forward pass per step.
+Both give the same bits.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.deployed import FrontEndRunner
+from clients.program import EdgeProgram, compute_layout
+from clients.session import MIN_BATCH, TrainingSession
+from testbed.core import protocol
+from testbed.core.records import to_record, to_tensors
+from testbed.core.seeds import torch_generator
+
+MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
+MOMENTUM = "momentum"
+ANCHOR = "anchor"
+PROXIMAL_MU = "proximal-mu"  # the key that Flower's FedProx puts into the configuration
+
+
+class DeviceData(Protocol):
+    """A device's own images."""
+
+    def training(self, device: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the device's training images (n, C, H, W) and labels (n,)."""
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return one image (C, H, W) that the device's user wants classified."""
+
+
+class EdgeRuntime:
+    """What the handlers of one process share: the model, decoded weights, running sessions."""
+
+    def __init__(self, program: EdgeProgram, data: DeviceData, keep_in_memory: bool) -> None:
+        self.program = program
+        self.data = data
+        self.model = program.build()
+        self.keep_in_memory = keep_in_memory
+        self.sessions: dict[int, TrainingSession] = {}
+        self._round = -1
+        self._decoded: tuple[str, dict[str, Tensor], dict[str, Tensor]] = ("", {}, {})
+        self._runner: tuple[str, FrontEndRunner] | None = None
+
+    def decode(self, content: RecordDict, version: str) -> tuple[dict[str, Tensor], ...]:
+        """Decode the weights of a message once per process, however many devices get them."""
+        if self._decoded[0] != version:
+            self._decoded = (
+                version,
+                to_tensors(content.array_records[protocol.ARRAYS]),
+                to_tensors(content.array_records[protocol.STATISTICS]),
+            )
+        return self._decoded[1:]
+
+    def begin(self, device: int, server_round: int, content: RecordDict) -> TrainingSession:
+        """Start a device's round from the weights it was sent."""
+        if server_round != self._round:
+            self.sessions.clear()
+            self._round = server_round
+        parameters, statistics = self.decode(content, f"round {server_round}")
+        config = content.config_records[protocol.CONFIG]
+        proximal_mu = float(_number(config, PROXIMAL_MU)) if PROXIMAL_MU in config else 0.0
+        session = self._session(device, server_round, parameters, statistics, proximal_mu)
+        self.sessions[device] = session
+        return session
+
+    def _session(
+        self,
+        device: int,
+        server_round: int,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        proximal_mu: float,
+    ) -> TrainingSession:
+        images, labels = self.data.training(device)
+        if len(images) < MIN_BATCH:
+            raise ValueError(
+                f"a device needs {MIN_BATCH} images to train, this one has {len(images)}"
+            )
+        return TrainingSession(
+            self.model,
+            device,
+            server_round,
+            images,
+            labels,
+            parameters,
+            statistics,
+            proximal_mu,
+        )
+
+    def restore(self, device: int, server_round: int, context: Context) -> TrainingSession:
+        """Return the device's running session, from memory or from its Flower state."""
+        if self.keep_in_memory:
+            return self.sessions[device]
+        state = context.state.array_records
+        session = self._session(
+            device,
+            server_round,
+            to_tensors(state[protocol.ARRAYS]),
+            to_tensors(state[protocol.STATISTICS]),
+            float(_number(context.state.config_records[protocol.CONFIG], PROXIMAL_MU)),
+        )
+        session.momentum = _in_compute_layout(state[MOMENTUM])
+        session.anchor = _in_compute_layout(state[ANCHOR])
+        return session
+
+    def save(self, session: TrainingSession, context: Context) -> None:
+        """Write the session to the device's Flower state (before a forward step's statistics)."""
+        context.state[protocol.ARRAYS] = to_record(session.parameters)
+        context.state[protocol.STATISTICS] = to_record(session.statistics)
+        context.state[MOMENTUM] = to_record(session.momentum)
+        context.state[ANCHOR] = to_record(session.anchor)
+        context.state[protocol.CONFIG] = ConfigRecord({PROXIMAL_MU: session.proximal_mu})
+
+    def bound_graphs(self, session: TrainingSession) -> None:
+        """Keep the activations of at most ``MAX_KEPT_GRAPHS`` devices."""
+        kept = sum(1 for other in self.sessions.values() if other.has_graph)
+        if kept > MAX_KEPT_GRAPHS:
+            session.drop_graph()
+
+    def runner(self, content: RecordDict, version: str) -> FrontEndRunner:
+        """Return the deployed front-end, decoded once per process and version."""
+        if self._runner is None or self._runner[0] != version:
+            parameters, statistics = self.decode(content, version)
+            self._runner = (version, FrontEndRunner(self.model, {**parameters, **statistics}))
+        return self._runner[1]
+
+
+def build_client_app(
+    program: EdgeProgram, data: DeviceData, keep_in_memory: bool = False
+) -> ClientApp:
+    """Build the ClientApp of one arm.
+
+    Parameters
+    ----------
+    program : what is installed on the devices.
+    data : the devices' images; the device id is the node's ``partition-id``.
+    keep_in_memory : keep sessions in this process between messages (testbed hosts); otherwise
+        they go through ``context.state``, as Flower's runtime needs.
+    """
+    runtime = EdgeRuntime(program, data, keep_in_memory)
+    app = ClientApp()
+
+    @app.query("enrol")
+    def enrol(message: Message, context: Context) -> Message:
+        images, _ = data.training(_device(context))
+        metrics = MetricRecord({protocol.NUM_EXAMPLES: len(images)})
+        return Message(RecordDict({protocol.METRICS: metrics}), reply_to=message)
+
+    @app.train("forward")
+    def forward(message: Message, context: Context) -> Message:
+        return _forward(runtime, message, context)
+
+    @app.train("backward")
+    def backward(message: Message, context: Context) -> Message:
+        return _backward(runtime, message, context)
+
+    @app.query("deploy")
+    def deploy(message: Message, context: Context) -> Message:
+        # The records are shared between the devices of a process, so this costs no copy.
+        for key in (protocol.ARRAYS, protocol.STATISTICS, protocol.CONFIG):
+            context.state[key] = message.content[key]
+        return Message(RecordDict(), reply_to=message)
+
+    @app.query("infer")
+    def infer(message: Message, context: Context) -> Message:
+        return _infer(runtime, message, context)
+
+    @app.query("answer")
+    def answer(message: Message, context: Context) -> Message:
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def _device(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
+    config = message.content.config_records[protocol.CONFIG]
+    step, server_round = (
+        int(_number(config, protocol.STEP)),
+        int(_number(config, protocol.SERVER_ROUND)),
+    )
+    if step == 0:
+        session = runtime.begin(_device(context), server_round, message.content)
+        if not runtime.keep_in_memory:
+            runtime.save(session, context)
+    else:
+        session = runtime.restore(_device(context), server_round, context)
+    released, targets = session.forward(step)
+    runtime.bound_graphs(session)
+    content = RecordDict(
+        {
+            protocol.FEATURES: to_record({protocol.Z: released, protocol.TARGETS: targets}),
+            protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(released)}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
+    config = message.content.config_records[protocol.CONFIG]
+    step, server_round = (
+        int(_number(config, protocol.STEP)),
+        int(_number(config, protocol.SERVER_ROUND)),
+    )
+    session = runtime.restore(_device(context), server_round, context)
+    gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
+    penalty = session.backward(step, gradient)
+    content = RecordDict(
+        {
+            protocol.METRICS: MetricRecord(
+                {protocol.NUM_EXAMPLES: len(gradient), protocol.PENALTY: penalty}
+            )
+        }
+    )
+    if step == int(_number(config, protocol.STEPS)) - 1:
+        content[protocol.ARRAYS] = to_record(session.parameters)
+        content[protocol.STATISTICS] = to_record(session.statistics)
+    elif not runtime.keep_in_memory:
+        runtime.save(session, context)
+    return Message(content, reply_to=message)
+
+
+def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
+    config = message.content.config_records[protocol.CONFIG]
+    version = str(context.state.config_records[protocol.CONFIG][protocol.VERSION])
+    runner = runtime.runner(context.state, version)
+    request = int(_number(config, protocol.REQUEST))
+    image = runtime.data.image(int(_number(config, protocol.IMAGE)))
+    x = torch.from_numpy(image[None].copy()).float().div_(255.0)
+    rng = torch_generator(runtime.program.seed, "request release", _device(context), request)
+    with torch.no_grad():
+        released = runner.released(x, rng)
+    content = RecordDict({protocol.FEATURES: to_record({protocol.Z: released})})
+    return Message(content, reply_to=message)
+
+
+def _in_compute_layout(record: ArrayRecord) -> dict[str, Tensor]:
+    return {name: compute_layout(value) for name, value in to_tensors(record).items()}
+
+
+def _number(config: ConfigRecord, key: str) -> int | float:
+    value = config[key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"configuration '{key}' is {value!r}, not a number")
+    return value

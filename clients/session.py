@@ -1,0 +1,163 @@
+"""One device's training within one round: forward steps, backward steps, in-place SGD."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.program import EdgeModel, compute_layout
+from testbed.core.seeds import generator, torch_generator
+
+MIN_BATCH = 2
+
+
+@dataclass
+class _Graph:
+    """What a forward step leaves behind for its backward step."""
+
+    step: int
+    x: Tensor
+    z: Tensor
+    released: Tensor
+    pre_funnel: Tensor | None
+
+
+class TrainingSession:
+    """The state of one device during one round.
+
+    Parameters
+    ----------
+    model : front-end and defence, shared with the other devices of the process.
+    images, labels : this device's data, uint8 (n, C, H, W) and int64 (n,).
+    parameters, statistics : weights at the start of the round; copied.
+    proximal_mu : weight of FedProx's term mu/2 |w - w_0|^2 (arXiv 1812.06127, eq. 2).
+    """
+
+    def __init__(
+        self,
+        model: EdgeModel,
+        device: int,
+        server_round: int,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        parameters: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
+        proximal_mu: float = 0.0,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._round = server_round
+        self._images = images
+        self._labels = labels
+        self.parameters = {
+            name: compute_layout(value).requires_grad_() for name, value in parameters.items()
+        }
+        self.statistics = {name: value.detach().clone() for name, value in statistics.items()}
+        self.momentum: dict[str, Tensor] = {}
+        self.proximal_mu = proximal_mu
+        self.anchor = (
+            {name: value.detach().clone() for name, value in self.parameters.items()}
+            if proximal_mu
+            else {}
+        )
+        self._statistics_before = self.statistics
+        self._graph: _Graph | None = None
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether the activations of a forward step are being kept."""
+        return self._graph is not None
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return images in [0, 1] and labels of a step, from successive shuffles of the data."""
+        size = min(self._model.program.batch_size, len(self._images))
+        per_pass = len(self._images) // size
+        order = generator(
+            self._model.program.seed, "batches", self._device, self._round, step // per_pass
+        ).permutation(len(self._images))
+        start = (step % per_pass) * size
+        chosen = order[start : start + size]
+        x = torch.from_numpy(self._images[chosen]).float().div_(255.0)
+        return x, torch.from_numpy(self._labels[chosen])
+
+    def forward(self, step: int) -> tuple[Tensor, Tensor]:
+        """Run the front-end on the step's batch.
+
+        Returns
+        -------
+        Released features (n, C', H', W') and the targets (n, K) that travel with them.
+        """
+        x, labels = self._batch(step)
+        self._statistics_before = {name: value.clone() for name, value in self.statistics.items()}
+        program = self._model.program
+        rng = torch_generator(program.seed, "release", self._device, self._round, step)
+        z, released, pre_funnel = self._model.features(
+            {**self.parameters, **self.statistics}, x, rng, training_step=step
+        )
+        self._graph = _Graph(step, x, z, released, pre_funnel)
+        return released.detach(), self._model.defence.targets(labels, program.num_classes)
+
+    def drop_graph(self) -> None:
+        """Forget the forward step's activations; ``backward`` will run it again, with equal bits."""
+        self._graph = None
+        self.statistics = self._statistics_before
+
+    def backward(self, step: int, gradient: Tensor) -> float:
+        """Apply the cloud's gradient and the defence's own, and update the front-end.
+
+        Parameters
+        ----------
+        gradient : d(mean task loss of this device's batch) / d(released features).
+
+        Returns
+        -------
+        The value of the defence's penalty on this batch.
+        """
+        if self._graph is None or self._graph.step != step:
+            self.forward(step)
+        graph, self._graph = self._graph, None
+        assert graph is not None
+        penalty = self._model.defence.penalty(graph.x, graph.z, graph.pre_funnel)
+        outputs, seeds = [graph.released], [gradient * self._model.defence.task_weight]
+        if penalty is not None:
+            outputs.append(penalty)
+            seeds.append(torch.ones_like(penalty))
+        leaves = list(self.parameters.values())
+        gradients = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
+        self._update(
+            [
+                torch.zeros_like(leaf) if value is None else value
+                for leaf, value in zip(leaves, gradients, strict=True)
+            ]
+        )
+        return 0.0 if penalty is None else float(penalty.detach())
+
+    @torch.no_grad()
+    def _update(self, gradients: list[Tensor]) -> None:
+        """One step of SGD with momentum, in place (a torch.optim object per device costs 2x)."""
+        options = self._model.program.optimiser
+        leaves = list(self.parameters.values())
+        if options.clip_norm is not None:
+            norm = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(value) for value in gradients])
+            )
+            scale = (options.clip_norm / (norm + 1e-6)).clamp_max(1.0)
+            torch._foreach_mul_(gradients, scale)
+        if self.proximal_mu:
+            torch._foreach_add_(gradients, leaves, alpha=self.proximal_mu)
+            torch._foreach_sub_(gradients, list(self.anchor.values()), alpha=self.proximal_mu)
+        if options.weight_decay:
+            torch._foreach_add_(gradients, leaves, alpha=options.weight_decay)
+        if options.momentum:
+            if not self.momentum:
+                self.momentum = {
+                    name: torch.zeros_like(leaf) for name, leaf in self.parameters.items()
+                }
+            velocities = list(self.momentum.values())
+            torch._foreach_mul_(velocities, options.momentum)
+            torch._foreach_add_(velocities, gradients)
+            gradients = velocities
+        torch._foreach_add_(leaves, gradients, alpha=-options.learning_rate)

@@ -1,0 +1,132 @@
+"""The cloud half of an arm in the ServerApp's process: training steps and answers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from server.cloud_models.base import CloudModel
+from testbed.core.blocks import set_statistics_momentum
+from testbed.core.scenario import CloudOptimiserSection
+from testbed.core.seeds import torch_generator
+
+ANSWER_CHUNK = 64  # features per forward pass when answering
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Run with this many threads: their number decides the order of sums, hence the bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class CloudStep:
+    """One training step of the cloud model.
+
+    Attributes
+    ----------
+    gradients : per device, d(mean loss of its batch) / d(its features).
+    loss, accuracy : over the whole cohort's batch; accuracy against the most likely target.
+    """
+
+    gradients: list[Tensor]
+    loss: float
+    accuracy: float
+
+
+class Cloud:
+    """The shared cloud model with its optimiser.
+
+    Parameters
+    ----------
+    model : the cloud half.
+    threads : torch threads of every computation here.
+    """
+
+    def __init__(
+        self, model: CloudModel, optimiser: CloudOptimiserSection, seed: int, threads: int
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)
+        self.threads = threads
+        self._seed = seed
+        self.optimiser = torch.optim.Adam(
+            model.parameters(),
+            lr=optimiser.learning_rate,
+            betas=(optimiser.betas[0], optimiser.betas[1]),
+            weight_decay=optimiser.weight_decay,
+        )
+
+    def step(
+        self, features: Sequence[Tensor], targets: Sequence[Tensor], server_round: int, step: int
+    ) -> CloudStep:
+        """Update the model on the cohort's features, (n_i, C', H', W') and targets (n_i, K).
+
+        The loss is the Kullback-Leibler divergence from the targets, averaged over samples.
+        """
+        with torch_threads(self.threads), torch.random.fork_rng(devices=[]):
+            dropout = torch_generator(self._seed, "cloud dropout", server_round, step)
+            torch.default_generator.set_state(dropout.get_state())
+            self.model.train()
+            set_statistics_momentum(self.model, step)
+            z = torch.cat(list(features)).contiguous(memory_format=torch.channels_last)
+            z.requires_grad_()
+            wanted = torch.cat(list(targets))
+            logits = self.model(z)
+            loss = functional.kl_div(
+                functional.log_softmax(logits, dim=1), wanted, reduction="batchmean"
+            )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            assert z.grad is not None
+            sizes = [len(part) for part in features]
+            # Each device's loss is the mean over its own batch, not over the cohort's.
+            gradients = [
+                part * (len(z) / size)
+                for part, size in zip(z.grad.split(sizes), sizes, strict=True)
+            ]
+            correct = logits.detach().argmax(dim=1) == wanted.argmax(dim=1)
+            return CloudStep(gradients, float(loss.detach()), float(correct.float().mean()))
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Return log-probabilities (N, K) for features (N, C', H', W')."""
+        with torch_threads(self.threads), torch.no_grad():
+            self.model.eval()
+            parts = [
+                functional.log_softmax(
+                    self.model(part.contiguous(memory_format=torch.channels_last)), dim=1
+                )
+                for part in features.split(ANSWER_CHUNK)
+            ]
+        return torch.cat(parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return model and optimiser as flat tensors, for a checkpoint."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, entry in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+        return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what ``state`` returned."""
+        model = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
+        self.model.load_state_dict(model)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})

@@ -1,0 +1,133 @@
+"""Serving as a Flower ServerApp: deploy the front-end, receive features, send answers.
+
+A request starts on a device. Flower's servers ask and its nodes answer, so the trigger is a message
+that never crosses the wire (testbed.core.protocol); features and answers are ordinary messages.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from server.cloud import Cloud
+from testbed.core import protocol
+from testbed.core.records import to_record, to_tensors
+
+MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image that a device's user wants classified."""
+
+    request: int
+    node: int
+    image: int
+    arrival_s: float
+
+
+class Serving:
+    """Deploys one trained front-end and answers requests with the cloud model."""
+
+    def __init__(
+        self, cloud: Cloud, parameters: dict[str, Tensor], statistics: dict[str, Tensor]
+    ) -> None:
+        self._cloud = cloud
+        self._parameters = parameters
+        self._statistics = statistics
+
+    def deploy(self, grid: Grid) -> set[int]:
+        """Send the front-end to every node; return the nodes that could take it."""
+        content = RecordDict(
+            {
+                protocol.ARRAYS: to_record(self._parameters),
+                protocol.STATISTICS: to_record(self._statistics),
+                protocol.CONFIG: ConfigRecord({protocol.VERSION: "deployed"}),
+            }
+        )
+        messages = [
+            Message(content, dst_node_id=node, message_type=protocol.DEPLOY)
+            for node in grid.get_node_ids()
+        ]
+        replies = grid.send_and_receive(messages)
+        return {reply.metadata.src_node_id for reply in replies if reply.has_content()}
+
+    def answer(
+        self, grid: Grid, requests: Sequence[Request], on_chunk: Callable[[int], None]
+    ) -> dict[int, int]:
+        """Serve requests in the given order.
+
+        Returns
+        -------
+        The predicted class by request id; requests whose features never arrived are missing.
+        """
+        answers: dict[int, int] = {}
+        for chunk in _chunks(requests, MESSAGES_IN_FLIGHT):
+            features = self._features(grid, chunk)
+            if features:
+                answered = list(features)
+                classes = self._cloud.answer(torch.cat(list(features.values()))).argmax(dim=1)
+                predicted = {
+                    request: int(value) for request, value in zip(answered, classes, strict=True)
+                }
+                self._send(grid, [item for item in chunk if item.request in predicted], predicted)
+                answers |= predicted
+            on_chunk(len(chunk))
+        return answers
+
+    def _features(self, grid: Grid, chunk: Sequence[Request]) -> dict[int, Tensor]:
+        messages = [
+            Message(
+                RecordDict(
+                    {
+                        protocol.CONFIG: ConfigRecord(
+                            {
+                                protocol.REQUEST: item.request,
+                                protocol.IMAGE: item.image,
+                                protocol.ARRIVAL_S: item.arrival_s,
+                            }
+                        )
+                    }
+                ),
+                dst_node_id=item.node,
+                message_type=protocol.INFER,
+                group_id=str(item.request),
+            )
+            for item in chunk
+        ]
+        features = {}
+        for reply in grid.send_and_receive(messages):
+            if reply.has_content():
+                z = to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
+                features[int(reply.metadata.group_id)] = z
+        return features
+
+    def _send(self, grid: Grid, chunk: Sequence[Request], predicted: dict[int, int]) -> None:
+        messages = [
+            Message(
+                RecordDict(
+                    {
+                        protocol.CONFIG: ConfigRecord(
+                            {
+                                protocol.REQUEST: item.request,
+                                protocol.ANSWER_CLASS: predicted[item.request],
+                            }
+                        )
+                    }
+                ),
+                dst_node_id=item.node,
+                message_type=protocol.ANSWER,
+                group_id=str(item.request),
+            )
+            for item in chunk
+        ]
+        list(grid.send_and_receive(messages))
+
+
+def _chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,61 @@
+"""Flower's aggregation strategies by name, with the options of their own constructors."""
+
+import inspect
+from typing import Any
+
+from flwr.serverapp import strategy as flower
+from pydantic import create_model
+
+from testbed.core.registries import STRATEGIES
+from testbed.core.registry import Options
+
+# The testbed chooses the cohort itself, and names the records (testbed.core.protocol).
+_CHOSEN_HERE = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 1.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 1,
+    "min_available_nodes": 1,
+}
+_PLAIN_TYPES = (bool, int, float, str)
+
+
+def _options_of(strategy: type[flower.FedAvg]) -> type[Options]:
+    """Build an options class from the constructor's plain, defaulted arguments."""
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(strategy.__init__).parameters.items():
+        default = parameter.default
+        if name in _CHOSEN_HERE or name.endswith("_key") or not isinstance(default, _PLAIN_TYPES):
+            continue
+        fields[name] = (type(default), default)
+    return create_model(f"{strategy.__name__}Options", __base__=Options, **fields)
+
+
+def _register(strategy: type[flower.FedAvg]) -> None:
+    accepted = inspect.signature(strategy.__init__).parameters
+    fixed = {name: value for name, value in _CHOSEN_HERE.items() if name in accepted}
+    summary = (inspect.getdoc(strategy) or strategy.__name__).splitlines()[0].rstrip(".")
+
+    @STRATEGIES.register(strategy.__name__.lower(), summary, _options_of(strategy))
+    def build(options: Options) -> flower.Strategy:
+        return strategy(**fixed, **options.model_dump())
+
+
+def _required(strategy: type[flower.FedAvg]) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(strategy.__init__).parameters.items()
+        if parameter.default is inspect.Parameter.empty and name != "self"
+    ]
+
+
+for _name in sorted(flower.__all__):
+    _strategy = getattr(flower, _name)
+    # The tree-boosting strategies aggregate boosters, not arrays.
+    if (
+        inspect.isclass(_strategy)
+        and issubclass(_strategy, flower.FedAvg)
+        and "Xgb" not in _name
+        and not _required(_strategy)
+    ):
+        _register(_strategy)

@@ -1,0 +1,1 @@
+"""What the command line shows: progress, listings, the dry run, and where the logs go."""

@@ -1,0 +1,64 @@
+"""Sends every library's log to run.log, so that the terminal shows the run and nothing else."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NOISY = ("flwr", "ray", "datasets", "matplotlib", "urllib3", "fsspec", "filelock")
+
+
+class RunLog:
+    """Keeps messages in memory until the results folder exists, then writes them to its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._memory = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self.handlers: list[logging.Handler] = [self._memory]
+
+    def begin(self) -> None:
+        """Open the file, in the results folder that now exists."""
+        file = logging.FileHandler(self._path, encoding="utf-8")
+        file.setFormatter(logging.Formatter(FORMAT))
+        self._memory.setTarget(file)
+        self._memory.flush()
+        self.handlers = [file]
+        root = logging.getLogger()
+        root.removeHandler(self._memory)
+        root.addHandler(file)
+
+    def close(self) -> None:
+        """Detach from the logging system and close the file."""
+        for handler in self.handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[RunLog]:
+    """Route all logging to a run log for the time of the block."""
+    log = RunLog(path)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    for handler in before:
+        root.removeHandler(handler)
+    root.setLevel(logging.INFO)
+    root.addHandler(log.handlers[0])
+    for name in NOISY:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            yield log
+    finally:
+        log.close()
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        for handler in before:
+            root.addHandler(handler)

@@ -1,0 +1,115 @@
+"""Building blocks that both halves of a model use (SiftFunnel, arXiv 2501.00824, and its parts)."""
+
+import torch
+from torch import Tensor, nn
+
+
+def set_statistics_momentum(module: nn.Module, step: int) -> None:
+    """Make batch norm average the batches of a round equally, as its ``step``-th batch comes in.
+
+    A round is a few steps long. A moving average that is ten or a hundred steps slow would leave
+    the statistics of earlier weights, or of none, in a model that is evaluated after the round.
+    The statistics are estimated anew every round instead; gradients do not depend on them.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0 / (step + 1)
+
+
+def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return the CNN's block: conv 3x3 with bias, BN, max-pool 2, ReLU; halves H and W."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
+    )
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gate: global mean, bias-free bottleneck of ratio ``reduction`` (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = channels // reduction
+        self.squeeze = nn.Linear(channels, hidden, bias=False)
+        self.excite = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of (N, C, H, W)."""
+        hidden = torch.relu(self.squeeze(x.mean(dim=(2, 3))))
+        return x * torch.sigmoid(self.excite(hidden))[:, :, None, None]
+
+
+class _TripletGate(nn.Module):
+    """Gate over the last two axes from the max and mean over axis 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.norm = nn.BatchNorm2d(1, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.stack([x.amax(dim=1), x.mean(dim=1)], dim=1)
+        return x * torch.sigmoid(self.norm(self.conv(pooled)))
+
+
+class TripletAttention(nn.Module):
+    """Mean of three gates: C and H swapped, C and W swapped, as it is (arXiv 2010.03045)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel_height = _TripletGate()
+        self.channel_width = _TripletGate()
+        self.spatial = _TripletGate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate (N, C, H, W); any C, H and W."""
+        by_height = self.channel_height(x.transpose(1, 2)).transpose(1, 2)
+        by_width = self.channel_width(x.transpose(1, 3)).transpose(1, 3)
+        return (by_height + by_width + self.spatial(x)) / 3.0
+
+
+class Cbam(nn.Module):
+    """Channel then spatial attention (arXiv 1807.06521), bias-free."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = channels // reduction
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def _channel(self, pooled: Tensor) -> Tensor:
+        excited: Tensor = self.excite(torch.relu(self.squeeze(pooled)))
+        return excited
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate (N, C, H, W)."""
+        mean = self._channel(x.mean(dim=(2, 3), keepdim=True))
+        peak = self._channel(x.amax(dim=(2, 3), keepdim=True))
+        x = x * torch.sigmoid(mean + peak)
+        pooled = torch.stack([x.mean(dim=1), x.amax(dim=1)], dim=1)
+        return x * torch.sigmoid(self.spatial(pooled))
+
+
+def funnel_tail(channels: int) -> nn.Sequential:
+    """Return SiftFunnel's Tail: conv 3x3, SiLU, conv 1x1, conv 3x3, conv 5x5, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.SiLU(inplace=True),
+        nn.Conv2d(channels, channels, 1),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.Conv2d(channels, channels, 5, padding=2),
+        nn.ReLU(inplace=True),
+    )
+
+
+def widen(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return the cloud's Up: two bias-free conv 3x3 with nothing between, BN, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

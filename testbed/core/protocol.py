@@ -1,0 +1,52 @@
+"""The vocabulary of the messages between server and devices (Flower message types and keys).
+
+| type | down | up |
+|---|---|---|
+| query.enrol | empty | number of training images |
+| train.forward | front-end weights (first step of a round), configuration | features, targets |
+| train.backward | gradient of the features | nothing, or the new front-end (last step) |
+| query.deploy | front-end weights | nothing |
+| query.infer | trigger on the device itself, not on the wire | features of one image |
+| query.answer | the predicted class | nothing |
+"""
+
+ENROL = "query.enrol"
+FORWARD = "train.forward"
+BACKWARD = "train.backward"
+DEPLOY = "query.deploy"
+INFER = "query.infer"
+ANSWER = "query.answer"
+
+# Record keys. "arrays" and "config" are Flower's own defaults, which its strategies expect.
+ARRAYS = "arrays"
+STATISTICS = "statistics"
+CONFIG = "config"
+METRICS = "metrics"
+FEATURES = "features"
+GRADIENTS = "gradients"
+
+# Keys inside records.
+Z = "z"
+TARGETS = "targets"
+NUM_EXAMPLES = "num-examples"
+PENALTY = "penalty"
+SERVER_ROUND = "server-round"
+STEP = "step"
+STEPS = "steps"
+VERSION = "weights-version"
+REQUEST = "request"
+IMAGE = "image"
+ARRIVAL_S = "arrival-s"
+ANSWER_CLASS = "class"
+
+# Error codes of replies; Flower's own codes are below 100.
+OFFLINE = 101
+STRAGGLER = 102
+INFEASIBLE = 103
+FAILED = 104
+STATUS_OF_CODE = {
+    OFFLINE: "offline",
+    STRAGGLER: "straggler",
+    INFEASIBLE: "infeasible",
+    FAILED: "failed",
+}

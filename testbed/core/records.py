@@ -1,0 +1,24 @@
+"""Conversions between torch tensors and Flower records."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return an ArrayRecord of contiguous copies of the tensors."""
+    return ArrayRecord(
+        {
+            name: Array(np.ascontiguousarray(value.detach().contiguous().numpy()))
+            for name, value in tensors.items()
+        }
+    )
+
+
+def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return the record's arrays as tensors of this process."""
+    # The copy makes the tensors writable and gives them torch's alignment in every process.
+    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}

@@ -1,0 +1,97 @@
+"""Where hosts and adversaries run: in this process, or in Ray actors (``ray_backend``)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from clients.program import EdgeProgram
+from testbed.engine.host import Delivery, Host, Usage, process_usage
+
+T = TypeVar("T")
+
+
+class Backend(ABC):
+    """Runs shards of devices on hosts, and independent jobs in processes of their own.
+
+    The number of hosts changes the wall time and nothing else.
+    """
+
+    name: str
+    hosts: int
+
+    @abstractmethod
+    def install(self, program: EdgeProgram) -> None:
+        """Install an arm's program on every host."""
+
+    @abstractmethod
+    def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
+        """Run (host, messages) shards, and return their deliveries in the order given.
+
+        Raises
+        ------
+        HostError : a host process died.
+        """
+
+    @abstractmethod
+    def run_jobs(self, jobs: Sequence[tuple[str, Callable[..., T], tuple[Any, ...]]]) -> list[T]:
+        """Run (name, function, arguments) jobs, each in one thread, several at once where possible."""
+
+    @abstractmethod
+    def usage(self) -> dict[str, Usage]:
+        """Return what each process has cost."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every process that this backend started."""
+
+
+class InlineBackend(Backend):
+    """One host in this process: slower, and readable in a debugger."""
+
+    name = "inline"
+    hosts = 1
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        device_rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        self._host = Host(images, labels, device_rows)
+
+    def install(self, program: EdgeProgram) -> None:
+        """Install an arm's program."""
+        self._host.install(program)
+
+    def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
+        """Run the shards one after another."""
+        return [self._host.handle(messages) for _, messages in shards]
+
+    def run_jobs(self, jobs: Sequence[tuple[str, Callable[..., T], tuple[Any, ...]]]) -> list[T]:
+        """Run the jobs one after another, in one thread like everywhere."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [function(*arguments) for _, function, arguments in jobs]
+        finally:
+            torch.set_num_threads(threads)
+
+    def usage(self) -> dict[str, Usage]:
+        """Return the cost of this process."""
+        return {"driver": process_usage()}

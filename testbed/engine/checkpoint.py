@@ -1,0 +1,106 @@
+"""Checkpoints of an arm's training: one safetensors file per round, its plain state in the header.
+
+Written to a temporary file and moved into place, so that a file is either whole or absent. The last
+two are kept: a damaged newest one costs a round, not the run. Nothing is ever unpickled.
+"""
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import Strategy
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+KEPT = 2
+STATE_KEY = "state"
+_LOG = logging.getLogger(__name__)
+
+
+def _path(folder: Path, server_round: int) -> Path:
+    return folder / f"round-{server_round:06d}.safetensors"
+
+
+def _rounds(folder: Path) -> list[int]:
+    found = (re.fullmatch(r"round-(\d{6,})\.safetensors", path.name) for path in folder.glob("*"))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def save(
+    folder: Path, server_round: int, tensors: dict[str, Tensor], state: dict[str, Any]
+) -> None:
+    """Write the checkpoint of a round, and remove those before the last two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(_path(folder, server_round), tensors, state)
+    for old in _rounds(folder)[:-KEPT]:
+        _path(folder, old).unlink()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and JSON-able state as one safetensors file, all or nothing."""
+    temporary = path.with_suffix(".tmp")
+    contiguous = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    save_file(contiguous, temporary, metadata={STATE_KEY: json.dumps(state)})
+    os.replace(temporary, path)
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and state of the newest readable checkpoint, or None."""
+    for server_round in reversed(_rounds(folder)):
+        path = _path(folder, server_round)
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()[STATE_KEY])
+                return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("%s is damaged (%s); falling back on the one before", path, error)
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove the rounds' checkpoints of a finished arm."""
+    for server_round in _rounds(folder):
+        _path(folder, server_round).unlink()
+
+
+def strategy_state(strategy: Strategy) -> dict[str, Tensor]:
+    """Return the arrays that a Flower strategy carries from round to round (moments, momentum)."""
+    tensors: dict[str, Tensor] = {}
+    for attribute, value in vars(strategy).items():
+        if isinstance(value, ArrayRecord):
+            items = {f"record.{name}": array.numpy() for name, array in value.items()}
+        elif isinstance(value, dict):
+            items = {f"dict.{name}": item for name, item in value.items()}
+        elif isinstance(value, list):
+            items = {f"list.{index}": item for index, item in enumerate(value)}
+        else:
+            continue
+        for name, item in items.items():
+            if isinstance(item, np.ndarray):
+                tensors[f"strategy/{attribute}/{name}"] = torch.from_numpy(np.array(item))
+    return tensors
+
+
+def load_strategy_state(strategy: Strategy, tensors: dict[str, Tensor]) -> None:
+    """Restore what ``strategy_state`` returned."""
+    grouped: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    for key, value in tensors.items():
+        if key.startswith("strategy/"):
+            _, attribute, name = key.split("/", 2)
+            grouped.setdefault(attribute, {})[name] = value.numpy()
+    for attribute, items in grouped.items():
+        kind = next(iter(items)).split(".", 1)[0]
+        named = {name.split(".", 1)[1]: item for name, item in items.items()}
+        restored: Any = named
+        if kind == "list":
+            restored = [named[str(index)] for index in range(len(named))]
+        elif kind == "record":
+            restored = ArrayRecord({name: Array(item) for name, item in named.items()})
+        setattr(strategy, attribute, restored)

@@ -1,0 +1,67 @@
+"""Self-checks of a run: what must hold whatever the results are."""
+
+from typing import Any
+
+import numpy as np
+
+from testbed.engine.attacks import AttackResults
+from testbed.engine.serving import ServedArm
+from testbed.engine.training import TrainedArm
+from testbed.engine.world import Setting
+
+Check = dict[str, Any]
+
+
+def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
+    return {"name": f"{arm}: {name}", "passed": bool(passed), "detail": detail}
+
+
+def self_checks(
+    arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
+) -> list[Check]:
+    """Return the checks of one arm."""
+    name = arm.models.program.arm
+    ledger = arm.grid.ledger
+    parts = setting.data.parts
+    everyone = [
+        *(parts.training, parts.validation, parts.auxiliary),
+        *(parts.auxiliary_validation, parts.victims),
+    ]
+    rows = np.concatenate(everyone)
+    keys = [set(setting.data.pool.content_keys[part].tolist()) for part in everyone]
+    overlap = sum(len(keys[i] & keys[j]) for i in range(5) for j in range(i))
+    statuses = {row["status"] for row in served.rows}
+    sent = sum(row["uplink_bytes"] for row in served.rows)
+    charged = ledger.total("serve", "uplink_bytes")
+    finite = all(
+        np.isfinite(value).all()
+        for value in (tensor.numpy() for tensor in arm.server.parameters.values())
+    )
+    in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
+    return [
+        _check(
+            name,
+            "the five parts of the data are disjoint",
+            len(np.unique(rows)) == len(rows) and overlap == 0,
+            f"{len(rows)} images, {overlap} with equal content in two parts",
+        ),
+        _check(
+            name,
+            "every request has an outcome",
+            statuses <= {"answered", "offline", "infeasible", "failed"},
+            f"{len(served.rows)} requests: {', '.join(sorted(statuses))}",
+        ),
+        _check(
+            name,
+            "the ledger holds at least the bytes of all requests",
+            charged >= sent,
+            f"{charged:.0f} bytes charged, {sent} of them features of requests",
+        ),
+        _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
+        _check(
+            name,
+            "reconstruction errors are within [0, 1]",
+            in_range,
+            f"{len(attacked.rows)} scored reconstructions",
+        ),
+    ]

@@ -1,0 +1,96 @@
+"""What one arm's front-end costs on every device of the fleet, in virtual time and energy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core import protocol
+from testbed.engine.host import Delivery
+from testbed.engine.ledger import Charge
+from testbed.fleet.cost_model import (
+    compute_energy_mj,
+    inference_ms,
+    jitter_factor,
+    serving_feasibility,
+    training_feasibility,
+    training_parts_ms,
+)
+from testbed.fleet.layer_stats import LayerStats
+from testbed.fleet.links import radio_energy_mj, transfer_ms
+from testbed.fleet.sampling import Fleet
+
+
+@dataclass(frozen=True)
+class DeviceCosts:
+    """Costs of one front-end for a fleet.
+
+    Attributes
+    ----------
+    stats : sizes of the front-end for one image.
+    jitter : (N,) factor on a device's compute time, drawn once per device and network.
+    training_feasible, serving_feasible : (N,) whether the front-end fits the device's memory.
+    """
+
+    fleet: Fleet
+    stats: LayerStats
+    jitter: NDArray[np.float64]
+    training_feasible: NDArray[np.bool_]
+    serving_feasible: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, fleet: Fleet, stats: LayerStats, network: str, batch_size: int, seed: int
+    ) -> "DeviceCosts":
+        """Compute the costs of the front-end ``network`` for every device."""
+        models = fleet.models
+        trains = np.array([training_feasibility(m, stats, batch_size).fits for m in models])
+        serves = np.array([serving_feasibility(m, stats).fits for m in models])
+        jitter = np.array([jitter_factor(seed, index, network) for index in range(len(fleet))])
+        return cls(fleet, stats, jitter, trains[fleet.model_index], serves[fleet.model_index])
+
+    @property
+    def devices(self) -> int:
+        """Return the size of the fleet."""
+        return len(self.fleet)
+
+    def compute_ms(self, device: int, message_type: str, images: int) -> float:
+        """Return the virtual milliseconds a device computes for one message."""
+        if images == 0:
+            return 0.0
+        model = self.fleet.device(device)
+        if message_type == protocol.INFER:
+            plain = inference_ms(model, self.stats, images)
+        elif message_type == protocol.FORWARD:
+            plain = training_parts_ms(model, self.stats, images)[0]
+        elif message_type == protocol.BACKWARD:
+            plain = training_parts_ms(model, self.stats, images)[1]
+        else:
+            return 0.0
+        return plain * float(self.jitter[device])
+
+    def charge(self, device: int, message_type: str, images: int, delivery: Delivery) -> Charge:
+        """Return what one message and its reply cost the device.
+
+        Energy is what the work adds: (active - idle power) x compute time, plus the radio's.
+        """
+        uplink = float(self.fleet.uplink_mbit_s[device])
+        downlink = float(self.fleet.downlink_mbit_s[device])
+        rtt_ms = float(self.fleet.rtt_ms[device])
+        compute_ms = self.compute_ms(device, message_type, images)
+        computing = compute_energy_mj(self.fleet.device(device), compute_ms)
+        radio = radio_energy_mj(
+            self.fleet.link(device),
+            delivery.uplink_bytes,
+            delivery.downlink_bytes,
+            uplink,
+            downlink,
+        )
+        return Charge(
+            delivery.uplink_bytes,
+            delivery.downlink_bytes,
+            compute_ms,
+            transfer_ms(delivery.uplink_bytes, uplink, rtt_ms),
+            transfer_ms(delivery.downlink_bytes, downlink, rtt_ms),
+            None if computing is None or radio is None else computing + radio,
+        )

@@ -1,0 +1,290 @@
+"""The whole experiment, step by step: train, serve and attack every arm, then write and report."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import testbed
+from testbed.core.scenario import Arm, Scenario
+from testbed.data.federated import FederatedData, to_unit
+from testbed.engine.attacks import attack_arm
+from testbed.engine.backend import Backend
+from testbed.engine.checks import self_checks
+from testbed.engine.costs import DeviceCosts
+from testbed.engine.folder import (
+    COLUMNS,
+    Row,
+    open_folder,
+    read_arm,
+    write_arm,
+    write_json,
+    write_samples,
+    write_table,
+)
+from testbed.engine.grid import FleetGrid, GridOptions
+from testbed.engine.ledger import Ledger
+from testbed.engine.models import ArmModels, build_models
+from testbed.engine.progress import Progress
+from testbed.engine.reference import reference_rate
+from testbed.engine.serving import serve
+from testbed.engine.tables import arm_entry, device_rows
+from testbed.engine.taps import Tap
+from testbed.engine.training import TrainedArm, prepare, released_features, restore, train
+from testbed.engine.world import Setting, World, read_setting, start_backend
+from testbed.fleet.cost_model import training_step_ms
+from testbed.privacy.leakage import measure_leakage
+from testbed.report.build import build_report
+
+SCHEMA_VERSION = 1
+LEAKAGE_SAMPLES = 512
+_LOG = logging.getLogger(__name__)
+
+
+class Experiment:
+    """One run of a scenario into one folder.
+
+    Parameters
+    ----------
+    folder : the results folder, opened by ``run``.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, progress: Progress) -> None:
+        self.scenario = scenario
+        self.folder = folder
+        self.progress = progress
+        self.hosts = scenario.engine.hosts or os.cpu_count() or 1
+        self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
+        self._setting: Setting | None = None
+        self._usage: dict[str, Any] = {}
+        self._reference: Row = {}
+
+    def run(
+        self,
+        force: bool = False,
+        resume: bool = False,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> Path:
+        """Run everything and return the path of the report.
+
+        Parameters
+        ----------
+        force : replace a results folder that exists.
+        resume : continue the run whose folder it is.
+        on_open : called once the folder is ready.
+
+        Raises
+        ------
+        UserError : input that a person has to put right; nothing has been overwritten.
+        HostError : a host or adversary process died; the run can be resumed.
+        KeyboardInterrupt : the partial results have been written before it goes on.
+        """
+        # 1. Everything that can be wrong is checked before anything is written.
+        with self.progress.phase("load data and fleet"):
+            self._setting = setting = read_setting(self.scenario)
+            models = {arm.name: self._models(setting, arm) for arm in self.scenario.arms}
+        open_folder(self.folder, self.scenario, force, resume)
+        on_open()
+        try:
+            # 2. Start the hosts.
+            with self.progress.phase("start hosts"):
+                backend = start_backend(setting, self.hosts)
+            with backend:
+                world = World(setting, backend, self.folder, self.progress)
+                # 3. Train, serve and attack, arm by arm.
+                for arm in self.scenario.arms:
+                    self._arm(world, models[arm.name])
+                # 4. What the simulation itself cost.
+                with self.progress.phase("measure the host"):
+                    first = models[self.scenario.arms[0].name]
+                    self._reference = reference_rate(first)
+                    self._measure(backend)
+        except KeyboardInterrupt:
+            self._write("interrupted")
+            raise
+        # 5. Write the results and the report.
+        return self._write("complete")
+
+    def _models(self, setting: Setting, arm: Arm) -> ArmModels:
+        pool = setting.data.pool
+        _, channels, height, width = pool.images.shape
+        return build_models(
+            self.scenario,
+            arm,
+            (channels, height, width),
+            len(pool.label_names),
+            (
+                tuple(float(value) for value in setting.data.mean),
+                tuple(float(value) for value in setting.data.std),
+            ),
+        )
+
+    def _arm(self, world: World, models: ArmModels) -> None:
+        name = models.program.arm
+        arm_folder = self.folder / "checkpoints" / name
+        kept = read_arm(arm_folder)
+        if kept is not None:
+            self._finished[name] = kept
+            return
+        world.backend.install(models.program)
+        taps = self._taps()
+        arm = prepare(world, models, self._grid(world, models, taps))
+        restore(arm, arm_folder)
+        with self.progress.phase(f"train {name}", self.scenario.training.rounds):
+            train(world, arm)
+        with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
+            served = serve(world, arm)
+        with self.progress.phase(f"attack {name}", len(self.scenario.adversaries)):
+            leakage = self._leakage(world.setting.data, arm)
+            attacked = attack_arm(world, arm.deployed(), taps, served)
+        devices = device_rows(world, arm, served)
+        tables = {
+            "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
+            "devices": devices,
+            "requests": served.rows,
+            "attacks": attacked.rows,
+        }
+        entry = arm_entry(world, arm, served, devices, leakage, attacked.entries)
+        entry["checks"] = self_checks(arm, served, attacked, world.setting)
+        write_arm(arm_folder, entry, tables, attacked.samples)
+        self._measure(world.backend)
+        # Read back, so that a resumed run writes exactly what this one writes.
+        finished = read_arm(arm_folder)
+        assert finished is not None
+        self._finished[name] = finished
+
+    def _taps(self) -> list[Tap]:
+        scenario = self.scenario
+        return [
+            Tap(adversary.name, adversary.position, scenario.fleet.size, scenario.seed)
+            for adversary in scenario.adversaries
+        ]
+
+    def _grid(self, world: World, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
+        scenario, setting = self.scenario, world.setting
+        costs = DeviceCosts.of(
+            setting.fleet,
+            models.edge_stats,
+            models.program.front_end.name,
+            scenario.training.batch_size,
+            scenario.seed,
+        )
+        options = GridOptions(
+            round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
+            shard_size=scenario.engine.shard_size,
+            online=setting.online(),
+            cloud_step_ms=lambda images: training_step_ms(
+                setting.cloud_device, models.cloud_stats, images
+            ),
+        )
+        return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
+
+    def _leakage(self, data: FederatedData, arm: TrainedArm) -> Row:
+        """Measure x against z on the first victims; the truth is known here, to no adversary."""
+        images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
+        features = released_features(arm, images).numpy()
+        return measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+
+    def _measure(self, backend: Backend) -> None:
+        self._usage = {
+            name: {"name": name, "cpu_s": usage.cpu_s, "peak_rss_mb": usage.peak_rss_mb}
+            for name, usage in backend.usage().items()
+        }
+
+    # Writing -----------------------------------------------------------------------------------
+
+    def _write(self, status: str) -> Path:
+        assert self._setting is not None
+        with self.progress.phase("write results and report"):
+            finished = [
+                self._finished[arm.name] for arm in self.scenario.arms if arm.name in self._finished
+            ]
+            for table in COLUMNS:
+                rows = [row for _, tables, _ in finished for row in tables[table]]
+                write_table(self.folder / f"{table}.parquet", table, rows)
+            samples: dict[str, NDArray[np.uint8]] = {}
+            for _, _, arrays in finished:
+                samples |= arrays
+            write_samples(self.folder / "reconstructions" / "samples.npz", samples)
+            write_json(self.folder / "results.json", self._summary(status, finished))
+            self._write_host()
+            report = build_report(self.folder)
+        self._write_host()  # once more, with the time that the report took
+        return report
+
+    def _summary(self, status: str, finished: Sequence[tuple[Row, Any, Any]]) -> Row:
+        assert self._setting is not None
+        data, fleet = self._setting.data, self._setting.fleet
+        entries = [dict(entry) for entry, _, _ in finished]
+        checks = [check for entry in entries for check in entry.pop("checks")]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": status,
+            "testbed_version": testbed.__version__,
+            "scenario": {
+                "name": self.scenario.name,
+                "seed": self.scenario.seed,
+                "description": self.scenario.description,
+            },
+            "data": _data_facts(data),
+            "fleet": {
+                "size": len(fleet),
+                "device_classes": [
+                    {
+                        "device_class": group.device_class,
+                        "devices": group.devices,
+                        "models": group.models,
+                        "links": group.links,
+                    }
+                    for group in fleet.composition()
+                ],
+            },
+            "arms": entries,
+            "self_checks": checks,
+        }
+
+    def _write_host(self) -> None:
+        packages = ("flwr", "torch", "ray", "numpy", "flwr-datasets", "datasets", "pyarrow")
+        write_json(
+            self.folder / "host.json",
+            {
+                "versions": {"python": platform.python_version()}
+                | {name: importlib.metadata.version(name) for name in packages},
+                "cores": os.cpu_count(),
+                "phases": [
+                    {"name": name, "wall_s": wall_s} for name, wall_s in self.progress.phases
+                ],
+                "total_wall_s": self.progress.total_s,
+                "processes": list(self._usage.values()),
+                "reference_rate": self._reference,
+                "backend": self.scenario.engine.backend,
+                "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
+                "torch_threads": torch.get_num_threads(),
+                "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+
+
+def _data_facts(data: FederatedData) -> Row:
+    pool, parts = data.pool, data.parts
+    return {
+        "name": pool.name,
+        "image_shape": list(pool.images.shape[1:]),
+        "num_classes": len(pool.label_names),
+        "label_names": list(pool.label_names),
+        "has_persons": pool.persons is not None,
+        "source": pool.source,
+        "images": {
+            name: len(getattr(parts, name))
+            for name in ("training", "validation", "auxiliary", "auxiliary_validation", "victims")
+        },
+        "majority_class_accuracy": data.majority_class_accuracy,
+    }

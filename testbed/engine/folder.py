@@ -1,0 +1,169 @@
+"""Writes the results folder: never over existing results without being told, never half a file."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.core.errors import UserError
+from testbed.core.loading import dump_scenario, load_scenario
+from testbed.core.scenario import Scenario
+
+Row = dict[str, Any]
+RESOLVED = "scenario.resolved.yaml"
+MARKERS = (RESOLVED, "results.json", "run.log", "checkpoints")
+
+_TEXT = ("arm", "adversary", "attack", "device_class", "model", "link", "status")
+_FLAGS = ("correct", "training_feasible", "serving_feasible", "reidentified")
+_WHOLE = (
+    *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
+    *("request", "device", "victim", "label", "answer", "training_images", "requests"),
+)
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "rounds": (
+        *("arm", "round", "virtual_s", "training_loss", "penalty", "training_accuracy"),
+        *("validation_loss", "validation_accuracy", "cohort", "participants"),
+        *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
+    ),
+    "devices": (
+        *("arm", "device", "device_class", "model", "link", "uplink_mbit_s", "downlink_mbit_s"),
+        *("rtt_ms", "ram_mb", "training_images", "training_feasible", "serving_feasible"),
+        *("edge_inference_ms", "participations", "stragglers", "offline", "failed"),
+        *("train_uplink_bytes", "train_downlink_bytes", "train_compute_ms", "train_transfer_ms"),
+        *("train_energy_mj", "serve_uplink_bytes", "serve_downlink_bytes", "serve_compute_ms"),
+        *("serve_transfer_ms", "serve_energy_mj", "requests", "correct"),
+    ),
+    "requests": (
+        *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
+        *("status", "arrival_s", "compute_ms", "uplink_ms", "queue_ms", "cloud_ms"),
+        *("downlink_ms", "latency_ms", "energy_mj", "uplink_bytes", "downlink_bytes"),
+    ),
+    "attacks": (
+        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "label"),
+        *("mse", "psnr_db", "ssim", "reidentified"),
+    ),
+}
+
+
+def _type_of(table: str, column: str) -> pa.DataType:
+    if column in _TEXT:
+        return pa.string()
+    if table == "devices" and column == "correct":
+        return pa.int64()
+    if column in _FLAGS:
+        return pa.bool_()
+    if column in _WHOLE or column.endswith("_bytes"):
+        return pa.int64()
+    return pa.float64()
+
+
+def open_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) -> None:
+    """Make the folder ready for a run.
+
+    Raises
+    ------
+    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on; it
+        holds another scenario to resume; it cannot be written.
+    """
+    known = folder.is_dir() and any((folder / marker).exists() for marker in MARKERS)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
+    if resume:
+        _check_same_scenario(folder, scenario)
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        if not force:
+            raise UserError(
+                f"{folder}: results exist already; give --resume to continue an interrupted run, "
+                "--force to replace them, or another folder with --out"
+            )
+        if not known:
+            raise UserError(f"{folder}: --force replaces results folders only, this is none")
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RESOLVED, dump_scenario(scenario))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
+    resolved = folder / RESOLVED
+    if not resolved.exists():
+        raise UserError(f"{folder}: nothing to resume (no {RESOLVED}); run without --resume")
+    before = load_scenario(resolved).model_dump()
+    now = scenario.model_dump()
+    # Hosts and backend change the wall time and nothing else.
+    for tree in (before, now):
+        for key in ("backend", "hosts"):
+            tree["engine"].pop(key)
+    if before != now:
+        changed = [key for key in now if before[key] != now[key]]
+        raise UserError(
+            f"{resolved}: the run to resume has another scenario (differs in: "
+            f"{', '.join(changed)}); resume with the same one, or start anew with another --out"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON without NaN or infinity, all or nothing; the same tree gives the same bytes."""
+    write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:
+    """Write rows as parquet with the fixed columns of ``table``, all or nothing."""
+    schema = pa.schema([(column, _type_of(table, column)) for column in COLUMNS[table]])
+    content = {
+        column: pa.array([row[column] for row in rows], type=schema.field(column).type)
+        for column in COLUMNS[table]
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.table(content, schema=schema), temporary)
+    os.replace(temporary, path)
+
+
+def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
+    """Write arrays as one npz file, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez(temporary, **samples)  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+
+# A finished arm ---------------------------------------------------------------------------------
+
+
+def write_arm(
+    folder: Path, entry: Row, tables: dict[str, list[Row]], samples: dict[str, NDArray[np.uint8]]
+) -> None:
+    """Keep everything about a finished arm; the entry goes last and marks it as finished."""
+    write_samples(folder / "samples.npz", samples)
+    write_json(folder / "arm.json", {"entry": entry, "tables": tables})
+
+
+def read_arm(
+    folder: Path,
+) -> tuple[Row, dict[str, list[Row]], dict[str, NDArray[np.uint8]]] | None:
+    """Return what ``write_arm`` wrote, or None where the arm is unfinished or damaged."""
+    try:
+        kept = json.loads((folder / "arm.json").read_text(encoding="utf-8"))
+        with np.load(folder / "samples.npz", allow_pickle=False) as archive:
+            samples = {name: archive[name] for name in archive.files}
+        return kept["entry"], kept["tables"], samples
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,155 @@
+"""A host: one process that simulates many devices by running their ClientApp."""
+
+import os
+import resource
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from clients.edge import build_client_app
+from clients.program import EdgeProgram
+from testbed.core import protocol
+
+RUN_ID = 1
+SERVER_NODE = 0
+NOT_ON_THE_WIRE = frozenset({protocol.INFER})  # the trigger of a request is on the device itself
+
+
+def set_identity() -> None:
+    """Give this process the identity that Flower's messages ask for outside its own runtime."""
+    TaskIdentity.run_id = RUN_ID
+    TaskIdentity.node_id = SERVER_NODE
+    TaskIdentity.task_id = 1
+
+
+def node_of(device: int) -> int:
+    """Return the Flower node id of a device (0 is the server)."""
+    return device + 1
+
+
+def device_of(node: int) -> int:
+    """Return the device of a Flower node id."""
+    return node - 1
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A device's reply and the serialised size of both messages, in bytes."""
+
+    reply: Message
+    downlink_bytes: int
+    uplink_bytes: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process of the simulation has cost so far; never part of the results."""
+
+    cpu_s: float
+    peak_rss_mb: float
+
+
+def process_usage() -> Usage:
+    """Measure this process."""
+    times = psutil.Process(os.getpid()).cpu_times()
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Usage(times.user + times.system, peak_kb / 1024.0)
+
+
+class HostData:
+    """The devices' images: one shared read-only array and each device's rows in it."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        device_rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        self._images = images
+        self._labels = labels
+        self._rows = device_rows
+
+    def training(self, device: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the device's training images and labels."""
+        rows = self._rows[device]
+        return self._images[rows], self._labels[rows]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return one image (C, H, W)."""
+        image: NDArray[np.uint8] = self._images[index]
+        return image
+
+
+class Host:
+    """Runs the installed ClientApp for any of the fleet's devices, one message at a time."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        device_rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        set_identity()
+        self._data = HostData(images, labels, device_rows)
+        self._app: ClientApp | None = None
+        self._contexts: dict[int, Context] = {}
+
+    def install(self, program: EdgeProgram) -> None:
+        """Install an arm's program on all devices; earlier state is gone."""
+        self._app = build_client_app(program, self._data, keep_in_memory=True)
+        self._contexts = {}
+
+    def _context(self, device: int) -> Context:
+        if device not in self._contexts:
+            self._contexts[device] = Context(
+                run_id=RUN_ID,
+                node_id=node_of(device),
+                node_config={"partition-id": device},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._contexts[device]
+
+    def handle(self, messages: list[Message]) -> list[Delivery]:
+        """Let the addressed devices handle their messages; a failing device fails alone."""
+        assert self._app is not None
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            sizes: dict[int, int] = {}
+            return [self._deliver(self._app, message, sizes) for message in messages]
+        finally:
+            torch.set_num_threads(threads)
+
+    def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
+        device = device_of(message.metadata.dst_node_id)
+        try:
+            reply = app(message, self._context(device))
+        except Exception:
+            # One device's handler failed: it is counted as failed, and the others go on.
+            reason = f"device {device}: {traceback.format_exc(limit=-3).strip()}"
+            reply = Message(Error(protocol.FAILED, reason), reply_to=message)
+        return Delivery(reply, _downlink_bytes(message, sizes), _serialised_bytes(reply))
+
+
+def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
+    """Return the size of a message; a content shared by many messages is serialised once."""
+    if message.metadata.message_type in NOT_ON_THE_WIRE:
+        return 0
+    key = id(message.content)
+    if key not in sizes:
+        sizes[key] = _serialised_bytes(message)
+    return sizes[key]
+
+
+def _serialised_bytes(message: Message) -> int:
+    return int(message_to_proto(message).ByteSize())

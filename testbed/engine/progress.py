@@ -1,0 +1,61 @@
+"""What a run tells whoever watches it, and how long each phase took on the host's clock."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Display(Protocol):
+    """Shows phases; the command line implements it with rich."""
+
+    def begin(self, phase: str, steps: int | None) -> None:
+        """Show a new phase of so many steps, or of unknown length."""
+
+    def advance(self, steps: int, note: str) -> None:
+        """Move the phase on, with a short note such as the latest accuracy."""
+
+    def end(self) -> None:
+        """Show that the phase is over."""
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def begin(self, phase: str, steps: int | None) -> None:
+        """Ignore the phase."""
+
+    def advance(self, steps: int, note: str) -> None:
+        """Ignore the step."""
+
+    def end(self) -> None:
+        """Ignore the end."""
+
+
+class Progress:
+    """Reports phases to a display and keeps their wall time (never part of the results)."""
+
+    def __init__(self, display: Display | None = None) -> None:
+        self._display: Display = display or Silent()
+        self.phases: list[tuple[str, float]] = []
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str, steps: int | None = None) -> Iterator[None]:
+        """Show and time one phase."""
+        self._display.begin(name, steps)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases.append((name, time.perf_counter() - started))
+            self._display.end()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Report progress within the current phase."""
+        self._display.advance(steps, note)
+
+    @property
+    def total_s(self) -> float:
+        """Return the wall seconds since the start."""
+        return time.perf_counter() - self._started

@@ -1,0 +1,92 @@
+"""Serves the victims' requests with a trained arm, and lays out what each of them cost."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from server.serving import NO_ANSWER, Request, Serving
+from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
+from testbed.engine.requests import ServedTimes, draw_requests, time_requests
+from testbed.engine.training import TrainedArm
+from testbed.engine.world import World
+from testbed.fleet.cost_model import inference_ms
+
+
+@dataclass(frozen=True)
+class ServedArm:
+    """The served requests of an arm.
+
+    Attributes
+    ----------
+    rows : rows of requests.parquet, in the order of arrival.
+    answers : predicted class by request id.
+    """
+
+    requests: list[Request]
+    answers: dict[int, int]
+    times: ServedTimes
+    rows: list[dict[str, Any]]
+
+
+def serve(world: World, arm: TrainedArm) -> ServedArm:
+    """Deploy the front-end as a Flower ServerApp, answer all requests and time them."""
+    setting = world.setting
+    section = setting.scenario.serving
+    requests = draw_requests(
+        setting.data.parts.victims,
+        setting.data.victim_owner,
+        section.horizon_s,
+        setting.scenario.seed,
+    )
+    serving = Serving(arm.cloud, arm.server.parameters, arm.server.statistics)
+    answers: dict[int, int] = {}
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        serving.deploy(grid)
+        answers.update(serving.answer(grid, requests, world.progress.advance))
+
+    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+    times = time_requests(
+        requests,
+        arm.grid.request_charges,
+        inference_ms(setting.cloud_device, arm.models.cloud_stats),
+        section.cloud_servers,
+    )
+    rows = [_row(world, arm, item, answers, times) for item in requests]
+    return ServedArm(requests, answers, times, rows)
+
+
+def _row(
+    world: World, arm: TrainedArm, item: Request, answers: dict[int, int], times: ServedTimes
+) -> dict[str, Any]:
+    setting, device = world.setting, device_of(item.node)
+    timing = times.timings.get(item.request)
+    charges = arm.grid.request_charges.get(item.request)
+    label = int(setting.data.pool.labels[item.image])
+    answer = answers.get(item.request, NO_ANSWER)
+    row: dict[str, Any] = {
+        "arm": arm.models.program.arm,
+        "request": item.request,
+        "device": device,
+        "device_class": setting.fleet.device_class(device),
+        "victim": item.image,
+        "label": label,
+        "answer": answer,
+        "correct": answer == label,
+        "status": "answered" if timing else arm.grid.request_status.get(item.request, "failed"),
+        "arrival_s": item.arrival_s,
+    }
+    for part in ("compute_ms", "uplink_ms", "queue_ms", "cloud_ms", "downlink_ms", "latency_ms"):
+        row[part] = getattr(timing, part) if timing else None
+    energy: float | None = None
+    if charges and charges.answer:
+        parts = (charges.features.energy_mj, charges.answer.energy_mj)
+        energy = None if None in parts else sum(part for part in parts if part is not None)
+    row["energy_mj"] = energy
+    row["uplink_bytes"] = charges.features.uplink_bytes if charges else 0
+    row["downlink_bytes"] = charges.answer.downlink_bytes if charges and charges.answer else 0
+    return row

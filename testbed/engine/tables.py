@@ -1,0 +1,198 @@
+"""Rows of devices.parquet, and the summary entry of one arm in results.json (docs/results.md)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from testbed.core import protocol
+from testbed.engine.ledger import COUNTS
+from testbed.engine.serving import ServedArm
+from testbed.engine.training import TrainedArm
+from testbed.engine.world import World
+from testbed.privacy.intervals import bootstrap_interval
+
+Row = dict[str, Any]
+LATENCY_PARTS = ("compute", "uplink", "queue", "cloud", "downlink")
+
+
+def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
+    """Return one row per device."""
+    setting, grid, costs = world.setting, arm.grid, arm.grid.costs
+    requests = np.bincount([row["device"] for row in served.rows], minlength=costs.devices)
+    correct = np.bincount(
+        [row["device"] for row in served.rows if row["correct"]], minlength=costs.devices
+    )
+    rows = []
+    for device in range(costs.devices):
+        model, fleet = setting.fleet.device(device), setting.fleet
+        row: Row = {
+            "arm": arm.models.program.arm,
+            "device": device,
+            "device_class": model.device_class,
+            "model": model.name,
+            "link": fleet.link(device).name,
+            "uplink_mbit_s": float(fleet.uplink_mbit_s[device]),
+            "downlink_mbit_s": float(fleet.downlink_mbit_s[device]),
+            "rtt_ms": float(fleet.rtt_ms[device]),
+            "ram_mb": model.ram_mb,
+            "training_images": len(setting.data.device_images[device]),
+            "training_feasible": bool(costs.training_feasible[device]),
+            "serving_feasible": bool(costs.serving_feasible[device]),
+            "edge_inference_ms": costs.compute_ms(device, protocol.INFER, 1),
+        }
+        row |= {name: int(grid.ledger.counts[name][device]) for name in COUNTS}
+        for (phase, amount), column in grid.ledger.amounts.items():
+            value = float(column[device])
+            row[f"{phase}_{amount}"] = int(value) if amount.endswith("_bytes") else _known(value)
+        row["requests"], row["correct"] = int(requests[device]), int(correct[device])
+        rows.append(row)
+    return rows
+
+
+def arm_entry(
+    world: World,
+    arm: TrainedArm,
+    served: ServedArm,
+    devices: Sequence[Row],
+    leakage: Row,
+    attacks: list[Row],
+) -> Row:
+    """Return the summary of one arm."""
+    models, program = arm.models, arm.models.program
+    stats = models.edge_stats
+    feature_bytes = 4 * stats.output_elements
+    accuracies = [
+        row["validation_accuracy"] for row in arm.rounds if row["validation_accuracy"] is not None
+    ]
+    return {
+        "name": program.arm,
+        "front_end": {"name": program.front_end.name, **program.front_end.options},
+        "defence": {"name": program.defence.name, **program.defence.options},
+        "cloud_model": models.edge.front_end.cloud_model[0],
+        "edge": {
+            "parameters": stats.params,
+            "macs": stats.macs,
+            "peak_activation_elements": stats.peak_activation_elements,
+            "feature_shape": list(models.edge.front_end.feature_shape),
+            "feature_bytes": feature_bytes,
+            "weight_bytes": 4 * stats.params,
+        },
+        "cloud": {"parameters": models.cloud_stats.params, "macs": models.cloud_stats.macs},
+        "accuracy": {
+            "test": _accuracy(world, served.rows),
+            "final_validation": accuracies[-1] if accuracies else None,
+            "best_validation": max(accuracies, default=None),
+        },
+        "training": _training(arm, devices),
+        "serving": _serving(world, arm, served),
+        "leakage": leakage,
+        "by_device_class": _by_device_class(world, served, devices),
+        "attacks": attacks,
+        "errors": sorted(set(arm.grid.errors))[:20],
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _accuracy(world: World, rows: Sequence[Row]) -> Row | None:
+    """Return the accuracy over answered requests; None where nothing was answered."""
+    answered = np.array([float(row["correct"]) for row in rows if row["status"] == "answered"])
+    scenario = world.setting.scenario
+    resamples = scenario.evaluation.bootstrap_resamples
+    if not len(answered):
+        return None
+    return bootstrap_interval(answered, resamples, scenario.seed).as_dict()
+
+
+def _sum(rows: Sequence[Row], column: str) -> int:
+    return sum(row[column] for row in rows)
+
+
+def _infeasible(rows: Sequence[Row], column: str) -> int:
+    return sum(1 for row in rows if not row[column])
+
+
+def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
+    known = [row["train_energy_mj"] for row in devices if row["train_energy_mj"] is not None]
+    taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
+    return {
+        "rounds": len(arm.rounds),
+        "virtual_s": arm.grid.clock_ms / 1000.0,
+        "uplink_bytes": _sum(devices, "train_uplink_bytes"),
+        "downlink_bytes": _sum(devices, "train_downlink_bytes"),
+        "energy_j": sum(known) / 1000.0,
+        "energy_unknown_devices": sum(1 for row in taking_part if row["train_energy_mj"] is None),
+        "participations": _sum(devices, "participations"),
+        "stragglers": _sum(devices, "stragglers"),
+        "offline": _sum(devices, "offline"),
+        "infeasible": _infeasible(devices, "training_feasible"),
+        "failed": sum(row["failed"] for row in arm.rounds),
+    }
+
+
+def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
+    answered = [row for row in served.rows if row["status"] == "answered"]
+    deadline_ms = world.setting.scenario.serving.request_deadline_ms
+    unknown = {row["device"] for row in answered if row["energy_mj"] is None}
+    return {
+        "requests": len(served.rows),
+        "answered": len(answered),
+        "offline": _status(served.rows, "offline"),
+        "infeasible": _status(served.rows, "infeasible"),
+        "failed": _status(served.rows, "failed"),
+        "deadline_misses": sum(1 for row in answered if row["latency_ms"] > deadline_ms),
+        "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
+        "latency_parts_ms": {part: _mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
+        "energy_mj_per_request": _mean(answered, "energy_mj"),
+        "energy_unknown_devices": len(unknown),
+        "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
+        "downlink_bytes_per_request": _mean(answered, "downlink_bytes"),
+        "cloud_utilisation": served.times.cloud_utilisation,
+    }
+
+
+def _status(rows: Sequence[Row], status: str) -> int:
+    return sum(1 for row in rows if row["status"] == status)
+
+
+def _mean(rows: Sequence[Row], column: str) -> float | None:
+    """Return the mean over rows where the value is known."""
+    known = [row[column] for row in rows if row[column] is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _percentiles(rows: Sequence[Row], wanted: dict[str, int]) -> Row:
+    latencies = [row["latency_ms"] for row in rows]
+    return {
+        name: float(np.percentile(latencies, percent)) if latencies else None
+        for name, percent in wanted.items()
+    }
+
+
+def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) -> list[Row]:
+    entries = []
+    for name in sorted({row["device_class"] for row in devices}):
+        own = [row for row in devices if row["device_class"] == name]
+        rows = [row for row in served.rows if row["device_class"] == name]
+        answered = [row for row in rows if row["status"] == "answered"]
+        entries.append(
+            {
+                "device_class": name,
+                "devices": len(own),
+                "infeasible_training": _infeasible(own, "training_feasible"),
+                "infeasible_serving": _infeasible(own, "serving_feasible"),
+                "requests": len(rows),
+                "accuracy": _accuracy(world, rows),
+                "latency_ms": _percentiles(answered, {"median": 50, "p95": 95}),
+                "energy_mj_per_request": _mean(answered, "energy_mj"),
+                "edge_compute_ms": _mean(answered, "compute_ms"),
+                "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
+                "stragglers": _sum(own, "stragglers"),
+                "offline": _sum(own, "offline"),
+                "participations": _sum(own, "participations"),
+            }
+        )
+    return entries

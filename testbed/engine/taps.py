@@ -1,0 +1,54 @@
+"""Taps: where adversaries read what crosses the wire. Fed by ``FleetGrid`` alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from testbed.core import protocol
+from testbed.core.scenario import Position
+from testbed.core.seeds import generator
+
+
+@dataclass(frozen=True)
+class Intercept:
+    """One reading: features as sent, float32 (C', H', W').
+
+    ``device`` and ``request`` stay on this side of the wall: they let the scorer find the truth.
+    """
+
+    device: int
+    request: int
+    features: NDArray[np.float32]
+
+
+class Tap:
+    """Reads the features of requests on some of the links, or on all of them at the cloud.
+
+    Parameters
+    ----------
+    position : the scenario's position of one adversary.
+    devices : size of the fleet.
+    """
+
+    def __init__(self, name: str, position: Position, devices: int, seed: int) -> None:
+        self.name = name
+        count = max(1, round(position.share_of_links * devices))
+        order = generator(seed, f"tap {name}").permutation(devices)
+        self.devices = frozenset(int(device) for device in order[:count])
+        self.intercepts: list[Intercept] = []
+
+    def read(self, device: int, request: Message, reply: Message) -> None:
+        """Copy the features of a reply to an inference request, if this tap can see the link."""
+        if device not in self.devices or request.metadata.message_type != protocol.INFER:
+            return
+        record = reply.content.array_records.get(protocol.FEATURES)
+        if record is None or protocol.Z not in record:
+            return
+        features = record[protocol.Z].numpy()[0].astype(np.float32, copy=True)
+        self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))
+
+    def clear(self) -> None:
+        """Forget everything read so far."""
+        self.intercepts = []

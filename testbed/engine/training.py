@@ -1,0 +1,187 @@
+"""Trains one arm over the fleet: the ServerApp on a FleetGrid, with checkpoints and evaluation."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+from torch.nn import functional
+
+from clients.deployed import CHUNK, DeployedFrontEnd
+from server.cloud import Cloud, torch_threads
+from server.split_federated import RoundRecord, SplitFederated
+from testbed.core.registries import STRATEGIES
+from testbed.core.seeds import torch_generator
+from testbed.data.federated import to_unit
+from testbed.engine import checkpoint
+from testbed.engine.grid import FleetGrid
+from testbed.engine.host import RUN_ID, SERVER_NODE
+from testbed.engine.models import ArmModels
+from testbed.engine.world import World
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedArm:
+    """An arm during and after its training.
+
+    Attributes
+    ----------
+    rounds : rows of rounds.parquet.
+    """
+
+    server: SplitFederated
+    cloud: Cloud
+    grid: FleetGrid
+    models: ArmModels
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+    def deployed(self) -> DeployedFrontEnd:
+        """Return the front-end as it is now."""
+        return DeployedFrontEnd(
+            self.models.program,
+            {name: value.numpy() for name, value in self.server.parameters.items()},
+            {name: value.numpy() for name, value in self.server.statistics.items()},
+        )
+
+
+def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
+    """Set an arm up at its first round."""
+    scenario = world.setting.scenario
+    training = scenario.training
+    cloud = Cloud(
+        models.cloud, training.cloud_optimiser, scenario.seed, scenario.engine.cloud_threads
+    )
+    strategy = STRATEGIES.create(training.strategy.name, training.strategy.options)
+    parameters, statistics = models.edge.initial_weights()
+    server = SplitFederated(training, scenario.seed, cloud, strategy, parameters, statistics)
+    return TrainedArm(server, cloud, grid, models)
+
+
+def train(world: World, arm: TrainedArm) -> None:
+    """Run the remaining rounds as a Flower ServerApp, writing a checkpoint after each."""
+    folder = world.folder / "checkpoints" / arm.models.program.arm
+    total = arm.server.training.rounds
+    world.progress.advance(arm.server.next_round - 1)
+
+    def on_round(record: RoundRecord) -> None:
+        row = _round_row(world, arm, record)
+        arm.rounds.append(row)
+        _save(arm, folder, record.server_round)
+        accuracy = row["validation_accuracy"]
+        note = f"round {record.server_round}/{total}"
+        if accuracy is not None:
+            note += f", validation accuracy {accuracy:.1%}"
+        world.progress.advance(1, note)
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        arm.server.train(grid, on_round)
+
+    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+
+
+def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
+    ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
+    training = arm.server.training
+    counted = {name: int(ledger.counts[name].sum()) for name in ("stragglers", "offline", "failed")}
+    counted["failed"] += record.rejected
+    totals = counted | {
+        "uplink_bytes": int(ledger.total("train", "uplink_bytes")),
+        "downlink_bytes": int(ledger.total("train", "downlink_bytes")),
+    }
+    loss, accuracy = None, None
+    due = record.server_round % training.evaluate_every_rounds == 0
+    if due or record.server_round == training.rounds:
+        loss, accuracy = evaluate(world, arm)
+    row = {
+        "arm": arm.models.program.arm,
+        "round": record.server_round,
+        "virtual_s": arm.grid.clock_ms / 1000.0,
+        "training_loss": record.training_loss,
+        "penalty": record.penalty,
+        "training_accuracy": record.training_accuracy,
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "cohort": record.cohort,
+        "participants": record.participants,
+    }
+    for name, value in totals.items():
+        row[name] = value - (before["total_" + name] if before else 0)
+        row["total_" + name] = value
+    return row
+
+
+def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
+    """Return cross-entropy and accuracy of the current model on the validation images."""
+    data = world.setting.data
+    rows = data.parts.validation
+    features = released_features(arm, data.pool.images[rows])
+    log_probabilities = arm.cloud.answer(features)
+    labels = torch.from_numpy(data.pool.labels[rows])
+    loss = functional.nll_loss(log_probabilities, labels)
+    accuracy = (log_probabilities.argmax(dim=1) == labels).float().mean()
+    return float(loss), float(accuracy)
+
+
+def released_features(arm: TrainedArm, images: np.ndarray[Any, Any]) -> Tensor:
+    """Return what the current front-end releases for uint8 images (N, C, H, W)."""
+    runner = arm.deployed().runner()
+    rng = torch_generator(arm.models.program.seed, "evaluation")
+    with torch_threads(arm.cloud.threads), torch.no_grad():
+        return torch.cat(
+            [
+                runner.released(torch.from_numpy(to_unit(images[start : start + CHUNK])), rng)
+                for start in range(0, len(images), CHUNK)
+            ]
+        )
+
+
+def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
+    tensors = {f"front_end.{name}": value for name, value in arm.server.parameters.items()}
+    tensors |= {f"statistics.{name}": value for name, value in arm.server.statistics.items()}
+    tensors |= {f"cloud.{name}": value for name, value in arm.cloud.state().items()}
+    tensors |= checkpoint.strategy_state(arm.server.strategy)
+    grid_tensors, grid_state = arm.grid.state()
+    tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
+    state = {
+        "round": server_round,
+        "eligible": arm.server.eligible,
+        "rounds": arm.rounds,
+        "grid": grid_state,
+    }
+    checkpoint.save(folder, server_round, tensors, state)
+
+
+def restore(arm: TrainedArm, folder: Path) -> bool:
+    """Continue from the newest readable checkpoint; return whether there was one."""
+    found = checkpoint.load_latest(folder)
+    if found is None:
+        return False
+    tensors, state = found
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+
+    arm.server.parameters = below("front_end.")
+    arm.server.statistics = below("statistics.")
+    arm.cloud.load_state(below("cloud."))
+    checkpoint.load_strategy_state(arm.server.strategy, tensors)
+    arm.grid.load_state(below("grid."), state["grid"])
+    arm.rounds = state["rounds"]
+    arm.server.eligible = state["eligible"]
+    arm.server.next_round = state["round"] + 1
+    _LOG.info("continuing %s after round %d", arm.models.program.arm, state["round"])
+    return True

@@ -1,0 +1,76 @@
+"""What all arms of a run share: data, fleet, availability, hosts and the results folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.core.registries import AVAILABILITIES
+from testbed.core.scenario import Scenario
+from testbed.data.federated import FederatedData, load_federated_data
+from testbed.engine.backend import Backend, InlineBackend
+from testbed.engine.progress import Progress
+from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
+from testbed.fleet.links import load_links
+from testbed.fleet.sampling import Fleet, sample_fleet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and fleet of a scenario, before anything runs."""
+
+    scenario: Scenario
+    data: FederatedData
+    fleet: Fleet
+    cloud_device: CatalogueDevice
+
+    def online(self) -> Callable[[int, float, int], bool]:
+        """Return a fresh availability model: (device, virtual seconds, draw) -> reachable."""
+        scenario = self.scenario
+        chosen = scenario.fleet.availability
+        model = AVAILABILITIES.create(chosen.name, chosen.options, fleet_size=len(self.fleet))
+        return lambda device, at_s, draw: model.online(device, at_s, draw, scenario.seed)
+
+
+@dataclass(frozen=True)
+class World:
+    """A setting with its hosts running and its folder open."""
+
+    setting: Setting
+    backend: Backend
+    folder: Path
+    progress: Progress
+
+
+def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
+    """Draw the fleet and find the cloud's device.
+
+    Raises
+    ------
+    UserError : an unknown device or link.
+    """
+    catalogue: Catalogue = load_catalogue()
+    fleet = sample_fleet(scenario.fleet, scenario.seed, catalogue, load_links())
+    cloud = catalogue.device(scenario.serving.cloud_device, "serving.cloud_device")
+    return fleet, cloud
+
+
+def read_setting(scenario: Scenario) -> Setting:
+    """Load data and fleet.
+
+    Raises
+    ------
+    UserError : unknown device or link, or anything about the data that has to be put right.
+    """
+    fleet, cloud = read_fleet(scenario)
+    data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed)
+    return Setting(scenario, data, fleet, cloud)
+
+
+def start_backend(setting: Setting, hosts: int) -> Backend:
+    """Start the hosts of the scenario's backend."""
+    arrays = (setting.data.pool.images, setting.data.pool.labels, setting.data.device_images)
+    if setting.scenario.engine.backend == "inline":
+        return InlineBackend(*arrays)
+    from testbed.engine.ray_backend import RayBackend  # importing Ray takes a second
+
+    return RayBackend(hosts, *arrays)

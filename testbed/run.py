@@ -1,0 +1,128 @@
+"""Command line: ``python -m testbed.run scenarios/100_devices.yaml``."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+# Before Flower or Ray are imported: nothing phones home, and nothing waits for a network.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from testbed.core.errors import HostError, UserError  # noqa: E402
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+EPILOG = """\
+examples:
+  python -m testbed.run scenarios/100_devices.yaml
+  python -m testbed.run scenarios/100_devices.yaml --set data.name=cifar10 --seed 1
+  python -m testbed.run scenarios/100_devices.yaml --set arms.siftfunnel.defence.beta=0.4
+  python -m testbed.run results/100_devices/scenario.resolved.yaml --out results/again
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.run",
+        description="Run a fleet of simulated edge devices, attack it, and report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("scenario", nargs="?", type=Path, help="scenario file (YAML)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help="override a key of the scenario, for instance fleet.size=500; may be repeated",
+    )
+    parser.add_argument("--seed", type=int, help="override the scenario's seed")
+    parser.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
+    parser.add_argument("--force", action="store_true", help="replace existing results")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would run, and run nothing"
+    )
+    parser.add_argument("--list", action="store_true", help="list what is registered, and exit")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.list:
+            from testbed.cli.listing import print_listing
+
+            print_listing()
+            return 0
+        if chosen.scenario is None:
+            raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
+        if chosen.force and chosen.resume:
+            raise UserError("--force replaces results and --resume continues them; give one")
+        return _run(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except HostError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from testbed.core.loading import load_scenario
+
+    overrides = list(chosen.overrides)
+    if chosen.seed is not None:
+        overrides.append(f"seed={chosen.seed}")
+    scenario = load_scenario(chosen.scenario, overrides)
+    if chosen.dry_run:
+        from testbed.cli.dry_run import print_dry_run
+
+        print_dry_run(scenario)
+        return 0
+    folder = chosen.out or Path("results") / scenario.name
+
+    from testbed.cli.display import RichDisplay
+    from testbed.cli.logs import log_to
+    from testbed.engine.experiment import Experiment
+    from testbed.engine.progress import Progress
+    from testbed.report.summary import print_summary
+
+    _stop_on_terminate()
+    with log_to(folder / "run.log") as log, RichDisplay() as display:
+        experiment = Experiment(scenario, folder, Progress(display))
+        try:
+            experiment.run(force=chosen.force, resume=chosen.resume, on_open=log.begin)
+        except KeyboardInterrupt:
+            display.close()
+            again = f"python -m testbed.run {chosen.scenario} --out {folder} --resume"
+            print(
+                f"interrupted: the results so far are in {folder}; continue with: {again}",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+    print_summary(folder)
+    return 0
+
+
+def _stop_on_terminate() -> None:
+    """Treat SIGTERM like Ctrl-C, so that processes are stopped and partial results written."""
+    if threading.current_thread() is threading.main_thread():
+
+        def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
