@@ -1,0 +1,48 @@
+"""The contract that every registered defence keeps, tried on every registered front-end."""
+
+import pytest
+import torch
+
+from testbed.core.registries import DEFENCES, FRONT_ENDS
+
+
+def features_of(front_end_name):
+    front_end = FRONT_ENDS.create(front_end_name, {}, image_shape=(1, 32, 32))
+    return front_end, torch.rand(6, 1, 32, 32)
+
+
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_targets_are_distributions_with_the_true_class_on_top(name):
+    labels = torch.tensor([0, 3, 9, 3])
+    targets = DEFENCES.create(name, {}).targets(labels, 10)
+    assert targets.shape == (4, 10)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    assert (targets >= 0).all()
+    assert targets.argmax(dim=1).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("front_end_name", FRONT_ENDS.names())
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_release_keeps_the_shape_repeats_under_its_seed_and_passes_gradients(name, front_end_name):
+    front_end, x = features_of(front_end_name)
+    defence = DEFENCES.create(name, {})
+    z = front_end(x)
+    first = defence.release(z, torch.Generator().manual_seed(3))
+    again = defence.release(z, torch.Generator().manual_seed(3))
+    assert first.shape == z.shape
+    assert torch.equal(first, again)
+    first.square().sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in front_end.parameters())
+
+
+@pytest.mark.parametrize("front_end_name", FRONT_ENDS.names())
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_penalty_is_a_finite_scalar_that_reaches_the_front_end(name, front_end_name):
+    front_end, x = features_of(front_end_name)
+    penalty = DEFENCES.create(name, {}).penalty(x, front_end(x), None)
+    if penalty is None:
+        return
+    assert penalty.shape == ()
+    assert torch.isfinite(penalty)
+    penalty.backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in front_end.parameters())

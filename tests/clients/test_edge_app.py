@@ -1,0 +1,104 @@
+"""The ClientApp: Flower's stateless runtime and the hosts' memory give the same bits."""
+
+import numpy as np
+import pytest
+from conftest import make_program
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from clients.edge import build_client_app
+from testbed.core import protocol
+from testbed.core.records import to_record
+
+pytestmark = pytest.mark.usefixtures("identity")
+STEPS = 3
+
+
+def context(device=0):
+    return Context(1, device + 1, {"partition-id": device}, RecordDict(), {})
+
+
+def config(step, **extra):
+    values = {protocol.SERVER_ROUND: 1, protocol.STEP: step, protocol.STEPS: STEPS} | extra
+    return ConfigRecord(values)
+
+
+def weights_of(program):
+    parameters, statistics = program.build().initial_weights()
+    return {
+        protocol.ARRAYS: to_record(parameters),
+        protocol.STATISTICS: to_record(statistics),
+    }
+
+
+def run_round(program, data, keep_in_memory, new_process_each_message=False, **extra):
+    """Play the server for one device and one round; return all replies' arrays."""
+    app = build_client_app(program, data, keep_in_memory)
+    here, replies = context(), []
+    for step in range(STEPS):
+        content = RecordDict({protocol.CONFIG: config(step, **extra)})
+        if step == 0:
+            content.update(weights_of(program))
+        reply = app(Message(content, 1, protocol.FORWARD), here)
+        replies.append(reply)
+        z = reply.content[protocol.FEATURES][protocol.Z].numpy()
+        gradient = np.cos(np.arange(z.size, dtype=np.float32)).reshape(z.shape) / z.size
+        if new_process_each_message:
+            app = build_client_app(program, data, keep_in_memory)
+        content = RecordDict(
+            {
+                protocol.CONFIG: config(step),
+                protocol.GRADIENTS: ArrayRecord({protocol.Z: Array(gradient)}),
+            }
+        )
+        replies.append(app(Message(content, 1, protocol.BACKWARD), here))
+        if new_process_each_message:
+            app = build_client_app(program, data, keep_in_memory)
+    return [
+        {
+            f"{key}/{name}": array.numpy()
+            for key, record in reply.content.array_records.items()
+            for name, array in record.items()
+        }
+        for reply in replies
+    ]
+
+
+@pytest.mark.parametrize("extra", [{}, {"proximal-mu": 0.5}])
+@pytest.mark.parametrize("defence", ["none", "siftfunnel"])
+def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, extra):
+    program = make_program(defence=defence, options={"cut": 2, "width": 8})
+    in_memory = run_round(program, host_data, keep_in_memory=True, **extra)
+    stateless = run_round(
+        program, host_data, keep_in_memory=False, new_process_each_message=True, **extra
+    )
+    for one, other in zip(in_memory, stateless, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert any(key.startswith(protocol.ARRAYS) for key in in_memory[-1])
+
+
+def test_the_last_reply_alone_carries_the_front_end(host_data):
+    replies = run_round(make_program(), host_data, keep_in_memory=True)
+    carrying = [any(key.startswith(protocol.ARRAYS) for key in reply) for reply in replies]
+    assert carrying == [False] * (2 * STEPS - 1) + [True]
+
+
+def test_inference_runs_the_deployed_weights(host_data):
+    program = make_program()
+    app, here = build_client_app(program, host_data), context(2)
+    deployed = RecordDict(weights_of(program))
+    deployed[protocol.CONFIG] = ConfigRecord({protocol.VERSION: "deployed"})
+    app(Message(deployed, 3, protocol.DEPLOY), here)
+    request = RecordDict(
+        {protocol.CONFIG: ConfigRecord({protocol.REQUEST: 7, protocol.IMAGE: 21})}
+    )
+    reply = app(Message(request, 3, protocol.INFER), here)
+    z = reply.content[protocol.FEATURES][protocol.Z].numpy()
+    assert z.shape == (1, 8, 16, 16)
+    assert list(reply.content.array_records) == [protocol.FEATURES]
+
+
+def test_enrolment_counts_the_devices_images(host_data):
+    app = build_client_app(make_program(), host_data)
+    reply = app(Message(RecordDict(), 2, protocol.ENROL), context(1))
+    assert reply.content[protocol.METRICS][protocol.NUM_EXAMPLES] == 10

@@ -1,0 +1,95 @@
+"""A device's training: SGD against torch.optim, and bits that do not depend on kept activations."""
+
+import torch
+from conftest import make_program
+
+from clients.session import TrainingSession
+
+
+def new_session(program, host_data, device=1, server_round=2, **extra):
+    model = program.build()
+    parameters, statistics = model.initial_weights()
+    images, labels = host_data.training(device)
+    return TrainingSession(
+        model, device, server_round, images, labels, parameters, statistics, **extra
+    )
+
+
+def weights_equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_steps_match_torch_optim(host_data):
+    program = make_program()
+    session = new_session(program, host_data)
+    reference = new_session(program, host_data)
+    leaves = list(reference.parameters.values())
+    optimiser = torch.optim.SGD(leaves, lr=0.1, momentum=0.9, weight_decay=0.01)
+    for step in range(3):
+        z, _ = session.forward(step)
+        gradient = torch.randn(z.shape, generator=torch.Generator().manual_seed(step))
+        session.backward(step, gradient)
+        reference.forward(step)
+        graph = reference._graph
+        optimiser.zero_grad()
+        graph.released.backward(gradient)
+        torch.nn.utils.clip_grad_norm_(leaves, 1.0)
+        optimiser.step()
+    for name, value in session.parameters.items():
+        torch.testing.assert_close(value, reference.parameters[name], rtol=1e-5, atol=1e-6)
+
+
+def test_dropped_activations_give_the_same_bits(host_data):
+    program = make_program(defence="siftfunnel", options={"cut": 2, "width": 8})
+    kept, dropped = new_session(program, host_data), new_session(program, host_data)
+    for step in range(4):
+        z, targets = kept.forward(step)
+        other, other_targets = dropped.forward(step)
+        dropped.drop_graph()
+        assert torch.equal(z, other)
+        assert torch.equal(targets, other_targets)
+        gradient = torch.full_like(z, 0.01)
+        assert kept.backward(step, gradient) == dropped.backward(step, gradient)
+    assert weights_equal(kept.parameters, dropped.parameters)
+    assert weights_equal(kept.statistics, dropped.statistics)
+
+
+def test_proximal_term_pulls_towards_the_start(host_data):
+    def distance_after(mu):
+        session = new_session(make_program(), host_data, proximal_mu=mu)
+        start = {name: value.detach().clone() for name, value in session.parameters.items()}
+        for step in range(4):
+            z, _ = session.forward(step)
+            session.backward(step, torch.ones_like(z))
+        return sum(
+            float((value.detach() - start[name]).square().sum())
+            for name, value in session.parameters.items()
+        )
+
+    assert distance_after(5.0) < 0.9 * distance_after(0.0)
+
+
+def test_batches_pass_over_all_images_before_repeating(host_data):
+    session = new_session(make_program(batch_size=5), host_data)
+    first = torch.cat([session._batch(step)[0] for step in range(2)])
+    images, _ = host_data.training(1)
+    expected = torch.from_numpy(images).float() / 255
+    assert sorted(first.flatten(1).sum(1).tolist()) == sorted(expected.flatten(1).sum(1).tolist())
+    again = torch.cat([session._batch(step)[0] for step in range(2, 4)])
+    assert not torch.equal(first, again)
+
+
+def test_statistics_are_the_mean_over_the_rounds_batches(host_data):
+    # With fixed weights, two steps must leave the average of the two batches' statistics.
+    program = make_program()
+    one, two = new_session(program, host_data), new_session(program, host_data)
+    one.forward(0)
+    first = {name: value.clone() for name, value in one.statistics.items()}
+    two.forward(0)
+    two.forward(1)
+    alone = new_session(program, host_data)
+    x, labels = alone._batch(1)
+    alone._batch = lambda step: (x, labels)
+    alone.forward(0)
+    for name, value in two.statistics.items():
+        torch.testing.assert_close(value, (first[name] + alone.statistics[name]) / 2)
