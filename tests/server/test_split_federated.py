@@ -1,0 +1,248 @@
+"""Split-federated training against centralised training, and its treatment of bad replies."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_program
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from torch.nn import functional
+
+from clients.edge import build_client_app
+from server.cloud import Cloud
+from server.split_federated import SplitFederated
+from testbed.core import protocol
+from testbed.core.errors import UserError
+from testbed.core.registries import CLOUD_MODELS, STRATEGIES
+from testbed.core.scenario import CloudOptimiserSection, SgdSection, TrainingSection
+from testbed.engine.host import node_of
+
+pytestmark = pytest.mark.usefixtures("identity")
+
+
+class DirectGrid:
+    """Carries messages to one ClientApp in this process; ``spoil`` may change a reply."""
+
+    def __init__(self, app, devices, spoil=lambda message, reply: reply):
+        from flwr.app import Context
+
+        self.app = app
+        self.devices = devices
+        self.spoil = spoil
+        self.log = []
+        self.contexts = {
+            node_of(d): Context(1, node_of(d), {"partition-id": d}, RecordDict(), {})
+            for d in range(devices)
+        }
+
+    def get_node_ids(self):
+        return sorted(self.contexts)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = []
+        for message in messages:
+            self.log.append((message.metadata.message_type, message.metadata.dst_node_id))
+            reply = self.app(message, self.contexts[message.metadata.dst_node_id])
+            replies.append(self.spoil(message, reply))
+        return replies
+
+
+def new_server(program, training, strategy="fedavg", options=None, devices=4):
+    model = program.build()
+    name, cloud_options = model.front_end.cloud_model
+    torch.manual_seed(0)
+    cloud_model = CLOUD_MODELS.create(
+        name, cloud_options, feature_shape=model.front_end.feature_shape, num_classes=10
+    )
+    for layer in cloud_model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    cloud = Cloud(cloud_model, CloudOptimiserSection(), program.seed, threads=1)
+    flower = STRATEGIES.create(strategy, options or {})
+    return SplitFederated(training, program.seed, cloud, flower, *model.initial_weights()), model
+
+
+PLAIN = SgdSection(learning_rate=0.1, momentum=0.0, clip_norm=None)
+
+
+def test_one_device_equals_centralised_training(host_data):
+    program = make_program(optimiser=PLAIN)
+    training = TrainingSection(rounds=1, cohort_size=1, local_steps=3, batch_size=4)
+    server, model = new_server(program, training)
+    app = build_client_app(program, host_data, keep_in_memory=True)
+
+    reference, _ = new_server(program, training)
+    front_end = model.front_end
+    optimiser = torch.optim.SGD(front_end.parameters(), lr=0.1)
+    cloud = reference.cloud
+    from clients.session import TrainingSession
+
+    batches = TrainingSession(model, 0, 1, *host_data.training(0), *model.initial_weights())
+    front_end.train()
+    for step in range(3):
+        x, labels = batches._batch(step)
+        for half in (front_end, cloud.model):
+            for layer in half.modules():
+                if isinstance(layer, torch.nn.BatchNorm2d):
+                    layer.momentum = 1 / (step + 1)
+        cloud.model.train()
+        logits = cloud.model(front_end((x - 0.3) / 0.4))
+        loss = functional.cross_entropy(logits, labels)
+        optimiser.zero_grad()
+        cloud.optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        cloud.optimiser.step()
+
+    server.train(DirectGrid(app, 1), lambda record: None)
+    for name, value in front_end.named_parameters():
+        torch.testing.assert_close(server.parameters[name], value.detach(), rtol=1e-4, atol=1e-5)
+    for name, value in cloud.model.state_dict().items():
+        torch.testing.assert_close(
+            server.cloud.model.state_dict()[name], value, rtol=1e-3, atol=1e-4
+        )
+
+
+def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **extra):
+    program = make_program(**extra)
+    training = TrainingSection(rounds=rounds, cohort_size=4, local_steps=2, batch_size=4)
+    server, _ = new_server(program, training, strategy, options)
+    app = build_client_app(program, host_data, keep_in_memory=True)
+    grid = DirectGrid(app, 4, spoil) if spoil else DirectGrid(app, 4)
+    records = []
+    server.train(grid, records.append)
+    return server, records, grid
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("fedavg", {}),
+        ("fedadam", {"eta": 0.01, "tau": 0.001}),
+        ("fedmedian", {}),
+        ("fedavgm", {"server_momentum": 0.5}),
+        ("fedprox", {"proximal_mu": 0.1}),
+        ("fedtrimmedavg", {"beta": 0.25}),
+        ("krum", {"num_malicious_nodes": 1}),
+    ],
+)
+def test_strategies_aggregate(host_data, strategy, options):
+    server, records, _ = train(host_data, strategy, options)
+    start = make_program().build().initial_weights()[0]
+    assert [record.participants for record in records] == [4, 4]
+    assert all(torch.isfinite(value).all() for value in server.parameters.values())
+    assert any(not torch.equal(server.parameters[name], start[name]) for name in start)
+    assert all((server.statistics[n] >= 0).all() for n in server.statistics if "var" in n)
+
+
+def test_strategies_differ(host_data):
+    mean, _, _ = train(host_data, "fedavg", rounds=1)
+    median, _, _ = train(host_data, "fedmedian", rounds=1)
+    assert any(
+        not torch.allclose(mean.parameters[name], median.parameters[name])
+        for name in mean.parameters
+    )
+
+
+def test_fedavg_is_the_mean_of_the_devices(host_data):
+    sent = []
+
+    def keep(message, reply):
+        if reply.has_content() and protocol.ARRAYS in reply.content:
+            sent.append({k: v.numpy() for k, v in reply.content[protocol.ARRAYS].items()})
+        return reply
+
+    server, _, _ = train(host_data, spoil=keep, rounds=1)
+    for name, value in server.parameters.items():
+        expected = np.mean([weights[name] for weights in sent], axis=0)
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_pooled_statistics_are_those_of_the_union():
+    from server.split_federated import _pool_statistics
+
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(loc, scale, (count, 3)) for loc, scale, count in
+             [(0, 1, 40), (3, 2, 10), (-1, 0.5, 50)]]
+    replies = []
+    for part in parts:
+        content = RecordDict(
+            {
+                protocol.STATISTICS: ArrayRecord(
+                    {
+                        "bn.running_mean": Array(part.mean(0).astype(np.float32)),
+                        "bn.running_var": Array(part.var(0).astype(np.float32)),
+                    }
+                ),
+                protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(part)}),
+            }
+        )
+        replies.append(Message(content, 1, protocol.BACKWARD))
+    like = {"bn.running_mean": torch.zeros(3), "bn.running_var": torch.zeros(3)}
+    pooled = _pool_statistics(replies, like)
+    union = np.concatenate(parts)
+    np.testing.assert_allclose(pooled["bn.running_mean"], union.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pooled["bn.running_var"], union.var(0), rtol=1e-4)
+
+
+def spoil_device(device, key, change):
+    def spoil(message, reply):
+        if message.metadata.dst_node_id == node_of(device) and key in reply.content:
+            record = reply.content[key]
+            name = next(iter(record))
+            reply.content[key] = ArrayRecord(
+                {**dict(record.items()), name: Array(change(record[name].numpy()))}
+            )
+        return reply
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        (protocol.ARRAYS, lambda a: a * np.float32("nan")),
+        (protocol.ARRAYS, lambda a: a.reshape(-1)),
+        (protocol.STATISTICS, lambda a: a * np.float32("inf")),
+        (protocol.FEATURES, lambda a: a * np.float32("nan")),
+    ],
+)
+def test_broken_updates_are_rejected_and_counted(host_data, key, change):
+    server, records, _ = train(host_data, spoil=spoil_device(2, key, change))
+    assert [record.participants for record in records] == [3, 3]
+    assert [record.rejected for record in records] == [1, 1]
+    assert all(torch.isfinite(value).all() for value in server.parameters.values())
+
+
+def test_a_device_that_stops_answering_is_left_out_for_the_round(host_data):
+    def drop(message, reply):
+        late = message.metadata.message_type == protocol.BACKWARD
+        if late and message.metadata.dst_node_id == node_of(0):
+            return Message(Error(protocol.STRAGGLER, "late"), reply_to=message)
+        return reply
+
+    _, records, grid = train(host_data, spoil=drop)
+    assert [record.participants for record in records] == [3, 3]
+    # Per round: one forward and the backward that it missed, then silence.
+    assert grid.log.count((protocol.FORWARD, node_of(0))) == 2
+    assert grid.log.count((protocol.BACKWARD, node_of(0))) == 2
+
+
+def test_no_device_that_can_train_is_a_clear_error(host_data):
+    def refuse(message, reply):
+        return Message(Error(protocol.INFEASIBLE, "too small"), reply_to=message)
+
+    with pytest.raises(UserError, match="no device can train"):
+        train(host_data, spoil=refuse)
+
+
+def test_cohorts_are_drawn_by_seed_and_round(host_data):
+    program = make_program()
+    training = TrainingSection(rounds=1, cohort_size=3, local_steps=1, batch_size=4)
+    server, _ = new_server(program, training)
+    server.eligible = list(range(1, 21))
+    cohorts = [server._cohort(number) for number in range(1, 6)]
+    again, _ = new_server(program, training)
+    again.eligible = list(range(1, 21))
+    assert cohorts == [again._cohort(number) for number in range(1, 6)]
+    assert len({tuple(cohort) for cohort in cohorts}) > 1
+    assert all(len(set(cohort)) == 3 for cohort in cohorts)
