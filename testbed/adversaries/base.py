@@ -76,12 +76,14 @@ class Reconstruction:
     curve : training curve, empty for attacks that do not train.
     best_epoch : epoch whose parameters were used, by validation error.
     body_parameters : learned parameters without the input adapter, equal for every defence.
+    adapter_parameters : learned parameters of the input adapter, which follow the feature shape.
     """
 
     images: FloatArray
     curve: list[CurvePoint] = field(default_factory=list)
     best_epoch: int | None = None
     body_parameters: int | None = None
+    adapter_parameters: int | None = None
 
 
 class Attack(Protocol):

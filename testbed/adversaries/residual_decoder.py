@@ -1,0 +1,174 @@
+"""Capacity-matched residual decoder, trained through the defended wire.
+
+The attacker queries the deployed front-end with its own images and learns the way back. The learned
+body is the same whatever the defence; features are normalised per channel by auxiliary statistics;
+random releases are drawn afresh every epoch; training ends on a plateau of the attacker's
+validation error, and the best epoch is what attacks the victims (see docs on privacy evaluation).
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from testbed.adversaries.base import (
+    CurvePoint,
+    Evidence,
+    FloatArray,
+    Reconstruction,
+)
+from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
+from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.core import seeds
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Options
+
+_DECAY = 0.4
+_CHUNK = 256
+
+
+class ResidualDecoderOptions(Options):
+    """Options of the residual decoder."""
+
+    capacity: Literal["small", "medium", "large"] = "small"
+    max_epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=60, description="upper bound; the plateau usually comes first"
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="epochs without progress before the learning rate decays"
+    )
+    decays: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="learning-rate decays (x 0.4) before a plateau ends the training"
+    )
+    min_progress: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.01, description="relative fall of the validation error that counts as progress"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
+
+
+@ATTACKS.register(
+    "residual_decoder",
+    "capacity-matched residual decoder, trained to convergence on the defended wire",
+    ResidualDecoderOptions,
+)
+class ResidualDecoder:
+    """The main trained attack."""
+
+    is_anchor = False
+    needs_oracle = True
+    threat_model = "auxiliary images and queries to the deployed front-end"
+
+    def __init__(self, options: ResidualDecoderOptions) -> None:
+        self.options = options
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
+        training = DecoderTraining(self.options, evidence, seed)
+        training.run(progress)
+        return Reconstruction(
+            images=training.reconstruct(evidence.intercepts.features),
+            curve=training.curve,
+            best_epoch=training.best_epoch,
+            body_parameters=training.network.body_parameters(),
+            adapter_parameters=training.network.adapter_parameters(),
+        )
+
+
+class DecoderTraining:
+    """One training of a decoder; afterwards ``reconstruct`` uses the best epoch's weights."""
+
+    def __init__(self, options: ResidualDecoderOptions, evidence: Evidence, seed: int) -> None:
+        self.options = options
+        self.curve: list[CurvePoint] = []
+        self.best_epoch = 0
+        self._released = ReleasedFeatures(evidence, "residual_decoder")
+        first = self._released.training(0)
+        self._normalise = ChannelNormaliser.fit(first)
+        self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
+        self._targets = _channels_last(evidence.auxiliary.images) - self._mean
+        self._validation = evidence.auxiliary_validation
+        self._validation_inputs = _channels_last(self._normalise(self._released.validation()))
+        self._order = seeds.torch_generator(seed, "residual_decoder batches")
+        self.network = DecoderNetwork(
+            _shape(first),
+            _shape(evidence.auxiliary.images),
+            CAPACITIES[options.capacity],
+            seeds.torch_generator(seed, "residual_decoder weights"),
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(self, progress: Callable[[str], None] | None) -> None:
+        """Train until the validation error no longer falls, then restore the best epoch."""
+        options = self.options
+        optimiser = torch.optim.Adam(self.network.parameters(), options.learning_rate, fused=True)
+        self.curve.append(self._evaluate(0, float(self._targets.square().mean())))
+        best = reference = self.curve[0].validation_mse
+        best_weights = copy.deepcopy(self.network.state_dict())
+        stale = decays = 0
+        inputs = _channels_last(self._normalise(self._released.training(0)))
+        for epoch in range(1, options.max_epochs + 1):
+            if epoch > 1 and self._released.is_random:
+                inputs = _channels_last(self._normalise(self._released.training(epoch - 1)))
+            point = self._evaluate(epoch, self._train_epoch(inputs, optimiser))
+            self.curve.append(point)
+            if progress is not None:
+                progress(f"epoch {epoch}, validation MSE {point.validation_mse:.5f}")
+            if point.validation_mse < best:
+                best, self.best_epoch = point.validation_mse, epoch
+                best_weights = copy.deepcopy(self.network.state_dict())
+            if point.validation_mse < reference * (1.0 - options.min_progress):
+                reference, stale = point.validation_mse, 0
+                continue
+            stale += 1
+            if stale == options.patience:
+                if decays == options.decays:
+                    break
+                decays, stale = decays + 1, 0
+                for group in optimiser.param_groups:
+                    group["lr"] *= _DECAY
+        self.network.load_state_dict(best_weights)
+
+    def _train_epoch(self, inputs: Tensor, optimiser: torch.optim.Optimizer) -> float:
+        total = 0.0
+        order = torch.randperm(len(inputs), generator=self._order)
+        for batch in torch.split(order, self.options.batch_size):
+            residual = self.network(inputs[batch])
+            loss = nn.functional.mse_loss(residual, self._targets[batch])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += float(loss.detach()) * len(batch)
+        return total / len(inputs)
+
+    def _evaluate(self, epoch: int, training_mse: float) -> CurvePoint:
+        images = self._decode(self._validation_inputs)
+        error = np.square(images - self._validation.images, dtype=np.float64).mean()
+        return CurvePoint(epoch, training_mse, float(error))
+
+    @torch.no_grad()
+    def _decode(self, inputs: Tensor) -> FloatArray:
+        parts = [self._mean + self.network(part) for part in torch.split(inputs, _CHUNK)]
+        images: FloatArray = torch.cat(parts).clamp_(0.0, 1.0).contiguous().numpy()
+        return images
+
+    def reconstruct(self, features: FloatArray) -> FloatArray:
+        """Return images in [0, 1], (N, C, H, W), of released features (N, C', H', W')."""
+        if len(features) == 0:
+            return np.empty((0, *self._mean.shape), dtype=np.float32)
+        return self._decode(_channels_last(self._normalise(features)))
+
+
+def _channels_last(array: FloatArray) -> Tensor:
+    return torch.from_numpy(array).to(memory_format=torch.channels_last)
+
+
+def _shape(array: FloatArray) -> tuple[int, int, int]:
+    channels, height, width = array.shape[1:]
+    return channels, height, width

@@ -1,0 +1,122 @@
+"""Ridge regression from normalised features to pixels: the strongest linear inverse.
+
+x = mean + W (z - mean z), with W minimising the squared error plus alpha |W|^2; alpha is chosen on
+the attacker's validation images. With more dimensions than samples, which is the rule, the dual
+form needs an N x N eigendecomposition only, and every alpha is then a diagonal scaling.
+
+References
+----------
+Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from testbed.adversaries.base import Evidence, Reconstruction
+from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Options
+
+Matrix = NDArray[np.float64]
+
+
+class RidgeOptions(Options):
+    """Options of the ridge attack."""
+
+    alphas: list[Annotated[float, Field(gt=0.0)]] = Field(
+        default=[10.0**power for power in range(-8, 5)],
+        min_length=1,
+        description="penalties tried, relative to the mean eigenvalue of the covariance",
+    )
+    releases_per_image: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="draws per auxiliary image when releases are random, else one"
+    )
+    max_samples: Annotated[int, Field(ge=10, le=20_000)] = Field(
+        default=2000, description="training pairs used at most; memory grows with the square"
+    )
+
+
+@ATTACKS.register(
+    "ridge", "ridge regression from features to pixels, penalty by validation", RidgeOptions
+)
+class Ridge:
+    """Closed-form linear inverse."""
+
+    is_anchor = False
+    needs_oracle = True
+    threat_model = "auxiliary images and queries to the deployed front-end"
+
+    def __init__(self, options: RidgeOptions) -> None:
+        self.options = options
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Fit, choose the penalty on the attacker's validation images, reconstruct."""
+        released = ReleasedFeatures(evidence, "ridge")
+        draws = self.options.releases_per_image if released.is_random else 1
+        raw = np.concatenate([released.training(draw) for draw in range(draws)])
+        raw = raw[: self.options.max_samples]
+        images = np.tile(evidence.auxiliary.images, (draws, 1, 1, 1))[: len(raw)]
+        normalise = ChannelNormaliser.fit(raw, per_element=True)
+        solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
+        held_out = solution.project(_flat(normalise(released.validation())))
+        truth = _flat(evidence.auxiliary_validation.images)
+        errors = [
+            float(np.square(np.clip(solution.predict(held_out, alpha), 0, 1) - truth).mean())
+            for alpha in self.options.alphas
+        ]
+        # Ties (constant features) go to the strongest penalty.
+        best = min(zip(errors, (-alpha for alpha in self.options.alphas), strict=True))
+        if progress is not None:
+            progress(f"penalty {-best[1]:g}, validation MSE {best[0]:.5f}")
+        victims = solution.project(_flat(normalise(evidence.intercepts.features)))
+        predicted = np.clip(solution.predict(victims, -best[1]), 0.0, 1.0)
+        shape = (len(victims), *mean_of(evidence.auxiliary).shape)
+        return Reconstruction(predicted.reshape(shape).astype(np.float32))
+
+
+def _flat(array: NDArray[np.float32]) -> Matrix:
+    return array.reshape(len(array), -1).astype(np.float64)
+
+
+class RidgeRegression:
+    """Ridge regression with an unpenalised intercept, all penalties from one eigendecomposition.
+
+    Parameters
+    ----------
+    inputs, targets : (N, d) and (N, k) training pairs.
+    """
+
+    def __init__(self, inputs: Matrix, targets: Matrix) -> None:
+        self._input_mean = inputs.mean(axis=0)
+        self._target_mean = targets.mean(axis=0)
+        centred, residual = inputs - self._input_mean, targets - self._target_mean
+        samples, dimensions = centred.shape
+        self._dual = samples < dimensions
+        if self._dual:  # predict(z) = z Z' U (E + alpha)^-1 U' X with Z Z' = U E U'
+            values, vectors = np.linalg.eigh(centred @ centred.T)
+            self._basis: Matrix = centred.T @ vectors
+            self._coefficients: Matrix = vectors.T @ residual
+        else:  # predict(z) = z U (E + alpha)^-1 U' Z' X with Z' Z = U E U'
+            values, self._basis = np.linalg.eigh(centred.T @ centred)
+            self._coefficients = self._basis.T @ (centred.T @ residual)
+        self._eigenvalues: Matrix = np.maximum(values, 0.0)
+        mean_eigenvalue = float(self._eigenvalues.sum()) / samples
+        self._unit = mean_eigenvalue if mean_eigenvalue > 0.0 else 1.0
+
+    def project(self, inputs: Matrix) -> Matrix:
+        """Return the coordinates of inputs (M, d) that predictions under every penalty share."""
+        coordinates: Matrix = (inputs - self._input_mean) @ self._basis
+        return coordinates
+
+    def predict(self, coordinates: Matrix, alpha: float) -> Matrix:
+        """Return predictions (M, k) for a penalty relative to the mean eigenvalue."""
+        shrunk = coordinates / (self._eigenvalues + alpha * self._unit)
+        predicted: Matrix = self._target_mean + shrunk @ self._coefficients
+        return predicted

@@ -1,0 +1,110 @@
+"""Bootstrap intervals of means over victims."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core import seeds
+
+LEVEL = 0.95
+_MAX_DRAWS = 4_000_000
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap 95 % percentile interval.
+
+    Attributes
+    ----------
+    value : the mean, None without observations.
+    low, high : the 2.5 % and 97.5 % points, None with fewer than two observations.
+    n : number of observations (victims).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form that ``results.json`` uses."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def bootstrap_means(values: Values, resamples: int, seed: int, *ids: int) -> Values:
+    """Return the means of ``resamples`` resamples with replacement.
+
+    The resamples depend on (seed, ids, number of values) only: two arrays of one length get the
+    same ones, so that differences between the results are paired.
+
+    Parameters
+    ----------
+    values : (n,) or (n, k) observations, n at least 1; columns share their resamples.
+
+    Returns
+    -------
+    (resamples,) or (resamples, k).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    count = len(values)
+    rng = seeds.generator(seed, "bootstrap", *ids)
+    means = np.empty((resamples, *values.shape[1:]))
+    rows = max(1, _MAX_DRAWS // values.size)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        means[start:stop] = values[rng.integers(0, count, (stop - start, count))].mean(axis=1)
+    return means
+
+
+def bootstrap_interval(values: Values, resamples: int, seed: int, *ids: int) -> Interval:
+    """Return the mean of ``values`` (n,) with its bootstrap percentile interval.
+
+    Raises
+    ------
+    ValueError : a value is not finite.
+
+    References
+    ----------
+    Efron, Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("an interval needs finite values")
+    if len(values) == 0:
+        return Interval(None, None, None, 0)
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Interval(mean, None, None, 1)
+    tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
+    low, high = np.quantile(bootstrap_means(values, resamples, seed, *ids), tails)
+    return Interval(mean, float(low), float(high), len(values))
+
+
+def paired_difference(
+    first: Values, second: Values, resamples: int, seed: int, *ids: int
+) -> Interval:
+    """Return the interval of the mean of ``first - second`` over the same victims, in one order.
+
+    Raises
+    ------
+    ValueError : the two do not have one length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired values differ in number: {len(first)} and {len(second)}")
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    return bootstrap_interval(difference, resamples, seed, *ids)
+
+
+def group_means(values: Values, groups: NDArray[np.int64]) -> Values:
+    """Return the mean of each group, in the order of the groups' keys.
+
+    A victim whose image was sent several times is one victim: average first, then resample victims.
+    """
+    _, inverse = np.unique(groups, return_inverse=True)
+    counts = np.bincount(inverse)
+    means: Values = np.bincount(inverse, weights=np.asarray(values, np.float64)) / counts
+    return means
