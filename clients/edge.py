@@ -23,7 +23,7 @@ from testbed.core.records import to_record, to_tensors
 from testbed.core.seeds import torch_generator
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
-MOMENTUM = "momentum"
+MOMENT = "moment-"
 ANCHOR = "anchor"
 PROXIMAL_MU = "proximal-mu"  # the key that Flower's FedProx puts into the configuration
 
@@ -109,15 +109,22 @@ class EdgeRuntime:
             to_tensors(state[protocol.STATISTICS]),
             float(_number(context.state.config_records[protocol.CONFIG], PROXIMAL_MU)),
         )
-        session.momentum = _in_compute_layout(state[MOMENTUM])
+        session.moments = {
+            name.removeprefix(MOMENT): _in_compute_layout(record)
+            for name, record in state.items()
+            if name.startswith(MOMENT)
+        }
         session.anchor = _in_compute_layout(state[ANCHOR])
         return session
 
     def save(self, session: TrainingSession, context: Context) -> None:
         """Write the session to the device's Flower state (before a forward step's statistics)."""
+        for name in [key for key in context.state if key.startswith(MOMENT)]:
+            del context.state[name]  # of an earlier round
         context.state[protocol.ARRAYS] = to_record(session.parameters)
         context.state[protocol.STATISTICS] = to_record(session.statistics)
-        context.state[MOMENTUM] = to_record(session.momentum)
+        for name, moment in session.moments.items():
+            context.state[MOMENT + name] = to_record(moment)
         context.state[ANCHOR] = to_record(session.anchor)
         context.state[protocol.CONFIG] = ConfigRecord({PROXIMAL_MU: session.proximal_mu})
 

@@ -10,7 +10,7 @@ from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
 from testbed.core.blocks import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.scenario import Component, SgdSection
+from testbed.core.scenario import Component, EdgeOptimiserSection
 from testbed.core.seeds import torch_generator
 
 
@@ -34,7 +34,7 @@ class EdgeProgram:
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
     batch_size: int
-    optimiser: SgdSection
+    optimiser: EdgeOptimiserSection
 
     def build(self) -> "EdgeModel":
         """Build the front-end and the defence; its first weights depend on the seed alone."""

@@ -56,7 +56,7 @@ class TrainingSession:
             name: compute_layout(value).requires_grad_() for name, value in parameters.items()
         }
         self.statistics = {name: value.detach().clone() for name, value in statistics.items()}
-        self.momentum: dict[str, Tensor] = {}
+        self.moments: dict[str, dict[str, Tensor]] = {}
         self.proximal_mu = proximal_mu
         self.anchor = (
             {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -131,13 +131,14 @@ class TrainingSession:
             [
                 torch.zeros_like(leaf) if value is None else value
                 for leaf, value in zip(leaves, gradients, strict=True)
-            ]
+            ],
+            step,
         )
         return 0.0 if penalty is None else float(penalty.detach())
 
     @torch.no_grad()
-    def _update(self, gradients: list[Tensor]) -> None:
-        """One step of SGD with momentum, in place (a torch.optim object per device costs 2x)."""
+    def _update(self, gradients: list[Tensor], step: int) -> None:
+        """One step of SGD or Adam, in place (a torch.optim object per device costs 2x)."""
         options = self._model.program.optimiser
         leaves = list(self.parameters.values())
         if options.clip_norm is not None:
@@ -151,13 +152,33 @@ class TrainingSession:
             torch._foreach_sub_(gradients, list(self.anchor.values()), alpha=self.proximal_mu)
         if options.weight_decay:
             torch._foreach_add_(gradients, leaves, alpha=options.weight_decay)
-        if options.momentum:
-            if not self.momentum:
-                self.momentum = {
-                    name: torch.zeros_like(leaf) for name, leaf in self.parameters.items()
-                }
-            velocities = list(self.momentum.values())
+        if options.method == "adam":
+            gradients = self._adam_direction(gradients, step)
+        elif options.momentum:
+            velocities = self._moment("first")
             torch._foreach_mul_(velocities, options.momentum)
             torch._foreach_add_(velocities, gradients)
             gradients = velocities
         torch._foreach_add_(leaves, gradients, alpha=-options.learning_rate)
+
+    def _moment(self, name: str) -> list[Tensor]:
+        """Return the optimiser's moment of that name, zero at the start of the round."""
+        if name not in self.moments:
+            self.moments[name] = {
+                key: torch.zeros_like(leaf) for key, leaf in self.parameters.items()
+            }
+        return list(self.moments[name].values())
+
+    def _adam_direction(self, gradients: list[Tensor], step: int) -> list[Tensor]:
+        """Return Adam's bias-corrected direction (arXiv 1412.6980, algorithm 1)."""
+        options = self._model.program.optimiser
+        first, second = self._moment("first"), self._moment("second")
+        torch._foreach_lerp_(first, gradients, 1.0 - options.momentum)
+        torch._foreach_mul_(second, options.second_beta)
+        torch._foreach_addcmul_(second, gradients, gradients, 1.0 - options.second_beta)
+        scale = torch._foreach_div(second, 1.0 - options.second_beta ** (step + 1))
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, 1e-8)
+        direction = torch._foreach_div(first, 1.0 - options.momentum ** (step + 1))
+        torch._foreach_div_(direction, scale)
+        return list(direction)

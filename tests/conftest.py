@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from clients.program import EdgeProgram
-from testbed.core.scenario import Component, SgdSection
+from testbed.core.scenario import Component, EdgeOptimiserSection
 from testbed.engine.host import HostData, set_identity
 
 torch.set_num_threads(1)
@@ -39,7 +39,11 @@ TINY = {
     },
     "arms": [
         {"name": "undefended", "front_end": {"name": "cnn", "cut": 1, "width": 8}},
-        {"name": "sift", "front_end": {"name": "cnn", "cut": 2, "width": 8}, "defence": "siftfunnel"},
+        {
+            "name": "sift",
+            "front_end": {"name": "cnn", "cut": 2, "width": 8},
+            "defence": "siftfunnel",
+        },
     ],
     "adversaries": [
         {"name": "eaves", "position": {"tap": "links", "share_of_links": 0.5}, "attack": "ridge"},
@@ -94,7 +98,9 @@ def make_program(front_end="cnn", options=None, defence="none", defence_options=
         "channel_mean": (0.3,),
         "channel_std": (0.4,),
         "batch_size": 4,
-        "optimiser": SgdSection(learning_rate=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0),
+        "optimiser": EdgeOptimiserSection(
+            learning_rate=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0
+        ),
     }
     return EdgeProgram(**(values | changes))
 
@@ -106,3 +112,9 @@ def host_data():
     images = rng.integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
     labels = rng.integers(0, 10, 40)
     return HostData(images, labels, [np.arange(10) + 10 * device for device in range(4)])
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start every test from the same global random state."""
+    torch.manual_seed(0)

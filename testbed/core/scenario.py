@@ -140,13 +140,19 @@ class FleetSection(Section):
     availability: AvailabilityChoice = _component(registries.AVAILABILITIES, "bernoulli")
 
 
-class SgdSection(Section):
-    """The optimiser of a device's front-end (SGD with momentum, reset every round)."""
+class EdgeOptimiserSection(Section):
+    """The optimiser of a device's front-end; its moments start at zero every round."""
 
+    method: Literal["sgd", "adam"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.9, description="SGD's momentum, or Adam's first beta"
+    )
+    second_beta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.999, description="Adam's second beta; SGD has none"
+    )
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
 
 
 class CloudOptimiserSection(Section):
@@ -172,7 +178,7 @@ class TrainingSection(Section):
     )
     evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
     strategy: StrategyChoice = _component(registries.STRATEGIES, "fedavg")
-    edge_optimiser: SgdSection = SgdSection()
+    edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
     cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
 
 

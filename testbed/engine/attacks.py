@@ -1,11 +1,10 @@
 """Hands each adversary its evidence, runs the attacks in processes of their own, and scores them.
 
 The wall between adversary and truth runs through this file: an ``AttackJob`` holds evidence alone
-and is what travels to the adversary's process; images of victims are looked up afterwards, by the
-request numbers that stayed here.
+and is what travels to the adversary's process. Images of victims are looked up afterwards, by
+request numbers that never left this side.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +15,18 @@ from numpy.typing import NDArray
 from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Evidence, Intercepts, LabelledImages, Reconstruction
 from testbed.adversaries.mounting import mount
-from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Adversary, Component
 from testbed.core.seeds import generator
 from testbed.data.federated import to_unit
+from testbed.engine.scoring import ScoredAttack, Victims, score_attack
 from testbed.engine.serving import ServedArm
-from testbed.engine.taps import Tap
+from testbed.engine.taps import Intercept, Tap
 from testbed.engine.world import Setting, World
-from testbed.privacy.evaluation import AttackIdentity, score_attack
 
-ANCHORS = ("mean_image", "class_mean_image")
+ANCHORS = (
+    Component(name="mean_image", options={}),
+    Component(name="class_mean_image", options={}),
+)
 Row = dict[str, Any]
 
 
@@ -53,43 +54,118 @@ class AttackResults:
 
 
 def attack_arm(
-    world: World,
-    deployed: DeployedFrontEnd,
-    taps: Sequence[Tap],
-    served: ServedArm,
+    world: World, deployed: DeployedFrontEnd, taps: Sequence[Tap], served: ServedArm
 ) -> AttackResults:
-    """Mount every adversary's attacks on one arm's intercepts and score the reconstructions."""
+    """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions."""
     setting, arm = world.setting, deployed.program.arm
-    adversaries = setting.scenario.adversaries
-    pairs = [
-        (adversary, tap)
-        for adversary, tap in zip(adversaries, taps, strict=True)
-        if _read(tap, served)
+    readings = [
+        (adversary, [item for item in tap.intercepts if item.request in served.answers])
+        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
     ]
-    jobs = [_job(setting, deployed, adversary, tap, served) for adversary, tap in pairs]
+    readings = [(adversary, read) for adversary, read in readings if read]
+    jobs = [_job(setting, deployed, adversary, read, served) for adversary, read in readings]
     outcomes = world.backend.run_jobs(
         [
             (f"adversary '{adversary.name}' on arm '{arm}'", run_attacks, (job,))
-            for (adversary, _), job in zip(pairs, jobs, strict=True)
-        ]
+            for (adversary, _), job in zip(readings, jobs, strict=True)
+        ],
+        lambda name: world.progress.advance(1, name),
     )
     results = AttackResults([], [], {})
-    for (adversary, tap), job, reconstructions in zip(pairs, jobs, outcomes, strict=True):
-        truths = _truths(tap, served)
-        shown = _shown(world, len(truths))
-        results.samples[f"original/{arm}/{adversary.name}"] = _bytes_of(
-            to_unit(setting.data.pool.images[truths[shown]])
-        )
-        mean_mse: NDArray[np.float64] | None = None
-        for component, reconstruction in zip(job.attacks, reconstructions, strict=True):
-            identity = AttackIdentity(arm, adversary.name, component.name, adversary.position.tap)
-            entry, rows, mse = _score(
-                world, identity, adversary, component, reconstruction, (tap, served), mean_mse
-            )
-            mean_mse = mse if component.name == ANCHORS[0] else mean_mse
-            results.entries.append(entry)
-            results.rows.extend(rows)
-            key = f"{arm}/{adversary.name}/{component.name}"
-            results.samples[key] = _bytes_of(reconstruction.images[shown])
-        world.progress.advance(1, adversary.name)
+    for (adversary, read), job, reconstructions in zip(readings, jobs, outcomes, strict=True):
+        _score_adversary(setting, arm, adversary, read, served, job, reconstructions, results)
     return results
+
+
+def _job(
+    setting: Setting,
+    deployed: DeployedFrontEnd,
+    adversary: Adversary,
+    read: Sequence[Intercept],
+    served: ServedArm,
+) -> AttackJob:
+    """Collect what the threat model grants; nothing here names a device, a person or an image."""
+    data, seed = setting.data, setting.scenario.seed
+    share = adversary.knowledge.auxiliary_share
+    order = generator(seed, f"auxiliary of {adversary.name}").permutation(len(data.parts.auxiliary))
+    held = data.parts.auxiliary[np.sort(order[: max(1, round(share * len(order)))])]
+    evidence = Evidence(
+        num_classes=data.pool.num_classes,
+        auxiliary=_labelled(setting, held),
+        auxiliary_validation=_labelled(setting, data.parts.auxiliary_validation),
+        intercepts=Intercepts(
+            np.stack([item.features for item in read]),
+            np.array([served.answers[item.request] for item in read], dtype=np.int64),
+        ),
+        oracle=deployed,
+    )
+    names = {adversary.attack.name}
+    attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)
+    # The same attacker, with the same luck, faces every arm.
+    draw = generator(seed, f"adversary {adversary.name}").integers(2**31)
+    return AttackJob(attacks, evidence, int(draw))
+
+
+def _labelled(setting: Setting, rows: NDArray[np.int64]) -> LabelledImages:
+    pool = setting.data.pool
+    return LabelledImages(to_unit(pool.images[rows]), pool.labels[rows])
+
+
+def _score_adversary(
+    setting: Setting,
+    arm: str,
+    adversary: Adversary,
+    read: Sequence[Intercept],
+    served: ServedArm,
+    job: AttackJob,
+    reconstructions: Sequence[Reconstruction],
+    results: AttackResults,
+) -> None:
+    victims = _victims(setting, read, served)
+    shown = np.arange(min(setting.scenario.evaluation.reconstructions_shown, len(read)))
+    results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
+    scored: dict[str, ScoredAttack] = {}
+    for component, reconstruction in zip(job.attacks, reconstructions, strict=True):
+        found = score_attack(setting.scenario, victims, component.name, reconstruction)
+        scored[component.name] = found
+        mean = scored.get(ANCHORS[0].name)
+        results.entries.append(
+            {
+                "adversary": adversary.name,
+                "attack": component.name,
+                "position": _position(adversary),
+                "worse_than_mean_image": mean is not None and found.mse > mean.mse,
+                **found.entry,
+            }
+        )
+        facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
+        results.rows.extend({**facts, **row} for row in found.rows)
+        key = f"{arm}/{adversary.name}/{component.name}"
+        results.samples[key] = _pixels(reconstruction.images[shown])
+
+
+def _victims(setting: Setting, read: Sequence[Intercept], served: ServedArm) -> Victims:
+    by_request = {item.request: item.image for item in served.requests}
+    rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
+    pool_rows = setting.data.parts.victims
+    return Victims(
+        requests=np.array([item.request for item in read], dtype=np.int64),
+        rows=rows,
+        devices=np.array([item.device for item in read], dtype=np.int64),
+        device_classes=[setting.fleet.device_class(item.device) for item in read],
+        labels=setting.data.pool.labels[rows],
+        images=to_unit(setting.data.pool.images[rows]),
+        pool=to_unit(setting.data.pool.images[pool_rows]),
+        pool_index=np.searchsorted(pool_rows, rows),
+    )
+
+
+def _position(adversary: Adversary) -> str:
+    if adversary.position.tap == "cloud":
+        return "cloud"
+    return f"{adversary.position.share_of_links:.0%} of the links"
+
+
+def _pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.rint(images * 255.0).clip(0, 255).astype(np.uint8)
+    return pixels

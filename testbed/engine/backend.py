@@ -14,6 +14,8 @@ from clients.program import EdgeProgram
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 
 T = TypeVar("T")
+Job = tuple[str, Callable[..., T], tuple[Any, ...]]
+"""Name, function and arguments of one job."""
 
 
 class Backend(ABC):
@@ -39,8 +41,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def run_jobs(self, jobs: Sequence[tuple[str, Callable[..., T], tuple[Any, ...]]]) -> list[T]:
-        """Run (name, function, arguments) jobs, each in one thread, several at once where possible."""
+    def run_jobs(
+        self,
+        jobs: Sequence[Job[T]],
+        on_done: Callable[[str], None] = lambda name: None,
+    ) -> list[T]:
+        """Run independent jobs, each in one thread, several at once where possible.
+
+        ``on_done`` is called with a job's name when it is done; results come in the jobs' order.
+        """
 
     @abstractmethod
     def usage(self) -> dict[str, Usage]:
@@ -83,12 +92,20 @@ class InlineBackend(Backend):
         """Run the shards one after another."""
         return [self._host.handle(messages) for _, messages in shards]
 
-    def run_jobs(self, jobs: Sequence[tuple[str, Callable[..., T], tuple[Any, ...]]]) -> list[T]:
+    def run_jobs(
+        self,
+        jobs: Sequence[Job[T]],
+        on_done: Callable[[str], None] = lambda name: None,
+    ) -> list[T]:
         """Run the jobs one after another, in one thread like everywhere."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return [function(*arguments) for _, function, arguments in jobs]
+            results = []
+            for name, function, arguments in jobs:
+                results.append(function(*arguments))
+                on_done(name)
+            return results
         finally:
             torch.set_num_threads(threads)
 

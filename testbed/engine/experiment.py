@@ -90,7 +90,7 @@ class Experiment:
         # 1. Everything that can be wrong is checked before anything is written.
         with self.progress.phase("load data and fleet"):
             self._setting = setting = read_setting(self.scenario)
-            models = {arm.name: self._models(setting, arm) for arm in self.scenario.arms}
+            models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
         open_folder(self.folder, self.scenario, force, resume)
         on_open()
         try:
@@ -112,20 +112,6 @@ class Experiment:
             raise
         # 5. Write the results and the report.
         return self._write("complete")
-
-    def _models(self, setting: Setting, arm: Arm) -> ArmModels:
-        pool = setting.data.pool
-        _, channels, height, width = pool.images.shape
-        return build_models(
-            self.scenario,
-            arm,
-            (channels, height, width),
-            len(pool.label_names),
-            (
-                tuple(float(value) for value in setting.data.mean),
-                tuple(float(value) for value in setting.data.std),
-            ),
-        )
 
     def _arm(self, world: World, models: ArmModels) -> None:
         name = models.program.arm
@@ -271,6 +257,21 @@ class Experiment:
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },
         )
+
+
+def arm_models(setting: Setting, arm: Arm) -> ArmModels:
+    """Build the halves of an arm for a setting's data.
+
+    Raises
+    ------
+    UserError : the front-end does not work at this image size or with this defence.
+    """
+    pool = setting.data.pool
+    normalisation = (
+        tuple(float(value) for value in setting.data.mean),
+        tuple(float(value) for value in setting.data.std),
+    )
+    return build_models(setting.scenario, arm, pool.image_shape, pool.num_classes, normalisation)
 
 
 def _data_facts(data: FederatedData) -> Row:

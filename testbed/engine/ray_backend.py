@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clients.program import EdgeProgram
 from testbed.core.errors import HostError, UserError
-from testbed.engine.backend import Backend
+from testbed.engine.backend import Backend, Job
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 
 T = TypeVar("T")
@@ -147,7 +147,11 @@ class RayBackend(Backend):
         references = [self._actors[host].handle.remote(messages) for host, messages in shards]
         return self._get(references, "a host")
 
-    def run_jobs(self, jobs: Sequence[tuple[str, Callable[..., T], tuple[Any, ...]]]) -> list[T]:
+    def run_jobs(
+        self,
+        jobs: Sequence[Job[T]],
+        on_done: Callable[[str], None] = lambda name: None,
+    ) -> list[T]:
         """Run the jobs on as many adversary actors as there are hosts."""
         actor = ray.remote(num_cpus=0)(_JobActor)
         while len(self._job_actors) < min(self.hosts, len(jobs)):
@@ -167,6 +171,7 @@ class RayBackend(Backend):
             index, worker = running.pop(done[0])
             results[index] = self._get([done[0]], jobs[index][0])[0]
             free.append(worker)
+            on_done(jobs[index][0])
         return [results[index] for index in range(len(jobs))]
 
     def usage(self) -> dict[str, Usage]:

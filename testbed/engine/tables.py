@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from testbed.core import protocol
+from testbed.core.scenario import Component
 from testbed.engine.ledger import COUNTS
 from testbed.engine.serving import ServedArm
 from testbed.engine.training import TrainedArm
@@ -67,8 +68,8 @@ def arm_entry(
     ]
     return {
         "name": program.arm,
-        "front_end": {"name": program.front_end.name, **program.front_end.options},
-        "defence": {"name": program.defence.name, **program.defence.options},
+        "front_end": _described(program.front_end),
+        "defence": _described(program.defence),
         "cloud_model": models.edge.front_end.cloud_model[0],
         "edge": {
             "parameters": stats.params,
@@ -91,6 +92,12 @@ def arm_entry(
         "attacks": attacks,
         "errors": sorted(set(arm.grid.errors))[:20],
     }
+
+
+def _described(component: Component) -> str:
+    """Return a component and its options as one line of text."""
+    options = ", ".join(f"{name} {value}" for name, value in component.options.items())
+    return f"{component.name} ({options})" if options else component.name
 
 
 def _known(value: float) -> float | None:

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from clients.edge import build_client_app
 from testbed.core import protocol
 from testbed.core.records import to_record
+from testbed.core.scenario import EdgeOptimiserSection
 
 pytestmark = pytest.mark.usefixtures("identity")
 STEPS = 3
@@ -64,9 +65,14 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
 
 
 @pytest.mark.parametrize("extra", [{}, {"proximal-mu": 0.5}])
+@pytest.mark.parametrize("method", ["sgd", "adam"])
 @pytest.mark.parametrize("defence", ["none", "siftfunnel"])
-def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, extra):
-    program = make_program(defence=defence, options={"cut": 2, "width": 8})
+def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, method, extra):
+    program = make_program(
+        defence=defence,
+        options={"cut": 2, "width": 8},
+        optimiser=EdgeOptimiserSection(method=method, learning_rate=0.01),
+    )
     in_memory = run_round(program, host_data, keep_in_memory=True, **extra)
     stateless = run_round(
         program, host_data, keep_in_memory=False, new_process_each_message=True, **extra
@@ -89,9 +95,7 @@ def test_inference_runs_the_deployed_weights(host_data):
     deployed = RecordDict(weights_of(program))
     deployed[protocol.CONFIG] = ConfigRecord({protocol.VERSION: "deployed"})
     app(Message(deployed, 3, protocol.DEPLOY), here)
-    request = RecordDict(
-        {protocol.CONFIG: ConfigRecord({protocol.REQUEST: 7, protocol.IMAGE: 21})}
-    )
+    request = RecordDict({protocol.CONFIG: ConfigRecord({protocol.REQUEST: 7, protocol.IMAGE: 21})})
     reply = app(Message(request, 3, protocol.INFER), here)
     z = reply.content[protocol.FEATURES][protocol.Z].numpy()
     assert z.shape == (1, 8, 16, 16)

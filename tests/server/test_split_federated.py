@@ -13,7 +13,7 @@ from server.split_federated import SplitFederated
 from testbed.core import protocol
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
-from testbed.core.scenario import CloudOptimiserSection, SgdSection, TrainingSection
+from testbed.core.scenario import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
 from testbed.engine.host import node_of
 
 pytestmark = pytest.mark.usefixtures("identity")
@@ -61,7 +61,7 @@ def new_server(program, training, strategy="fedavg", options=None, devices=4):
     return SplitFederated(training, program.seed, cloud, flower, *model.initial_weights()), model
 
 
-PLAIN = SgdSection(learning_rate=0.1, momentum=0.0, clip_norm=None)
+PLAIN = EdgeOptimiserSection(learning_rate=0.1, momentum=0.0, clip_norm=None)
 
 
 def test_one_device_equals_centralised_training(host_data):
@@ -161,8 +161,10 @@ def test_pooled_statistics_are_those_of_the_union():
     from server.split_federated import _pool_statistics
 
     rng = np.random.default_rng(0)
-    parts = [rng.normal(loc, scale, (count, 3)) for loc, scale, count in
-             [(0, 1, 40), (3, 2, 10), (-1, 0.5, 50)]]
+    parts = [
+        rng.normal(loc, scale, (count, 3))
+        for loc, scale, count in [(0, 1, 40), (3, 2, 10), (-1, 0.5, 50)]
+    ]
     replies = []
     for part in parts:
         content = RecordDict(

@@ -1,0 +1,154 @@
+"""``--dry-run``: what a scenario would run, what its front-ends cost, and how long it may take."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from testbed.core.loading import dump_scenario
+from testbed.core.scenario import Scenario
+from testbed.engine.costs import DeviceCosts
+from testbed.engine.experiment import arm_models
+from testbed.engine.models import ArmModels
+from testbed.engine.reference import reference_rate
+from testbed.engine.world import Setting, read_setting
+
+START_S = 8.0  # libraries, hosts and report, measured on two cores
+ATTACK_GMAC_PER_IMAGE = 0.05  # forward and backward of the default decoder, per image and epoch
+ATTACK_EPOCHS = 40
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected seconds of the phases of one arm on this machine."""
+
+    train_s: float
+    serve_s: float
+    attack_s: float
+
+
+def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
+    """Print the resolved scenario, the fleet, the sizes of every arm and an estimate of the time.
+
+    Raises
+    ------
+    UserError : anything that would stop the run before it starts.
+    """
+    console = console or Console()
+    setting = read_setting(scenario)
+    models = [arm_models(setting, arm) for arm in scenario.arms]
+    console.print(Syntax(dump_scenario(scenario), "yaml", background_color="default"))
+    console.print(_fleet(setting))
+    console.print(_arms(setting, models))
+    console.print(_data(setting))
+    console.print(_time(scenario, setting, models))
+    console.print("dry run: nothing was written", style="dim")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _fleet(setting: Setting) -> Table:
+    table = Table(title="fleet", title_justify="left", box=None, pad_edge=False)
+    for column in ("class", "devices", "models", "links"):
+        table.add_column(column, justify="right" if column == "devices" else "left")
+    for group in setting.fleet.composition():
+        models = ", ".join(f"{name} x {count}" for name, count in group.models.items())
+        links = ", ".join(f"{name} x {count}" for name, count in group.links.items())
+        table.add_row(group.device_class, str(group.devices), models, links)
+    return table
+
+
+def _arms(setting: Setting, models: list[ArmModels]) -> Table:
+    table = _table(
+        "arms",
+        *("arm", "edge params", "edge MACs", "features", "bytes of features"),
+        *("cloud params", "cloud MACs", "can train", "can serve"),
+    )
+    for item in models:
+        stats = item.edge_stats
+        costs = device_costs(setting, item)
+        table.add_row(
+            item.program.arm,
+            f"{stats.params:,}",
+            f"{stats.macs / 1e6:.2f} M",
+            "x".join(str(size) for size in item.edge.front_end.feature_shape),
+            f"{4 * stats.output_elements:,}",
+            f"{item.cloud_stats.params:,}",
+            f"{item.cloud_stats.macs / 1e6:.2f} M",
+            f"{int(costs.training_feasible.sum())} devices",
+            f"{int(costs.serving_feasible.sum())} devices",
+        )
+    return table
+
+
+def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
+    """Return an arm's costs for the fleet."""
+    return DeviceCosts.of(
+        setting.fleet,
+        models.edge_stats,
+        models.program.front_end.name,
+        setting.scenario.training.batch_size,
+        setting.scenario.seed,
+    )
+
+
+def _data(setting: Setting) -> Table:
+    table = _table("data", "part", "images")
+    for name, size in setting.data.parts.sizes().items():
+        table.add_row(name, f"{size:,}")
+    per_device = [len(rows) for rows in setting.data.device_images]
+    table.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
+    return table
+
+
+def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate:
+    """Estimate one arm's wall time from a measured rate of this machine, in one thread.
+
+    A training step costs three forward passes; overheads that are not arithmetic double it.
+    """
+    scenario = setting.scenario
+    cores = min(scenario.engine.hosts or os.cpu_count() or 1, os.cpu_count() or 1)
+    if scenario.engine.backend == "inline":
+        cores = 1
+    training = scenario.training
+    images = training.rounds * training.cohort_size * training.local_steps * training.batch_size
+    both = (models.edge_stats.macs + models.cloud_stats.macs) / 1e9
+    parallel = min(cores, scenario.engine.cloud_threads)
+    train_s = 3.0 * 2.0 * images * both / gmac_per_s / parallel
+    parts = setting.data.parts
+    serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
+    trained_images = sum(
+        adversary.knowledge.auxiliary_share * len(parts.auxiliary)
+        for adversary in scenario.adversaries
+    )
+    pixels = torch.tensor(setting.data.pool.images.shape[2:]).prod().item() / 32**2
+    attack_s = ATTACK_EPOCHS * trained_images * ATTACK_GMAC_PER_IMAGE * pixels / gmac_per_s / cores
+    return Estimate(train_s, serve_s, attack_s)
+
+
+def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Table:
+    rate = reference_rate(models[0])["gmac_per_s"]
+    table = _table(
+        f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
+        *("arm", "train s", "serve s", "attack s"),
+    )
+    total = START_S
+    for item in models:
+        guess = estimate(setting, item, rate)
+        total += guess.train_s + guess.serve_s + guess.attack_s
+        table.add_row(
+            item.program.arm,
+            f"{guess.train_s:.0f}",
+            f"{guess.serve_s:.0f}",
+            f"{guess.attack_s:.0f}",
+        )
+    table.add_row("with start and report", f"{total:.0f}", "", "")
+    return table
