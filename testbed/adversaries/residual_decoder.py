@@ -166,7 +166,8 @@ class DecoderTraining:
 
 
 def _channels_last(array: FloatArray) -> Tensor:
-    return torch.from_numpy(array).to(memory_format=torch.channels_last)
+    owned = array if array.flags.writeable else array.copy()  # shared arrays arrive read-only
+    return torch.from_numpy(owned).to(memory_format=torch.channels_last)
 
 
 def _shape(array: FloatArray) -> tuple[int, int, int]:

@@ -97,14 +97,3 @@ def paired_difference(
         raise ValueError(f"paired values differ in number: {len(first)} and {len(second)}")
     difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     return bootstrap_interval(difference, resamples, seed, *ids)
-
-
-def group_means(values: Values, groups: NDArray[np.int64]) -> Values:
-    """Return the mean of each group, in the order of the groups' keys.
-
-    A victim whose image was sent several times is one victim: average first, then resample victims.
-    """
-    _, inverse = np.unique(groups, return_inverse=True)
-    counts = np.bincount(inverse)
-    means: Values = np.bincount(inverse, weights=np.asarray(values, np.float64)) / counts
-    return means

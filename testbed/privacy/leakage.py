@@ -18,6 +18,8 @@ LIVE_CHANNEL_SHARE = 0.01
 FLOAT32_NOISE = 1e-13
 """Squared variations below this share of the squared norm are rounding, not signal."""
 
+_FEWEST_SAMPLES = 4
+
 Matrix = NDArray[np.float64]
 
 
@@ -116,7 +118,7 @@ def distance_correlation_u(x: NDArray[Any], z: NDArray[Any]) -> float:
     Szekely, Rizzo, Journal of Multivariate Analysis 117, 2013, equation 3.7 and definition 2;
     in its U-centred form: Annals of Statistics 42(6), 2014, definitions 2 and 3.
     """
-    if len(x) < 4:
+    if len(x) < _FEWEST_SAMPLES:
         raise ValueError("the bias-corrected distance correlation needs at least 4 samples")
     a, b = (_u_centred(euclidean_distances(side)) for side in (x, z))
     scale = math.sqrt(float(np.square(a).sum()) * float(np.square(b).sum()))
@@ -154,17 +156,20 @@ class Leakage:
     mean_abs_feature : mean |z|, the entropy proxy of the SiftFunnel code.
     nonzero_per_sample : mean count of non-zero entries, its effective information volume.
     samples : images that all of this was measured on.
+
+    A measure is None where it cannot be taken: fewer than four samples, or features that are not
+    finite.
     """
 
     channels: int
-    live_channels: int
-    participation_ratio: float
-    spectral_rank: float
-    dcor_v: float
-    dcor_u: float
-    mean_abs_feature: float
-    nonzero_per_sample: float
     samples: int
+    live_channels: int | None = None
+    participation_ratio: float | None = None
+    spectral_rank: float | None = None
+    dcor_v: float | None = None
+    dcor_u: float | None = None
+    mean_abs_feature: float | None = None
+    nonzero_per_sample: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form that ``results.json`` uses."""
@@ -182,16 +187,17 @@ def measure_leakage(images: FloatArray, features: FloatArray, samples: int = 512
 
     Raises
     ------
-    ValueError : shapes that do not pair up, fewer than 4 samples, or features that are not finite.
+    ValueError : shapes that do not pair up.
     """
     if features.ndim != 4 or len(images) != len(features):
         raise ValueError(f"images {images.shape} and features {features.shape} do not pair up")
     images, features = images[:samples], features[:samples]
-    if not np.isfinite(features).all():
-        raise ValueError("the features are not finite")
+    if len(features) < _FEWEST_SAMPLES or not np.isfinite(features).all():
+        return Leakage(channels=features.shape[1], samples=len(features))
     spectrum = covariance_spectrum(features)
     return Leakage(
         channels=features.shape[1],
+        samples=len(features),
         live_channels=live_channels(features),
         participation_ratio=participation_ratio(spectrum),
         spectral_rank=spectral_rank(spectrum),
@@ -199,5 +205,4 @@ def measure_leakage(images: FloatArray, features: FloatArray, samples: int = 512
         dcor_u=distance_correlation_u(images, features),
         mean_abs_feature=float(np.abs(features).mean(dtype=np.float64)),
         nonzero_per_sample=float(np.count_nonzero(features) / len(features)),
-        samples=len(features),
     )
