@@ -7,10 +7,11 @@ knows the truth, is elsewhere (``testbed.privacy``) and sees reconstructions onl
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -37,6 +38,14 @@ class FrontEndOracle(Protocol):
 
     def query(self, images: FloatArray, draw: int) -> FloatArray:
         """Return released features of images in [0, 1]; ``draw`` numbers fresh random releases."""
+
+
+@runtime_checkable
+class WhiteBoxOracle(FrontEndOracle, Protocol):
+    """A front-end whose weights the adversary holds too, for instance from a device of its own."""
+
+    def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
+        """Return released features of ``x`` (N, C, H, W) in [0, 1], with gradients to ``x``."""
 
 
 @dataclass(frozen=True)

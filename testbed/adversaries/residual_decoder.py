@@ -73,13 +73,7 @@ class ResidualDecoder:
         """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
         training = DecoderTraining(self.options, evidence, seed)
         training.run(progress)
-        return Reconstruction(
-            images=training.reconstruct(evidence.intercepts.features),
-            curve=training.curve,
-            best_epoch=training.best_epoch,
-            body_parameters=training.network.body_parameters(),
-            adapter_parameters=training.network.adapter_parameters(),
-        )
+        return training.account(training.reconstruct(evidence.intercepts.features))
 
 
 class DecoderTraining:
@@ -163,6 +157,16 @@ class DecoderTraining:
         if len(features) == 0:
             return np.empty((0, *self._mean.shape), dtype=np.float32)
         return self._decode(_channels_last(self._normalise(features)))
+
+    def account(self, images: FloatArray) -> Reconstruction:
+        """Return ``images`` with the account of how this training went."""
+        return Reconstruction(
+            images=images,
+            curve=self.curve,
+            best_epoch=self.best_epoch,
+            body_parameters=self.network.body_parameters(),
+            adapter_parameters=self.network.adapter_parameters(),
+        )
 
 
 def _channels_last(array: FloatArray) -> Tensor:

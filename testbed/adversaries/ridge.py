@@ -60,9 +60,12 @@ class Ridge:
         """Fit, choose the penalty on the attacker's validation images, reconstruct."""
         released = ReleasedFeatures(evidence, "ridge")
         draws = self.options.releases_per_image if released.is_random else 1
-        raw = np.concatenate([released.training(draw) for draw in range(draws)])
-        raw = raw[: self.options.max_samples]
-        images = np.tile(evidence.auxiliary.images, (draws, 1, 1, 1))[: len(raw)]
+        pairs = min(draws * len(evidence.auxiliary.images), self.options.max_samples)
+        rows = np.arange(pairs) % len(evidence.auxiliary.images)
+        starts = range(0, pairs, len(evidence.auxiliary.images))
+        releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
+        raw = np.concatenate(releases)
+        images = evidence.auxiliary.images[rows]
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
         held_out = solution.project(_flat(normalise(released.validation())))

@@ -1,0 +1,143 @@
+"""White-box optimisation: search the image whose features, through the known weights, are these.
+
+Minimises |(f(x) - z) / s|^2 per element plus a total-variation prior by projected Adam, s being the
+auxiliary deviation of each channel, so that the balance does not depend on the scale of z. The
+prior's weight and the number of steps are tuned on the attacker's validation images, with no step
+at all among the choices: where searching would only fit a release's noise, the start is kept. A
+random release is drawn afresh at every step (expectation over the release). Restarts are compared
+by feature distance only, which is all that an attacker of real victims can see.
+
+References
+----------
+He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019, section 4
+(regularised maximum likelihood, there by plain gradient descent).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction, WhiteBoxOracle
+from testbed.adversaries.feature_search import Descent, FeatureDistance
+from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.core import seeds
+from testbed.core.errors import UserError
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Options
+
+Start = Callable[[FloatArray], FloatArray]
+
+
+class WhiteBoxOptions(Options):
+    """Options of the white-box attack."""
+
+    start: Literal["decoder", "mean_image"] = Field(
+        default="decoder", description="first start of the search; a decoder costs its training"
+    )
+    decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    steps: Annotated[int, Field(ge=8, le=100_000)] = 240
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.02, description="of Adam, decayed to zero along a cosine"
+    )
+    tv_weights: list[Annotated[float, Field(ge=0.0)]] = Field(
+        default=[0.0, 0.01, 0.1], min_length=1, description="weights of the prior tried in tuning"
+    )
+    tuning_images: Annotated[int, Field(ge=1)] = 16
+    restarts: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="starts per victim: the first, the mean image, then auxiliary images at random",
+    )
+
+
+@ATTACKS.register(
+    "white_box",
+    "searches images through the known weights: feature distance + total variation, warm start",
+    WhiteBoxOptions,
+)
+class WhiteBox:
+    """Regularised maximum-likelihood inversion."""
+
+    is_anchor = False
+    needs_oracle = True
+    threat_model = "auxiliary images, queries and the weights of the deployed front-end"
+
+    def __init__(self, options: WhiteBoxOptions) -> None:
+        self.options = options
+        self._descent = Descent(options.steps, options.learning_rate)
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Make a start, tune on the attacker's validation images, search every victim's image."""
+        if not isinstance(evidence.oracle, WhiteBoxOracle):
+            raise UserError(
+                "attack 'white_box' needs the weights of the deployed front-end; "
+                "its adversary is granted queries only"
+            )
+        released = ReleasedFeatures(evidence, "white_box")
+        normalise = ChannelNormaliser.fit(released.training(0))
+        distance = FeatureDistance(evidence.oracle, normalise, released.is_random)
+        first, account = self._first_start(evidence, seed, progress)
+        features = evidence.intercepts.features
+        starts = [first(features)]
+        if distance.is_flat or len(features) == 0:
+            return replace(account, images=starts[0])
+        tv_weight, stop = self._tune(distance, evidence, released.validation(), first)
+        if progress is not None:
+            progress(f"searching {stop} steps with total variation x {tv_weight:g}")
+        starts.extend(self._further_starts(evidence, seed))
+        ends = [
+            self._descent.run(distance, start, features, tv_weight, [stop])[0] for start in starts
+        ]
+        nearest = np.argmin([distance.expected(end, features) for end in ends], axis=0)
+        return replace(account, images=np.stack(ends)[nearest, np.arange(len(features))])
+
+    def _first_start(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None
+    ) -> tuple[Start, Reconstruction]:
+        """Return what maps features to starting images, and the account of its training."""
+        mean = mean_of(evidence.auxiliary)
+        if self.options.start == "mean_image":
+            return lambda features: _repeat(mean, len(features)), Reconstruction(mean[None])
+        training = DecoderTraining(self.options.decoder, evidence, seed)
+        training.run(progress)
+        return training.reconstruct, training.account(mean[None])
+
+    def _tune(
+        self,
+        distance: FeatureDistance,
+        evidence: Evidence,
+        validation_features: FloatArray,
+        start: Start,
+    ) -> tuple[float, int]:
+        """Return the prior's weight and the number of steps with the least validation error."""
+        count = self.options.tuning_images
+        truth, features = evidence.auxiliary_validation.images[:count], validation_features[:count]
+        steps = self.options.steps
+        stops = [0, steps // 8, steps // 4, steps // 2, steps]
+        choices = []
+        for tv_weight in self.options.tv_weights:
+            ends = self._descent.run(distance, start(features), features, tv_weight, stops)
+            for stop, images in zip(stops, ends, strict=True):
+                error = float(np.square(images - truth, dtype=np.float64).mean())
+                choices.append((error, stop, tv_weight))
+        _, stop, tv_weight = min(choices)
+        return tv_weight, stop
+
+    def _further_starts(self, evidence: Evidence, seed: int) -> list[FloatArray]:
+        count, restarts = len(evidence.intercepts.features), self.options.restarts
+        starts = [_repeat(mean_of(evidence.auxiliary), count)] if restarts > 1 else []
+        images = evidence.auxiliary.images
+        for restart in range(2, restarts):
+            rng = seeds.generator(seed, "white_box starts", restart)
+            starts.append(images[rng.integers(0, len(images), count)])
+        return starts
+
+
+def _repeat(image: FloatArray, count: int) -> FloatArray:
+    return np.broadcast_to(image, (count, *image.shape)).copy()

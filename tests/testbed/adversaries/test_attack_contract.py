@@ -1,0 +1,161 @@
+"""What holds for every registered attack, whatever it does."""
+
+import ast
+import dataclasses
+import inspect
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import testbed.adversaries
+from testbed.adversaries import base
+from testbed.adversaries.mounting import mount
+from testbed.core.errors import UserError
+from testbed.core.registries import ATTACKS
+
+NAMES = ATTACKS.names()
+ANCHORS = [name for name in NAMES if ATTACKS.create(name, {}).is_anchor]
+TRAINED = [name for name in NAMES if name not in ANCHORS]
+
+
+def _mount(name, evidence, seed=0):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return mount(name, {}, evidence, seed)
+
+
+def test_the_known_attacks_are_registered():
+    assert {"mean_image", "class_mean_image", "ridge", "residual_decoder"} <= set(NAMES)
+    assert {"mean_image", "class_mean_image"} == set(ANCHORS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shape_range_determinism_and_untouched_inputs(name, channels, front_ends, build_case):
+    case = build_case(front_ends["noisy"], channels=channels)
+    state = torch.random.get_rng_state()
+    first = _mount(name, case.evidence)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
+    second = _mount(name, case.evidence)
+    assert first.images.shape == case.victims.shape
+    assert first.images.dtype == np.float32
+    assert first.images.flags.c_contiguous
+    assert 0.0 <= first.images.min() <= first.images.max() <= 1.0
+    np.testing.assert_array_equal(first.images, second.images)
+    assert first.curve == second.curve
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_attacks_beat_the_mean_image_on_telling_features(name, front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+    assert case.mse(_mount(name, case.evidence)) < 0.5 * case.mean_image_mse
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_identity_features_are_inverted_almost_perfectly(name, front_ends, build_case):
+    case = build_case(front_ends["identity"])
+    assert case.mse(_mount(name, case.evidence)) < case.mean_image_mse / 30
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_constant_features_give_exactly_the_mean_image(name, front_ends, build_case):
+    case = build_case(front_ends["constant"])
+    reconstruction = _mount(name, case.evidence)
+    mean = case.evidence.auxiliary.images.mean(axis=0, dtype=np.float64)
+    assert np.abs(reconstruction.images - mean).max() < 1e-6
+    assert case.mse(reconstruction) == pytest.approx(case.mean_image_mse, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_anchors_ignore_features_and_never_query(name, front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=case.evidence.intercepts.features.shape).astype(np.float32)
+    other = dataclasses.replace(
+        case.evidence,
+        intercepts=base.Intercepts(features, case.evidence.intercepts.answers),
+        oracle=None,
+    )
+    np.testing.assert_array_equal(_mount(name, case.evidence).images, _mount(name, other).images)
+    assert case.oracle.queries == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_query_access_is_declared(name, front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+    blind = dataclasses.replace(case.evidence, oracle=None)
+    if ATTACKS.create(name, {}).needs_oracle:
+        with pytest.raises(UserError, match=f"'{name}' needs query access"):
+            mount(name, {}, blind, 0)
+    else:
+        assert len(mount(name, {}, blind, 0).images) == len(case.victims)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_that_are_not_finite_still_give_images(name, front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+    features = case.evidence.intercepts.features.copy()
+    features[0] = np.nan
+    features[1, :, 0] = np.inf
+    broken = dataclasses.replace(
+        case.evidence,
+        intercepts=base.Intercepts(features, case.evidence.intercepts.answers),
+    )
+    images = mount(name, {}, broken, 0).images
+    assert np.isfinite(images).all()
+    assert 0.0 <= images.min() <= images.max() <= 1.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_evidence_reaches_an_attack(name):
+    entry = ATTACKS.entry(name)
+    assert list(inspect.signature(entry.factory).parameters) == ["options"]
+    mounted = inspect.signature(ATTACKS.create(name, {}).mount)
+    assert list(mounted.parameters) == ["evidence", "seed", "progress"]
+
+
+def test_evidence_has_no_place_for_a_victims_image():
+    def fields(kind):
+        return {field.name for field in dataclasses.fields(kind)}
+
+    assert fields(base.Evidence) == {
+        "num_classes",
+        "auxiliary",
+        "auxiliary_validation",
+        "intercepts",
+        "oracle",
+    }
+    assert fields(base.Intercepts) == {"features", "answers"}
+    assert fields(base.LabelledImages) == {"images", "labels"}
+
+
+def test_attacks_import_nothing_that_holds_the_truth():
+    folder = Path(testbed.adversaries.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            for module in modules:
+                own = module.split(".")[0] in ("testbed", "clients", "server")
+                allowed = module.startswith(("testbed.adversaries", "testbed.core"))
+                assert allowed or not own, f"{path.name} imports {module}"
+
+
+def test_mounting_puts_the_thread_count_back_and_needs_images(front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+    torch.set_num_threads(2)
+    try:
+        mount("mean_image", {}, case.evidence, 0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    empty = base.LabelledImages(case.victims[:0], np.empty(0, dtype=np.int64))
+    for part in ("auxiliary", "auxiliary_validation"):
+        with pytest.raises(UserError, match="no auxiliary images"):
+            mount("ridge", {}, dataclasses.replace(case.evidence, **{part: empty}), 0)
