@@ -1,0 +1,33 @@
+"""Command line: ``python -m testbed.report FOLDER`` makes the report of a results folder again."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from testbed.core.errors import UserError
+from testbed.report.build import build_report
+from testbed.report.summary import print_summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the report; return 0, or 2 with one sentence on standard error for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.report", description="Make the report of a results folder again."
+    )
+    parser.add_argument("folder", type=Path, help="the results folder of a run")
+    parser.add_argument("--quiet", action="store_true", help="print the report's path only")
+    chosen = parser.parse_args(arguments)
+    try:
+        report = build_report(chosen.folder)
+        if chosen.quiet:
+            print(report)
+        else:
+            print_summary(chosen.folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Makes the report of a results folder: plots, strips and ``report.html``."""
+
+from pathlib import Path
+
+from testbed.report.files import write_bytes
+from testbed.report.folder import read_results
+from testbed.report.html import render
+from testbed.report.plots import draw_all
+from testbed.report.strips import write_strips
+
+
+def build_report(folder: Path) -> Path:
+    """Read ``folder`` and write ``plots/``, ``reconstructions/*.png`` and ``report.html`` in it.
+
+    The same files give the same bytes. Each file is replaced as a whole, the report last.
+
+    Returns
+    -------
+    Path : ``report.html``.
+
+    Raises
+    ------
+    UserError : the folder is missing, corrupt or of another schema version, or not writable.
+    """
+    results = read_results(folder)
+    plots = draw_all(results)
+    for name, image in plots.items():
+        write_bytes(folder / "plots" / f"{name}.png", image)
+    write_strips(results)
+    report = folder / "report.html"
+    write_bytes(report, render(results, plots).encode("utf-8"))
+    return report

@@ -1,0 +1,93 @@
+"""What the report says about attacks: which was the best, and what it must be compared with."""
+
+from dataclasses import dataclass
+
+from testbed.report.schema import ArmResult, AttackResult, Summary
+
+FEW_VICTIMS = 20
+"""Below this many victims an interval is too wide, and too rough, to compare arms by."""
+
+
+def mse(attack: AttackResult) -> float | None:
+    """Return the mean squared error per element of an attack's reconstructions."""
+    return attack.scores.mse.value
+
+
+def adversaries(summary: Summary) -> list[str]:
+    """Return the adversaries in order of first appearance."""
+    names = [attack.adversary for arm in summary.arms for attack in arm.attacks]
+    return list(dict.fromkeys(names))
+
+
+def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | None:
+    """Return the attack with the lowest MSE (anchors excluded), of one adversary or of all."""
+    scored = [
+        (value, attack)
+        for attack in arm.attacks
+        if not attack.is_anchor
+        and (adversary is None or attack.adversary == adversary)
+        and (value := mse(attack)) is not None
+    ]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
+    """Return the anchors (mean image, class mean) scored on the victims of ``adversary``."""
+    return [a for a in arm.attacks if a.is_anchor and a.adversary == adversary]
+
+
+def pool_size(attack: AttackResult) -> int | None:
+    """Return the number of victims among whom re-identification picks one."""
+    return attack.scores.pool_size if attack.scores.pool_size is not None else attack.pool_size
+
+
+def chance(attack: AttackResult) -> float | None:
+    """Return the re-identification rate of a blind guess."""
+    if attack.scores.chance_reidentification is not None:
+        return attack.scores.chance_reidentification
+    if attack.chance_reidentification is not None:
+        return attack.chance_reidentification
+    pool = pool_size(attack)
+    return 1 / pool if pool else None
+
+
+def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
+    """Return an attack that re-identifies more victims than the one with the lowest MSE."""
+
+    def rate(attack: AttackResult) -> float:
+        return attack.scores.reidentification.value or 0.0
+
+    others = [attack for attack in arm.attacks if not attack.is_anchor]
+    top = max(others, key=rate, default=best)
+    return top if rate(top) > rate(best) else None
+
+
+@dataclass(frozen=True)
+class AnchorLine:
+    """One anchor's MSE over arms and adversaries: they score it on nearly the same victims."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """Return the middle of the range."""
+        return (self.low + self.high) / 2
+
+
+def anchor_lines(summary: Summary, adversary: str | None = None) -> list[AnchorLine]:
+    """Return the range of every anchor's MSE, of one adversary or of all."""
+    values: dict[str, list[float]] = {}
+    for arm in summary.arms:
+        for attack in arm.attacks:
+            if attack.is_anchor and adversary in (None, attack.adversary):
+                value = mse(attack)
+                if value is not None:
+                    values.setdefault(attack.attack, []).append(value)
+    return [AnchorLine(name, min(v), max(v)) for name, v in values.items()]
+
+
+def readable(name: str) -> str:
+    """Return a registry name as words: ``mean_image`` becomes ``mean image``."""
+    return name.replace("_", " ")

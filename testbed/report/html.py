@@ -1,0 +1,74 @@
+"""Renders ``report.html``: one self-contained file without scripts or outside references."""
+
+import base64
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from testbed.report import numbers, tables
+from testbed.report.findings import adversaries, best_attack
+from testbed.report.folder import Results
+from testbed.report.headline import headline_table
+from testbed.report.plots import PLOTS
+from testbed.report.prose import adversary_facts, in_short, limits
+from testbed.report.strips import comparisons, image_row, png
+from testbed.report.style import PALETTE
+
+
+def render(results: Results, plots: dict[str, bytes]) -> str:
+    """Return the report as HTML.
+
+    Parameters
+    ----------
+    results : the folder, read.
+    plots : PNG bytes by the names of :data:`testbed.report.plots.PLOTS`.
+    """
+    environment = Environment(
+        loader=PackageLoader("testbed.report", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["n"] = numbers
+    return environment.get_template("report.html.j2").render(_context(results, plots))
+
+
+def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
+    summary = results.summary
+    arms_by_class = [(arm, tables.class_table(arm), best_attack(arm)) for arm in results.arms]
+    return {
+        "summary": summary,
+        "host": results.host,
+        "folder": results.path.resolve().name,
+        "in_short": in_short(results),
+        "headline": headline_table(results),
+        "fleet": tables.fleet_table(results),
+        "arms": tables.arm_table(results),
+        "adversaries": [adversary_facts(summary, name) for name in adversaries(summary)],
+        "classes": [entry for entry in arms_by_class if entry[1] is not None],
+        "attacks": tables.attack_table(results),
+        "leakage": tables.leakage_table(results),
+        "pictures": [
+            (
+                comparison.adversary,
+                [(row, data_uri(png(image_row(row.images)))) for row in comparison.rows],
+            )
+            for comparison in comparisons(results)
+        ],
+        "plots": {
+            section: [
+                (plot, data_uri(plots[plot.name]))
+                for plot in PLOTS
+                if plot.section == section and plot.name in plots
+            ]
+            for section in ("privacy", "utility", "cost")
+        },
+        "limits": limits(summary),
+        "palette": PALETTE,
+    }
+
+
+def data_uri(image: bytes) -> str:
+    """Return PNG bytes as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}"

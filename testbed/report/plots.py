@@ -1,0 +1,109 @@
+"""The figures of the report: which there are, how each is to be read, and drawing them all.
+
+Every figure is one function from results to a matplotlib figure, or None where the results hold
+nothing to draw. Adding a figure is a function and a row of :data:`PLOTS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from testbed.report import plots_cost, plots_privacy, plots_training, style
+from testbed.report.folder import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: its file name without ending, its section, title and how to read it."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    draw: "Callable[[Results], Figure | None]"
+
+
+PLOTS = (
+    Plot(
+        "privacy_utility",
+        "privacy",
+        "Privacy against utility",
+        "Each mark is one arm under one adversary's best attack, with 95 % intervals: further "
+        "right answers better, further up is reconstructed worse, so up and right is better; "
+        "above the mean-image line the attack has failed, left of the majority-class line the "
+        "arm has.",
+        plots_privacy.privacy_utility,
+    ),
+    Plot(
+        "attack_by_class",
+        "privacy",
+        "Best attack by device class",
+        "MSE of each arm's best attack on the victims of one device class, with 95 % intervals: "
+        "overlapping intervals do not show a difference between classes.",
+        plots_privacy.attack_by_class,
+    ),
+    Plot(
+        "attack_training",
+        "privacy",
+        "Training of the attacks",
+        "Error on the attacker's own validation images (solid) and training images (faint) per "
+        "epoch; the mark is the epoch used. A curve still falling at its end would mean an attack "
+        "stopped too early, which would flatter the defence.",
+        plots_privacy.attack_training,
+    ),
+    Plot(
+        "training_curves",
+        "utility",
+        "Training of the arms",
+        "Left, training loss per round; right, accuracy on the validation images, which must "
+        "leave the majority-class line well behind.",
+        plots_training.training_curves,
+    ),
+    Plot(
+        "latency",
+        "cost",
+        "Latency of answered requests",
+        "Share of answered requests that took at most the time on the axis: a curve further left "
+        "is faster; dots mark the median and squares the 95th percentile.",
+        plots_cost.latency_distribution,
+    ),
+    Plot(
+        "latency_parts",
+        "cost",
+        "Where the latency goes",
+        "Left, the mean latency of answered requests; right, what share of it each part takes: a "
+        "long computing part is relieved by a smaller front-end, a long uplink by fewer feature "
+        "bytes.",
+        plots_cost.latency_parts,
+    ),
+    Plot(
+        "bytes",
+        "cost",
+        "Bytes on the wire",
+        "Serialised bytes per request and for the whole training, uplink (filled) and downlink "
+        "(pale).",
+        plots_cost.byte_budget,
+    ),
+    Plot(
+        "energy",
+        "cost",
+        "Energy of a request at the device",
+        "Mean energy a device spends on one request; where no power figure is published for a "
+        "device class its energy is unknown, which is not zero.",
+        plots_cost.energy,
+    ),
+)
+
+
+def draw_all(results: Results) -> dict[str, bytes]:
+    """Return the PNG bytes of every figure that the results have data for, by name."""
+    drawn: dict[str, bytes] = {}
+    with style.applied():
+        for plot in PLOTS:
+            made = plot.draw(results)
+            if made is not None:
+                drawn[plot.name] = style.png(made)
+    return drawn

@@ -1,0 +1,309 @@
+"""The typed form of ``results.json`` and ``host.json`` (docs/results.md, schema version 1).
+
+Every number may be ``None``: unknown, or not reached because the run was interrupted. Keys that
+are not listed here are ignored, so that a newer run of the same schema version stays readable.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+# Names become file names of strips, so what is read back is held to the scenario's own pattern.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
+Count = Annotated[int, Field(ge=0)] | None
+
+
+class Part(BaseModel):
+    """Base of every part of the results: read-only."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Interval(Part):
+    """A bootstrap 95 % interval over ``n`` victims."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    n: Count = None
+
+
+class ScenarioFacts(Part):
+    """Which scenario was run."""
+
+    name: str
+    seed: int
+    description: str = ""
+
+
+class ImageCounts(Part):
+    """Images in each of the five disjoint parts."""
+
+    training: Count = None
+    validation: Count = None
+    auxiliary: Count = None
+    auxiliary_validation: Count = None
+    victims: Count = None
+
+
+class DataFacts(Part):
+    """The images of the run."""
+
+    name: str
+    image_shape: list[int] = []
+    num_classes: Count = None
+    label_names: list[str] | None = None
+    has_persons: bool | None = None
+    source: str | None = None
+    images: ImageCounts = ImageCounts()
+    majority_class_accuracy: Number = None
+
+
+class FleetClass(Part):
+    """Devices of one class in the fleet."""
+
+    device_class: str
+    devices: int
+    models: dict[str, int] = {}
+    links: dict[str, int] = {}
+
+
+class FleetFacts(Part):
+    """What the fleet consists of."""
+
+    size: int
+    device_classes: list[FleetClass] = []
+
+
+class Edge(Part):
+    """The front-end that every device runs, per image."""
+
+    parameters: Count = None
+    macs: Number = None
+    peak_activation_elements: Number = None
+    feature_shape: list[int] | None = None
+    feature_bytes: Number = None
+    weight_bytes: Number = None
+
+
+class Cloud(Part):
+    """The half that the server holds."""
+
+    parameters: Count = None
+    macs: Number = None
+
+
+class Accuracy(Part):
+    """Share of right answers, 0 to 1."""
+
+    test: Interval | None = None
+    final_validation: Number = None
+    best_validation: Number = None
+
+
+class Training(Part):
+    """Totals over all rounds; counts are of device-rounds, ``infeasible`` of devices."""
+
+    rounds: Count = None
+    virtual_s: Number = None
+    uplink_bytes: Number = None
+    downlink_bytes: Number = None
+    energy_j: Number = None
+    energy_unknown_devices: Count = None
+    participations: Count = None
+    stragglers: Count = None
+    offline: Count = None
+    infeasible: Count = None
+    failed: Count = None
+
+
+class Latency(Part):
+    """Quantiles of the answered requests, milliseconds."""
+
+    median: Number = None
+    p95: Number = None
+    p99: Number = None
+
+
+class LatencyParts(Part):
+    """Means over the answered requests, milliseconds."""
+
+    compute: Number = None
+    uplink: Number = None
+    queue: Number = None
+    cloud: Number = None
+    downlink: Number = None
+
+
+class Serving(Part):
+    """The victims' requests."""
+
+    requests: Count = None
+    answered: Count = None
+    offline: Count = None
+    infeasible: Count = None
+    deadline_misses: Count = None
+    latency_ms: Latency = Latency()
+    latency_parts_ms: LatencyParts = LatencyParts()
+    energy_mj_per_request: Number = None
+    energy_unknown_devices: Count = None
+    uplink_bytes_per_request: Number = None
+    downlink_bytes_per_request: Number = None
+    cloud_utilisation: Number = None
+
+
+class Leakage(Part):
+    """Attack-free measures on the released features."""
+
+    channels: Count = None
+    live_channels: Count = None
+    participation_ratio: Number = None
+    dcor_v: Number = None
+    dcor_u: Number = None
+    mean_abs_feature: Number = None
+    samples: Count = None
+
+
+class ArmOnClass(Part):
+    """One arm on one device class."""
+
+    device_class: str
+    devices: Count = None
+    infeasible_training: Count = None
+    infeasible_serving: Count = None
+    requests: Count = None
+    accuracy: Interval | None = None
+    latency_ms: Latency | None = None
+    energy_mj_per_request: Number = None
+    edge_compute_ms: Number = None
+    uplink_bytes_per_request: Number = None
+    stragglers: Count = None
+    offline: Count = None
+    participations: Count = None
+
+
+class Scores(Part):
+    """Scores of one attack's reconstructions."""
+
+    mse: Interval = Interval()
+    psnr_db: Interval = Interval()
+    ssim: Interval = Interval()
+    reidentification: Interval = Interval()
+    pool_size: Count = None
+    chance_reidentification: Number = None
+
+
+class CurvePoint(Part):
+    """One epoch of an attack's training."""
+
+    epoch: int
+    training_mse: Number = None
+    validation_mse: Number = None
+
+
+class AttackOnClass(Part):
+    """Scores of one attack on the victims of one device class."""
+
+    device_class: str
+    victims: Count = None
+    mse: Interval | None = None
+    psnr_db: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+
+
+class AttackResult(Part):
+    """One attack of one adversary on one arm."""
+
+    adversary: Name
+    attack: Name
+    is_anchor: bool
+    threat_model: str = ""
+    position: Any = None
+    victims: Count = None
+    # Some writers keep pool size and chance beside the scores, some within; both are read.
+    scores: Scores = Scores()
+    pool_size: Count = None
+    chance_reidentification: Number = None
+    worse_than_mean_image: bool | None = None
+    body_parameters: Count = None
+    best_epoch: int | None = None
+    curve: list[CurvePoint] = []
+    by_device_class: list[AttackOnClass] = []
+
+
+class ArmResult(Part):
+    """Everything measured of one arm; parts not reached by an interrupted run are None."""
+
+    name: Name
+    front_end: str = ""
+    defence: str = ""
+    cloud_model: str = ""
+    edge: Edge | None = None
+    cloud: Cloud | None = None
+    accuracy: Accuracy | None = None
+    training: Training | None = None
+    serving: Serving | None = None
+    leakage: Leakage | None = None
+    by_device_class: list[ArmOnClass] = []
+    attacks: list[AttackResult] = []
+
+
+class SelfCheck(Part):
+    """A property that the run verified about itself."""
+
+    name: str
+    passed: bool | None
+    detail: str = ""
+
+
+class Summary(Part):
+    """The whole of ``results.json``."""
+
+    schema_version: int
+    status: Literal["complete", "interrupted"]
+    testbed_version: str = ""
+    scenario: ScenarioFacts
+    data: DataFacts | None = None
+    fleet: FleetFacts | None = None
+    arms: list[ArmResult] = []
+    self_checks: list[SelfCheck] = []
+
+
+class Phase(Part):
+    """A stage of the run and the host's wall time it took."""
+
+    name: str
+    wall_s: Number = None
+
+
+class Process(Part):
+    """What one process of the simulation cost."""
+
+    name: str
+    cpu_s: Number = None
+    peak_rss_mb: Number = None
+
+
+class ReferenceRate(Part):
+    """The host's measured rate on a reference front-end."""
+
+    front_end: str = ""
+    images_per_s: Number = None
+    gmac_per_s: Number = None
+
+
+class HostFacts(Part):
+    """The whole of ``host.json``: what the simulation itself cost."""
+
+    versions: dict[str, str] = {}
+    cores: Count = None
+    phases: list[Phase] = []
+    total_wall_s: Number = None
+    processes: list[Process] = []
+    reference_rate: ReferenceRate | None = None
+    backend: str | None = None
+    hosts: Count = None
