@@ -42,10 +42,10 @@ class WhiteBoxOptions(Options):
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
     steps: Annotated[int, Field(ge=8, le=100_000)] = 240
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        default=0.02, description="of Adam, decayed to zero along a cosine"
+        default=0.1, description="of Adam, decayed to zero along a cosine"
     )
     tv_weights: list[Annotated[float, Field(ge=0.0)]] = Field(
-        default=[0.0, 0.01, 0.1], min_length=1, description="weights of the prior tried in tuning"
+        default=[0.0, 0.03, 0.1], min_length=1, description="weights of the prior tried in tuning"
     )
     tuning_images: Annotated[int, Field(ge=1)] = 16
     restarts: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -1,0 +1,120 @@
+"""White-box search: the prior, the projection, tuning, restarts, and what it may not do."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from testbed.adversaries.feature_search import Descent, FeatureDistance, total_variation
+from testbed.adversaries.mounting import mount
+from testbed.adversaries.released import ChannelNormaliser
+from testbed.core.errors import UserError
+
+FROM_MEAN = {"start": "mean_image", "steps": 80}
+
+
+def _distance(case, is_random=False):
+    oracle = case.oracle
+    normalise = ChannelNormaliser.fit(oracle.query(case.evidence.auxiliary.images, 1))
+    return FeatureDistance(oracle, normalise, is_random)
+
+
+def test_total_variation_by_hand():
+    stripes = torch.zeros(1, 1, 4, 4)
+    stripes[..., 1::2] = 0.5
+    assert total_variation(stripes).tolist() == [0.5]
+    assert total_variation(stripes.transpose(2, 3)).tolist() == [0.5]
+    assert total_variation(torch.full((2, 3, 4, 4), 0.3)).tolist() == [0.0, 0.0]
+
+
+def test_distance_is_per_image_and_free_of_the_features_scale(build_case, front_ends):
+    plain = build_case(front_ends["pooled"])
+    scaled = build_case(lambda x, rng: 500.0 * front_ends["pooled"](x, rng))
+    start = plain.evidence.auxiliary.images[: len(plain.victims)].copy()
+    values = [
+        _distance(case).expected(start, case.evidence.intercepts.features)
+        for case in (plain, scaled)
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-3)
+    exact = _distance(plain).expected(plain.victims, plain.evidence.intercepts.features)
+    assert exact.max() < 1e-8
+    alone = _distance(plain).expected(start[3:4], plain.evidence.intercepts.features[3:4])
+    np.testing.assert_allclose(alone, values[0][3:4], rtol=1e-4)
+
+
+def test_search_finds_the_image_of_invertible_features_and_stays_in_range(build_case):
+    def mixed(x, rng):
+        """An orthogonal mixture of pixels: only its inverse gives the image back."""
+        basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(5)))[0]
+        cells = torch.nn.functional.pixel_unshuffle(x, 8)
+        return torch.einsum("kc,nchw->nkhw", basis, cells)
+
+    case = build_case(mixed)
+    features = case.evidence.intercepts.features
+    start = np.full_like(case.victims, 0.5)
+    stops = Descent(150, 0.1).run(_distance(case), start, features, 0.0, [0, 150])
+    np.testing.assert_array_equal(stops[0], start)
+    assert np.abs(stops[1] - case.victims).max() < 0.02
+    assert 0.0 <= stops[1].min() <= stops[1].max() <= 1.0
+
+
+def test_a_victims_result_does_not_depend_on_who_is_searched_with_it(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    features, start = case.evidence.intercepts.features, np.full_like(case.victims, 0.5)
+    descent, distance = Descent(20, 0.05), _distance(case)
+    together = descent.run(distance, start, features, 0.1, [20])[0]
+    alone = descent.run(distance, start[2:3], features[2:3], 0.1, [20])[0]
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-4)
+
+
+def test_the_start_is_kept_where_searching_only_fits_noise(build_case):
+    def drowned(x, rng):
+        coarse = torch.nn.functional.avg_pool2d(x, 4)
+        return coarse + 20.0 * torch.randn(coarse.shape, generator=rng)
+
+    case = build_case(drowned)
+    found = mount("white_box", FROM_MEAN, case.evidence, 0)
+    assert case.mse(found) <= 1.02 * case.mean_image_mse
+
+
+def test_restarts_are_chosen_by_feature_distance_alone(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    features = case.evidence.intercepts.features
+    distance = _distance(case)
+
+    def distances(restarts):
+        images = mount("white_box", {**FROM_MEAN, "restarts": restarts}, case.evidence, 0).images
+        return distance.expected(images, features)
+
+    one, four = distances(1), distances(4)
+    assert (four <= one * (1 + 1e-5)).all()
+    assert (four < 0.999 * one).any()
+
+
+def test_random_releases_are_drawn_afresh_at_every_step(build_case, front_ends, monkeypatch):
+    case = build_case(front_ends["noisy"])
+    draws = []
+    plain = case.oracle.differentiable_query
+
+    def recording(x, draw):
+        if x.requires_grad:
+            draws.append(draw)
+        return plain(x, draw)
+
+    monkeypatch.setattr(case.oracle, "differentiable_query", recording)
+    features, start = case.evidence.intercepts.features[:4], np.full_like(case.victims[:4], 0.5)
+    Descent(10, 0.05).run(_distance(case, is_random=True), start, features, 0.0, [10])
+    assert len(set(draws)) == len(draws) == 10
+
+
+def test_weights_must_be_granted(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+
+    class QueriesOnly:
+        def query(self, images, draw):
+            return case.oracle.query(images, draw)
+
+    evidence = dataclasses.replace(case.evidence, oracle=QueriesOnly())
+    with pytest.raises(UserError, match="needs the weights"):
+        mount("white_box", FROM_MEAN, evidence, 0)
