@@ -1,0 +1,191 @@
+"""Lower bounds on the error of any attack, whatever its knowledge and computing power.
+
+The device sends z = f(x) + N(0, s^2 I). With G = J' J for the Jacobian J of f, and S the Fisher
+information of the input density, the Bayesian (van Trees) inequality bounds the error per element
+of every estimator of x from z. The density must be smooth, so x is the image plus N(0, 0.1^2): the
+bound speaks of that smoothed image and E[G] is to be evaluated on smoothed images. Smoothing with
+N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of images.
+
+Every bound is convex in E[G]: a mean over few points lies above the true bound on average. Use many
+points, and take a floor for what it is, an estimate.
+
+References
+----------
+Maeng, Guo, Kariyappa, Suh, Bounding the invertibility of privacy-preserving instance encoding using
+Fisher information, NeurIPS 2023 (dFIL). Hwang, Li, Maeng, 2026 (spectrum-aware). Gill, Levit,
+Applications of the van Trees inequality, Bernoulli 1(1/2), 1995.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMOOTHING_STD = 0.1
+ANY_DISTRIBUTION_PRIOR = 1.0 / SMOOTHING_STD**2
+"""Upper bound (times the identity) of the Fisher information of any smoothed density."""
+
+NULL_SHARE = 1e-4
+"""Directions with eigenvalues of E[G] below this share of the largest count as unseen."""
+
+Encoder = Callable[[Tensor], Tensor]
+Prior = Tensor | float
+"""Fisher information of the input density: a (d, d) matrix, or a number times the identity."""
+
+
+def smoothed(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the images plus the smoothing noise; not clamped, or the density would have atoms."""
+    return images + SMOOTHING_STD * torch.randn(images.shape, generator=rng).to(images)
+
+
+class ExpectedGram:
+    """E[G] = mean over points of J' J, as products with vectors; no Jacobian is ever formed.
+
+    Parameters
+    ----------
+    encoder : front-end in evaluation mode without its noise, (N, *input) to (N, *features); images
+        of a batch must not influence each other.
+    points : smoothed images, (N, *input).
+    chunk : points passed through the encoder together.
+    """
+
+    def __init__(self, encoder: Encoder, points: Tensor, chunk: int = 32) -> None:
+        self._encoder = encoder
+        self._points = points
+        self._chunk = chunk
+        self.dimension = points[0].numel()
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """Multiply with a flat vector (d,): J v as the derivative of J' u by u, then J' (J v)."""
+        total = torch.zeros_like(vector)
+        for part in torch.split(self._points, self._chunk):
+            x = part.detach().requires_grad_()
+            z = self._encoder(x)
+            u = torch.zeros_like(z, requires_grad=True)
+            (pulled,) = torch.autograd.grad(z, x, u, create_graph=True)
+            tangent = vector.reshape(part.shape[1:]).expand_as(part)
+            (pushed,) = torch.autograd.grad(pulled, u, tangent, retain_graph=True)
+            total += torch.autograd.grad(z, x, pushed)[0].sum(dim=0).flatten()
+        return total / len(self._points)
+
+    def dense(self) -> Tensor:
+        """Return the (d, d) matrix, column by column; for small d."""
+        identity = torch.eye(self.dimension, dtype=self._points.dtype)
+        matrix = torch.stack([self @ column for column in identity])
+        return 0.5 * (matrix + matrix.T)
+
+
+def dfil_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+    """Return d / (Tr E[G] / s^2 + Tr S), the dFIL bound on the MSE per element.
+
+    Parameters
+    ----------
+    gram : E[G], (d, d).
+    noise_std : s, positive.
+    prior : S.
+    """
+    dimension = len(gram)
+    trace = float(torch.trace(gram)) / noise_std**2 + float(torch.trace(_matrix(prior, gram)))
+    return dimension / trace
+
+
+def spectrum_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+    """Return (1/d) Tr((E[G] / s^2 + S)^-1); never below the dFIL bound. Arguments as there."""
+    information = gram / noise_std**2 + _matrix(prior, gram)
+    return float((1.0 / torch.linalg.eigvalsh(information)).mean())
+
+
+def noise_free_floor(gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+    """Return (1/d) Tr((U' S U)^-1), U spanning the directions that no feature responds to.
+
+    It is 0 for a deterministic front-end that responds to every direction somewhere: such
+    a front-end guarantees nothing, however badly today's attacks do.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    unseen = vectors[:, values <= NULL_SHARE * values[-1]]
+    if unseen.shape[1] == 0:
+        return 0.0
+    inner = unseen.T @ _matrix(prior, gram) @ unseen
+    return float((1.0 / torch.linalg.eigvalsh(inner)).sum()) / len(gram)
+
+
+def _matrix(prior: Prior, like: Tensor) -> Tensor:
+    if isinstance(prior, Tensor):
+        return prior
+    return prior * torch.eye(len(like), dtype=like.dtype)
+
+
+@dataclass(frozen=True)
+class FloorEstimate:
+    """A floor from random probes, and its standard error over them."""
+
+    value: float
+    standard_error: float
+    probes: int
+
+
+def spectrum_floor_matrix_free(
+    gram: ExpectedGram,
+    noise_std: float,
+    rng: torch.Generator,
+    prior: float = ANY_DISTRIBUTION_PRIOR,
+    probes: int = 16,
+    lanczos_steps: int = 40,
+) -> FloorEstimate:
+    """Estimate ``spectrum_floor`` for large d by stochastic Lanczos quadrature.
+
+    Each random-sign probe v contributes v' (E[G] / s^2 + prior I)^-1 v / d, by Gauss quadrature on
+    its Lanczos tridiagonal matrix. Even derivatives of 1 / (e / s^2 + prior) are positive, so each
+    quadrature is a lower bound: too few steps make the floor too low, never too high.
+
+    References
+    ----------
+    Golub, Meurant, Matrices, Moments and Quadrature with Applications, 2010, theorem 6.4; Ubaru,
+    Chen, Saad, SIAM Journal on Matrix Analysis and Applications 38(4), 2017, algorithm 1.
+    """
+    if probes < 2:
+        raise ValueError("at least two probes are needed for a standard error")
+    estimates = []
+    for _ in range(probes):
+        signs = torch.randint(0, 2, (gram.dimension,), generator=rng) * 2 - 1
+        nodes, weights = _lanczos(gram, signs.double() / math.sqrt(gram.dimension), lanczos_steps)
+        estimates.append((weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum())
+    values = torch.stack(estimates)
+    return FloorEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
+
+
+def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return quadrature nodes and weights of the unit vector ``start``, fully reorthogonalised."""
+    basis = [start]
+    diagonal: list[Tensor] = []
+    beside: list[Tensor] = []
+    for _ in range(min(steps, gram.dimension)):
+        product = (gram @ basis[-1].to(gram._points.dtype)).double()
+        diagonal.append(product @ basis[-1])
+        for _twice in range(2):
+            known = torch.stack(basis)
+            product = product - known.T @ (known @ product)
+        norm = product.norm()
+        if norm <= 1e-6 * diagonal[0].abs() or len(basis) == gram.dimension:
+            break
+        beside.append(norm)
+        basis.append(product / norm)
+    count = len(diagonal)
+    off = torch.stack(beside[: count - 1]) if count > 1 else torch.empty(0, dtype=torch.float64)
+    tridiagonal = torch.diag(torch.stack(diagonal)) + torch.diag(off, 1) + torch.diag(off, -1)
+    nodes, vectors = torch.linalg.eigh(tridiagonal)
+    return nodes, vectors[0].square()
+
+
+def cem_figure(conditional_entropy_nats: float, dimension: int) -> float:
+    """Return exp(2 H(x|z) / d) / (2 pi e), the entropy bound on the MSE per element.
+
+    A relative measure: H(x|z) of images is not known, and estimates make this nearly vacuous.
+
+    References
+    ----------
+    Conditional entropy maximisation, arXiv 2503.00383; Cover, Thomas, theorem 8.6.6.
+    """
+    return math.exp(2.0 * conditional_entropy_nats / dimension) / (2.0 * math.pi * math.e)
