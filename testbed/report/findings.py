@@ -7,6 +7,9 @@ from testbed.report.schema import ArmResult, AttackResult, Summary
 FEW_VICTIMS = 20
 """Below this many victims an interval is too wide, and too rough, to compare arms by."""
 
+SAME_ANCHOR = 0.05
+"""Arms whose anchors differ by less than this share are given one line in the figures."""
+
 
 def mse(attack: AttackResult) -> float | None:
     """Return the mean squared error per element of an attack's reconstructions."""
@@ -64,28 +67,34 @@ def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
 
 @dataclass(frozen=True)
 class AnchorLine:
-    """One anchor's MSE over arms and adversaries: they score it on nearly the same victims."""
+    """An anchor's MSE, averaged; ``arm`` is its index where the anchor depends on the arm.
+
+    The mean image is the same for every arm, so that arms differ by their answered requests
+    only; the class mean follows the answers that an arm gave, right or wrong.
+    """
 
     name: str
-    low: float
-    high: float
-
-    @property
-    def middle(self) -> float:
-        """Return the middle of the range."""
-        return (self.low + self.high) / 2
+    at: float
+    arm: int | None
 
 
 def anchor_lines(summary: Summary, adversary: str | None = None) -> list[AnchorLine]:
-    """Return the range of every anchor's MSE, of one adversary or of all."""
-    values: dict[str, list[float]] = {}
-    for arm in summary.arms:
+    """Return every anchor's mean MSE over adversaries (or of one), per arm where arms differ."""
+    values: dict[str, dict[int, list[float]]] = {}
+    for index, arm in enumerate(summary.arms):
         for attack in arm.attacks:
-            if attack.is_anchor and adversary in (None, attack.adversary):
-                value = mse(attack)
-                if value is not None:
-                    values.setdefault(attack.attack, []).append(value)
-    return [AnchorLine(name, min(v), max(v)) for name, v in values.items()]
+            value = mse(attack)
+            if attack.is_anchor and adversary in (None, attack.adversary) and value is not None:
+                values.setdefault(attack.attack, {}).setdefault(index, []).append(value)
+    lines = []
+    for name, by_arm in values.items():
+        means = {index: sum(found) / len(found) for index, found in by_arm.items()}
+        low, high = min(means.values()), max(means.values())
+        if high - low > SAME_ANCHOR * high:
+            lines += [AnchorLine(name, value, index) for index, value in means.items()]
+        else:
+            lines.append(AnchorLine(name, sum(means.values()) / len(means), None))
+    return lines
 
 
 def readable(name: str) -> str:

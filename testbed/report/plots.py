@@ -34,7 +34,7 @@ PLOTS = (
         "Each mark is one arm under one adversary's best attack, with 95 % intervals: further "
         "right answers better, further up is reconstructed worse, so up and right is better; "
         "above the mean-image line the attack has failed, left of the majority-class line the "
-        "arm has.",
+        "arm has. Dotted anchors belong to the arm of their colour.",
         plots_privacy.privacy_utility,
     ),
     Plot(
@@ -42,7 +42,8 @@ PLOTS = (
         "privacy",
         "Best attack by device class",
         "MSE of each arm's best attack on the victims of one device class, with 95 % intervals: "
-        "overlapping intervals do not show a difference between classes.",
+        "overlapping intervals do not show a difference between classes. Dashed and "
+        "dotted lines are the anchors.",
         plots_privacy.attack_by_class,
     ),
     Plot(

@@ -182,7 +182,7 @@ def _byte_bars(panel: "Axes", title: str, pairs: list[tuple[float | None, float 
         ((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if max(known) >= f), (1.0, "B")
     )
     log = max(known) / min(known) > LOG_FROM_RATIO
-    start = 10 ** np.floor(np.log10(min(known) / factor) - 0.3) if log else 0.0
+    start = 10 ** np.floor(np.log10(min(known) / factor) - 0.1) if log else 0.0
     for index, pair in enumerate(pairs):
         for row, (value, name) in enumerate(zip(pair, ("up", "down"), strict=True)):
             if not value:
@@ -225,7 +225,8 @@ def energy(results: Results) -> "Figure | None":
     ]
     if not any(value for _, _, value in values):
         return None
-    made, axes = style.figure(1, 1, 1.0 + len(classes) * max(0.24, 0.13 * len(arms)))
+    height = 1.0 + len(classes) * max(0.28, 0.14 * len(arms))
+    made, axes = style.figure(1, 1, height)
     panel = axes[0][0]
     for row, index, value in values:
         if value:

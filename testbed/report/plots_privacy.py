@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.report import style
 from testbed.report.findings import (
+    AnchorLine,
     adversaries,
     anchor_lines,
     best_attack,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MEAN_IMAGE = "mean_image"
 MSE_LABEL = "MSE per element (images in 0 to 1)"
 
 
@@ -51,12 +53,11 @@ def privacy_utility(results: Results) -> "Figure | None":
         )
     tops = [attack.scores.mse.high or mse(attack) or 0.0 for _, _, attack in points]
     lines = anchor_lines(results.summary)
-    top = max([*tops, *(line.high for line in lines)])
+    top = max([*tops, *(line.at for line in lines)])
     panel.set_ylim(0, top * 1.16)
     _right_limits(panel, results)
     for line in lines:
-        panel.axhspan(line.low, line.high, color=style.MUTED, alpha=0.15, linewidth=0, zorder=0)
-        style.reference_line(panel, line.middle, readable(line.name))
+        _anchor(panel, line)
     data = results.summary.data
     if data and data.majority_class_accuracy is not None:
         style.reference_line(panel, data.majority_class_accuracy, "majority class", vertical=True)
@@ -75,6 +76,14 @@ def privacy_utility(results: Results) -> "Figure | None":
     panel.set(xlabel="test accuracy", ylabel=f"best attack's {MSE_LABEL}")
     _legend(made, results, names)
     return made
+
+
+def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False) -> None:
+    """Draw an anchor: grey where all arms share it, in the arm's colour where not."""
+    shade = style.MUTED if line.arm is None else style.colour(line.arm)
+    is_mean = line.name == MEAN_IMAGE  # labels of neighbouring lines go to opposite ends
+    dashes = (0, (4, 3)) if line.arm is None else (0, (1, 2))
+    style.reference_line(panel, line.at, readable(line.name), vertical, dashes, shade, not is_mean)
 
 
 def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
@@ -140,8 +149,8 @@ def attack_training(results: Results) -> "Figure | None":
         _curve(panels[attack.adversary], index, results.arms[index], attack)
     for name, panel in panels.items():
         for line in anchor_lines(results.summary, name):
-            if line.name == "mean_image":
-                style.reference_line(panel, line.middle, "mean image, victims")
+            if line.name == MEAN_IMAGE:
+                style.reference_line(panel, line.at, "mean image, victims")
         panel.set(title=name, xlabel="epoch", yscale="log")
     for panel in panels.values():  # the shared range is known only now
         style.plain_log_ticks(panel.yaxis)
@@ -187,7 +196,7 @@ def attack_by_class(results: Results) -> "Figure | None":
         return None
     classes = _classes(results)
     arms = len(summary.arms)
-    height = 1.1 + len(classes) * max(0.24, 0.13 * arms)
+    height = 1.1 + max(1.4, len(classes) * max(0.24, 0.13 * arms))
     made, axes = style.figure(1, len(names), height, sharey=True, sharex=True)
     for name, panel in zip(names, axes[0], strict=True):
         for index, arm in enumerate(summary.arms):
@@ -207,7 +216,7 @@ def attack_by_class(results: Results) -> "Figure | None":
                     capsize=2,
                 )
         for line in anchor_lines(summary, name):
-            style.reference_line(panel, line.middle, readable(line.name), vertical=True)
+            _anchor(panel, line, vertical=True)
         panel.set(title=name, xlabel="MSE per element")
         panel.set_xlim(left=0)
         panel.grid(visible=False, axis="y")

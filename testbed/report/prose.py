@@ -13,7 +13,9 @@ from testbed.report.findings import (
     readable,
 )
 from testbed.report.folder import Results
-from testbed.report.schema import ArmResult, Summary
+from testbed.report.schema import ArmResult, Interval, Summary
+
+CLOUD_POSITION = "at the cloud, which receives every device's features"
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,27 @@ def position_words(position: Any) -> str:
     if isinstance(position, dict):
         share = position.get("share_of_links", 1.0)
         if position.get("tap") == "cloud":
-            return "at the cloud, which receives every device's features"
+            return CLOUD_POSITION
         if position.get("tap") == "links" and isinstance(share, int | float):
-            return f"on the links of {100 * share:.0f}{numbers.THIN}% of the devices"
+            return f"{100 * share:.0f}{numbers.THIN}% of the links"
         return ", ".join(f"{readable(str(key))}: {value}" for key, value in position.items())
-    return str(position) if position else "not stated"
+    if position == "cloud":
+        return CLOUD_POSITION
+    return str(position) if position else "at a position that is not stated"
 
 
 def in_short(results: Results) -> list[tuple[str, str]]:
     """Return one sentence per arm, as (name, rest of the sentence)."""
-    return [(arm.name, _arm_sentence(arm, results.arms[0])) for arm in results.arms]
+    data = results.summary.data
+    majority = data.majority_class_accuracy if data else None
+    return [(arm.name, _arm_sentence(arm, results.arms[0], majority)) for arm in results.arms]
 
 
-def _arm_sentence(arm: ArmResult, first: ArmResult) -> str:
+def _arm_sentence(arm: ArmResult, first: ArmResult, majority: float | None) -> str:
     parts = []
     test = arm.accuracy.test if arm.accuracy else None
     if test and test.value is not None:
-        parts.append(f"answers {numbers.percent(test.value)} of the victims' images rightly")
+        parts.append(_accuracy_words(test, majority))
     if arm.edge and arm.edge.macs is not None:
         cost = f"needs {numbers.scaled(arm.edge.macs)} multiply-accumulates at the device"
         if arm is not first and first.edge:
@@ -77,6 +83,13 @@ def _arm_sentence(arm: ArmResult, first: ArmResult) -> str:
         return "was not evaluated before the run ended."
     text = parts[0] if len(parts) == 1 else f"{'; '.join(parts[:-1])}; and {parts[-1]}"
     return f"{text}."
+
+
+def _accuracy_words(test: Interval, majority: float | None) -> str:
+    text = f"classifies {numbers.percent(test.value)} of the victims' images correctly"
+    if majority is not None and test.low is not None and test.low <= majority:
+        text += ", not shown to be better than always answering the most frequent class"
+    return text
 
 
 def _than(ratio: str, name: str) -> str:

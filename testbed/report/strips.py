@@ -1,7 +1,7 @@
 """Rows of small images: originals and what attacks made of them."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -65,41 +65,58 @@ class Comparison:
 def comparisons(results: Results) -> list[Comparison]:
     """Return originals and reconstructions per adversary, each distinct row once.
 
-    Arms usually share their victims, and anchors do not depend on the arm: a row equal to one
-    that is already shown is left out, and the first one's label says that it is shared.
+    Arms usually share their victims and the mean image: a row equal to one that is already there
+    is left out, and the arms it holds for are named where they are not all.
     """
     found = []
     for adversary in adversaries(results.summary):
-        rows: list[LabelledRow] = []
+        rows: list[_Draft] = []
         for arm in results.arms:
             originals = results.samples.get(f"original/{arm.name}/{adversary}")
             if originals is None or len(originals) == 0:
                 continue
-            _add(rows, LabelledRow("original", "", originals[:MAX_SHOWN], True))
+            _add(rows, _Draft("original", False, originals[:MAX_SHOWN]), arm.name)
             for attack in arm.attacks:
                 made = results.samples.get(f"{arm.name}/{adversary}/{attack.attack}")
-                if attack.adversary != adversary or made is None or len(made) == 0:
-                    continue
-                label = readable(attack.attack)
-                owner = "anchor" if attack.is_anchor else arm.name
-                _add(rows, LabelledRow(label, owner, made[:MAX_SHOWN], False))
+                if attack.adversary == adversary and made is not None and len(made) > 0:
+                    draft = _Draft(readable(attack.attack), attack.is_anchor, made[:MAX_SHOWN])
+                    _add(rows, draft, arm.name)
         if rows:
-            found.append(Comparison(adversary, _anchors_first(rows)))
+            found.append(Comparison(adversary, _ordered(rows)))
     return found
 
 
-def _add(rows: list[LabelledRow], row: LabelledRow) -> None:
-    if not any(
-        row.label == known.label and np.array_equal(row.images, known.images) for known in rows
-    ):
-        rows.append(row)
+@dataclass
+class _Draft:
+    """A row that is being collected, with the arms that it holds for."""
+
+    label: str
+    is_anchor: bool
+    images: Images
+    arms: list[str] = field(default_factory=list)
 
 
-def _anchors_first(rows: list[LabelledRow]) -> list[LabelledRow]:
-    """Put anchors right below the originals where all arms share their victims."""
-    if sum(row.is_original for row in rows) != 1:
-        return rows
-    return sorted(rows, key=lambda row: (not row.is_original, row.note != "anchor"))
+def _add(rows: list[_Draft], row: _Draft, arm: str) -> None:
+    for known in rows:
+        if known.label == row.label and np.array_equal(known.images, row.images):
+            known.arms.append(arm)
+            return
+    row.arms.append(arm)
+    rows.append(row)
+
+
+def _ordered(rows: list[_Draft]) -> list[LabelledRow]:
+    """Label the rows; put anchors right below the originals where all arms share their victims."""
+    originals = [row for row in rows if row.label == "original"]
+    shown = len({arm for row in originals for arm in row.arms})
+    if len(originals) == 1:
+        rows = sorted(rows, key=lambda row: (row.label != "original", not row.is_anchor))
+    made = []
+    for row in rows:
+        whose = "" if len(row.arms) == shown and shown > 1 else ", ".join(row.arms)
+        note = ", ".join(filter(None, ("anchor" if row.is_anchor else "", whose)))
+        made.append(LabelledRow(row.label, note, row.images, row.label == "original"))
+    return made
 
 
 def write_strips(results: Results) -> list[Path]:

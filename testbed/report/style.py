@@ -104,25 +104,31 @@ def error_arms(interval: Interval) -> list[list[float]]:
 
 
 def reference_line(
-    axes: "Axes", at: float, text: str, vertical: bool = False, dashes: Any = (0, (4, 3))
+    axes: "Axes",
+    at: float,
+    text: str,
+    vertical: bool = False,
+    dashes: Any = (0, (4, 3)),
+    shade: str = MUTED,
+    at_top: bool = False,
 ) -> None:
-    """Draw a labelled grey line across the axes."""
+    """Draw a labelled line across the axes."""
     if vertical:
-        axes.axvline(at, color=MUTED, linewidth=1, linestyle=dashes, zorder=1)
+        axes.axvline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
         axes.annotate(
             text,
-            (at, 0),
+            (at, 1 if at_top else 0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, 4),
+            xytext=(3, -4 if at_top else 4),
             textcoords="offset points",
             ha="left",
-            va="bottom",
+            va="top" if at_top else "bottom",
             rotation=90,
             fontsize=8,
-            color=MUTED,
+            color=shade,
         )
     else:
-        axes.axhline(at, color=MUTED, linewidth=1, linestyle=dashes, zorder=1)
+        axes.axhline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
         axes.annotate(
             text,
             (1, at),
@@ -132,7 +138,7 @@ def reference_line(
             ha="right",
             va="bottom",
             fontsize=8,
-            color=MUTED,
+            color=shade,
         )
 
 

@@ -4,7 +4,7 @@ from testbed.report import numbers
 from testbed.report.cells import Cell, Row, Table, group, number, scored, words
 from testbed.report.findings import FEW_VICTIMS, best_attack, chance, readable
 from testbed.report.folder import Results
-from testbed.report.schema import ArmResult, AttackOnClass, AttackResult
+from testbed.report.schema import ArmResult, AttackOnClass, AttackResult, Latency
 
 
 def fleet_table(results: Results) -> Table | None:
@@ -71,8 +71,7 @@ def class_table(arm: ArmResult) -> Table | None:
         "device class",
         "devices",
         "accuracy",
-        "median latency",
-        "p95 latency",
+        "latency, median",
         "edge compute",
         "uplink per request",
         "energy per request",
@@ -93,8 +92,11 @@ def class_table(arm: ArmResult) -> Table | None:
                 [
                     number(entry.devices, numbers.count),
                     scored(entry.accuracy, numbers.percent, as_percent=True),
-                    number(latency.median if latency else None, numbers.milliseconds),
-                    number(latency.p95 if latency else None, numbers.milliseconds),
+                    number(
+                        latency.median if latency else None,
+                        numbers.milliseconds,
+                        _p95(latency),
+                    ),
                     number(entry.edge_compute_ms, numbers.milliseconds),
                     number(entry.uplink_bytes_per_request, lambda v: numbers.scaled(v, "B")),
                     number(
@@ -115,6 +117,11 @@ def class_table(arm: ArmResult) -> Table | None:
             )
         )
     return Table(headings, rows)
+
+
+def _p95(latency: Latency | None) -> str:
+    known = latency is not None and latency.p95 is not None
+    return f"p95 {numbers.milliseconds(latency.p95)}" if latency and known else ""
 
 
 def _victims(attack: AttackOnClass | None) -> Cell:
@@ -151,7 +158,7 @@ def attack_table(results: Results) -> Table | None:
 
 def _attack_row(attack: AttackResult, is_best: bool) -> Row:
     scores = attack.scores
-    note = "anchor" if attack.is_anchor else "best of this adversary" if is_best else ""
+    note = "anchor" if attack.is_anchor else "best" if is_best else ""
     if attack.worse_than_mean_image and not attack.is_anchor:
         failed = "worse than the mean image: the attack failed, which is not privacy"
         note = f"{note}; {failed}" if note else failed

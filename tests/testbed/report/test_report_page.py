@@ -1,0 +1,231 @@
+"""The page: well-formed, self-contained, escaped, repeatable, and equal to results.json."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from html_reader import Page
+from PIL import Image
+from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
+
+from testbed.report.build import build_report
+from testbed.report.plots import PLOTS
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+
+@pytest.fixture(scope="module")
+def built(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import shutil
+
+    folder = Path(shutil.copytree(pristine, tmp_path_factory.mktemp("built") / "fixture"))
+    assert build_report(folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    return Page((built / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tree(built: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((built / "results.json").read_text())
+    return loaded
+
+
+def test_page_refers_to_nothing_outside_itself(page: Page, built: Path) -> None:
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    for tag, name, value in page.attributes:
+        if name in ("src", "srcset", "data", "action", "poster"):
+            assert value.startswith("data:image/png;base64,"), f"<{tag} {name}={value[:60]}>"
+        elif name == "href":
+            assert value.startswith("#")
+            assert value[1:] in page.ids
+        assert not name.startswith("on")
+    text = (built / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_every_figure_is_in_the_page_and_beside_it(page: Page, built: Path) -> None:
+    for plot in PLOTS:
+        assert f"plot-{plot.name}" in page.ids
+        assert plot.caption in page.text
+        with Image.open(built / "plots" / f"{plot.name}.png") as image:
+            assert image.width > 900
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_headline_numbers_are_those_of_the_results(page: Page, tree: dict[str, Any]) -> None:
+    def best(arm: dict[str, Any]) -> dict[str, Any]:
+        found = [a for a in arm["attacks"] if not a["is_anchor"]]
+        return min(found, key=lambda a: a["scores"]["mse"]["value"])
+
+    expected = {
+        "test accuracy": lambda a: a["accuracy"]["test"]["value"],
+        "MSE per element": lambda a: best(a)["scores"]["mse"]["value"],
+        "PSNR (dB)": lambda a: best(a)["scores"]["psnr_db"]["value"],
+        "SSIM": lambda a: best(a)["scores"]["ssim"]["value"],
+        "re-identified": lambda a: best(a)["scores"]["reidentification"]["value"],
+        "chance": lambda a: best(a)["scores"]["chance_reidentification"],
+        "mean image, same victims": lambda _: 0.0702,
+        "class mean, same victims": lambda _: 0.0415,
+        "multiply-accumulates": lambda a: a["edge"]["macs"],
+        "parameters": lambda a: a["edge"]["parameters"],
+        "bytes of features": lambda a: a["edge"]["feature_bytes"],
+        "median latency": lambda a: a["serving"]["latency_ms"]["median"],
+        "95th percentile of latency": lambda a: a["serving"]["latency_ms"]["p95"],
+        "energy per request": lambda a: a["serving"]["energy_mj_per_request"],
+        "took part": lambda a: a["training"]["participations"],
+        "stragglers, past the deadline": lambda a: a["training"]["stragglers"],
+        "answered": lambda a: a["serving"]["answered"],
+        "answered past the deadline": lambda a: a["serving"]["deadline_misses"],
+    }
+    for label, get in expected.items():
+        shown = [value for _, value in page.row("table-headline", label)]
+        assert shown == [get(arm) for arm in tree["arms"]], label
+    assert [text for text, _ in page.row("table-headline", "multiply-accumulates")] == [
+        "19.9\u202fM",
+        "2.49\u202fM",
+    ]
+
+
+def test_all_attacks_are_listed_with_their_scores(page: Page, tree: dict[str, Any]) -> None:
+    shown = [row for row in page.tables["table-attacks"] if len(row) == 9][1:]
+    attacks = [attack for arm in tree["arms"] for attack in arm["attacks"]]
+    assert len(shown) == len(attacks)
+    for row, attack in zip(shown, attacks, strict=True):
+        assert row[0][0] == attack["attack"].replace("_", " ")
+        scores = attack["scores"]
+        assert [value for _, value in row[1:5]] == [
+            scores[name]["value"] for name in ("mse", "psnr_db", "ssim", "reidentification")
+        ]
+
+
+def test_an_attack_below_the_mean_image_is_called_failed_not_private(page: Page) -> None:
+    assert "worse than the mean image: the attack failed, which is not privacy" in page.text
+
+
+def test_device_classes_and_unknown_energy(page: Page, tree: dict[str, Any]) -> None:
+    for index, arm in enumerate(tree["arms"]):
+        for entry in arm["by_device_class"]:
+            cells = page.row(f"table-class-{index}", entry["device_class"])
+            assert cells[0][1] == entry["devices"]
+            assert cells[2][1] == entry["latency_ms"]["median"]
+            assert cells[5][1] == entry["energy_mj_per_request"]
+    assert page.row("table-class-0", "phone-gpu")[5] == ("unknown", None)
+
+
+def test_costs_of_the_simulation_are_apart(page: Page) -> None:
+    assert page.row("table-phases", "attack")[0] == ("31.9\u202fs", 31.9)
+    assert page.row("table-processes", "driver")[1] == ("712\u202fMB", 712.0)
+    assert page.text.index("What the simulation itself cost") > page.text.index("Self-checks")
+
+
+def test_strips_hold_originals_above_reconstructions(built: Path) -> None:
+    for arm in ARMS:
+        for adversary in ADVERSARIES:
+            name = f"{arm}+{adversary}+residual_decoder.png"
+            with Image.open(built / "reconstructions" / name) as strip:
+                assert strip.size == (12 * 64 + 11 * 4, 2 * 64 + 4)
+    with Image.open(built / "reconstructions" / "undefended+eavesdropper+ridge.png") as strip:
+        first = np.asarray(strip)[:64, :64]
+    enlarged = np.kron((digit_images(1)[0, 0] * 255).round(), np.ones((2, 2)))
+    assert np.array_equal(first, enlarged.astype(np.uint8))
+
+
+def test_the_same_folder_gives_the_same_bytes(built: Path) -> None:
+    def content() -> dict[str, bytes]:
+        files = [built / "report.html", *built.glob("plots/*"), *built.glob("reconstructions/*")]
+        return {str(path): path.read_bytes() for path in files}
+
+    before = content()
+    build_report(built)
+    after = content()
+    assert before == after  # also: no temporary file is left behind
+
+
+def test_names_and_texts_are_escaped(folder: Path, edit: Edit) -> None:
+    attack = '"><script>alert(1)</script><b>&amp;'
+
+    def poison(tree: dict[str, Any]) -> None:
+        tree["scenario"]["name"] = attack
+        tree["scenario"]["description"] = attack
+        tree["data"]["name"] = tree["data"]["source"] = attack
+        tree["fleet"]["device_classes"][0]["device_class"] = attack
+        tree["fleet"]["device_classes"][0]["models"] = {attack: 18}
+        tree["self_checks"][0]["detail"] = attack
+        for arm in tree["arms"]:
+            arm["front_end"] = arm["defence"] = attack
+            arm["by_device_class"][0]["device_class"] = attack
+            for entry in arm["attacks"]:
+                entry["threat_model"] = entry["position"] = attack
+
+    edit(poison)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert page.text.count(attack) > 8
+    assert all("alert" not in name for _, name, _ in page.attributes)
+
+
+def test_colour_images_and_their_mse_note(folder: Path, edit: Edit) -> None:
+    edit(lambda tree: tree["data"].update(image_shape=[3, 32, 32]))
+    path = folder / "reconstructions" / "samples.npz"
+    with np.load(path) as archive:
+        coloured = {key: np.repeat(archive[key], 3, axis=1) for key in archive.files}
+    np.savez_compressed(path, **coloured)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "3 times larger" in page.text
+    with Image.open(folder / "reconstructions" / "undefended+eavesdropper+ridge.png") as strip:
+        assert strip.mode == "RGB"
+
+
+def test_a_better_re_identifying_attack_is_not_hidden(folder: Path, edit: Edit) -> None:
+    def swap(tree: dict[str, Any]) -> None:
+        ridge = next(a for a in tree["arms"][1]["attacks"] if a["attack"] == "ridge")
+        ridge["scores"]["reidentification"]["value"] = 0.77
+
+    edit(swap)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert page.row("table-headline", "another attack re-identifies more")[1][1] == 0.77
+
+
+def test_single_arm_and_single_adversary(folder: Path, edit: Edit) -> None:
+    def keep_one(tree: dict[str, Any]) -> None:
+        tree["arms"] = tree["arms"][:1]
+        attacks = tree["arms"][0]["attacks"]
+        tree["arms"][0]["attacks"] = [a for a in attacks if a["adversary"] == "curious-cloud"]
+
+    edit(keep_one)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "1 arm · 1 adversary" in page.text
+    assert all(len(row) <= 2 for row in page.tables["table-headline"])
+
+
+def test_many_arms_keep_distinct_colours_or_lines() -> None:
+    from testbed.report import style
+
+    looks = {(style.colour(index), style.dash(index)) for index in range(3 * len(style.PALETTE))}
+    assert len(looks) == 3 * len(style.PALETTE)
+
+
+def test_classes_of_the_fixture_are_all_shown(page: Page) -> None:
+    assert [row[0][0] for row in page.tables["table-fleet"][1:]] == list(CLASSES)
+
+
+def test_drawing_library_is_not_loaded_for_the_summary(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from testbed.report.summary import print_summary; "
+        f"print_summary(Path({str(folder)!r})); "
+        "print(sorted({'matplotlib', 'torch', 'ray', 'flwr', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
