@@ -1,0 +1,79 @@
+"""Hilbert-Schmidt independence criterion between inputs and features, with Gaussian kernels."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.privacy.leakage import Matrix, euclidean_distances
+
+_FEWEST_SAMPLES = 4
+_ROUNDING = 1e-12  # what double precision leaves of the HSIC of a constant
+
+
+def gaussian_kernel(samples: NDArray[Any], width: float | None = None) -> Matrix:
+    """Return exp(-|a - b|^2 / (2 width^2)) of flattened samples, (N, N).
+
+    Parameters
+    ----------
+    samples : (N, ...).
+    width : None takes the median distance between different samples, which makes the kernel blind
+        to the scale of the samples; constant samples give a constant kernel.
+    """
+    distances = euclidean_distances(samples)
+    if width is None:
+        between = distances[np.triu_indices(len(distances), k=1)]
+        width = float(np.median(between[between > 0.0])) if (between > 0.0).any() else 1.0
+    kernel: Matrix = np.exp(-0.5 * np.square(distances / width))
+    return kernel
+
+
+def hsic_biased(k: Matrix, m: Matrix) -> float:
+    """Return Tr(K H M H) / (N - 1)^2 of two kernel matrices; its bias is of order 1 / N.
+
+    References
+    ----------
+    Gretton, Bousquet, Smola, Schoelkopf, ALT 2005, definition 2.
+    """
+    count = len(k)
+    centred = k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean()
+    return float((centred * m).sum()) / (count - 1) ** 2
+
+
+def hsic_unbiased(k: Matrix, m: Matrix) -> float:
+    """Return the unbiased estimate of HSIC; it may be negative.
+
+    Raises
+    ------
+    ValueError : fewer than four samples.
+
+    References
+    ----------
+    Song, Smola, Gretton, Bedo, Borgwardt, JMLR 13, 2012, equation 5.
+    """
+    count = len(k)
+    if count < _FEWEST_SAMPLES:
+        raise ValueError("the unbiased HSIC needs at least 4 samples")
+    off = 1.0 - np.eye(count)
+    k, m = k * off, m * off
+    cross = float((k * m).sum())
+    product = float(k.sum()) * float(m.sum()) / ((count - 1) * (count - 2))
+    rows = float(k.sum(axis=0) @ m.sum(axis=0)) * 2.0 / (count - 2)
+    return (cross + product - rows) / (count * (count - 3))
+
+
+def normalised_hsic(x: NDArray[Any], z: NDArray[Any]) -> float:
+    """Return unbiased HSIC(x, z) / sqrt(HSIC(x, x) HSIC(z, z)), also called unbiased CKA.
+
+    Near 0 for independent sides (it may be negative) and 1 for equal ones; 0 if a side is constant.
+
+    Parameters
+    ----------
+    x, z : (N, ...) paired samples, flattened; Gaussian kernels of median width.
+    """
+    k, m = gaussian_kernel(x), gaussian_kernel(z)
+    own = hsic_unbiased(k, k), hsic_unbiased(m, m)
+    if min(own) < _ROUNDING:
+        return 0.0
+    return hsic_unbiased(k, m) / math.sqrt(own[0] * own[1])
