@@ -6,12 +6,16 @@ Latency is the discounted-MACs and activation-traffic form::
 
 with M in multiply-accumulates, A the activation elements read and written, and constants per
 latency family. Only ``s_device`` belongs to the device, and it is derived from one published
-measurement of a known network on it, never typed in. Expect a median error of 12 % on application
-CPUs, 17 % on GPUs, 10 to 20 % on microcontrollers (up to a third on a board and network never
-seen), more on NPUs; two or three significant figures are all these numbers carry. The model is
-worst for networks below 5 ms on application processors and outside a microcontroller's SRAM.
+measurement of a known network on it, never typed in. On devices that the constants were not fitted
+on, expect a median error of about 16 % on application CPUs, 20 % on GPUs, 14 % on microcontrollers
+and 24 % on NPUs (a tenth of the predictions is off by 40 % and more); two significant figures are
+all these numbers carry. The model is worst outside a microcontroller's SRAM (2 to 3.5 times
+slower), for networks that one overhead of a call dominates, and across runtimes: the choice of
+framework alone spreads latencies by a factor of 1.25.
 
-``python -m testbed.validate_costs FILE.csv`` measures these errors on published latencies.
+``python -m testbed.validate_costs FILE.csv`` measures these errors on published latencies; for
+networks that everybody measures it adds learned corrections (``testbed.fleet.residuals``), which
+front-ends of this project cannot have.
 """
 
 import hashlib

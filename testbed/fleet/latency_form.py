@@ -1,6 +1,15 @@
 """The latency form and its constants per family; see ``testbed.fleet.cost_model``."""
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Amount = TypeVar("Amount", float, NDArray[np.float64])
+
+LARGEST_OVERHEAD = 1.0 / 3.0
+"""t0 is at most this share of the calibration latency: fast devices have less overhead too."""
 
 
 @dataclass(frozen=True)
@@ -21,33 +30,36 @@ class LatencyFamily:
     macs_per_param: float = 0.0
 
     def overhead_ms(self, calibration_ms: float) -> float:
-        """Return t0, at most a third of the calibration latency: fast devices have less."""
-        return min(self.fixed_ms, calibration_ms / 3.0)
+        """Return t0 on a device that takes ``calibration_ms`` for its calibration network."""
+        return min(self.fixed_ms, LARGEST_OVERHEAD * calibration_ms)
 
 
 FAMILIES: dict[str, LatencyFamily] = {
-    "cpu": LatencyFamily(0.3, 0.32, 8.0),
-    "cpu-gemm": LatencyFamily(0.3, 1.0, 8.0),
-    "gpu": LatencyFamily(1.5, 0.3, 12.0),
+    "cpu": LatencyFamily(0.74, 0.48, 12.0, 4.0),
+    "cpu-gemm": LatencyFamily(0.74, 1.0, 12.0, 4.0),
+    "cpu-int8": LatencyFamily(0.14, 0.88, 55.0, 0.33),
+    "gpu": LatencyFamily(4.3, 0.58, 21.0, 3.5),
+    "gpu-int8": LatencyFamily(0.01, 0.82, 24.0, 0.01),
     "mcu": LatencyFamily(0.0, 1.0, 16.7, 0.78),
-    "npu": LatencyFamily(0.1, 0.3, 12.0),
+    "npu": LatencyFamily(0.58, 0.05, 810.0, 1200.0),
 }
 """``cpu``: runtimes with Winograd convolutions (ncnn, MNN, TNN, Paddle-Lite); ``cpu-gemm``: those
-that multiply unfolded images (TensorFlow Lite with XNNPACK, TensorFlow)."""
+that multiply unfolded images (TensorFlow Lite, XNNPACK); ``cpu-int8``: ncnn's quantised kernels;
+``gpu-int8``: the same asked of a GPU backend, which runs much of it on the CPU. Fitted by
+``python -m testbed.fleet.fit_latency``; ``mcu`` from the MLPerf Tiny results."""
 
 
 def form_units(
     family: LatencyFamily,
     *,
-    macs: float,
-    macs_conv3x3s1: float,
-    params: float,
-    activation_elements: float,
-) -> float:
+    macs: Amount,
+    macs_conv3x3s1: Amount,
+    params: Amount,
+    activation_elements: Amount,
+) -> Amount:
     """Return the work of one forward pass in discounted MACs."""
     return (
-        macs
-        - macs_conv3x3s1
+        (macs - macs_conv3x3s1)
         + family.conv3x3_factor * macs_conv3x3s1
         + family.macs_per_activation * activation_elements
         + family.macs_per_param * params

@@ -9,12 +9,20 @@ from testbed.core.errors import UserError
 from testbed.core.registry import nearest
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> list["TableRow"]:
-    """Read a CSV file that has exactly these columns, in any order.
+def read_table(
+    path: Path, columns: tuple[str, ...], others_allowed: bool = False
+) -> list["TableRow"]:
+    """Read a CSV file that has these columns, in any order.
+
+    Parameters
+    ----------
+    path : the file.
+    columns : the columns it must have.
+    others_allowed : whether it may have further ones, which are ignored.
 
     Raises
     ------
-    UserError : the file cannot be read, its header is not ``columns``, a row has another length.
+    UserError : the file cannot be read, its header is wrong, a row has another length.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -24,7 +32,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list["TableRow"]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     header = [cell.strip() for cell in rows[0]] if rows else []
-    _check_header(path, header, columns)
+    _check_header(path, header, columns, others_allowed)
     found = []
     for number, cells in enumerate(rows[1:], start=2):
         if not any(cells):
@@ -37,12 +45,14 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list["TableRow"]:
     return found
 
 
-def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
+def _check_header(
+    path: Path, header: list[str], columns: tuple[str, ...], others_allowed: bool
+) -> None:
     for column in columns:
         if column not in header:
             raise UserError(f"{path}, row 1: the column '{column}' is missing")
     for column in header:
-        if column not in columns:
+        if column not in columns and not others_allowed:
             raise UserError(
                 f"{path}, row 1: unknown column '{column}'{nearest(column, list(columns))}; "
                 f"allowed: {', '.join(columns)}"
@@ -88,6 +98,10 @@ class TableRow:
             hint = nearest(value, list(allowed))
             self.refuse(column, f"unknown value '{value}'{hint}; allowed: {', '.join(allowed)}")
         return value
+
+    def real(self, column: str) -> float:
+        """Return any finite number."""
+        return self._number(column, lambda value: value > float("-inf"), "a finite number")
 
     def positive(self, column: str) -> float:
         """Return a number above 0."""

@@ -1,0 +1,253 @@
+"""Published latencies: read, sorted into latency families, and paired with calibrations.
+
+The file has one row per measurement. A row of role ``calibrate`` calibrates its device; a row of
+role ``validate`` is predicted from the calibration of the same device, backend, precision and
+threads, or the nearest there is.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.fleet.table import TableRow, read_table
+
+Floats = NDArray[np.float64]
+COLUMNS = (
+    "name",
+    "class",
+    "network_name",
+    "threads",
+    "precision",
+    "backend",
+    "latency_ms",
+    "macs_m",
+    "macs_conv3x3s1_m",
+    "params_m",
+    "act_elems_m",
+    "role",
+    "note",
+)
+THREADS_EXPONENT = float(np.log(2.34) / np.log(4.0))
+"""Four threads are 2.34 times as fast as one (median over the published CPU rows)."""
+
+GEMM_BACKENDS = ("xnnpack", "tflite", "tf", "cpu_tf", "cpu_tffg", "leip")
+GPU_BACKENDS = (
+    "vulkan",
+    "gpu",
+    "tensorrt",
+    "tftrt",
+    "onnxtrt",
+    "coreml",
+    "nnapi",
+    "opencl",
+    "cuda",
+)
+NPU_BACKENDS = ("npu", "edge tpu", "rknn")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One published latency; network costs are plain counts, None where not published."""
+
+    device: str
+    device_class: str
+    network: str
+    threads: int | None
+    precision: str
+    backend: str
+    note: str
+    latency_ms: float
+    macs: float | None
+    macs_conv3x3s1: float
+    params: float
+    activation_elements: float
+    calibrates: bool
+
+    @property
+    def family(self) -> str:
+        """Return the latency family (see ``testbed.fleet.latency_form.FAMILIES``)."""
+        return latency_family(self.device_class, self.backend, self.precision)
+
+
+def latency_family(device_class: str, backend: str, precision: str) -> str:
+    """Sort a measurement into a latency family by its class, backend and precision."""
+    backend = backend.lower()
+    if device_class in ("mcu", "mcu-npu"):
+        return "mcu"
+    if device_class in ("phone-npu", "fpga-npu") and "cpu" not in backend:
+        return "npu"
+    if any(word in backend for word in NPU_BACKENDS):
+        return "npu"
+    int8 = precision.startswith(("int8", "w8a8"))
+    if any(word in backend for word in GPU_BACKENDS):
+        return "gpu-int8" if int8 else "gpu"
+    if device_class == "edge-gpu-board" and backend == "tf":
+        return "gpu"  # TensorFlow takes the GPU where there is one
+    if backend.startswith(GEMM_BACKENDS):
+        return "cpu-gemm"
+    return "cpu-int8" if int8 else "cpu"
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """Read a file of published latencies.
+
+    Raises
+    ------
+    UserError : the file cannot be read, or a row is wrong; names the file, row and column.
+    """
+    return [_parse(row) for row in read_table(path, COLUMNS, others_allowed=True)]
+
+
+def _parse(row: TableRow) -> Measurement:
+    threads = row.optional_text("threads").removesuffix(".0")
+    macs_m = row.optional_positive("macs_m")
+    known = macs_m is not None
+    return Measurement(
+        device=row.text("name"),
+        device_class=row.text("class"),
+        network=row.text("network_name"),
+        threads=int(threads) if threads.isdigit() and int(threads) > 0 else None,
+        precision=row.text("precision"),
+        backend=row.text("backend"),
+        note=row.optional_text("note"),
+        latency_ms=row.positive("latency_ms"),
+        macs=None if macs_m is None else macs_m * 1e6,
+        macs_conv3x3s1=row.not_negative("macs_conv3x3s1_m") * 1e6 if known else 0.0,
+        params=row.not_negative("params_m") * 1e6 if known else 0.0,
+        activation_elements=row.positive("act_elems_m") * 1e6 if known else 0.0,
+        calibrates=row.choice("role", ("calibrate", "validate")) == "calibrate",
+    )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of many networks, in columns."""
+
+    macs: Floats
+    macs_conv3x3s1: Floats
+    params: Floats
+    activation_elements: Floats
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Measurements to predict, each beside the calibration it is predicted from, in columns.
+
+    Attributes
+    ----------
+    wanted, known : the two networks' costs.
+    latency_ms, known_ms : the two measured latencies; ``known_ms`` is scaled to the same threads.
+    threads : threads of the measurement, 1 where not given.
+    int8_ratio : log of int8 against float calibration latency on the same device and backend.
+    exact : whether the calibration shares device, backend, precision, threads and note.
+    """
+
+    device: NDArray[np.str_]
+    network: NDArray[np.str_]
+    family: NDArray[np.str_]
+    wanted: Costs
+    known: Costs
+    latency_ms: Floats
+    known_ms: Floats
+    threads: Floats
+    int8_ratio: Floats
+    exact: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.latency_ms)
+
+    def select(self, mask: NDArray[np.bool_]) -> "Pairs":
+        """Return the pairs that a mask picks."""
+
+        def costs(given: Costs) -> Costs:
+            return Costs(**{name: column[mask] for name, column in vars(given).items()})
+
+        columns: dict[str, Any] = {
+            name: costs(value) if isinstance(value, Costs) else value[mask]
+            for name, value in vars(self).items()
+        }
+        return Pairs(**columns)
+
+
+def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
+    """Pair every measurement to predict with its calibration.
+
+    Returns
+    -------
+    The pairs, and the number of measurements that cannot be predicted because their network's
+    costs are unknown or nothing calibrates their device and backend.
+    """
+    calibrations: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
+    for row in measurements:
+        if row.calibrates and row.macs is not None:
+            calibrations[row.device, row.backend].append(row)
+    found = []
+    to_predict = [row for row in measurements if not row.calibrates]
+    for row in to_predict:
+        candidates = calibrations.get((row.device, row.backend), [])
+        if row.macs is not None and candidates:
+            found.append((row, min(candidates, key=lambda known, row=row: _distance(row, known))))  # type: ignore[misc]
+    ratios = {key: _int8_ratio(rows) for key, rows in calibrations.items()}
+    rows = [row for row, _ in found]
+    knowns = [known for _, known in found]
+    return Pairs(
+        device=np.array([row.device for row in rows], dtype=np.str_),
+        network=np.array([row.network for row in rows], dtype=np.str_),
+        family=np.array([row.family for row in rows], dtype=np.str_),
+        wanted=_costs(rows),
+        known=_costs(knowns),
+        latency_ms=np.array([row.latency_ms for row in rows], dtype=np.float64),
+        known_ms=np.array([_known_ms(row, known) for row, known in found], dtype=np.float64),
+        threads=np.array([float(row.threads or 1) for row in rows], dtype=np.float64),
+        int8_ratio=np.array(
+            [
+                ratios[row.device, row.backend].get((known.threads, known.note), 0.0)
+                for row, known in found
+            ],
+            dtype=np.float64,
+        ),
+        exact=np.array([_distance(row, known)[:4] == (0, 0, 0.0, 0) for row, known in found]),
+    ), len(to_predict) - len(found)
+
+
+def _costs(rows: list[Measurement]) -> Costs:
+    return Costs(
+        **{
+            name: np.array([getattr(row, name) for row in rows], dtype=np.float64)
+            for name in ("macs", "macs_conv3x3s1", "params", "activation_elements")
+        }
+    )
+
+
+def _distance(row: Measurement, known: Measurement) -> tuple[int, int, float, int, float]:
+    """Order calibrations: same family, precision, threads, note; then the faster one."""
+    return (
+        int(known.family != row.family),
+        int(known.precision != row.precision),
+        abs(float(np.log((row.threads or 1) / (known.threads or 1)))),
+        int(known.note != row.note),
+        known.latency_ms,
+    )
+
+
+def _known_ms(row: Measurement, known: Measurement) -> float:
+    if row.threads is None or known.threads is None or row.family.startswith(("gpu", "npu")):
+        return known.latency_ms
+    return float(known.latency_ms * (known.threads / row.threads) ** THREADS_EXPONENT)
+
+
+def _int8_ratio(rows: list[Measurement]) -> dict[tuple[int | None, str], float]:
+    """Return log(int8 / float) of the calibration latencies, by threads and note."""
+    by_setting: dict[tuple[int | None, str], dict[bool, float]] = defaultdict(dict)
+    for row in rows:
+        by_setting[row.threads, row.note].setdefault(row.precision == "int8", row.latency_ms)
+    return {
+        setting: float(np.log(found[True] / found[False]))
+        for setting, found in by_setting.items()
+        if len(found) == 2
+    }
