@@ -19,7 +19,7 @@ from clients.deployed import FrontEndRunner
 from clients.program import EdgeProgram, compute_layout
 from clients.session import MIN_BATCH, TrainingSession
 from testbed.core import protocol
-from testbed.core.records import to_record, to_tensors
+from testbed.core.records import config_number, to_record, to_tensors
 from testbed.core.seeds import torch_generator
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
@@ -67,8 +67,8 @@ class EdgeRuntime:
             self.sessions.clear()
             self._round = server_round
         parameters, statistics = self.decode(content, f"round {server_round}")
-        config = content.config_records[protocol.CONFIG]
-        proximal_mu = float(_number(config, PROXIMAL_MU)) if PROXIMAL_MU in config else 0.0
+        proximal = PROXIMAL_MU in content.config_records[protocol.CONFIG]
+        proximal_mu = float(config_number(content, PROXIMAL_MU)) if proximal else 0.0
         session = self._session(device, server_round, parameters, statistics, proximal_mu)
         self.sessions[device] = session
         return session
@@ -107,7 +107,7 @@ class EdgeRuntime:
             server_round,
             to_tensors(state[protocol.ARRAYS]),
             to_tensors(state[protocol.STATISTICS]),
-            float(_number(context.state.config_records[protocol.CONFIG], PROXIMAL_MU)),
+            float(config_number(context.state, PROXIMAL_MU)),
         )
         session.moments = {
             name.removeprefix(MOMENT): _in_compute_layout(record)
@@ -194,10 +194,9 @@ def _device(context: Context) -> int:
 
 
 def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    config = message.content.config_records[protocol.CONFIG]
     step, server_round = (
-        int(_number(config, protocol.STEP)),
-        int(_number(config, protocol.SERVER_ROUND)),
+        int(config_number(message.content, protocol.STEP)),
+        int(config_number(message.content, protocol.SERVER_ROUND)),
     )
     if step == 0:
         session = runtime.begin(_device(context), server_round, message.content)
@@ -217,10 +216,9 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
 
 
 def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    config = message.content.config_records[protocol.CONFIG]
     step, server_round = (
-        int(_number(config, protocol.STEP)),
-        int(_number(config, protocol.SERVER_ROUND)),
+        int(config_number(message.content, protocol.STEP)),
+        int(config_number(message.content, protocol.SERVER_ROUND)),
     )
     session = runtime.restore(_device(context), server_round, context)
     gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
@@ -232,7 +230,7 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
             )
         }
     )
-    if step == int(_number(config, protocol.STEPS)) - 1:
+    if step == int(config_number(message.content, protocol.STEPS)) - 1:
         content[protocol.ARRAYS] = to_record(session.parameters)
         content[protocol.STATISTICS] = to_record(session.statistics)
     elif not runtime.keep_in_memory:
@@ -241,11 +239,10 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
 
 
 def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    config = message.content.config_records[protocol.CONFIG]
     version = str(context.state.config_records[protocol.CONFIG][protocol.VERSION])
     runner = runtime.runner(context.state, version)
-    request = int(_number(config, protocol.REQUEST))
-    image = runtime.data.image(int(_number(config, protocol.IMAGE)))
+    request = int(config_number(message.content, protocol.REQUEST))
+    image = runtime.data.image(int(config_number(message.content, protocol.IMAGE)))
     x = torch.from_numpy(image[None].copy()).float().div_(255.0)
     rng = torch_generator(runtime.program.seed, "request release", _device(context), request)
     with torch.no_grad():
@@ -256,10 +253,3 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
 
 def _in_compute_layout(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: compute_layout(value) for name, value in to_tensors(record).items()}
-
-
-def _number(config: ConfigRecord, key: str) -> int | float:
-    value = config[key]
-    if not isinstance(value, int | float):
-        raise TypeError(f"configuration '{key}' is {value!r}, not a number")
-    return value

@@ -101,7 +101,7 @@ class TrainingSession:
         return released.detach(), self._model.defence.targets(labels, program.num_classes)
 
     def drop_graph(self) -> None:
-        """Forget the forward step's activations; ``backward`` will run it again, with equal bits."""
+        """Forget the forward step's activations; ``backward`` runs it again, with equal bits."""
         self._graph = None
         self.statistics = self._statistics_before
 

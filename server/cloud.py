@@ -54,7 +54,7 @@ class Cloud:
     def __init__(
         self, model: CloudModel, optimiser: CloudOptimiserSection, seed: int, threads: int
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads
         self._seed = seed
         self.optimiser = torch.optim.Adam(
@@ -89,10 +89,8 @@ class Cloud:
             assert z.grad is not None
             sizes = [len(part) for part in features]
             # Each device's loss is the mean over its own batch, not over the cohort's.
-            gradients = [
-                part * (len(z) / size)
-                for part, size in zip(z.grad.split(sizes), sizes, strict=True)
-            ]
+            parts = torch.split(z.grad, sizes)
+            gradients = [part * (len(z) / size) for part, size in zip(parts, sizes, strict=True)]
             correct = logits.detach().argmax(dim=1) == wanted.argmax(dim=1)
             return CloudStep(gradients, float(loss.detach()), float(correct.float().mean()))
 
@@ -104,7 +102,7 @@ class Cloud:
                 functional.log_softmax(
                     self.model(part.contiguous(memory_format=torch.channels_last)), dim=1
                 )
-                for part in features.split(ANSWER_CHUNK)
+                for part in torch.split(features, ANSWER_CHUNK)
             ]
         return torch.cat(parts)
 

@@ -125,7 +125,10 @@ class SplitFederated:
     def _round(self, grid: Grid, server_round: int) -> RoundRecord:
         cohort = self._cohort(server_round)
         first = self._first_contents(grid, server_round, cohort)
-        active, losses, accuracies, penalties, rejected = cohort, [], [], [], 0
+        active, rejected = cohort, 0
+        losses: list[float] = []
+        accuracies: list[float] = []
+        penalties: list[float] = []
         replies: dict[int, Message] = {}
         for step in range(self.training.local_steps):
             replies = self._exchange(

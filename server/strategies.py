@@ -33,7 +33,9 @@ def _options_of(strategy: type[flower.FedAvg]) -> type[Options]:
 
 def _register(strategy: type[flower.FedAvg]) -> None:
     accepted = inspect.signature(strategy.__init__).parameters
-    fixed = {name: value for name, value in _CHOSEN_HERE.items() if name in accepted}
+    fixed: dict[str, Any] = {
+        name: value for name, value in _CHOSEN_HERE.items() if name in accepted
+    }
     summary = (inspect.getdoc(strategy) or strategy.__name__).splitlines()[0].rstrip(".")
 
     @STRATEGIES.register(strategy.__name__.lower(), summary, _options_of(strategy))

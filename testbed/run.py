@@ -13,7 +13,7 @@ from typing import NoReturn
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from testbed.core.errors import HostError, UserError  # noqa: E402
+from testbed.core.errors import HostError, UserError
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1

@@ -9,6 +9,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -16,7 +17,7 @@ from rich.progress import (
 
 
 class RichDisplay:
-    """One line per phase; finished phases stay, without a terminal only finished ones are printed."""
+    """One line per phase; without a terminal, finished phases are printed and nothing else."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -32,7 +33,7 @@ class RichDisplay:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task: int | None = None
+        self._task = TaskID(0)
         self._phase = ""
         self._note = ""
 
@@ -59,17 +60,15 @@ class RichDisplay:
 
     def advance(self, steps: int, note: str) -> None:
         """Move the phase on."""
-        self._note = note
-        if self._task is not None:
-            self._progress.update(self._progress.task_ids[-1], advance=steps, note=note)
+        self._note = note or self._note
+        self._progress.update(self._task, advance=steps, note=self._note)
 
-    def end(self) -> None:
-        """Show that the phase is over."""
-        if self._task is None:
+    def end(self, completed: bool) -> None:
+        """Leave the phase on the screen; without a terminal, print that it is done."""
+        if not completed:
             return
-        task = self._progress.tasks[-1]
-        total = task.total if task.total is not None else 1
-        self._progress.update(task.id, total=total, completed=total)
-        self._task = None
+        total = self._progress.tasks[-1].total or 1
+        self._progress.update(self._task, total=total, completed=total)
         if self._progress.disable:
-            self._console.print(f"{self._phase}: done {self._note}".rstrip(), highlight=False)
+            note = f" ({self._note})" if self._note else ""
+            self._console.print(f"{self._phase}: done{note}", highlight=False)

@@ -65,9 +65,10 @@ class TripletAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate (N, C, H, W); any C, H and W."""
-        by_height = self.channel_height(x.transpose(1, 2)).transpose(1, 2)
-        by_width = self.channel_width(x.transpose(1, 3)).transpose(1, 3)
-        return (by_height + by_width + self.spatial(x)) / 3.0
+        by_height: Tensor = self.channel_height(x.transpose(1, 2)).transpose(1, 2)
+        by_width: Tensor = self.channel_width(x.transpose(1, 3)).transpose(1, 3)
+        as_it_is: Tensor = self.spatial(x)
+        return (by_height + by_width + as_it_is) / 3.0
 
 
 class Cbam(nn.Module):
@@ -90,7 +91,8 @@ class Cbam(nn.Module):
         peak = self._channel(x.amax(dim=(2, 3), keepdim=True))
         x = x * torch.sigmoid(mean + peak)
         pooled = torch.stack([x.mean(dim=1), x.amax(dim=1)], dim=1)
-        return x * torch.sigmoid(self.spatial(pooled))
+        gate: Tensor = self.spatial(pooled)
+        return x * torch.sigmoid(gate)
 
 
 def funnel_tail(channels: int) -> nn.Sequential:

@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
         return super().compose_node(parent, index)
 
@@ -149,54 +149,27 @@ def validate_scenario(tree: dict[str, Any], where: str) -> Scenario:
 
 def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     """Turn a pydantic error into one sentence with file, key path and what is allowed."""
-    problems = list(_flatten(error, (), model))
-    location, sentence = problems[0]
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = [str(part) for part in first["loc"]]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        siblings = _keys_beside(first["loc"], model)
+        message = f"unknown key{nearest(path[-1], siblings)}; allowed: {', '.join(siblings)}"
+    elif first["type"] == "missing":
+        message = "this key is required"
+    elif first["type"] != "value_error":
+        message = f"{message[:1].lower()}{message[1:]}, got {first['input']!r:.80}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    at = f": {location}" if location else ""
-    return f"{where}{at}: {sentence}{more}"
+    return ": ".join(part for part in (where, ".".join(path), message) if part) + more
 
 
-def _flatten(
-    error: ValidationError, prefix: tuple[str | int, ...], model: type[BaseModel]
-) -> list[tuple[str, str]]:
-    found = []
-    for item in error.errors(include_url=False):
-        path = (*prefix, *item["loc"])
-        nested = item.get("ctx", {}).get("error")
-        if isinstance(nested, ValidationError):
-            found.extend(_flatten(nested, path, model))
-            continue
-        given = item.get("input")
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            siblings = _keys_beside(error, item["loc"], model)
-            hint = nearest(str(path[-1]), siblings)
-            allowed = f"; allowed: {', '.join(siblings)}" if siblings else ""
-            message = f"unknown key{hint}{allowed}"
-        elif item["type"] == "missing":
-            message = "this key is required"
-        elif item["type"] != "value_error":
-            message = f"{message[:1].lower()}{message[1:]}, got {given!r:.80}"
-        found.append((".".join(str(part) for part in path), message))
-    return found
-
-
-def _keys_beside(
-    error: ValidationError, location: tuple[str | int, ...], model: type[BaseModel]
-) -> list[str]:
+def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
     """List the keys allowed where an unknown one was found."""
-    from testbed.core import registries  # the options classes live in the registries
-
-    if error.title == model.__name__:
-        node: Any = model
-        for part in location[:-1]:
-            node = _descend(node, part)
-        return sorted(node.model_fields) if node is not None else []
-    for registry in registries.ALL.values():
-        for entry in registry:
-            if entry.options.__name__ == error.title:
-                return ["name", *sorted(entry.options.model_fields)]
-    return []
+    node: Any = model
+    for part in location[:-1]:
+        node = _descend(node, part)
+    return sorted(node.model_fields) if node is not None else []
 
 
 def _descend(node: Any, part: str | int) -> Any:
@@ -204,9 +177,7 @@ def _descend(node: Any, part: str | int) -> Any:
     if node is None or isinstance(part, int):
         return node
     field = node.model_fields.get(part)
-    if field is None:
-        return None
-    pending = [field.annotation]
+    pending = [field.annotation] if field is not None else []
     while pending:
         candidate = pending.pop()
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):

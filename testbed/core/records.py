@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
+
+from testbed.core.protocol import CONFIG
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -22,3 +24,16 @@ def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the record's arrays as tensors of this process."""
     # The copy makes the tensors writable and gives them torch's alignment in every process.
     return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
+
+
+def config_number(content: RecordDict, key: str) -> int | float:
+    """Return a number of a message's configuration.
+
+    Raises
+    ------
+    KeyError, TypeError : it is missing, or not a number.
+    """
+    value = content.config_records[CONFIG][key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"configuration '{key}' is {value!r}, not a number")
+    return value

@@ -105,7 +105,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def options(self, name: str, values: dict[str, Any]) -> Options:
-        """Validate ``values`` against the options class of ``name`` and return it, defaults filled."""
+        """Return the validated options of ``name``, defaults filled in."""
         return self.entry(name).options.model_validate(values)
 
     def create(self, name: str, values: dict[str, Any], **arguments: Any) -> T:

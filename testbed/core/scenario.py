@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from testbed.core import registries
-from testbed.core.registry import Options, Registry
+from testbed.core.registry import Options, Registry, nearest
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
@@ -55,6 +55,13 @@ def _component_validator(registry: Registry[Any]) -> BeforeValidator:
                 f"known: {', '.join(registry.names())}"
             )
         given = {key: item for key, item in value.items() if key != "name"}
+        allowed = sorted(registry.entry(value["name"]).options.model_fields)
+        for key in given:
+            if key not in allowed:
+                raise ValueError(
+                    f"{registry.kind} '{value['name']}' has no option '{key}'"
+                    f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
+                )
         options: Options = registry.options(value["name"], given)
         return Component(name=value["name"], options=options.model_dump())
 

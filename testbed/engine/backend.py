@@ -66,6 +66,7 @@ class Backend(ABC):
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Stop every process that this backend started."""
 
@@ -112,3 +113,6 @@ class InlineBackend(Backend):
     def usage(self) -> dict[str, Usage]:
         """Return the cost of this process."""
         return {"driver": process_usage()}
+
+    def close(self) -> None:
+        """Stop nothing: there is no other process."""

@@ -23,6 +23,7 @@ from testbed.engine.costs import DeviceCosts
 from testbed.engine.folder import (
     COLUMNS,
     Row,
+    check_folder,
     open_folder,
     read_arm,
     write_arm,
@@ -88,10 +89,11 @@ class Experiment:
         KeyboardInterrupt : the partial results have been written before it goes on.
         """
         # 1. Everything that can be wrong is checked before anything is written.
+        check_folder(self.folder, self.scenario, force, resume)
         with self.progress.phase("load data and fleet"):
             self._setting = setting = read_setting(self.scenario)
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
-        open_folder(self.folder, self.scenario, force, resume)
+        open_folder(self.folder, self.scenario, resume)
         on_open()
         try:
             # 2. Start the hosts.

@@ -65,30 +65,42 @@ def _type_of(table: str, column: str) -> pa.DataType:
     return pa.float64()
 
 
-def open_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) -> None:
-    """Make the folder ready for a run.
+def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) -> None:
+    """Check that a run may write to the folder; nothing is changed.
 
     Raises
     ------
-    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on; it
-        holds another scenario to resume; it cannot be written.
+    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on, or
+        it holds another scenario to resume.
     """
-    known = folder.is_dir() and any((folder / marker).exists() for marker in MARKERS)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
     if resume:
         _check_same_scenario(folder, scenario)
         return
-    if folder.is_dir() and any(folder.iterdir()):
-        if not force:
-            raise UserError(
-                f"{folder}: results exist already; give --resume to continue an interrupted run, "
-                "--force to replace them, or another folder with --out"
-            )
-        if not known:
-            raise UserError(f"{folder}: --force replaces results folders only, this is none")
-        shutil.rmtree(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise UserError(
+            f"{folder}: results exist already; give --resume to continue an interrupted run, "
+            "--force to replace them, or another folder with --out"
+        )
+    if not any((folder / marker).exists() for marker in MARKERS):
+        raise UserError(f"{folder}: --force replaces results folders only, this is none")
+
+
+def open_folder(folder: Path, scenario: Scenario, resume: bool) -> None:
+    """Make a checked folder ready: empty with the resolved scenario in it, or as it was to resume.
+
+    Raises
+    ------
+    UserError : it cannot be written.
+    """
+    if resume:
+        return
     try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RESOLVED, dump_scenario(scenario))
     except OSError as error:

@@ -15,6 +15,7 @@ from flwr.supercore.run import Run
 from torch import Tensor
 
 from testbed.core import protocol
+from testbed.core.records import config_number
 from testbed.engine.backend import Backend
 from testbed.engine.costs import DeviceCosts
 from testbed.engine.host import RUN_ID, Delivery, device_of, node_of, set_identity
@@ -145,7 +146,7 @@ class FleetGrid(Grid):
     ) -> list[Message]:
         """Carry the messages and return one reply per message, in the order of the messages.
 
-        ``timeout`` is in host time and has no meaning in virtual time: deadlines are the scenario's.
+        ``timeout`` is host time and means nothing in virtual time: deadlines are the scenario's.
         """
         return self._exchange(list(messages))
 
@@ -156,7 +157,8 @@ class FleetGrid(Grid):
             return []
         for message in messages:
             self._message_count += 1
-            message.metadata.__dict__["_message_id"] = str(self._message_count)
+            # As long as Flower's own ids, so that sizes are true and do not grow with the count.
+            message.metadata.__dict__["_message_id"] = f"{self._message_count:064x}"
         self._advance_to(messages[0])
         replies: dict[int, Message] = {}
         carried: list[int] = []
@@ -198,11 +200,11 @@ class FleetGrid(Grid):
         feasible = self.costs.training_feasible if trains else self.costs.serving_feasible
         if not feasible[device]:
             return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
-        config = message.content.config_records.get(protocol.CONFIG, {})
-        if message_type == protocol.FORWARD and config.get(protocol.STEP) == 0:
+        if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
             at_s, draw = self._round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
         elif message_type == protocol.INFER:
-            at_s, draw = float(config[protocol.ARRIVAL_S]), 2 * int(config[protocol.REQUEST]) + 1
+            at_s = config_number(message.content, protocol.ARRIVAL_S)
+            draw = 2 * int(config_number(message.content, protocol.REQUEST)) + 1
         else:
             return None
         if self._options.online(device, at_s, draw):
@@ -253,7 +255,7 @@ class FleetGrid(Grid):
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
         if failed:
             self.ledger.count(device, "failed")
-            self.errors.append(reply.error.reason)
+            self.errors.append(reply.error.reason or "")
             self._note_status(message, reply.error)
             return reply, finish_ms
         for tap in self._taps:
@@ -286,10 +288,9 @@ class FleetGrid(Grid):
 
     def _deadline_ms(self, message: Message) -> float:
         """Return when this step's replies are due: the round's deadline, spread over its steps."""
-        config = message.content.config_records[protocol.CONFIG]
-        step, steps = config[protocol.STEP], config[protocol.STEPS]
-        assert isinstance(step, int)
-        assert isinstance(steps, int)
+        step, steps = (
+            config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS)
+        )
         return self._round_start_ms + self._options.round_deadline_ms * (step + 1) / steps
 
     def _close_step(self, message: Message, finished: list[float]) -> None:
@@ -309,5 +310,5 @@ def _examples(message_type: str, reply: Message) -> int:
 
 
 def _is_last_step(message: Message) -> bool:
-    config = message.content.config_records[protocol.CONFIG]
-    return config[protocol.STEP] == int(str(config[protocol.STEPS])) - 1
+    step, steps = (config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS))
+    return step == steps - 1

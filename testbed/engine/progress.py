@@ -15,8 +15,8 @@ class Display(Protocol):
     def advance(self, steps: int, note: str) -> None:
         """Move the phase on, with a short note such as the latest accuracy."""
 
-    def end(self) -> None:
-        """Show that the phase is over."""
+    def end(self, completed: bool) -> None:
+        """Show that the phase is over: completed, or left by an error."""
 
 
 class Silent:
@@ -28,7 +28,7 @@ class Silent:
     def advance(self, steps: int, note: str) -> None:
         """Ignore the step."""
 
-    def end(self) -> None:
+    def end(self, completed: bool) -> None:
         """Ignore the end."""
 
 
@@ -45,11 +45,13 @@ class Progress:
         """Show and time one phase."""
         self._display.begin(name, steps)
         started = time.perf_counter()
+        completed = False
         try:
             yield
+            completed = True
         finally:
             self.phases.append((name, time.perf_counter() - started))
-            self._display.end()
+            self._display.end(completed)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Report progress within the current phase."""

@@ -1,4 +1,4 @@
-"""Hosts and adversaries as Ray actors on this machine, bound to loopback, with nothing phoning home."""
+"""Hosts and adversaries as Ray actors, bound to loopback, with nothing phoning home."""
 
 import logging
 import os
@@ -25,8 +25,14 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = (
     1800.0  # no single shard or attack takes this long; a wait without bound would hang
 )
-START_TIMEOUT_S = 120.0
+MAX_TEMPORARY_PATH = 30
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _short_temporary_folder() -> str:
+    """Return a folder whose path leaves room for Ray's sockets (107 characters on Linux)."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"  # noqa: S108
 
 
 class _HostActor:
@@ -82,15 +88,14 @@ class RayBackend(Backend):
         device_rows: Sequence[NDArray[np.int64]],
     ) -> None:
         self.hosts = hosts
-        # Short and of our own: socket paths are limited to about 100 characters.
-        self._folder = tempfile.mkdtemp(prefix="sf-")
+        self._folder = tempfile.mkdtemp(prefix="sf-", dir=_short_temporary_folder())
         self._children: list[psutil.Process] = []
         self._job_actors: list[Any] = []
         try:
             self._start()
             shared = (ray.put(images), ray.put(labels), ray.put(list(device_rows)))
             actor = ray.remote(num_cpus=0)(_HostActor)
-            self._actors = [actor.remote(*shared) for _ in range(hosts)]
+            self._actors: list[Any] = [actor.remote(*shared) for _ in range(hosts)]
         except BaseException:
             self.close()
             raise

@@ -1,4 +1,4 @@
-"""The host's own rate on a front-end: what this machine did, beside what devices are modelled to do."""
+"""The host's own rate on a front-end, beside what devices are modelled to do."""
 
 import statistics
 import time

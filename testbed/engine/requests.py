@@ -1,4 +1,4 @@
-"""The victims' requests: when they arrive, and how long each takes through device, link and cloud."""
+"""The victims' requests: when they arrive, and their time through device, link and cloud."""
 
 import heapq
 from collections.abc import Sequence

@@ -175,8 +175,10 @@ def restore(arm: TrainedArm, folder: Path) -> bool:
             if name.startswith(prefix)
         }
 
-    arm.server.parameters = below("front_end.")
-    arm.server.statistics = below("statistics.")
+    # In the order of the model: the file is sorted by name, and the order of a sum sets its bits.
+    parameters, statistics = below("front_end."), below("statistics.")
+    arm.server.parameters = {name: parameters[name] for name in arm.server.parameters}
+    arm.server.statistics = {name: statistics[name] for name in arm.server.statistics}
     arm.cloud.load_state(below("cloud."))
     checkpoint.load_strategy_state(arm.server.strategy, tensors)
     arm.grid.load_state(below("grid."), state["grid"])

@@ -1,0 +1,159 @@
+"""The engine's promise: hosts, backends and interruptions change no bit of the results."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.core.errors import HostError
+from testbed.core.loading import validate_scenario
+from testbed.engine.experiment import Experiment
+from testbed.engine.folder import COLUMNS
+from testbed.engine.progress import Progress
+
+
+def run(tree, folder, **options):
+    scenario = validate_scenario(tree, "test")
+    Experiment(scenario, folder, Progress()).run(**options)
+    return folder
+
+
+def everything(folder):
+    """Return all results, without what is measured on the host."""
+    with np.load(folder / "reconstructions" / "samples.npz") as archive:
+        samples = {name: archive[name].tobytes() for name in archive.files}
+    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in COLUMNS}
+    return (folder / "results.json").read_bytes(), tables, samples
+
+
+def with_engine(tree, **engine):
+    tree["engine"] = {**tree["engine"], **engine}
+    return tree
+
+
+@pytest.fixture(scope="module")
+def inline_results(tmp_path_factory):
+    import copy
+
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("inline") / "run"
+    return everything(run(copy.deepcopy(TINY), folder))
+
+
+def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline_results):
+    assert everything(run(tiny, tmp_path / "again")) == inline_results
+    tiny = with_engine(tiny, shard_size=3)
+    again = everything(run(tiny, tmp_path / "shards"))
+    assert again == inline_results
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results, hosts):
+    tree = with_engine(tiny, backend="ray", hosts=hosts)
+    assert everything(run(tree, tmp_path / f"hosts{hosts}")) == inline_results
+
+
+def test_another_seed_gives_other_results(tiny, tmp_path, inline_results):
+    tiny["seed"] = 4
+    assert everything(run(tiny, tmp_path / "other"))[0] != inline_results[0]
+
+
+def test_the_resolved_scenario_reproduces_the_run(tiny, tmp_path, inline_results):
+    import yaml
+
+    first = run(tiny, tmp_path / "first")
+    tree = yaml.safe_load((first / "scenario.resolved.yaml").read_text())
+    assert everything(run(tree, tmp_path / "second")) == inline_results
+
+
+class StopAt:
+    """A display that presses Ctrl-C after some steps of a phase."""
+
+    def __init__(self, phase, steps):
+        self.wanted = phase
+        self.left = steps
+        self.phase = ""
+
+    def begin(self, phase, steps):
+        self.phase = phase
+        self._count()
+
+    def advance(self, steps, note):
+        if steps and note:
+            self._count()
+
+    def _count(self):
+        if self.phase == self.wanted:
+            self.left -= 1
+            if self.left < 0:
+                self.left = 10**9
+                raise KeyboardInterrupt
+
+    def end(self, completed):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"),
+    [("train undefended", 2), ("serve undefended", 0), ("attack undefended", 1), ("train sift", 1)],
+)
+def test_resumed_runs_end_with_the_same_bits(tiny, tmp_path, inline_results, phase, steps):
+    folder = tmp_path / "run"
+    scenario = validate_scenario(tiny, "test")
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(scenario, folder, Progress(StopAt(phase, steps))).run()
+    partial = json.loads((folder / "results.json").read_text())
+    assert partial["status"] == "interrupted"
+    assert (folder / "report.html").exists()
+    Experiment(scenario, folder, Progress()).run(resume=True)
+    assert everything(folder) == inline_results
+
+
+def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path, inline_results):
+    folder = tmp_path / "run"
+    scenario = validate_scenario(tiny, "test")
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(scenario, folder, Progress(StopAt("train undefended", 2))).run()
+    newest = sorted((folder / "checkpoints" / "undefended").glob("round-*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    Experiment(scenario, folder, Progress()).run(resume=True)
+    assert everything(folder) == inline_results
+
+
+def test_strategies_with_moments_survive_a_resume(tiny, tmp_path):
+    tiny["training"]["strategy"] = {"name": "fedadam", "eta": 0.01}
+    tiny["arms"] = tiny["arms"][:1]
+    whole = everything(run(tiny, tmp_path / "whole"))
+    scenario = validate_scenario(tiny, "test")
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(scenario, tmp_path / "cut", Progress(StopAt("train undefended", 2))).run()
+    Experiment(scenario, tmp_path / "cut", Progress()).run(resume=True)
+    assert everything(tmp_path / "cut") == whole
+
+
+def test_a_dead_host_is_reported_and_the_run_can_be_resumed(tiny, tmp_path, inline_results):
+    import psutil
+
+    class Kill(StopAt):
+        def _count(self):
+            if self.phase == self.wanted:
+                self.left -= 1
+                if self.left == 0:
+                    hosts = [
+                        child
+                        for child in psutil.Process().children(recursive=True)
+                        if "_HostActor" in " ".join(child.cmdline())
+                    ]
+                    assert hosts
+                    hosts[0].kill()
+                    hosts[0].wait(10)
+
+    tree = with_engine(tiny, backend="ray", hosts=2)
+    scenario = validate_scenario(tree, "test")
+    folder = tmp_path / "run"
+    with pytest.raises(HostError, match="--resume"):
+        Experiment(scenario, folder, Progress(Kill("train undefended", 2))).run()
+    Experiment(scenario, folder, Progress()).run(resume=True)
+    assert everything(folder) == inline_results
