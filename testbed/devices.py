@@ -1,0 +1,259 @@
+"""Lists and filters the device catalogue and the link profiles, with their sources.
+
+::
+
+    python -m testbed.devices                          every device
+    python -m testbed.devices --class mcu --max-ram-mb 1
+    python -m testbed.devices raspberry-pi-4           everything about one, with sources
+    python -m testbed.devices --links [NAME]           the link profiles
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.core.errors import UserError
+from testbed.core.registry import nearest
+from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
+from testbed.fleet.cost_model import seconds_per_unit
+from testbed.fleet.links import LinkProfile, Links, Spread, load_links
+
+UNKNOWN = "-"
+WIDTH_WITHOUT_TERMINAL = 150
+CSV_FIELDS = (
+    "name",
+    "title",
+    "device_class",
+    "ram_bytes",
+    "precision",
+    "backend",
+    "threads",
+    "power_active_w",
+    "power_idle_w",
+    "source_latency",
+    "source_ram",
+    "source_power",
+)
+
+
+def show_number(value: float | None, digits: int = 3) -> str:
+    """Return a number with a few significant digits, or a dash for what nobody has published."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+
+
+def show_memory(device: CatalogueDevice) -> str:
+    """Return a device's memory in the unit that suits it."""
+    if device.ram_mb is None:
+        return UNKNOWN
+    if device.ram_mb < 2.0:
+        return f"{device.ram_mb * 1024:.0f} KB"
+    return f"{device.ram_mb:.0f} MB" if device.ram_mb < 1024 else f"{device.ram_mb / 1024:g} GB"
+
+
+def rate_gmac_s(device: CatalogueDevice) -> float:
+    """Return the calibrated rate in discounted GMAC per second (see ``fleet.cost_model``)."""
+    return 1e-9 / seconds_per_unit(device)
+
+
+def device_table(devices: list[CatalogueDevice]) -> Table:
+    """Return a table with one row per device."""
+    table = Table(title=f"{len(devices)} devices", title_justify="left")
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("class", no_wrap=True)
+    for heading in ("RAM", "precision", "threads"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("backend")
+    for heading in ("GMAC/s", "active W", "idle W"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("calibrated on")
+    for device in devices:
+        table.add_row(
+            device.name,
+            device.device_class,
+            show_memory(device),
+            device.precision,
+            show_number(device.threads),
+            device.backend,
+            show_number(rate_gmac_s(device), 2),
+            show_number(device.power_active_w, 2),
+            show_number(device.power_idle_w, 2),
+            f"{device.calibration.network} {show_number(device.calibration.latency_ms)} ms",
+        )
+    return table
+
+
+def device_card(device: CatalogueDevice) -> Table:
+    """Return everything about one device, each number beside its source."""
+    table = Table(title=device.title, title_justify="left", show_header=True)
+    for heading in ("what", "value", "source"):
+        table.add_column(heading)
+    known = device.calibration
+    table.add_row("class", device.device_class, "")
+    table.add_row("memory", show_memory(device), device.source_ram or "unpublished")
+    table.add_row(
+        f"{known.network}, {device.precision}, {device.backend}",
+        f"{show_number(known.latency_ms)} ms",
+        device.source_latency,
+    )
+    table.add_row("threads", show_number(device.threads), device.source_latency)
+    table.add_row(
+        "calibrated rate",
+        f"{show_number(rate_gmac_s(device), 2)} GMAC/s",
+        f"derived from the latency ({device.latency_family} form)",
+    )
+    for what, value in (("active", device.power_active_w), ("idle", device.power_idle_w)):
+        text = UNKNOWN if value is None else f"{show_number(value)} W"
+        source = "unpublished" if value is None else device.source_power
+        table.add_row(f"{what} power", text, source)
+    return table
+
+
+def _spread(spread: Spread) -> str:
+    if spread.q25 is None or spread.q75 is None:
+        return show_number(spread.median)
+    return f"{show_number(spread.median)} ({show_number(spread.q25)}-{show_number(spread.q75)})"
+
+
+def link_table(links: Links) -> Table:
+    """Return a table with one row per link profile."""
+    table = Table(title=f"{len(links)} links (median, quartiles)", title_justify="left")
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("what it is")
+    for heading in ("up Mbit/s", "down Mbit/s", "round trip ms"):
+        table.add_column(heading, justify="right")
+    table.add_column("radio energy known")
+    for link in links:
+        table.add_row(
+            link.name,
+            link.title,
+            _spread(link.uplink_mbit_s),
+            _spread(link.downlink_mbit_s),
+            _spread(link.rtt_ms),
+            _radio_known(link),
+        )
+    return table
+
+
+def link_card(link: LinkProfile) -> Table:
+    """Return everything about one link profile, each number beside its source."""
+    table = Table(title=link.title, title_justify="left")
+    for heading in ("what", "value", "source"):
+        table.add_column(heading)
+    table.add_row("uplink", f"{_spread(link.uplink_mbit_s)} Mbit/s", link.source_uplink)
+    table.add_row("downlink", f"{_spread(link.downlink_mbit_s)} Mbit/s", link.source_downlink)
+    table.add_row("round trip", f"{_spread(link.rtt_ms)} ms", link.source_rtt)
+    if link.radio_uj_per_byte is not None:
+        table.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
+    for what, radio in (("up", link.radio_uplink), ("down", link.radio_downlink)):
+        if radio is not None:
+            power = f"{show_number(radio.mw_per_mbit_s)} mW per Mbit/s + {radio.base_mw:.0f} mW"
+            table.add_row(f"radio {what}", power, link.source_radio)
+    return table
+
+
+def _radio_known(link: LinkProfile) -> str:
+    if link.radio_uj_per_byte is not None:
+        return "yes"
+    known = (("up", link.radio_uplink), ("down", link.radio_downlink))
+    return " and ".join(direction for direction, radio in known if radio is not None) or "no"
+
+
+def chosen(devices: list[CatalogueDevice], options: argparse.Namespace) -> list[CatalogueDevice]:
+    """Return the devices that pass the command line's filters."""
+    words = (options.search or "").lower().split()
+
+    def passes(device: CatalogueDevice) -> bool:
+        text = f"{device.name} {device.title} {device.backend}".lower()
+        return (
+            (not options.device_class or device.device_class in options.device_class)
+            and all(word in text for word in words)
+            and (not options.with_power or device.power_active_w is not None)
+            and (options.min_ram_mb is None or (device.ram_mb or 0.0) >= options.min_ram_mb)
+            and (
+                options.max_ram_mb is None
+                or (device.ram_mb is not None and device.ram_mb <= options.max_ram_mb)
+            )
+        )
+
+    return [device for device in devices if passes(device)]
+
+
+def write_csv(devices: list[CatalogueDevice]) -> None:
+    """Print the devices as CSV, with their sources."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        (*CSV_FIELDS[:7], "rate_gmac_s", *CSV_FIELDS[7:]),
+    )
+    for device in devices:
+        writer.writerow(
+            [
+                *(getattr(device, field) for field in CSV_FIELDS[:7]),
+                f"{rate_gmac_s(device):.3g}",
+                *(getattr(device, field) for field in CSV_FIELDS[7:]),
+            ]
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.devices", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("name", nargs="?", help="show everything about this device or link")
+    parser.add_argument(
+        "--class",
+        dest="device_class",
+        action="append",
+        metavar="CLASS",
+        help=f"one of {', '.join(DEVICE_CLASSES)}; may be repeated",
+    )
+    parser.add_argument("--search", help="words that name, title or backend must contain")
+    parser.add_argument("--with-power", action="store_true", help="only devices of known power")
+    parser.add_argument("--min-ram-mb", type=float, help="at least this much memory")
+    parser.add_argument("--max-ram-mb", type=float, help="at most this much memory")
+    parser.add_argument(
+        "--catalogue", type=Path, action="append", default=[], help="add a catalogue of your own"
+    )
+    parser.add_argument("--links", action="store_true", help="list the link profiles instead")
+    parser.add_argument("--csv", action="store_true", help="print CSV with all sources")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    try:
+        for name in options.device_class or []:
+            if name not in DEVICE_CLASSES:
+                hint = nearest(name, list(DEVICE_CLASSES))
+                raise UserError(
+                    f"--class: unknown class '{name}'{hint}; known: {', '.join(DEVICE_CLASSES)}"
+                )
+        if options.links:
+            links = load_links()
+            name = options.name
+            console.print(link_card(links.link(name, "name")) if name else link_table(links))
+            return 0
+        catalogue = load_catalogue(*options.catalogue)
+        if options.name:
+            console.print(device_card(catalogue.device(options.name, "name")))
+            return 0
+        devices = chosen(list(catalogue), options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.csv:
+        write_csv(devices)
+    else:
+        console.print(device_table(devices))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
