@@ -38,9 +38,9 @@ def adversary_facts(summary: Summary, name: str) -> AdversaryFacts:
             names.append(readable(attack.attack))
     counts = [a.victims for a in attacks if a.victims is not None]
     low, high = (min(counts), max(counts)) if counts else (None, None)
-    victims = numbers.count(low)
+    victims = f"{numbers.count(low)} victims"
     if low != high:
-        victims = f"{victims} to {numbers.count(high)}, depending on the arm"
+        victims = f"{numbers.count(low)} to {numbers.count(high)} victims, depending on the arm"
     return AdversaryFacts(name, position_words(attacks[0].position), list(models.items()), victims)
 
 
