@@ -1,0 +1,122 @@
+"""Registries, keyed random streams, and scenario files."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.core import seeds
+from testbed.core.errors import UserError
+from testbed.core.loading import dump_scenario, load_scenario, parse_yaml, validate_scenario
+from testbed.core.registries import ALL
+from testbed.core.registry import Options, Registry
+
+
+class Size(Options):
+    """An option."""
+
+    size: int = 3
+
+
+def test_registry_creates_with_options_and_refuses_duplicates():
+    registry: Registry[tuple] = Registry("thing")
+
+    @registry.register("box", "a box", Size)
+    def box(options, colour):
+        return options.size, colour
+
+    assert registry.create("box", {"size": 4}, colour="red") == (4, "red")
+    assert registry.create("box", {}, colour="red") == (3, "red")
+    with pytest.raises(ValueError, match="twice"):
+        registry.register("box", "another")(box)
+    with pytest.raises(ValueError, match="did you mean 'box'"):
+        registry.entry("bax")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_component_says_what_it_is_and_has_typed_options(kind):
+    names = ALL[kind].names()
+    assert names
+    for entry in ALL[kind]:
+        assert entry.summary
+        assert "\n" not in entry.summary
+        assert issubclass(entry.options, Options)
+        with pytest.raises(ValueError, match="no_such_option"):
+            entry.options.model_validate({"no_such_option": 1})
+
+
+@given(st.integers(0, 2**40), st.text(max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
+def test_streams_depend_on_their_key_alone(seed, purpose, ids):
+    first = seeds.generator(seed, purpose, *ids).integers(2**62, size=4)
+    seeds.generator(seed, purpose + "other", *ids).random(100)
+    assert np.array_equal(first, seeds.generator(seed, purpose, *ids).integers(2**62, size=4))
+    others = [
+        seeds.generator(seed + 1, purpose, *ids),
+        seeds.generator(seed, purpose + "x", *ids),
+        seeds.generator(seed, purpose, *ids, 5),
+    ]
+    assert all(not np.array_equal(first, rng.integers(2**62, size=4)) for rng in others)
+
+
+def test_torch_streams_leave_the_global_state_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a = torch.rand(3, generator=seeds.torch_generator(0, "a", 1))
+    b = torch.rand(3, generator=seeds.torch_generator(0, "a", 1))
+    assert torch.equal(a, b)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_resolved_scenario_loads_to_itself(tiny, tmp_path):
+    scenario = validate_scenario(tiny, "test")
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_scenario(scenario))
+    assert load_scenario(path) == scenario
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("fleet.size=12", lambda s: s.fleet.size == 12),
+        ("serving.request_deadline_ms=1e3", lambda s: s.serving.request_deadline_ms == 1000.0),
+        ("arms.sift.defence.beta=0.4", lambda s: s.arms[1].defence.options["beta"] == 0.4),
+        ("arms.0.name=plain", lambda s: s.arms[0].name == "plain"),
+        ("training.strategy.name=fedmedian", lambda s: s.training.strategy.name == "fedmedian"),
+        ("adversaries=[]", lambda s: s.adversaries == []),
+        ("serving.horizon_s=5", lambda s: s.serving.horizon_s == 5.0),
+    ],
+)
+def test_overrides(tiny, write_scenario, override, read):
+    assert read(load_scenario(write_scenario(tiny), [override]))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200))
+def test_no_text_makes_the_parser_fail_otherwise_than_in_one_sentence(raw):
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    try:
+        parse_yaml(text, "x.yaml")
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+KEYS = ["name", "seed", "data", "fleet", "training", "arms", "serving", "adversaries", "engine"]
+
+
+@given(st.sampled_from(KEYS), json_like)
+def test_no_value_makes_validation_fail_otherwise_than_in_one_sentence(key, value):
+    from conftest import TINY
+
+    tree = {**TINY, key: value}
+    try:
+        validate_scenario(tree, "x.yaml")
+    except UserError as error:
+        assert str(error).startswith("x.yaml")
+        assert "\n" not in str(error).rstrip()
