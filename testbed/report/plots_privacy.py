@@ -54,7 +54,7 @@ def privacy_utility(results: Results) -> "Figure | None":
     tops = [attack.scores.mse.high or mse(attack) or 0.0 for _, _, attack in points]
     lines = anchor_lines(results.summary)
     top = max([*tops, *(line.at for line in lines)])
-    panel.set_ylim(0, top * 1.16)
+    panel.set_ylim(-0.035 * top, top * 1.16)  # room for marks at zero
     _right_limits(panel, results)
     for line in lines:
         _anchor(panel, line)
@@ -78,12 +78,14 @@ def privacy_utility(results: Results) -> "Figure | None":
     return made
 
 
-def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False) -> None:
+def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False, before: bool = False) -> None:
     """Draw an anchor: grey where all arms share it, in the arm's colour where not."""
     shade = style.MUTED if line.arm is None else style.colour(line.arm)
     is_mean = line.name == MEAN_IMAGE  # labels of neighbouring lines go to opposite ends
     dashes = (0, (4, 3)) if line.arm is None else (0, (1, 2))
-    style.reference_line(panel, line.at, readable(line.name), vertical, dashes, shade, not is_mean)
+    style.reference_line(
+        panel, line.at, readable(line.name), vertical, dashes, shade, not is_mean, before
+    )
 
 
 def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
@@ -215,10 +217,12 @@ def attack_by_class(results: Results) -> "Figure | None":
                     elinewidth=1.2,
                     capsize=2,
                 )
-        for line in anchor_lines(summary, name):
-            _anchor(panel, line, vertical=True)
+        lines = anchor_lines(summary, name)
+        for line in lines:
+            lowest = line.at == min(other.at for other in lines if other.name == line.name)
+            _anchor(panel, line, vertical=True, before=lowest)
         panel.set(title=name, xlabel="MSE per element")
-        panel.set_xlim(left=0)
+        panel.set_xlim(left=-0.03 * panel.get_xlim()[1])
         panel.grid(visible=False, axis="y")
     axes[0][0].set_yticks(range(len(classes)), classes)
     axes[0][0].set_ylim(len(classes) - 0.5, -0.5)

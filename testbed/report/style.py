@@ -111,6 +111,7 @@ def reference_line(
     dashes: Any = (0, (4, 3)),
     shade: str = MUTED,
     at_top: bool = False,
+    before: bool = False,
 ) -> None:
     """Draw a labelled line across the axes."""
     if vertical:
@@ -119,9 +120,9 @@ def reference_line(
             text,
             (at, 1 if at_top else 0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -4 if at_top else 4),
+            xytext=(-2 if before else 3, -4 if at_top else 4),
             textcoords="offset points",
-            ha="left",
+            ha="right" if before else "left",
             va="top" if at_top else "bottom",
             rotation=90,
             fontsize=8,
