@@ -177,6 +177,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         read_results(tmp_path / "nowhere")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_unwritable_report_leaves_no_half_file(folder: Path) -> None:
     (folder / "report.html").mkdir()
     with pytest.raises(UserError, match=r"report\.html: cannot be written"):

@@ -152,6 +152,7 @@ def test_the_same_folder_gives_the_same_bytes(built: Path) -> None:
     assert before == after  # also: no temporary file is left behind
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_names_and_texts_are_escaped(folder: Path, edit: Edit) -> None:
     attack = '"><script>alert(1)</script><b>&amp;'
 
@@ -176,6 +177,7 @@ def test_names_and_texts_are_escaped(folder: Path, edit: Edit) -> None:
     assert all("alert" not in name for _, name, _ in page.attributes)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_colour_images_and_their_mse_note(folder: Path, edit: Edit) -> None:
     edit(lambda tree: tree["data"].update(image_shape=[3, 32, 32]))
     path = folder / "reconstructions" / "samples.npz"
@@ -188,6 +190,7 @@ def test_colour_images_and_their_mse_note(folder: Path, edit: Edit) -> None:
         assert strip.mode == "RGB"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_better_re_identifying_attack_is_not_hidden(folder: Path, edit: Edit) -> None:
     def swap(tree: dict[str, Any]) -> None:
         ridge = next(a for a in tree["arms"][1]["attacks"] if a["attack"] == "ridge")

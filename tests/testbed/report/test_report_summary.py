@@ -74,6 +74,7 @@ def test_markup_in_texts_is_not_interpreted(folder: Path, edit: Edit) -> None:
     assert "[bold]odd[/bold]" in "\n".join(_printed(folder))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--quiet"]) == 0
     assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
