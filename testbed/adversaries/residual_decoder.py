@@ -40,7 +40,7 @@ class ResidualDecoderOptions(Options):
         default=60, description="upper bound; the plateau usually comes first"
     )
     patience: Annotated[int, Field(ge=1)] = Field(
-        default=2, description="epochs without progress before the learning rate decays"
+        default=3, description="epochs without progress before the learning rate decays"
     )
     decays: Annotated[int, Field(ge=0)] = Field(
         default=3, description="learning-rate decays (x 0.4) before a plateau ends the training"
@@ -48,7 +48,7 @@ class ResidualDecoderOptions(Options):
     min_progress: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.01, description="relative fall of the validation error that counts as progress"
     )
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
 
 

@@ -54,12 +54,12 @@ class Case:
         return float(((reconstruction.images - self.victims) ** 2).mean())
 
 
-def make_case(function, channels=1, auxiliary=80, victims=12, size=SIZE):
+def make_case(function, channels=1, auxiliary=48, victims=8, size=SIZE):
     """Build the evidence of an attacker on the front-end ``function``; all arrays read-only."""
-    images = smooth_images(auxiliary + 24 + victims, channels, size=size)
+    images = smooth_images(auxiliary + 16 + victims, channels, size=size)
     labels = np.arange(len(images), dtype=np.int64) % CLASSES
     oracle = FunctionOracle(function)
-    ends = (auxiliary, auxiliary + 24)
+    ends = (auxiliary, auxiliary + 16)
     truth = images[ends[1] :]
     intercepted = oracle.query(truth, 10_000)
     oracle.queries.clear()

@@ -118,8 +118,8 @@ def test_training_ends_on_a_plateau(build_case):
 def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
     case = build_case(front_ends["noisy"])
     found = mount("residual_decoder", {"max_epochs": 5}, case.evidence, 0)
-    full = [draw for count, draw in case.oracle.queries if count == 80]
-    validation = [draw for count, draw in case.oracle.queries if count == 24]
+    full = [draw for count, draw in case.oracle.queries if count == 48]
+    validation = [draw for count, draw in case.oracle.queries if count == 16]
     # The first draw fits the normaliser and is then trained on.
     assert len(set(full)) == len(found.curve) - 1 == 5
     assert not set(full) & set(validation)
@@ -128,7 +128,7 @@ def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
 def test_deterministic_releases_are_queried_once(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     mount("residual_decoder", {"max_epochs": 5}, case.evidence, 0)
-    assert sum(count == 80 for count, _ in case.oracle.queries) == 1
+    assert sum(count == 48 for count, _ in case.oracle.queries) == 1
 
 
 def test_seeds_differ_and_no_intercepts_are_no_problem(build_case, front_ends):

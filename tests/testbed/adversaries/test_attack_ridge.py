@@ -39,14 +39,14 @@ def test_a_strong_penalty_is_chosen_when_features_say_nothing(build_case):
 def test_random_releases_are_drawn_several_times(build_case, front_ends):
     case = build_case(front_ends["noisy"])
     mount("ridge", {"releases_per_image": 3}, case.evidence, 0)
-    full = [draw for count, draw in case.oracle.queries if count == 80]
+    full = [draw for count, draw in case.oracle.queries if count == 48]
     assert len(full) == len(set(full)) == 3
 
 
 def test_deterministic_releases_are_queried_once(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     mount("ridge", {}, case.evidence, 0)
-    assert sum(count == 80 for count, _ in case.oracle.queries) == 1
+    assert sum(count == 48 for count, _ in case.oracle.queries) == 1
 
 
 def test_samples_are_capped(build_case, front_ends):
