@@ -1,5 +1,7 @@
 """Building blocks that both halves of a model use (SiftFunnel, arXiv 2501.00824, and its parts)."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -115,3 +117,69 @@ def widen(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = False
+) -> nn.Sequential:
+    """Return conv, BN, ReLU; odd ``kernel``, padded so that stride 1 keeps H and W."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class BasicBlock(nn.Module):
+    """ResNet's basic block (arXiv 1512.03385, fig. 5 left); projects where the shape changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = conv_norm_relu(in_channels, out_channels, stride=stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        residual: Tensor = self.second(self.first(x))
+        return torch.relu(residual + self.shortcut(x))
+
+
+def residual_stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Return a stage of ResNet-18: two basic blocks, the first of the given stride."""
+    return nn.Sequential(
+        BasicBlock(in_channels, out_channels, stride), BasicBlock(out_channels, out_channels, 1)
+    )
+
+
+def vgg_stage(in_channels: int, out_channels: int, convs: int, bias: bool = True) -> nn.Sequential:
+    """Return a stage of VGG with BN (arXiv 1409.1556): ``convs`` of conv 3x3, then max-pool 2."""
+    widths = [in_channels] + [out_channels] * convs
+    layers = [conv_norm_relu(a, b, bias=bias) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
+
+
+class SummedConvs(nn.Module):
+    """The autoencoder baseline's unit: (conv 3x3) + (conv 3x3, SiLU, conv 3x3), biased."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.short = nn.Conv2d(channels, channels, 3, padding=1)
+        self.long = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (N, C, H, W)."""
+        summed: Tensor = self.short(x) + self.long(x)
+        return summed

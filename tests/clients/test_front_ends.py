@@ -2,17 +2,24 @@
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from testbed.core.blocks import BasicBlock, SummedConvs
 from testbed.core.registries import CLOUD_MODELS, FRONT_ENDS
 
-# SiftFunnel and its victim CNN for 3-channel input: parameters, MACs at 64 and 32, bytes of z.
+# The SiftFunnel paper's edges, 3-channel input: parameters, MACs at 64 and 32, bytes of z at both.
 PUBLISHED = [
     ("cnn", {"cut": 1}, 1_920, (7.08, 1.77), (262_144, 65_536)),
     ("cnn", {"cut": 2}, 76_032, (82.58, 20.64), (131_072, 32_768)),
     ("cnn", {"cut": 3}, 371_712, (158.07, 39.52), (65_536, 16_384)),
     ("cnn", {"cut": 4}, 1_552_896, (233.57, 58.39), (32_768, 8_192)),
+    ("autoencoder_cnn", {}, 592_704, (214.70, 53.67), (65_536, 16_384)),
     ("siftfunnel_cnn", {}, 10_354, (10.32, 2.68), (12_288, 3_072)),
+    ("resnet18", {"stages": 2}, 675_392, (1147.93, 286.98), (524_288, 131_072)),
+    ("siftfunnel_resnet18", {}, 231_832, (241.79, 60.85), (24_576, 6_144)),
+    ("vgg16", {"stages": 2}, 260_928, (384.57, 96.14), (131_072, 32_768)),
+    ("siftfunnel_vgg16", {}, 300_574, (395.17, 98.99), (4_096, 1_024)),
 ]
 
 
@@ -23,9 +30,98 @@ def test_published_sizes(name, options, parameters, macs_m, z_bytes, size):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         z = front_end(torch.zeros(1, 3, size, size))
     which = 0 if size == 64 else 1
-    assert sum(p.numel() for p in front_end.parameters()) == parameters
+    assert count(front_end) == parameters
     assert round(counter.get_total_flops() / 2e6, 2) == macs_m[which]
     assert z.numel() * 4 == z_bytes[which]
+
+
+NARROW = [
+    *[("resnet18", {"stages": stages, "width": 8}) for stages in (1, 2, 3)],
+    *[("vgg16", {"stages": stages, "width": 8}) for stages in (1, 2, 3, 4)],
+    ("siftfunnel_resnet18", {"width": 16}),
+    ("siftfunnel_vgg16", {"width": 16}),
+    ("autoencoder_cnn", {"width": 8}),
+]
+
+
+def cloud_of(front_end, num_classes):
+    name, options = front_end.cloud_model
+    shape = front_end.feature_shape
+    return CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=num_classes)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_halves_of_resnet18_add_up_to_the_whole(stages):
+    # The CIFAR-style ResNet-18 in 10 classes, as commonly published: 11,173,962 parameters.
+    front_end = FRONT_ENDS.create("resnet18", {"stages": stages}, image_shape=(3, 32, 32))
+    assert count(front_end) + count(cloud_of(front_end, 10)) == 11_173_962
+
+
+@pytest.mark.parametrize("stages", [1, 4])
+def test_halves_of_vgg16_add_up_to_the_whole(stages):
+    # Convolutions and BN of VGG16-BN as commonly published, and a 512-4096-4096-10 classifier.
+    front_end = FRONT_ENDS.create("vgg16", {"stages": stages}, image_shape=(3, 32, 32))
+    cloud = cloud_of(front_end, 10)
+    assert count(front_end) + count(cloud.convolutions) == 14_723_136
+    assert count(cloud.classifier) == 513 * 4096 + 4097 * 4096 + 4097 * 10
+    dropouts = [layer.p for layer in cloud.classifier if isinstance(layer, torch.nn.Dropout)]
+    assert dropouts == [0.3, 0.2]
+
+
+@pytest.mark.parametrize("size", [33, 44])
+@pytest.mark.parametrize(("name", "options"), NARROW)
+def test_every_cut_works_at_other_widths_and_sizes(name, options, size):
+    front_end = FRONT_ENDS.create(name, options, image_shape=(1, size, size))
+    z = front_end(torch.rand(2, 1, size, size))
+    assert tuple(z.shape[1:]) == front_end.feature_shape
+    assert cloud_of(front_end, 3)(z).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "siftfunnel_vgg16"])
+def test_vgg16_refuses_images_that_its_pools_would_use_up(name):
+    with pytest.raises(ValueError, match="at least 32 x 32"):
+        FRONT_ENDS.create(name, {}, image_shape=(3, 28, 32))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_basic_block_against_its_formula(stride):
+    block = BasicBlock(4, 8 if stride == 2 else 4, stride).eval()
+    for layer in block.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+
+    def norm(x, layer):
+        scaled = (x - layer.running_mean[:, None, None]) / (
+            layer.running_var[:, None, None] + layer.eps
+        ).sqrt()
+        return scaled * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    x = torch.randn(2, 4, 6, 6)
+    inner = norm(
+        functional.conv2d(x, block.first[0].weight, stride=stride, padding=1), block.first[1]
+    )
+    inner = functional.conv2d(inner.clamp_min(0), block.second[0].weight, padding=1)
+    skip = x
+    if stride == 2:
+        skip = norm(functional.conv2d(x, block.shortcut[0].weight, stride=2), block.shortcut[1])
+    expected = (norm(inner, block.second[1]) + skip).clamp_min(0)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_summed_convs_of_the_autoencoder_against_its_formula():
+    unit, x = SummedConvs(3), torch.randn(2, 3, 5, 5)
+
+    def conv(x, layer):
+        return functional.conv2d(x, layer.weight, layer.bias, padding=1)
+
+    inner = conv(x, unit.long[0])
+    expected = conv(x, unit.short) + conv(inner * torch.sigmoid(inner), unit.long[2])
+    torch.testing.assert_close(unit(x), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32), (3, 64, 64)])
@@ -35,11 +131,7 @@ def test_contract(name, shape):
     x = torch.rand(3, *shape)
     z = front_end(x)
     assert tuple(z.shape[1:]) == front_end.feature_shape
-    cloud_name, options = front_end.cloud_model
-    cloud = CLOUD_MODELS.create(
-        cloud_name, options, feature_shape=front_end.feature_shape, num_classes=7
-    )
-    logits = cloud(z)
+    logits = cloud_of(front_end, 7)(z)
     assert logits.shape == (3, 7)
     logits.square().sum().backward()
     # The few hidden units of a squeeze-excitation may all be dead at the start, others not.
