@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.defences.base import Defence
+from clients.defences.distance_correlation import distance_correlation_squared
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
 
@@ -30,32 +31,6 @@ class SiftFunnelOptions(Options):
     regularise: Literal["wire", "pre_funnel"] = Field(
         default="wire", description="penalise the transmitted tensor, or the output of block 1"
     )
-
-
-def distance_correlation_squared(x: Tensor, z: Tensor) -> Tensor:
-    """Return dCor^2, the V-statistic on doubly centred Euclidean distances (Szekely 2007, def. 3).
-
-    Parameters
-    ----------
-    x, z : (N, ...) samples, flattened per sample.
-    """
-
-    def centred(samples: Tensor) -> Tensor:
-        flat = samples.flatten(1)
-        # Not the matrix-multiplication form: it loses small distances to cancellation.
-        plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-        distances = (plain.square() + 1e-10).sqrt()
-        return (
-            distances
-            - distances.mean(dim=0, keepdim=True)
-            - distances.mean(dim=1, keepdim=True)
-            + distances.mean()
-        )
-
-    a, b = centred(x), centred(z)
-    # A constant batch has no distances at all: its correlation is 0, not 0 / 0.
-    scale = (a.square().mean() * b.square().mean()).clamp_min(1e-20).sqrt()
-    return (a * b).mean() / scale
 
 
 def channel_redundancy(z: Tensor) -> Tensor:

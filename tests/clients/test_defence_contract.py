@@ -1,14 +1,22 @@
 """The contract that every registered defence keeps, tried on every registered front-end."""
 
+import functools
+
 import pytest
 import torch
 
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 
 
+@functools.cache
+def built(front_end_name):
+    return FRONT_ENDS.create(front_end_name, {}, image_shape=(1, 32, 32))
+
+
 def features_of(front_end_name):
-    front_end = FRONT_ENDS.create(front_end_name, {}, image_shape=(1, 32, 32))
-    return front_end, torch.rand(6, 1, 32, 32)
+    front_end = built(front_end_name)
+    front_end.zero_grad(set_to_none=True)
+    return front_end, torch.rand(4, 1, 32, 32)
 
 
 @pytest.mark.parametrize("name", DEFENCES.names())

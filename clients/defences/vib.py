@@ -1,0 +1,61 @@
+"""Variational information bottleneck on the features (Alemi et al. 2017, arXiv 1612.00410, eq. 17).
+
+    L = E_noise[-log q(y | z + noise)] + beta * KL(N(z, scale^2 I) || N(0, I))
+
+The KL term bounds the mutual information of images and released features from above for any fixed
+prior; as a defence of split models it is MID (Zou et al. 2023, arXiv 2301.01142). The encoder's
+variance is an option here and not learned: a defence has no weights of its own. The divergence is
+taken per feature, so that beta means the same for every front-end; the paper's beta is this one
+divided by the number of features.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.defences.base import Defence
+from testbed.core.registries import DEFENCES
+from testbed.core.registry import Options
+
+
+class VibOptions(Options):
+    """Weight of the rate, and the encoder's noise."""
+
+    beta: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.1, description="weight of the rate in nats per feature"
+    )
+    scale: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="standard deviation of the encoder's noise; the prior's is 1"
+    )
+
+
+class Vib(Defence):
+    """Adds Gaussian noise to the features and penalises the rate; see the module's formula."""
+
+    def __init__(self, options: VibOptions) -> None:
+        self.options = options
+
+    def rate(self, z: Tensor) -> Tensor:
+        """Return KL(N(z, scale^2) || N(0, 1)) averaged over features and images, in nats."""
+        variance = self.options.scale**2
+        return 0.5 * (z.square().mean() + (variance - 1.0 - math.log(variance)))
+
+    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+        """Return beta times the rate of the features."""
+        return self.options.beta * self.rate(z)
+
+    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a sample of N(z, scale^2), differentiable in z (the reparameterisation)."""
+        noise = torch.randn(z.shape, generator=rng, device=rng.device)
+        return z + self.options.scale * noise.to(device=z.device, dtype=z.dtype)
+
+
+@DEFENCES.register(
+    "vib", "Gaussian noise with a penalty on the information it lets through", VibOptions
+)
+def vib(options: VibOptions) -> Defence:
+    """Build the variational information bottleneck."""
+    return Vib(options)

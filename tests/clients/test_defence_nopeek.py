@@ -1,0 +1,67 @@
+"""NoPeek's penalty against an independent slow distance correlation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from testbed.core.registries import DEFENCES
+
+
+def slow_distance_correlation(x, z):
+    """Return dCor by the definition with one row and column mean at a time (Szekely 2007)."""
+
+    def centred(samples):
+        n = len(samples)
+        d = [[math.dist(samples[i], samples[j]) for j in range(n)] for i in range(n)]
+        rows = [sum(row) / n for row in d]
+        grand = sum(rows) / n
+        return [[d[i][j] - rows[i] - rows[j] + grand for j in range(n)] for i in range(n)]
+
+    a, b = np.array(centred(x)), np.array(centred(z))
+    covariance = math.sqrt((a * b).mean())
+    variances = math.sqrt((a * a).mean()), math.sqrt((b * b).mean())
+    return covariance / math.sqrt(variances[0] * variances[1])
+
+
+def test_penalty_is_alpha_times_the_distance_correlation():
+    x = torch.rand(8, 1, 3, 3, dtype=torch.float64)
+    z = torch.randn(8, 2, 2, 2, dtype=torch.float64)
+    expected = slow_distance_correlation(x.flatten(1).tolist(), z.flatten(1).tolist())
+    # Within the 1e-5 that keeps the distance of a sample to itself differentiable.
+    plain = DEFENCES.create("nopeek", {"alpha": 3.0}).penalty(x, z, None)
+    squared = DEFENCES.create("nopeek", {"alpha": 3.0, "squared": True}).penalty(x, z, None)
+    assert float(plain) == pytest.approx(3.0 * expected, rel=1e-5)
+    assert float(squared) == pytest.approx(3.0 * expected**2, rel=1e-5)
+
+
+def test_features_that_are_the_image_cost_the_whole_weight():
+    x = torch.rand(16, 1, 4, 4)
+    assert float(DEFENCES.create("nopeek", {"alpha": 2.0}).penalty(x, x, None)) == pytest.approx(
+        2.0, rel=1e-4
+    )
+
+
+def test_descending_the_penalty_lowers_the_dependence():
+    x = torch.rand(24, 6)
+    defence = DEFENCES.create("nopeek", {})
+    mix = torch.randn(6, 3).requires_grad_()
+    before = float(defence.penalty(x, torch.relu(x @ mix), None))
+    for _ in range(60):
+        (gradient,) = torch.autograd.grad(defence.penalty(x, torch.relu(x @ mix), None), [mix])
+        mix = (mix - 0.5 * gradient).detach().requires_grad_()
+    assert float(defence.penalty(x, torch.relu(x @ mix), None)) < 0.8 * before
+
+
+def test_constant_features_cost_nothing_and_have_finite_gradients():
+    z = torch.zeros(6, 4, requires_grad=True)
+    penalty = DEFENCES.create("nopeek", {}).penalty(torch.rand(6, 8), z, None)
+    penalty.backward()
+    assert float(penalty) == pytest.approx(0.0, abs=1e-3)
+    assert torch.isfinite(z.grad).all()
+
+
+def test_features_are_sent_as_they_are():
+    z = torch.randn(3, 2, 2, 2)
+    assert torch.equal(DEFENCES.create("nopeek", {}).release(z, torch.Generator()), z)
