@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from testbed.core.blocks import BasicBlock, SummedConvs
-from testbed.core.registries import CLOUD_MODELS, FRONT_ENDS
+from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 
 # The SiftFunnel paper's edges, 3-channel input: parameters, MACs at 64 and 32, bytes of z at both.
 PUBLISHED = [
@@ -146,3 +146,23 @@ def test_images_of_a_batch_do_not_mix_when_evaluating(name):
     with torch.no_grad():
         together, alone = front_end(x), front_end(x[1:2])
     torch.testing.assert_close(together[1:2], alone)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS.names())
+def test_output_before_the_funnel_can_be_regularised(name):
+    front_end = FRONT_ENDS.create(name, {}, image_shape=(1, 32, 32))
+    layers = front_end.pre_funnel()
+    if layers is None:
+        assert not name.startswith("siftfunnel")
+        return
+    kept = []
+    layers.register_forward_hook(lambda module, inputs, output: kept.append((output, output + 0)))
+    x = torch.rand(2, 1, 32, 32)
+    front_end(x)
+    (output, at_the_time), *others = kept
+    assert not others
+    assert torch.equal(output, at_the_time)  # nothing after it writes over it
+    defence = DEFENCES.create("siftfunnel", {"regularise": "pre_funnel"})
+    defence.penalty(x, torch.zeros(2, *front_end.feature_shape), output).backward()
+    before = [p for p in layers.parameters() if p.grad is not None and bool(p.grad.any())]
+    assert before
