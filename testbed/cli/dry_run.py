@@ -68,13 +68,11 @@ def _fleet(setting: Setting) -> Table:
 
 def _arms(setting: Setting, models: list[ArmModels]) -> Table:
     table = _table(
-        "arms",
-        *("arm", "edge params", "edge MACs", "features", "bytes of features"),
-        *("cloud params", "cloud MACs", "can train", "can serve"),
+        "arms (edge and cloud parameters and MACs per image; devices that can train and serve)",
+        *("arm", "edge", "MACs", "features", "bytes", "cloud", "MACs", "train", "serve"),
     )
     for item in models:
-        stats = item.edge_stats
-        costs = device_costs(setting, item)
+        stats, costs = item.edge_stats, device_costs(setting, item)
         table.add_row(
             item.program.arm,
             f"{stats.params:,}",
@@ -83,8 +81,8 @@ def _arms(setting: Setting, models: list[ArmModels]) -> Table:
             f"{4 * stats.output_elements:,}",
             f"{item.cloud_stats.params:,}",
             f"{item.cloud_stats.macs / 1e6:.2f} M",
-            f"{int(costs.training_feasible.sum())} devices",
-            f"{int(costs.serving_feasible.sum())} devices",
+            str(int(costs.training_feasible.sum())),
+            str(int(costs.serving_feasible.sum())),
         )
     return table
 

@@ -43,6 +43,17 @@ class Component(BaseModel):
         return {"name": self.name, **self.options}
 
 
+def _check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> None:
+    """Refuse options that the component does not have, in words that list those it has."""
+    allowed = sorted(registry.entry(name).options.model_fields)
+    for key in given:
+        if key not in allowed:
+            raise ValueError(
+                f"{registry.kind} '{name}' has no option '{key}'"
+                f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
+            )
+
+
 def _component_validator(registry: Registry[Any]) -> BeforeValidator:
     def validate(value: Any) -> Component:
         if isinstance(value, Component):
@@ -55,13 +66,7 @@ def _component_validator(registry: Registry[Any]) -> BeforeValidator:
                 f"known: {', '.join(registry.names())}"
             )
         given = {key: item for key, item in value.items() if key != "name"}
-        allowed = sorted(registry.entry(value["name"]).options.model_fields)
-        for key in given:
-            if key not in allowed:
-                raise ValueError(
-                    f"{registry.kind} '{value['name']}' has no option '{key}'"
-                    f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
-                )
+        _check_options(registry, value["name"], given)
         options: Options = registry.options(value["name"], given)
         return Component(name=value["name"], options=options.model_dump())
 
@@ -71,7 +76,6 @@ def _component_validator(registry: Registry[Any]) -> BeforeValidator:
 FrontEndChoice = Annotated[Component, _component_validator(registries.FRONT_ENDS)]
 DefenceChoice = Annotated[Component, _component_validator(registries.DEFENCES)]
 AttackChoice = Annotated[Component, _component_validator(registries.ATTACKS)]
-DatasetChoice = Annotated[Component, _component_validator(registries.DATASETS)]
 PartitionerChoice = Annotated[Component, _component_validator(registries.PARTITIONERS)]
 AvailabilityChoice = Annotated[Component, _component_validator(registries.AVAILABILITIES)]
 StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES)]
@@ -107,6 +111,9 @@ class DataSection(Section):
     """Which images, how many, and how they are shared out among the devices."""
 
     name: str = "digits"
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the dataset's own options, for instance column names"
+    )
     path: str | None = Field(
         default=None, description="folder in Hugging Face parquet layout, or its parent"
     )
@@ -125,7 +132,8 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _known_dataset(self) -> Self:
-        registries.DATASETS.entry(self.name)
+        _check_options(registries.DATASETS, self.name, self.options)
+        registries.DATASETS.options(self.name, self.options)
         return self
 
 

@@ -14,7 +14,7 @@ def load_pool(section: DataSection) -> ImagePool:
     """
     return DATASETS.create(
         section.name,
-        {},
+        section.options,
         path=section.path,
         image_size_px=section.image_size_px,
         max_images=section.max_images,

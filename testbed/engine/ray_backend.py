@@ -9,6 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+# Read by Ray when it is imported. Without the last, Ray on Linux replaces 127.0.0.1 by the machine's
+# outward address and listens on every interface.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 import numpy as np
 import psutil
 import ray
@@ -21,6 +28,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.backend import Backend, Job
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 CALL_TIMEOUT_S = (
     1800.0  # no single shard or attack takes this long; a wait without bound would hang
@@ -101,9 +109,6 @@ class RayBackend(Backend):
             raise
 
     def _start(self) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
-        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         before = set(psutil.Process().children(recursive=True))
@@ -140,7 +145,8 @@ class RayBackend(Backend):
             cause = error.cause
             if isinstance(cause, UserError):
                 raise cause from None
-            raise HostError(f"{what} failed: {error}") from None
+            _LOG.error("%s failed: %s", what, error)
+            raise HostError(f"{what} failed: {type(cause).__name__}: {cause}") from None
         return results
 
     def install(self, program: EdgeProgram) -> None:

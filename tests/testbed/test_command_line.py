@@ -33,6 +33,7 @@ BAD = [
     ("training.rounds", -1, ["training.rounds", "greater than or equal to 1"]),
     ("training.cohort_size", 99, ["cohort_size", "fleet.size"]),
     ("data.name", "digit", ["data", "unknown dataset", "did you mean 'digits'"]),
+    ("data.options", {"image_colum": "x"}, ["data", "no option 'image_colum'"]),
     ("data.splits", {"training": 0.9}, ["data.splits", "sum to 1"]),
     ("data.max_images", 3, ["data.max_images"]),
     ("data.partitioner", "dirichle", ["partitioner", "did you mean 'dirichlet'"]),

@@ -1,0 +1,57 @@
+"""What the Ray backend starts: loopback only, one thread each, and nothing left behind."""
+
+import operator
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import make_program
+
+from testbed.core.errors import HostError, UserError
+from testbed.core.loading import parse_yaml
+from testbed.engine.ray_backend import RayBackend
+
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def backend():
+    images = np.zeros((8, 1, 32, 32), dtype=np.uint8)
+    backend = RayBackend(2, images, np.zeros(8, dtype=np.int64), [np.arange(4), np.arange(4, 8)])
+    yield backend
+    backend.close()
+
+
+def test_every_process_listens_on_loopback_only(backend):
+    backend.install(make_program())
+    listening = {
+        connection.laddr.ip
+        for child in psutil.Process().children(recursive=True)
+        for connection in child.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= set(LOOPBACK)
+
+
+def test_jobs_run_in_one_thread_each_and_keep_their_order(backend):
+    done = []
+    jobs = [(f"job {n}", np.sum, (np.full(3, n),)) for n in range(5)]
+    assert backend.run_jobs(jobs, done.append) == [3 * n for n in range(5)]
+    assert sorted(done) == [f"job {n}" for n in range(5)]
+    threads = [(f"threads {n}", torch.get_num_threads, ()) for n in range(2)]
+    assert backend.run_jobs(threads) == [1, 1]
+
+
+def test_failures_of_jobs_come_back_as_what_they_are(backend):
+    with pytest.raises(HostError, match="job failed: ZeroDivisionError"):
+        backend.run_jobs([("job", operator.floordiv, (1, 0))])
+    with pytest.raises(UserError, match="line 1"):
+        backend.run_jobs([("job", parse_yaml, ("a: [", "file"))])
+
+
+def test_usage_names_every_process(backend):
+    usage = backend.usage()
+    assert {"driver", "host 0", "host 1"} <= set(usage)
+    assert all(item.cpu_s > 0 and item.peak_rss_mb > 50 for item in usage.values())
