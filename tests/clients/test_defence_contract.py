@@ -4,7 +4,9 @@ import functools
 
 import pytest
 import torch
+from conftest import make_program
 
+from clients.session import TrainingSession
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 
 
@@ -54,3 +56,23 @@ def test_penalty_is_a_finite_scalar_that_reaches_the_front_end(name, front_end_n
     assert torch.isfinite(penalty)
     penalty.backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in front_end.parameters())
+
+
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_a_repeated_forward_step_releases_and_trains_with_equal_bits(name, host_data):
+    program = make_program(defence=name, options={"cut": 2, "width": 8})
+    model = program.build()
+    parameters, statistics = model.initial_weights()
+    kept, dropped = (
+        TrainingSession(model, 1, 0, *host_data.training(1), parameters, statistics)
+        for _ in range(2)
+    )
+    for step in range(2):
+        released, _ = kept.forward(step)
+        again, _ = dropped.forward(step)
+        dropped.drop_graph()
+        assert torch.equal(released, again)
+        gradient = torch.full_like(released, 0.01)
+        assert kept.backward(step, gradient) == dropped.backward(step, gradient)
+    assert all(torch.equal(kept.parameters[key], dropped.parameters[key]) for key in parameters)
+    assert any(not torch.equal(kept.parameters[key], parameters[key]) for key in parameters)
