@@ -1,0 +1,1 @@
+"""What the edge saves: every front-end on every device, beside the alternatives."""

@@ -1,0 +1,204 @@
+"""Profiles every front-end and defence on every device, beside the alternatives to splitting.
+
+::
+
+    python -m testbed.profile                              64x64 RGB images over WiFi
+    python -m testbed.profile --image-size 32 --channels 1 --classes 10 --link lte
+    python -m testbed.profile --device nucleo-l4r5zi --device raspberry-pi-4
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from testbed.core.errors import UserError
+from testbed.core.registry import nearest
+from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
+from testbed.fleet.links import load_links
+from testbed.fleet.second_estimate import HostRates, host_cpu_ms
+from testbed.profile.costs import DeviceCost, SecondEstimate, device_costs
+from testbed.profile.plots import draw_all
+from testbed.profile.tables import (
+    bytes_sentence,
+    claim_sentences,
+    devices_table,
+    representatives,
+    savings,
+    savings_table,
+    sizes_table,
+    variant_table,
+)
+from testbed.profile.variants import Variant, all_variants
+
+WIDTH_WITHOUT_TERMINAL = 170
+WRITTEN = ("profile.csv", "profile.parquet", "sizes.csv", "latency_stacks.png", "break_even.png")
+MOST_DRAWN = 9
+DETAILED = "siftfunnel_cnn"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.profile", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
+    parser.add_argument("--channels", type=int, default=3, help="of an image (default: 3)")
+    parser.add_argument("--classes", type=int, default=10, help="of the task (default: 10)")
+    parser.add_argument("--link", default="wifi", help="link profile (default: wifi)")
+    parser.add_argument("--cloud", default="cloud-server", help="the cloud's catalogue device")
+    parser.add_argument(
+        "--device", action="append", default=[], help="show only these; may be repeated"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        help=f"show all costs of this variant (default: {DETAILED}); may be repeated",
+    )
+    parser.add_argument("--all", action="store_true", help="show every device, not one per class")
+    parser.add_argument(
+        "--catalogue", type=Path, action="append", default=[], help="add a catalogue of your own"
+    )
+    parser.add_argument(
+        "--no-host", action="store_true", help="skip the second estimate, measured on this host"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/profile"), help="output folder")
+    parser.add_argument("--force", action="store_true", help="replace an existing profile")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    size = options.image_size
+    if not 16 <= size <= 512 or size % 16:
+        raise UserError(f"--image-size: must be a multiple of 16 from 16 to 512, got {size}")
+    if not 1 <= options.channels <= 16:
+        raise UserError(f"--channels: must be 1 to 16, got {options.channels}")
+    if options.classes < 2:
+        raise UserError(f"--classes: must be at least 2, got {options.classes}")
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out}: the output is an existing file; choose another --out")
+    there = [name for name in WRITTEN if (options.out / name).exists()]
+    if there and not options.force:
+        raise UserError(f"{options.out}: holds a profile already; give --force to replace it")
+
+
+def second_estimator(image_shape: tuple[int, int, int]) -> SecondEstimate:
+    """Return a function that scales this host's CPU time of a variant to a device."""
+    rates = HostRates()
+    host_ms: dict[str, float] = {}
+
+    def estimate(device: CatalogueDevice, variant: Variant) -> float | None:
+        if variant.module is None:
+            return None
+        if variant.name not in host_ms:
+            host_ms[variant.name] = host_cpu_ms(variant.module, image_shape)
+        return rates.second_estimate_ms(device, host_ms[variant.name])
+
+    return estimate
+
+
+def write_tables(folder: Path, costs: list[DeviceCost], variants: list[Variant]) -> None:
+    """Write the costs as CSV and parquet, and the sizes as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [cost.flat() for cost in costs]
+    _write_csv(folder / "profile.csv", rows)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "profile.parquet")
+    _write_csv(folder / "sizes.csv", [_size_row(variant) for variant in variants])
+
+
+def _size_row(variant: Variant) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "variant": variant.name,
+        "kind": variant.kind,
+        "defences": ", ".join(variant.defences),
+        "uplink_bytes": variant.uplink_bytes,
+    }
+    for half, stats in (("edge", variant.edge), ("cloud", variant.cloud)):
+        for name in ("macs", "macs_conv3x3s1", "params", "activation_elements"):
+            row[f"{half}_{name}"] = getattr(stats, name) if stats else None
+    row["edge_peak_activation_elements"] = (
+        variant.edge.peak_activation_elements if variant.edge else None
+    )
+    return row
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _chosen(variants: list[Variant]) -> tuple[list[str], list[str]]:
+    """Return the variants to draw, and the splits among them.
+
+    The alternatives and as many splits as are readable, small ones first.
+    """
+    kept = {variant.name for variant in variants if variant.kind != "split"}
+    for variant in sorted(variants, key=_weight):
+        if len(kept) < MOST_DRAWN:
+            kept.add(variant.name)
+    names = [variant.name for variant in variants if variant.name in kept]
+    splits = [v.name for v in variants if v.kind == "split" and v.name in kept]
+    return names, splits
+
+
+def _weight(variant: Variant) -> tuple[bool, int]:
+    """Order variants: funnels before others, then by their size."""
+    return not variant.name.startswith("siftfunnel"), variant.edge.macs if variant.edge else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    try:
+        _check(options)
+        catalogue = load_catalogue(*options.catalogue)
+        link = load_links().link(options.link, "--link")
+        cloud = catalogue.device(options.cloud, "--cloud")
+        every = list(catalogue)
+        shown = [catalogue.device(name, "--device") for name in options.device]
+        shown = shown or (every if options.all else representatives(every))
+        image_shape = (options.channels, options.image_size, options.image_size)
+        variants = all_variants(image_shape, options.classes)
+        known = [variant.name for variant in variants]
+        for name in options.variant:
+            if name not in known:
+                hint = nearest(name, known)
+                raise UserError(f"--variant: unknown '{name}'{hint}; known: {', '.join(known)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    estimate = None if options.no_host else second_estimator(image_shape)
+    costs = device_costs(variants, every, link, cloud, estimate)
+    plain = [variant for variant in variants if not variant.defended]
+    names = {device.name for device in shown}
+    of_shown = [cost for cost in costs if cost.device in names]
+    found = savings(plain, costs)
+    drawn, splits = _chosen(plain)
+    console.print(sizes_table(plain, image_shape))
+    console.print(savings_table(found))
+    for sentence in (*claim_sentences(found), bytes_sentence(plain)):
+        if sentence:
+            console.print(sentence, highlight=False)
+    on_device = [variant.name for variant in plain if variant.edge]
+    console.print(devices_table(of_shown, on_device))
+    for name in options.variant or [DETAILED]:
+        console.print(variant_table(of_shown, name, link.name))
+    write_tables(options.out, costs, variants)
+    written = draw_all(
+        options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s.median)
+    )
+    files = ", ".join(["profile.csv", "profile.parquet", "sizes.csv", *(p.name for p in written)])
+    console.print(f"{options.out}: {files} ({len(costs)} rows)", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

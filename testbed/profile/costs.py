@@ -1,0 +1,206 @@
+"""What every variant costs on every device: memory, time, energy, and when splitting pays."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from testbed.fleet.catalogue import CatalogueDevice
+from testbed.fleet.cost_model import (
+    BYTES_PER_ELEMENT,
+    compute_energy_mj,
+    inference_ms,
+    serving_feasibility,
+)
+from testbed.fleet.links import LinkProfile, radio_energy_mj, transfer_ms
+from testbed.profile.variants import Variant
+
+ANSWER_BYTES = 4
+"""The class that comes back, as a 32-bit integer."""
+
+SecondEstimate = Callable[[CatalogueDevice, Variant], float | None]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """For which uplink rates one way is faster than another.
+
+    Attributes
+    ----------
+    when : ``always``, ``never``, ``below`` or ``above`` the rate.
+    mbit_s : the break-even rate, None for ``always`` and ``never``.
+    """
+
+    when: str
+    mbit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class DeviceCost:
+    """One variant on one device over one link; None: unpublished or not applicable.
+
+    Attributes
+    ----------
+    compute_ms, second_ms : device time by the cost model, and scaled from this host's.
+    disagreement : second over first.
+    compute_mj, radio_mj, total_mj : energy that the work adds on the device.
+    faster_than_raw, faster_than_whole : uplink rates at which splitting beats sending the raw
+        image, and running the whole classifier on the device.
+    """
+
+    device: str
+    device_class: str
+    variant: str
+    kind: str
+    defences: str
+    macs: int
+    params: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    needed_bytes: int
+    budget_bytes: int | None
+    feasible: bool
+    uplink_bytes: int
+    compute_ms: float
+    second_ms: float | None
+    disagreement: float | None
+    uplink_ms: float
+    cloud_ms: float
+    downlink_ms: float
+    total_ms: float
+    compute_mj: float | None
+    radio_mj: float | None
+    total_mj: float | None
+    faster_than_raw: Crossing | None
+    faster_than_whole: Crossing | None
+
+    def flat(self) -> dict[str, Any]:
+        """Return the columns of a table; a crossing becomes two."""
+        row: dict[str, Any] = asdict(self)
+        for name in ("faster_than_raw", "faster_than_whole"):
+            crossing = row.pop(name)
+            row[name] = crossing["when"] if crossing else None
+            row[f"{name}_mbit_s"] = crossing["mbit_s"] if crossing else None
+        return row
+
+
+def crossing(fixed_ms: float, more_bytes: int) -> Crossing:
+    """Return the uplink rates r for which ``fixed_ms + 8 more_bytes / r`` is negative.
+
+    Parameters
+    ----------
+    fixed_ms : what the first way takes more than the second, apart from the uplink.
+    more_bytes : what it sends more.
+    """
+    kbit = 8.0 * more_bytes / 1000.0  # kbit over Mbit/s is milliseconds
+    if fixed_ms < 0.0 and kbit <= 0.0:
+        return Crossing("always")
+    if fixed_ms >= 0.0 and kbit >= 0.0:
+        return Crossing("never")
+    if fixed_ms == 0.0:
+        return Crossing("always")
+    return Crossing("below" if kbit < 0.0 else "above", -kbit / fixed_ms)
+
+
+def device_costs(
+    variants: list[Variant],
+    devices: list[CatalogueDevice],
+    link: LinkProfile,
+    cloud: CatalogueDevice,
+    second_estimate: SecondEstimate | None = None,
+) -> list[DeviceCost]:
+    """Return the costs of every variant on every device, over the link's median rates."""
+    costs = []
+    for device in devices:
+        edge_ms = {variant.name: _edge_ms(device, variant) for variant in variants}
+        for variant in variants:
+            second = second_estimate(device, variant) if second_estimate else None
+            costs.append(_cost(variant, variants, device, link, cloud, edge_ms, second))
+    return costs
+
+
+def _edge_ms(device: CatalogueDevice, variant: Variant) -> float:
+    return inference_ms(device, variant.edge) if variant.edge else 0.0
+
+
+def _cloud_ms(cloud: CatalogueDevice, variant: Variant) -> float:
+    return inference_ms(cloud, variant.cloud) if variant.cloud else 0.0
+
+
+def _cost(
+    variant: Variant,
+    variants: list[Variant],
+    device: CatalogueDevice,
+    link: LinkProfile,
+    cloud: CatalogueDevice,
+    edge_ms: dict[str, float],
+    second_ms: float | None,
+) -> DeviceCost:
+    uplink, downlink, rtt_ms = (
+        link.uplink_mbit_s.median,
+        link.downlink_mbit_s.median,
+        link.rtt_ms.median,
+    )
+    answer_bytes = ANSWER_BYTES if variant.uplink_bytes else 0
+    compute_ms = edge_ms[variant.name]
+    parts = (
+        compute_ms,
+        transfer_ms(variant.uplink_bytes, uplink, rtt_ms),
+        _cloud_ms(cloud, variant),
+        transfer_ms(answer_bytes, downlink, rtt_ms),
+    )
+    computing = compute_energy_mj(device, compute_ms)
+    radio = radio_energy_mj(link, variant.uplink_bytes, answer_bytes, uplink, downlink)
+    edge = variant.edge
+    memory = serving_feasibility(device, edge) if edge else None
+    width = BYTES_PER_ELEMENT[device.precision]
+    return DeviceCost(
+        device=device.name,
+        device_class=device.device_class,
+        variant=variant.name,
+        kind=variant.kind,
+        defences=", ".join(variant.defences),
+        macs=edge.macs if edge else 0,
+        params=edge.params if edge else 0,
+        weight_bytes=edge.params * width if edge else 0,
+        peak_activation_bytes=edge.peak_activation_elements * width if edge else 0,
+        needed_bytes=memory.needed_bytes if memory else variant.uplink_bytes,
+        budget_bytes=memory.budget_bytes if memory else None,
+        feasible=memory.fits if memory else True,
+        uplink_bytes=variant.uplink_bytes,
+        compute_ms=compute_ms,
+        second_ms=second_ms,
+        disagreement=second_ms / compute_ms if second_ms is not None and compute_ms else None,
+        uplink_ms=parts[1],
+        cloud_ms=parts[2],
+        downlink_ms=parts[3],
+        total_ms=sum(parts),
+        compute_mj=computing,
+        radio_mj=radio,
+        total_mj=None if computing is None or radio is None else computing + radio,
+        faster_than_raw=_against(variant, "raw", variants, cloud, edge_ms, 0.0),
+        faster_than_whole=_against(
+            variant, "whole", variants, cloud, edge_ms, parts[3] + rtt_ms / 2
+        ),
+    )
+
+
+def _against(
+    variant: Variant,
+    kind: str,
+    variants: list[Variant],
+    cloud: CatalogueDevice,
+    edge_ms: dict[str, float],
+    network_ms: float,
+) -> Crossing | None:
+    """Compare a split with the alternative of ``kind``; ``network_ms`` only the split waits for."""
+    other = next((each for each in variants if each.kind == kind), None)
+    if variant.kind != "split" or other is None:
+        return None
+    fixed_ms = (
+        edge_ms[variant.name]
+        + _cloud_ms(cloud, variant)
+        + network_ms
+        - edge_ms[other.name]
+        - _cloud_ms(cloud, other)
+    )
+    return crossing(fixed_ms, variant.uplink_bytes - other.uplink_bytes)

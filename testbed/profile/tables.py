@@ -1,0 +1,240 @@
+"""The profile's tables: sizes, how much is saved against what, and costs by device."""
+
+import re
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from testbed.fleet.catalogue import CatalogueDevice
+from testbed.profile.costs import Crossing, DeviceCost
+from testbed.profile.variants import Variant
+
+PAPERS_CLAIM = 20.0
+CLAIM_TOLERANCE = 0.06
+FUNNEL = "siftfunnel"
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How many times smaller one variant's edge is than another's."""
+
+    variant: str
+    against: str
+    macs: float
+    params: float
+    uplink_bytes: float
+    compute_ms: float | None
+
+
+def show_bytes(nbytes: float) -> str:
+    """Return a size in a fitting unit."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def show_ms(value: float | None) -> str:
+    """Return milliseconds with two significant digits."""
+    if value is None:
+        return "-"
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def sizes_table(variants: list[Variant], image_shape: tuple[int, int, int]) -> Table:
+    """Return the exact sizes of every variant's edge."""
+    shape = "x".join(str(size) for size in image_shape)
+    table = Table(title=f"Edge sizes for images of {shape}", title_justify="left")
+    table.add_column("variant", style="bold")
+    for heading in ("params", "MACs", "3x3 share", "moved", "peak", "sent up", "cloud MACs"):
+        table.add_column(heading, justify="right")
+    table.add_column("defences at this cost")
+    for variant in variants:
+        edge = variant.edge
+        table.add_row(
+            variant.name,
+            f"{edge.params:,}" if edge else "-",
+            f"{edge.macs / 1e6:.2f} M" if edge else "-",
+            f"{edge.macs_conv3x3s1 / max(edge.macs, 1):.0%}" if edge else "-",
+            f"{edge.activation_elements / 1e6:.2f} M" if edge else "-",
+            f"{edge.peak_activation_elements:,}" if edge else "-",
+            f"{variant.uplink_bytes:,} B" if variant.uplink_bytes else "-",
+            f"{variant.cloud.macs / 1e6:.1f} M" if variant.cloud else "-",
+            ", ".join(variant.defences),
+        )
+    table.caption = "moved and peak: activation elements read and written, and alive at once"
+    return table
+
+
+def savings(variants: list[Variant], costs: list[DeviceCost]) -> list[Saving]:
+    """Compare every SiftFunnel front-end with the other edges of its own family.
+
+    The ratio of times is the median over the devices; None without costs.
+    """
+    found = []
+    for variant in variants:
+        if not variant.name.startswith(FUNNEL) or variant.edge is None:
+            continue
+        family = variant.name.removeprefix(FUNNEL).strip("_ ").split()[0]
+        for other in variants:
+            same = re.search(rf"\b{re.escape(family)}\b", other.name.replace("_", " "))
+            if other is variant or other.edge is None or not same or FUNNEL in other.name:
+                continue
+            sent = other.uplink_bytes / variant.uplink_bytes
+            found.append(
+                Saving(
+                    variant.name,
+                    other.name,
+                    other.edge.macs / variant.edge.macs,
+                    other.edge.params / variant.edge.params,
+                    sent,
+                    _median_ratio(costs, other.name, variant.name),
+                )
+            )
+    return found
+
+
+def _median_ratio(costs: list[DeviceCost], above: str, below: str) -> float | None:
+    times = {(cost.device, cost.variant): cost.compute_ms for cost in costs}
+    ratios = sorted(
+        times[device, above] / times[device, below]
+        for device, variant in times
+        if variant == below and (device, above) in times
+    )
+    return ratios[len(ratios) // 2] if ratios else None
+
+
+def savings_table(found: list[Saving]) -> Table:
+    """Return how many times less the funnel needs, against each alternative."""
+    table = Table(title="Times less than the alternative", title_justify="left")
+    table.add_column("front-end", style="bold")
+    table.add_column("against")
+    for heading in ("MACs", "params", "bytes up", "device time (median)"):
+        table.add_column(heading, justify="right")
+    for saving in found:
+        table.add_row(
+            saving.variant,
+            saving.against,
+            f"{saving.macs:.1f}x",
+            f"{saving.params:.1f}x",
+            f"{saving.uplink_bytes:.1f}x" if saving.uplink_bytes else "-",
+            "-" if saving.compute_ms is None else f"{saving.compute_ms:.2g}x",
+        )
+    return table
+
+
+def claim_sentences(found: list[Saving]) -> list[str]:
+    """Say which comparison yields the paper's "almost 20x" and which does not."""
+    lowest, highest = PAPERS_CLAIM * (1 - CLAIM_TOLERANCE), PAPERS_CLAIM * (1 + CLAIM_TOLERANCE)
+    hits = [saving for saving in found if lowest <= saving.macs <= highest]
+    others = [saving for saving in found if saving not in hits]
+    sentences = []
+    for saving in hits:
+        sentences.append(
+            f'"almost 20x" fewer MACs holds for {saving.variant} against {saving.against}: '
+            f"{saving.macs:.1f}x."
+        )
+    if not hits:
+        sentences.append('"almost 20x" fewer MACs holds for none of these comparisons.')
+    if others:
+        listed = "; ".join(
+            f"{saving.variant} against {saving.against} {saving.macs:.1f}x" for saving in others
+        )
+        sentences.append(f"It does not hold for: {listed}.")
+    slower = [s for s in found if s.compute_ms is not None and s.compute_ms < s.macs / 2]
+    if slower:
+        sentences.append(
+            "Time shrinks less than MACs: attention moves activations, which MACs do not count."
+        )
+    return sentences
+
+
+def bytes_sentence(variants: list[Variant]) -> str | None:
+    """Say which features are no smaller than the image itself, None if all are."""
+    raw = next((variant for variant in variants if variant.kind == "raw"), None)
+    if raw is None:
+        return None
+    larger = [v.name for v in variants if v.kind == "split" and v.uplink_bytes >= raw.uplink_bytes]
+    if not larger:
+        return None
+    return (
+        f"The image itself is {raw.uplink_bytes:,} B at 8 bits, uncompressed: float32 features of "
+        f"{', '.join(larger)} are no smaller. There, splitting buys privacy, not bandwidth."
+    )
+
+
+def show_crossing(found: Crossing | None) -> str:
+    """Return a crossing in words."""
+    if found is None:
+        return "-"
+    if found.mbit_s is None:
+        return found.when
+    return f"{found.when} {show_ms(found.mbit_s)}"
+
+
+def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
+    """Return device time of each chosen variant on each device, infeasible ones marked."""
+    table = Table(title="Device compute in ms per image", title_justify="left")
+    table.add_column("device", style="bold", no_wrap=True)
+    table.add_column("class", no_wrap=True)
+    for name in variants:
+        table.add_column(name.replace("_", " "), justify="right")  # wraps at spaces only
+    by_device: dict[str, dict[str, DeviceCost]] = {}
+    for cost in costs:
+        by_device.setdefault(cost.device, {})[cost.variant] = cost
+    for device, of in by_device.items():
+        cells = [
+            show_ms(of[name].compute_ms) + ("" if of[name].feasible else "!") for name in variants
+        ]
+        table.add_row(device, next(iter(of.values())).device_class, *cells)
+    table.caption = "by the cost model, good to a factor of 1.2 to 1.5; !: does not fit the memory"
+    return table
+
+
+def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
+    """Return everything about one variant, one row per device."""
+    table = Table(title=f"{variant} over {link}", title_justify="left")
+    table.add_column("device", style="bold", no_wrap=True)
+    for heading in (
+        "memory needed",
+        "of usable",
+        "device ms",
+        "2nd estimate",
+        "ratio",
+        "uplink ms",
+        "cloud ms",
+        "total ms",
+        "energy mJ",
+        "beats raw at Mbit/s",
+        "beats whole at Mbit/s",
+    ):
+        table.add_column(heading, justify="right")
+    for cost in costs:
+        if cost.variant != variant:
+            continue
+        usable = "?" if cost.budget_bytes is None else show_bytes(cost.budget_bytes)
+        table.add_row(
+            cost.device,
+            show_bytes(cost.needed_bytes),
+            usable if cost.feasible else f"{usable} (no)",
+            show_ms(cost.compute_ms),
+            show_ms(cost.second_ms),
+            "-" if cost.disagreement is None else f"{cost.disagreement:.1f}x",
+            show_ms(cost.uplink_ms),
+            show_ms(cost.cloud_ms),
+            show_ms(cost.total_ms),
+            show_ms(cost.total_mj),
+            show_crossing(cost.faster_than_raw),
+            show_crossing(cost.faster_than_whole),
+        )
+    return table
+
+
+def representatives(devices: list[CatalogueDevice]) -> list[CatalogueDevice]:
+    """Return the first device of every class, with two of the most unlike classes."""
+    chosen: dict[str, list[CatalogueDevice]] = {}
+    for device in devices:
+        of_class = chosen.setdefault(device.device_class, [])
+        if len(of_class) < (2 if device.device_class in ("mcu", "sbc") else 1):
+            of_class.append(device)
+    return [device for of_class in chosen.values() for device in of_class]
