@@ -12,6 +12,10 @@ from testbed.core.registry import NoOptions, Options
 
 DAY_S = 86_400.0
 Positive = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+DropOut = Annotated[
+    float, Field(ge=0.0, lt=1.0, description="probability of failing on a message although online")
+]
 
 
 class Availability:
@@ -34,6 +38,14 @@ class Availability:
         seed : the scenario's seed.
         """
         return True
+
+
+def drops_out(device: int, draw_key: int, seed: int, probability: float) -> bool:
+    """Draw whether an online device fails on this message: app closed, battery, hand-over."""
+    if probability == 0.0:
+        return False
+    rng = seeds.generator(seed, "availability-drop-out", device, draw_key)
+    return bool(rng.random() < probability)
 
 
 @AVAILABILITIES.register("always", "Every device always answers")
@@ -76,9 +88,10 @@ class DiurnalOptions(Options):
     propensity_sigma: Annotated[float, Field(ge=0.0)] = Field(
         default=0.5, description="lognormal sigma of how often devices are online at all"
     )
-    phase_spread: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    phase_spread: Share = Field(
         default=1.0, description="share of the day over which the devices' phases are spread"
     )
+    drop_out: DropOut = 0.0
 
 
 @AVAILABILITIES.register(
@@ -100,7 +113,9 @@ class Diurnal(Availability):
         self._trajectories: dict[tuple[int, int], _Trajectory] = {}
 
     def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
-        """Look the time up in the device's sessions; the draw key does not matter."""
+        """Look the time up in the device's sessions; the draw key decides on drop-out only."""
+        if drops_out(device, draw_key, seed, self._options.drop_out):
+            return False
         key = (seed, device)
         if key not in self._trajectories:
             propensity = self._propensity(device, seed)

@@ -1,0 +1,151 @@
+"""Availability replayed from recorded traces, in FedScale's form but as JSON.
+
+A file holds a list of traces, or an object of them by name. Each trace is ``{"active": [s, ...],
+"inactive": [s, ...], "finish_time": s}``: the device is online from ``active[i]`` until
+``inactive[i]``, and the whole repeats every ``finish_time`` seconds. Further keys are ignored.
+"""
+
+import json
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import Field
+
+from testbed.core import seeds
+from testbed.core.errors import UserError
+from testbed.core.registries import AVAILABILITIES
+from testbed.core.registry import Options
+from testbed.fleet.availability import Availability, DropOut, drops_out
+
+MAX_TRACE_BYTES = 500_000_000
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One device's sessions, seconds within a cycle, in order and without overlap."""
+
+    starts_s: tuple[float, ...]
+    ends_s: tuple[float, ...]
+    cycle_s: float
+
+    def online(self, time_s: float) -> bool:
+        """Say whether the device is online; a session includes its start and not its end."""
+        within_s = time_s % self.cycle_s
+        session = bisect_right(self.starts_s, within_s) - 1
+        return session >= 0 and within_s < self.ends_s[session]
+
+
+def read_traces(path: Path) -> list[Trace]:
+    """Read a file of traces.
+
+    Raises
+    ------
+    UserError : not such a file; names the file, the trace, the key and the position in it.
+    """
+    try:
+        if path.stat().st_size > MAX_TRACE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_TRACE_BYTES} bytes, not a trace file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the traces ({error.strerror})") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON in UTF-8 ({error})") from None
+    if isinstance(content, dict):
+        named = list(content.items())
+    elif isinstance(content, list):
+        named = [(str(number), trace) for number, trace in enumerate(content)]
+    else:
+        raise UserError(f"{path}: a trace file is a list of traces, or an object of them by name")
+    if not named:
+        raise UserError(f"{path}: holds no trace")
+    return [_parse(path, name, trace) for name, trace in named]
+
+
+def _parse(path: Path, name: str, trace: Any) -> Trace:
+    def refuse(key: str, reason: str) -> NoReturn:
+        raise UserError(f"{path}, trace '{name}', key '{key}': {reason}")
+
+    if not isinstance(trace, dict):
+        raise UserError(f"{path}, trace '{name}': must be an object, got {trace!r:.40}")
+    for key in ("active", "inactive", "finish_time"):
+        if key not in trace:
+            refuse(key, "is missing")
+    cycle_s = _seconds(trace["finish_time"])
+    if cycle_s is None or cycle_s <= 0.0:
+        refuse("finish_time", f"must be a number of seconds above 0, got {trace['finish_time']!r}")
+    times: dict[str, list[float]] = {}
+    for key in ("active", "inactive"):
+        if not isinstance(trace[key], list):
+            refuse(key, f"must be a list of seconds, got {trace[key]!r:.40}")
+        times[key] = []
+        for position, given in enumerate(trace[key]):
+            second = _seconds(given)
+            if second is None:
+                refuse(f"{key}[{position}]", f"must be a number of at least 0, got {given!r:.40}")
+            times[key].append(second)
+    starts, ends = times["active"], times["inactive"]
+    if len(starts) != len(ends):
+        refuse("inactive", f"has {len(ends)} entries, but 'active' has {len(starts)}")
+    previous = 0.0
+    for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start < previous:
+            refuse(f"active[{position}]", f"{start:g} s is before the end of the session before")
+        if end < start:
+            refuse(f"inactive[{position}]", f"{end:g} s is before its session starts")
+        if end > cycle_s:
+            refuse(f"inactive[{position}]", f"{end:g} s is after 'finish_time' ({cycle_s:g} s)")
+        previous = end
+    return Trace(tuple(starts), tuple(ends), cycle_s)
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a finite, non-negative number as a float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
+
+
+class TraceOptions(Options):
+    """Options of ``trace``."""
+
+    path: Annotated[str, Field(min_length=1, description="JSON file of traces")]
+    drop_out: DropOut = 0.0
+
+
+@AVAILABILITIES.register(
+    "trace", "Replays recorded sessions (JSON in FedScale's form)", TraceOptions
+)
+class TraceReplay(Availability):
+    """Every device replays one trace, from a moment of its cycle that is drawn by seed.
+
+    Traces are dealt out evenly; a fleet larger than the file replays each several times, out of
+    step with each other.
+    """
+
+    def __init__(self, options: TraceOptions, fleet_size: int) -> None:
+        super().__init__(options, fleet_size)
+        self._drop_out = options.drop_out
+        self._traces = read_traces(Path(options.path))
+        self._dealt: dict[int, tuple[list[int], list[float]]] = {}
+
+    def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
+        """Look the time up in the device's trace; the draw key decides on drop-out only."""
+        if drops_out(device, draw_key, seed, self._drop_out):
+            return False
+        trace, offset = self._assigned(device, seed)
+        return trace.online(time_s + offset * trace.cycle_s)
+
+    def _assigned(self, device: int, seed: int) -> tuple[Trace, float]:
+        if seed not in self._dealt:
+            rng = seeds.generator(seed, "availability-traces")
+            order = rng.permutation(len(self._traces))
+            dealt = [int(order[number % len(order)]) for number in range(self.fleet_size)]
+            # the first round of dealing keeps the recorded time of day
+            offsets = rng.random(self.fleet_size)
+            offsets[: len(order)] = 0.0
+            self._dealt[seed] = (dealt, offsets.tolist())
+        dealt, offset_list = self._dealt[seed]
+        return self._traces[dealt[device]], offset_list[device]

@@ -1,0 +1,113 @@
+"""What a median rate leaves out: sleeping cellular radios, shared access points, lost messages."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from testbed.core import seeds
+from testbed.fleet.sampling import Fleet
+
+Floats = NDArray[np.float64]
+
+SLEEPING_MEDIA = ("cellular",)
+"""Links whose radio goes to sleep. The published round trips of LTE-M and NB-IoT are of the
+connected state; their deeper sleep modes are configured by the operator and not modelled."""
+
+DROWSY_AFTER_S = 1.0
+DORMANT_AFTER_S = 10.0
+ACTIVE_RTT_MS = (70.0, 105.0)
+DROWSY_RTT_MS = (200.0, 270.0)
+DORMANT_RTT_MS = (750.0, 1200.0)
+"""Measured round trips of an LTE radio: while active, after 1 to 10 s idle, after about 10 s."""
+
+SHARED_USERS = np.array([1.0, 10.0, 20.0, 50.0])
+SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
+"""Rate of each of so many users of one WLAN (EdgeCloudSim's measured table)."""
+
+
+class RadioTimers:
+    """When each device's radio was last active, and what waking it costs (24 bytes per device).
+
+    A device draws its two wake-up delays once: uniform over the measured round trips of each
+    state, less that of the active state. Devices on other media never sleep.
+    """
+
+    def __init__(self, fleet: Fleet, seed: int) -> None:
+        rng = seeds.generator(seed, "radio-sleep")
+        place = rng.random(len(fleet))
+        active = _between(ACTIVE_RTT_MS, place)
+        sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
+        asleep = sleeps[fleet.link_index].astype(np.float64)
+        self._drowsy_ms = asleep * (_between(DROWSY_RTT_MS, place) - active)
+        self._dormant_ms = asleep * (_between(DORMANT_RTT_MS, place) - active)
+        self._active_until_s = np.full(len(fleet), -np.inf)
+
+    def wake_ms(self, device: int, at_s: float) -> float:
+        """Return how long a message sent at ``at_s`` waits for the radio, in ms."""
+        idle_s = at_s - float(self._active_until_s[device])
+        return float(wake_ms(idle_s, self._drowsy_ms[device], self._dormant_ms[device]))
+
+    def active_until(self, device: int, until_s: float) -> None:
+        """Note that the radio was sending or receiving until ``until_s``; never moves back."""
+        self._active_until_s[device] = max(float(self._active_until_s[device]), until_s)
+
+    def delays_ms(self) -> tuple[Floats, Floats]:
+        """Return the delays (N,) after a short and after a long idle time."""
+        return self._drowsy_ms, self._dormant_ms
+
+
+def _between(limits: tuple[float, float], place: Floats) -> Floats:
+    return limits[0] + (limits[1] - limits[0]) * place
+
+
+def wake_ms(idle_s: ArrayLike, drowsy_ms: ArrayLike, dormant_ms: ArrayLike) -> Floats:
+    """Return the wake-up delays for idle times; numbers or arrays of one shape."""
+    idle = np.asarray(idle_s)
+    asleep: Floats = np.where(idle < DORMANT_AFTER_S, drowsy_ms, dormant_ms)
+    return np.where(idle < DROWSY_AFTER_S, 0.0, asleep)
+
+
+def shared_rate_factor(users: int) -> float:
+    """Return each user's share of an access point's single-user rate.
+
+    Power law between the measured points (1, 10, 20 and 50 users), extended beyond the last.
+
+    Raises
+    ------
+    ValueError : fewer than one user.
+    """
+    if users < 1:
+        raise ValueError(f"an access point is shared by at least one user, got {users}")
+    log_users, log_rate = np.log(SHARED_USERS), np.log(SHARED_MBIT_S / SHARED_MBIT_S[0])
+    at = np.log(float(users))
+    if at > log_users[-1]:
+        slope = (log_rate[-1] - log_rate[-2]) / (log_users[-1] - log_users[-2])
+        return float(np.exp(log_rate[-1] + slope * (at - log_users[-1])))
+    return float(np.exp(np.interp(at, log_users, log_rate)))
+
+
+def retried_ms(
+    once_ms: float, timeout_ms: float, loss: float, most_attempts: int, rng: np.random.Generator
+) -> tuple[float, int]:
+    """Return when a message that may be lost arrives, and how often it was sent.
+
+    Each attempt is lost with probability ``loss``; a lost one is noticed after ``timeout_ms`` and
+    sent again after twice as long a timeout as before (exponential back-off, RFC 6298).
+
+    Returns
+    -------
+    Milliseconds until it arrived, infinite if ``most_attempts`` were lost, and the attempts.
+
+    Raises
+    ------
+    ValueError : a loss outside [0, 1), or fewer than one attempt.
+    """
+    if not 0.0 <= loss < 1.0 or most_attempts < 1:
+        raise ValueError(
+            f"loss must be in [0, 1) and attempts above 0, got {loss}, {most_attempts}"
+        )
+    waited_ms = 0.0
+    for attempt in range(1, most_attempts + 1):
+        if rng.random() >= loss:
+            return waited_ms + once_ms, attempt
+        waited_ms += timeout_ms * 2.0 ** (attempt - 1)
+    return float("inf"), most_attempts
