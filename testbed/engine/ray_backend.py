@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Read by Ray when it is imported. Without the last, Ray on Linux replaces 127.0.0.1 by the machine's
-# outward address and listens on every interface.
+# Read by Ray when it is imported. Without the last, Ray on Linux replaces 127.0.0.1 by the
+# machine's outward address, and listens on every interface.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
