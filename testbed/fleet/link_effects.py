@@ -60,7 +60,7 @@ def _between(limits: tuple[float, float], place: Floats) -> Floats:
 
 
 def wake_ms(idle_s: ArrayLike, drowsy_ms: ArrayLike, dormant_ms: ArrayLike) -> Floats:
-    """Return the wake-up delays for idle times; numbers or arrays of one shape."""
+    """Return the wake-up delays for idle times, in the unit of the delays; arrays of one shape."""
     idle = np.asarray(idle_s)
     asleep: Floats = np.where(idle < DORMANT_AFTER_S, drowsy_ms, dormant_ms)
     return np.where(idle < DROWSY_AFTER_S, 0.0, asleep)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import seeds
+from testbed.fleet.link_effects import wake_ms
 from testbed.fleet.queueing import Floats, batched, grouped_single_server_starts
 from testbed.fleet.table import read_table
 
@@ -77,12 +78,16 @@ class DeviceTimes:
     compute_s : the front-end on the device.
     uplink_s, downlink_s : serialisation of features and answer.
     one_way_s : half a round trip, each way.
+    drowsy_s, dormant_s : what waking the radio takes after a short and a long idle time; None for
+        radios that never sleep (see ``testbed.fleet.link_effects``).
     """
 
     compute_s: Floats
     uplink_s: Floats
     downlink_s: Floats
     one_way_s: Floats
+    drowsy_s: Floats | None = None
+    dormant_s: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Served:
     Attributes
     ----------
     device_wait_s, compute_s : on the device, in its queue and computing.
-    uplink_wait_s : until the device's uplink is free.
+    uplink_wait_s, wake_s : until the device's uplink is free, and until its radio is awake.
     cloud_wait_s, cloud_s : in the cloud's queue (waiting for a batch included), and in service.
     latency_s : from arrival to answer.
     batches, utilisation : of the cloud, over the time from the first arrival to the last answer.
@@ -120,6 +125,7 @@ class Served:
     device_wait_s: Floats
     compute_s: Floats
     uplink_wait_s: Floats
+    wake_s: Floats
     cloud_wait_s: Floats
     cloud_s: Floats
     latency_s: Floats
@@ -136,7 +142,8 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
     started = grouped_single_server_starts(device, requests.arrival_s, compute_s)
     device_wait_s = started - requests.arrival_s
     computed = started + compute_s
-    uplink_s = times.uplink_s[device]
+    wake_s = _wake_s(device, computed, times)
+    uplink_s = times.uplink_s[device] + wake_s
     sending = grouped_single_server_starts(device, computed, uplink_s)
     uplink_wait_s = sending - computed
     at_cloud = sending + uplink_s + times.one_way_s[device]
@@ -156,6 +163,7 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
         device_wait_s,
         compute_s,
         uplink_wait_s,
+        wake_s,
         cloud_wait_s,
         cloud_s,
         latency_s,
@@ -164,6 +172,16 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
         span_s,
         _cost_per_1000(cloud, span_s, len(requests)),
     )
+
+
+def _wake_s(device: Devices, ready_s: Floats, times: DeviceTimes) -> Floats:
+    """Return how long each message waits for its radio, by the gap to the device's one before."""
+    if times.drowsy_s is None or times.dormant_s is None:
+        return np.zeros(len(device))
+    idle_s = np.diff(ready_s, prepend=-np.inf)
+    idle_s[np.diff(device, prepend=-1) != 0] = np.inf  # a device's first message finds it asleep
+    awake_s = times.uplink_s[device]
+    return wake_ms(idle_s - awake_s, times.drowsy_s[device], times.dormant_s[device])
 
 
 def _cost_per_1000(cloud: Cloud, span_s: float, requests: int) -> float | None:

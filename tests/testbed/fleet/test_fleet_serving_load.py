@@ -78,6 +78,24 @@ def test_arrivals() -> None:
     assert np.array_equal(again.arrival_s, requests.arrival_s)
 
 
+def test_a_sleeping_radio_delays_first_and_rare_messages() -> None:
+    requests = Requests(np.array([0, 0, 0, 0, 1]), np.array([0.0, 0.5, 5.0, 30.0, 0.0]))
+    way = times(2)
+    asleep = DeviceTimes(
+        way.compute_s,
+        way.uplink_s,
+        way.downlink_s,
+        way.one_way_s,
+        np.array([0.15, 0.0]),
+        np.array([0.8, 0.0]),
+    )
+    cloud = Cloud(np.array([QUICK]))
+    plain, found = serve(requests, way, cloud), serve(requests, asleep, cloud)
+    assert found.wake_s.tolist() == [0.8, 0.0, 0.15, 0.8, 0.0]
+    # the second message comes while the first still waits for the radio
+    assert found.latency_s - plain.latency_s == pytest.approx([0.8, 0.3, 0.15, 0.8, 0.0], abs=1e-6)
+
+
 def test_more_servers_and_faster_devices_never_hurt() -> None:
     requests = poisson_requests(np.full(100, 4.0), 60.0, 7)
     base = serve(requests, times(100, 0.1), Cloud(np.array([0.003]))).latency_s.mean()
