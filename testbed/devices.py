@@ -217,7 +217,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-ram-mb", type=float, help="at least this much memory")
     parser.add_argument("--max-ram-mb", type=float, help="at most this much memory")
     parser.add_argument(
-        "--catalogue", type=Path, action="append", default=[], help="add a catalogue of your own"
+        "--catalogue",
+        type=Path,
+        action="append",
+        default=[],
+        help="add a catalogue of your own (CSV or YAML)",
     )
     parser.add_argument("--links", action="store_true", help="list the link profiles instead")
     parser.add_argument("--csv", action="store_true", help="print CSV with all sources")

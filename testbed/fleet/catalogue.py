@@ -144,7 +144,7 @@ def load_catalogue(*extra: Path) -> Catalogue:
 
 
 def read_catalogue(path: Path) -> list[CatalogueDevice]:
-    """Read one catalogue file (CSV with the columns of ``COLUMNS``).
+    """Read one catalogue file (CSV or YAML with the columns of ``COLUMNS``).
 
     Raises
     ------

@@ -51,7 +51,10 @@ NPU_BACKENDS = ("npu", "edge tpu", "rknn")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One published latency; network costs are plain counts, None where not published."""
+    """One published latency; network costs are plain counts.
+
+    ``macs`` is None where the network's MACs or activations are not known.
+    """
 
     device: str
     device_class: str
@@ -105,7 +108,7 @@ def read_measurements(path: Path) -> list[Measurement]:
 def _parse(row: TableRow) -> Measurement:
     threads = row.optional_text("threads").removesuffix(".0")
     macs_m = row.optional_positive("macs_m")
-    known = macs_m is not None
+    activations_m = row.optional_positive("act_elems_m")
     return Measurement(
         device=row.text("name"),
         device_class=row.text("class"),
@@ -115,10 +118,10 @@ def _parse(row: TableRow) -> Measurement:
         backend=row.text("backend"),
         note=row.optional_text("note"),
         latency_ms=row.positive("latency_ms"),
-        macs=None if macs_m is None else macs_m * 1e6,
-        macs_conv3x3s1=row.not_negative("macs_conv3x3s1_m") * 1e6 if known else 0.0,
-        params=row.not_negative("params_m") * 1e6 if known else 0.0,
-        activation_elements=row.positive("act_elems_m") * 1e6 if known else 0.0,
+        macs=None if macs_m is None or activations_m is None else macs_m * 1e6,
+        macs_conv3x3s1=(row.optional_not_negative("macs_conv3x3s1_m") or 0.0) * 1e6,
+        params=(row.optional_not_negative("params_m") or 0.0) * 1e6,
+        activation_elements=(activations_m or 0.0) * 1e6,
         calibrates=row.choice("role", ("calibrate", "validate")) == "calibrate",
     )
 

@@ -1,4 +1,7 @@
-"""Reads CSV tables of published numbers; every refusal names the file, the row and the column."""
+"""Reads tables of published numbers; every refusal names the file, the row and the column.
+
+A table is a CSV file with a header, or a YAML file with a list of mappings (``.yaml``, ``.yml``).
+"""
 
 import csv
 from collections.abc import Callable
@@ -6,13 +9,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from testbed.core.errors import UserError
+from testbed.core.loading import parse_yaml
 from testbed.core.registry import nearest
+
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def read_table(
     path: Path, columns: tuple[str, ...], others_allowed: bool = False
 ) -> list["TableRow"]:
-    """Read a CSV file that has these columns, in any order.
+    """Read a table that has these columns, in any order.
+
+    A mapping of a YAML file may leave out what it would leave empty.
 
     Parameters
     ----------
@@ -24,6 +32,8 @@ def read_table(
     ------
     UserError : the file cannot be read, its header is wrong, a row has another length.
     """
+    if path.suffix.lower() in YAML_SUFFIXES:
+        return _read_yaml(path, columns, others_allowed)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.reader(stream, strict=True))
@@ -43,6 +53,35 @@ def read_table(
             )
         found.append(TableRow(path, number, dict(zip(header, cells, strict=True))))
     return found
+
+
+def _read_yaml(path: Path, columns: tuple[str, ...], others_allowed: bool) -> list["TableRow"]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the table ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a table in YAML is a list of mappings, one for each row")
+    found = []
+    for number, mapping in enumerate(content, start=1):
+        if not isinstance(mapping, dict):
+            raise UserError(f"{path}, row {number}: must be a mapping, got {mapping!r:.40}")
+        for column in mapping:
+            if column not in columns and not others_allowed:
+                raise UserError(
+                    f"{path}, row {number}: unknown column '{column}'"
+                    f"{nearest(column, list(columns))}; allowed: {', '.join(columns)}"
+                )
+        cells = {column: _text(mapping.get(column)) for column in (*columns, *mapping)}
+        found.append(TableRow(path, number, cells))
+    return found
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _check_header(

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import yaml
 
 from testbed.core.errors import UserError
 from testbed.fleet.build_catalogue import SELECTION_PATH, build_catalogue
@@ -116,6 +117,25 @@ def test_wrong_files(tmp_path: Path) -> None:
     path = write(tmp_path / "twice.csv", [ROWS[0], ROWS[0]])
     with pytest.raises(UserError, match=r"row 3, column 'name': .* is given twice"):
         read_catalogue(path)
+
+
+def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
+    good = {key: value for key, value in ROWS[0].items() if value}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump([good | {"ram_mb": 2, "name": "my-board"}]), encoding="utf-8")
+    device = load_catalogue(path).device("my-board")
+    assert (device.ram_bytes, device.power_idle_w) == (2 * 2**20, None)
+    for content, says in (
+        ("7", "a table in YAML is a list of mappings"),
+        ("- 7", "row 1: must be a mapping, got 7"),
+        (yaml.safe_dump([good | {"powr": 1}]), "row 1: unknown column 'powr'"),
+        (yaml.safe_dump([good, good | {"ram_mb": [1]}]), r"row 2, column 'ram_mb': .* got '\[1\]'"),
+        ("- {name: x}", "row 1, column 'calibration_macs_m': must not be empty"),
+        ("- {name: x", "line 1"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            read_catalogue(path)
 
 
 def test_the_builder_wants_exactly_one_measurement() -> None:
