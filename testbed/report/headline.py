@@ -212,4 +212,5 @@ def _count_rows(arms: list[ArmResult]) -> list[Row]:
         serving("deadline_misses", "answered past the deadline"),
         serving("offline", "offline"),
         serving("infeasible", "front-end does not fit the device"),
+        serving("offloaded_raw", "sent as raw images, fully exposed"),
     ]

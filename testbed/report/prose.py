@@ -13,7 +13,7 @@ from testbed.report.findings import (
     readable,
 )
 from testbed.report.folder import Results
-from testbed.report.schema import ArmResult, Interval, Summary
+from testbed.report.schema import ArmResult, Interval, Serving, Summary
 
 CLOUD_POSITION = "at the cloud, which receives every device's features"
 
@@ -76,6 +76,8 @@ def _arm_sentence(arm: ArmResult, first: ArmResult, majority: float | None) -> s
             ratio = numbers.times(arm.edge.macs, first.edge.macs)
             cost += f" ({_than(ratio, first.name)})" if ratio else ""
         parts.append(cost)
+    if arm.serving and arm.serving.offloaded_raw:
+        parts.append(_raw_words(arm.serving))
     best = best_attack(arm)
     if best is not None:
         parts.append(_attack_words(arm, first))
@@ -90,6 +92,14 @@ def _accuracy_words(test: Interval, majority: float | None) -> str:
     if majority is not None and test.low is not None and test.low <= majority:
         text += ", not shown to be better than always answering the most frequent class"
     return text
+
+
+def _raw_words(serving: Serving) -> str:
+    return (
+        f"{numbers.count(serving.offloaded_raw)} of {numbers.count(serving.answered)} answered "
+        "requests were sent as raw images, by devices that the front-end does not fit, and are "
+        "fully exposed"
+    )
 
 
 def _than(ratio: str, name: str) -> str:
@@ -134,6 +144,13 @@ def limits(summary: Summary) -> list[str]:
         "Jacobian's Gram matrix is rank-deficient over the data. Only a defence that adds noise "
         "can be given a floor that holds for every attacker.",
     ]
+    if any(arm.serving and arm.serving.offloaded_raw for arm in summary.arms):
+        said.append(
+            "Requests sent as raw images are left out of every attack's scores: whoever reads "
+            "them needs no attack, the reconstruction is the image itself. Scores therefore "
+            "speak of the other requests only; the tables give the number sent raw for every "
+            "device class."
+        )
     victims = [
         entry.victims
         for arm in summary.arms

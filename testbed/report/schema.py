@@ -145,6 +145,7 @@ class Serving(Part):
     answered: Count = None
     offline: Count = None
     infeasible: Count = None
+    offloaded_raw: Count = None
     deadline_misses: Count = None
     latency_ms: Latency = Latency()
     latency_parts_ms: LatencyParts = LatencyParts()
@@ -175,6 +176,7 @@ class ArmOnClass(Part):
     infeasible_training: Count = None
     infeasible_serving: Count = None
     requests: Count = None
+    offloaded_raw: Count = None
     accuracy: Interval | None = None
     latency_ms: Latency | None = None
     energy_mj_per_request: Number = None
@@ -224,6 +226,7 @@ class AttackResult(Part):
     threat_model: str = ""
     position: Any = None
     victims: Count = None
+    raw_requests: Count = None
     # Some writers keep pool size and chance beside the scores, some within; both are read.
     scores: Scores = Scores()
     pool_size: Count = None

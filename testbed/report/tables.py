@@ -67,6 +67,7 @@ def class_table(arm: ArmResult) -> Table | None:
         return None
     best = best_attack(arm)
     attacked = {entry.device_class: entry for entry in best.by_device_class} if best else {}
+    any_raw = any(entry.offloaded_raw for entry in arm.by_device_class)
     headings = [
         "device class",
         "devices",
@@ -81,6 +82,7 @@ def class_table(arm: ArmResult) -> Table | None:
         "strag\u00adglers",
         "offline",
         "infeas\u00adible",
+        *(["sent raw"] if any_raw else []),
     ]
     rows = []
     for entry in arm.by_device_class:
@@ -113,6 +115,7 @@ def class_table(arm: ArmResult) -> Table | None:
                     number(entry.stragglers, numbers.count),
                     number(entry.offline, numbers.count),
                     number(entry.infeasible_serving, numbers.count),
+                    *([number(entry.offloaded_raw, numbers.count)] if any_raw else []),
                 ],
             )
         )

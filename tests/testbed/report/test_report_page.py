@@ -153,6 +153,28 @@ def test_the_same_folder_gives_the_same_bytes(built: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_requests_sent_raw_are_counted_and_called_exposed(folder: Path, edit: Edit) -> None:
+    def send_raw(tree: dict[str, Any]) -> None:
+        for arm, count in zip(tree["arms"], (17, 0), strict=True):
+            arm["serving"]["offloaded_raw"] = count
+            for entry in arm["by_device_class"]:
+                own = entry["device_class"] == "microcontroller"
+                entry["offloaded_raw"] = count if own else 0
+
+    edit(send_raw)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    shown = [value for _, value in page.row("table-headline", "sent as raw images, fully exposed")]
+    assert shown == [17, 0]
+    assert page.tables["table-class-0"][0][-1][0] == "sent raw"
+    assert page.row("table-class-0", "microcontroller")[-1][1] == 17
+    assert page.row("table-class-0", "phone")[-1][1] == 0
+    assert page.tables["table-class-1"][0][-1][0] != "sent raw"
+    assert "17 of" in page.text
+    assert "are fully exposed" in page.text
+    assert "the reconstruction is the image itself" in page.text
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_names_and_texts_are_escaped(folder: Path, edit: Edit) -> None:
     attack = '"><script>alert(1)</script><b>&amp;'
 
