@@ -61,3 +61,12 @@ class FrontEndRunner:
     def released(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return the features that travel for images in [0, 1] (N, C, H, W)."""
         return self._model.features(self._weights, x, rng)[1]
+
+    def request_features(self, image: Tensor, device: int, request: int) -> Tensor:
+        """Return the features that travel for a device's request, uint8 (1, C, H, W).
+
+        The same bits wherever it runs: on the device, or in a cloud that got the raw image.
+        """
+        x = image.float().div_(255.0)
+        rng = torch_generator(self._model.program.seed, "request release", device, request)
+        return self.released(x, rng)

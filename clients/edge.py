@@ -20,7 +20,6 @@ from clients.program import EdgeProgram, compute_layout
 from clients.session import MIN_BATCH, TrainingSession
 from testbed.core import protocol
 from testbed.core.records import config_number, to_record, to_tensors
-from testbed.core.seeds import torch_generator
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
 MOMENT = "moment-"
@@ -239,14 +238,17 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
 
 
 def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
+    image = torch.from_numpy(
+        runtime.data.image(int(config_number(message.content, protocol.IMAGE)))[None].copy()
+    )
+    if message.content.config_records[protocol.CONFIG].get(protocol.RAW, False):
+        raw = RecordDict({protocol.RAW_IMAGE: to_record({protocol.X: image})})
+        return Message(raw, reply_to=message)
     version = str(context.state.config_records[protocol.CONFIG][protocol.VERSION])
     runner = runtime.runner(context.state, version)
     request = int(config_number(message.content, protocol.REQUEST))
-    image = runtime.data.image(int(config_number(message.content, protocol.IMAGE)))
-    x = torch.from_numpy(image[None].copy()).float().div_(255.0)
-    rng = torch_generator(runtime.program.seed, "request release", _device(context), request)
     with torch.no_grad():
-        released = runner.released(x, rng)
+        released = runner.request_features(image, _device(context), request)
     content = RecordDict({protocol.FEATURES: to_record({protocol.Z: released})})
     return Message(content, reply_to=message)
 

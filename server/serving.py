@@ -19,6 +19,9 @@ from testbed.core.records import to_record, to_tensors
 MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
 NO_ANSWER = -1
 
+FrontEndInCloud = Callable[[Tensor, int, int], Tensor]
+"""(raw image uint8 (1, C, H, W), node, request) -> features (1, C', H', W')."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -31,17 +34,33 @@ class Request:
 
 
 class Serving:
-    """Deploys one trained front-end and answers requests with the cloud model."""
+    """Deploys one trained front-end and answers requests with the cloud model.
+
+    Parameters
+    ----------
+    parameters, statistics : weights of the front-end.
+    front_end : runs the front-end in the cloud for devices that cannot; None serves without them.
+    """
 
     def __init__(
-        self, cloud: Cloud, parameters: dict[str, Tensor], statistics: dict[str, Tensor]
+        self,
+        cloud: Cloud,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        front_end: FrontEndInCloud | None = None,
     ) -> None:
         self._cloud = cloud
         self._parameters = parameters
         self._statistics = statistics
+        self._front_end = front_end
+        self._too_small: set[int] = set()
 
     def deploy(self, grid: Grid) -> set[int]:
-        """Send the front-end to every node; return the nodes that could take it."""
+        """Send the front-end to every node; return the nodes that could take it.
+
+        Nodes whose memory it does not fit are remembered: they send raw images from now on, if
+        there is a front-end in the cloud.
+        """
         content = RecordDict(
             {
                 protocol.ARRAYS: to_record(self._parameters),
@@ -53,7 +72,12 @@ class Serving:
             Message(content, dst_node_id=node, message_type=protocol.DEPLOY)
             for node in grid.get_node_ids()
         ]
-        replies = grid.send_and_receive(messages)
+        replies = list(grid.send_and_receive(messages))
+        self._too_small = {
+            reply.metadata.src_node_id
+            for reply in replies
+            if reply.has_error() and reply.error.code == protocol.INFEASIBLE
+        }
         return {reply.metadata.src_node_id for reply in replies if reply.has_content()}
 
     def answer(
@@ -89,6 +113,7 @@ class Serving:
                                 protocol.REQUEST: item.request,
                                 protocol.IMAGE: item.image,
                                 protocol.ARRIVAL_S: item.arrival_s,
+                                protocol.RAW: self._sends_raw(item.node),
                             }
                         )
                     }
@@ -102,9 +127,19 @@ class Serving:
         features = {}
         for reply in grid.send_and_receive(messages):
             if reply.has_content():
-                z = to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
-                features[int(reply.metadata.group_id)] = z
+                features[int(reply.metadata.group_id)] = self._received(reply)
         return features
+
+    def _sends_raw(self, node: int) -> bool:
+        return self._front_end is not None and node in self._too_small
+
+    def _received(self, reply: Message) -> Tensor:
+        """Return a reply's features, computed here where the device sent the raw image."""
+        if protocol.RAW_IMAGE not in reply.content.array_records:
+            return to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
+        assert self._front_end is not None
+        image = to_tensors(reply.content.array_records[protocol.RAW_IMAGE])[protocol.X]
+        return self._front_end(image, reply.metadata.src_node_id, int(reply.metadata.group_id))
 
     def _send(self, grid: Grid, chunk: Sequence[Request], predicted: dict[int, int]) -> None:
         messages = [

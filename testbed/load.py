@@ -71,14 +71,17 @@ def device_times(setting: Setting, models: ArmModels) -> tuple[DeviceTimes, NDAr
     )
     compute_ms = [costs.compute_ms(device, INFER, 1) for device in range(len(fleet))]
     feature_bits = 8.0 * FEATURE_BYTES * models.edge_stats.output_elements
-    drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
+    drowsy_s, dormant_s = None, None
+    if scenario.serving.radio_sleep:
+        drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
+        drowsy_s, dormant_s = drowsy_ms / 1e3, dormant_ms / 1e3
     return DeviceTimes(
         np.array(compute_ms) / 1e3,
         feature_bits / (fleet.uplink_mbit_s * 1e6),
         8.0 * ANSWER_BYTES / (fleet.downlink_mbit_s * 1e6),
         fleet.rtt_ms / 2e3,
-        drowsy_ms / 1e3,
-        dormant_ms / 1e3,
+        drowsy_s,
+        dormant_s,
     ), costs.serving_feasible
 
 

@@ -82,9 +82,15 @@ def _arms(setting: Setting, models: list[ArmModels]) -> Table:
             f"{item.cloud_stats.params:,}",
             f"{item.cloud_stats.macs / 1e6:.2f} M",
             str(int(costs.training_feasible.sum())),
-            str(int(costs.serving_feasible.sum())),
+            _serving(setting, costs),
         )
     return table
+
+
+def _serving(setting: Setting, costs: DeviceCosts) -> str:
+    fit, others = int(costs.serving_feasible.sum()), int((~costs.serving_feasible).sum())
+    raw = setting.scenario.fleet.infeasible == "offload_raw" and others
+    return f"{fit} + {others} raw" if raw else str(fit)
 
 
 def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:

@@ -6,7 +6,7 @@
 | train.forward | front-end weights (first step of a round), configuration | features, targets |
 | train.backward | gradient of the features | nothing, or the new front-end (last step) |
 | query.deploy | front-end weights | nothing |
-| query.infer | trigger on the device itself, not on the wire | features of one image |
+| query.infer | trigger on the device itself, not on the wire | features, or the raw image |
 | query.answer | the predicted class | nothing |
 """
 
@@ -24,9 +24,11 @@ CONFIG = "config"
 METRICS = "metrics"
 FEATURES = "features"
 GRADIENTS = "gradients"
+RAW_IMAGE = "raw-image"
 
 # Keys inside records.
 Z = "z"
+X = "x"
 TARGETS = "targets"
 NUM_EXAMPLES = "num-examples"
 PENALTY = "penalty"
@@ -38,6 +40,7 @@ REQUEST = "request"
 IMAGE = "image"
 ARRIVAL_S = "arrival-s"
 ANSWER_CLASS = "class"
+RAW = "raw"
 
 # Error codes of replies; Flower's own codes are below 100.
 OFFLINE = 101

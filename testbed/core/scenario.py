@@ -152,7 +152,24 @@ class FleetSection(Section):
 
     size: Annotated[int, Field(ge=1)] = 100
     mix: list[MixEntry] = Field(min_length=1)
+    catalogues: list[str] = Field(
+        default=[],
+        description="your own device catalogues (CSV or YAML), relative to the working directory",
+    )
     availability: AvailabilityChoice = _component(registries.AVAILABILITIES, "bernoulli")
+    infeasible: Literal["drop", "offload_raw"] = Field(
+        default="drop",
+        description="what devices whose memory the front-end does not fit do when serving: "
+        "nothing, or send the raw image (fully exposed) and let the cloud run the front-end",
+    )
+    loss_probability: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        default=0.0,
+        description="of every transmission; lost ones are repeated until they arrive, with "
+        "exponential back-off, whose mean wait is infinite from 0.5 on",
+    )
+    devices_per_access_point: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="devices on WiFi that share one access point; null: none share"
+    )
 
 
 class EdgeOptimiserSection(Section):
@@ -214,6 +231,10 @@ class ServingSection(Section):
     cloud_device: str = "cloud-server"
     cloud_servers: Annotated[int, Field(ge=1)] = 1
     request_deadline_ms: Annotated[float, Field(gt=0.0)] = 1000.0
+    radio_sleep: bool = Field(
+        default=True,
+        description="cellular radios fall asleep between requests and take up to a second to wake",
+    )
 
 
 class Position(Section):

@@ -62,6 +62,10 @@ def attack_arm(
         (adversary, [item for item in tap.intercepts if item.request in served.answers])
         for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
     ]
+    read_raw = {
+        adversary.name: sum(1 for request in tap.raw_requests if request in served.answers)
+        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
+    }
     readings = [(adversary, read) for adversary, read in readings if read]
     jobs = [_job(setting, deployed, adversary, read, served) for adversary, read in readings]
     outcomes = world.backend.run_jobs(
@@ -74,6 +78,8 @@ def attack_arm(
     results = AttackResults([], [], {})
     for (adversary, read), job, reconstructions in zip(readings, jobs, outcomes, strict=True):
         _score_adversary(setting, arm, adversary, read, served, job, reconstructions, results)
+    for entry in results.entries:
+        entry["raw_requests"] = read_raw[entry["adversary"]]
     return results
 
 

@@ -31,6 +31,9 @@ def self_checks(
     keys = [set(setting.data.pool.content_keys[part].tolist()) for part in everyone]
     overlap = sum(len(keys[i] & keys[j]) for i in range(5) for j in range(i))
     statuses = {row["status"] for row in served.rows}
+    fits = arm.grid.costs.serving_feasible
+    raw = {row["request"]: row["device"] for row in served.rows if row["raw"]}
+    attacked_raw = sum(1 for row in attacked.rows if row["request"] in raw)
     sent = sum(row["uplink_bytes"] for row in served.rows)
     charged = ledger.total("serve", "uplink_bytes")
     finite = all(
@@ -56,6 +59,13 @@ def self_checks(
             "the ledger holds at least the bytes of all requests",
             charged >= sent,
             f"{charged:.0f} bytes charged, {sent} of them features of requests",
+        ),
+        _check(
+            name,
+            "raw images come only from devices that the front-end does not fit, and no attack "
+            "is scored by them",
+            not any(fits[device] for device in raw.values()) and attacked_raw == 0,
+            f"{len(raw)} raw images sent",
         ),
         _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
         _check(

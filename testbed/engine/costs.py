@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from testbed.core import protocol
 from testbed.engine.host import Delivery
 from testbed.engine.ledger import Charge
+from testbed.engine.losses import Luck
 from testbed.fleet.cost_model import (
     compute_energy_mj,
     inference_ms,
@@ -69,28 +70,33 @@ class DeviceCosts:
             return 0.0
         return plain * float(self.jitter[device])
 
-    def charge(self, device: int, message_type: str, images: int, delivery: Delivery) -> Charge:
+    def charge(
+        self, device: int, message_type: str, images: int, delivery: Delivery, luck: Luck
+    ) -> Charge:
         """Return what one message and its reply cost the device.
 
         Energy is what the work adds: (active - idle power) x compute time, plus the radio's.
+        Every transmission that ``luck`` loses is charged like one that arrives.
         """
         uplink = float(self.fleet.uplink_mbit_s[device])
         downlink = float(self.fleet.downlink_mbit_s[device])
         rtt_ms = float(self.fleet.rtt_ms[device])
         compute_ms = self.compute_ms(device, message_type, images)
         computing = compute_energy_mj(self.fleet.device(device), compute_ms)
+        downlink_ms, received = luck.sent(transfer_ms(delivery.downlink_bytes, downlink, rtt_ms))
+        uplink_ms, sent = luck.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
+        uplink_bytes, downlink_bytes = (
+            sent * delivery.uplink_bytes,
+            received * delivery.downlink_bytes,
+        )
         radio = radio_energy_mj(
-            self.fleet.link(device),
-            delivery.uplink_bytes,
-            delivery.downlink_bytes,
-            uplink,
-            downlink,
+            self.fleet.link(device), uplink_bytes, downlink_bytes, uplink, downlink
         )
         return Charge(
-            delivery.uplink_bytes,
-            delivery.downlink_bytes,
+            uplink_bytes,
+            downlink_bytes,
             compute_ms,
-            transfer_ms(delivery.uplink_bytes, uplink, rtt_ms),
-            transfer_ms(delivery.downlink_bytes, downlink, rtt_ms),
+            uplink_ms,
+            downlink_ms,
             None if computing is None or radio is None else computing + radio,
         )

@@ -33,6 +33,7 @@ from testbed.engine.folder import (
 )
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.ledger import Ledger
+from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.progress import Progress
 from testbed.engine.reference import reference_rate
@@ -172,6 +173,7 @@ class Experiment:
             cloud_step_ms=lambda images: training_step_ms(
                 setting.cloud_device, models.cloud_stats, images
             ),
+            losses=Losses(scenario.fleet.loss_probability, scenario.seed),
         )
         return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
 

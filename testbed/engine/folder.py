@@ -21,7 +21,7 @@ RESOLVED = "scenario.resolved.yaml"
 MARKERS = (RESOLVED, "results.json", "run.log", "checkpoints")
 
 _TEXT = ("arm", "adversary", "attack", "device_class", "model", "link", "status")
-_FLAGS = ("correct", "training_feasible", "serving_feasible", "reidentified")
+_FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
     *("request", "device", "victim", "label", "answer", "training_images", "requests"),
@@ -43,8 +43,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "requests": (
         *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
-        *("status", "arrival_s", "compute_ms", "uplink_ms", "queue_ms", "cloud_ms"),
-        *("downlink_ms", "latency_ms", "energy_mj", "uplink_bytes", "downlink_bytes"),
+        *("status", "raw", "arrival_s", "compute_ms", "uplink_ms", "wake_ms", "queue_ms"),
+        *("cloud_ms", "downlink_ms", "latency_ms", "energy_mj", "uplink_bytes"),
+        "downlink_bytes",
     ),
     "attacks": (
         *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "label"),

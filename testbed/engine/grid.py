@@ -5,7 +5,7 @@ sees an ordinary Flower Grid: late, offline, infeasible and failed devices answe
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from testbed.engine.backend import Backend
 from testbed.engine.costs import DeviceCosts
 from testbed.engine.host import RUN_ID, Delivery, device_of, node_of, set_identity
 from testbed.engine.ledger import Charge, Ledger
+from testbed.engine.losses import Losses
 from testbed.engine.taps import Tap
 
 TRAINING = frozenset({protocol.FORWARD, protocol.BACKWARD})
@@ -34,20 +35,28 @@ class GridOptions:
     ----------
     online : (device, virtual seconds, draw) -> whether the device can be reached.
     cloud_step_ms : images -> virtual time of one training step of the cloud model.
+    losses : which transmissions are lost and repeated.
     """
 
     round_deadline_ms: float
     shard_size: int
     online: Callable[[int, float, int], bool]
     cloud_step_ms: Callable[[int], float]
+    losses: Losses = field(default_factory=Losses)
 
 
 @dataclass(frozen=True)
 class RequestCharges:
-    """The charges of one request: sending the features, and receiving the answer."""
+    """The charges of one request: sending the features, and receiving the answer.
+
+    Attributes
+    ----------
+    raw : whether the device sent the raw image instead of features.
+    """
 
     features: Charge
     answer: Charge | None = None
+    raw: bool = False
 
 
 class FleetGrid(Grid):
@@ -198,7 +207,7 @@ class FleetGrid(Grid):
         )
         trains = message_type in TRAINING or message_type == protocol.ENROL
         feasible = self.costs.training_feasible if trains else self.costs.serving_feasible
-        if not feasible[device]:
+        if not feasible[device] and not _needs_no_front_end(message):
             return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
         if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
             at_s, draw = self._round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
@@ -250,7 +259,8 @@ class FleetGrid(Grid):
         reply = delivery.reply
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
-        charge = self.costs.charge(device, message_type, examples, delivery)
+        luck = self._options.losses.of(message, device)
+        charge = self.costs.charge(device, message_type, examples, delivery, luck)
         self.ledger.charge(device, phase, charge)
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
         if failed:
@@ -260,7 +270,7 @@ class FleetGrid(Grid):
             return reply, finish_ms
         for tap in self._taps:
             tap.read(device, message, reply)
-        self._note_request(message, charge)
+        self._note_request(message, reply, charge)
         if message_type in TRAINING:
             if finish_ms > self._deadline_ms(message):
                 self.ledger.count(device, "stragglers")
@@ -273,13 +283,13 @@ class FleetGrid(Grid):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
 
-    def _note_request(self, message: Message, charge: Charge) -> None:
+    def _note_request(self, message: Message, reply: Message, charge: Charge) -> None:
         if message.metadata.message_type == protocol.INFER:
-            self.request_charges[int(message.metadata.group_id)] = RequestCharges(charge)
+            request = int(message.metadata.group_id)
+            self.request_charges[request] = RequestCharges(charge, raw=_is_raw(reply))
         elif message.metadata.message_type == protocol.ANSWER:
             request = int(message.metadata.group_id)
-            sent = self.request_charges[request].features
-            self.request_charges[request] = RequestCharges(sent, charge)
+            self.request_charges[request] = replace(self.request_charges[request], answer=charge)
 
     def _note_status(self, message: Message, error: Error) -> None:
         if message.metadata.message_type == protocol.INFER:
@@ -302,11 +312,22 @@ class FleetGrid(Grid):
 def _examples(message_type: str, reply: Message) -> int:
     """Return how many images the device worked on, from the reply it sent."""
     if message_type == protocol.INFER:
-        return 1
+        return 0 if _is_raw(reply) else 1
     metrics = reply.content.metric_records.get(protocol.METRICS)
     count = metrics[protocol.NUM_EXAMPLES] if metrics and protocol.NUM_EXAMPLES in metrics else 0
     assert isinstance(count, int)
     return count
+
+
+def _is_raw(reply: Message) -> bool:
+    return protocol.RAW_IMAGE in reply.content.array_records
+
+
+def _needs_no_front_end(message: Message) -> bool:
+    """Say whether any device can handle the message: a request sent raw, and every answer."""
+    if message.metadata.message_type == protocol.INFER:
+        return bool(message.content.config_records[protocol.CONFIG].get(protocol.RAW, False))
+    return message.metadata.message_type == protocol.ANSWER
 
 
 def _is_last_step(message: Message) -> bool:

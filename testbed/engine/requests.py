@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from server.serving import Request
 from testbed.core.seeds import generator
 from testbed.engine.grid import RequestCharges
 from testbed.engine.host import device_of, node_of
+from testbed.engine.ledger import Charge
+from testbed.fleet.link_effects import RadioTimers
 
 
 def draw_requests(
@@ -39,6 +41,8 @@ class Timing:
 
     Attributes
     ----------
+    uplink_ms : sending, with the time that the radio took to wake up.
+    wake_ms : that time alone.
     queue_ms : waiting for the device, for its link and at the cloud, together.
     """
 
@@ -47,6 +51,7 @@ class Timing:
     queue_ms: float
     cloud_ms: float
     downlink_ms: float
+    wake_ms: float = 0.0
 
     @property
     def latency_ms(self) -> float:
@@ -63,47 +68,125 @@ class ServedTimes:
     cloud_utilisation: float
 
 
+@dataclass(frozen=True)
+class CloudTimes:
+    """What a request takes at the cloud.
+
+    Attributes
+    ----------
+    answer_ms : the cloud model on one request.
+    front_end_ms : the front-end, for a request that came as a raw image.
+    servers : how many requests are served at once.
+    """
+
+    answer_ms: float
+    front_end_ms: float = 0.0
+    servers: int = 1
+
+    def service_ms(self, charges: RequestCharges) -> float:
+        """Return how long one request keeps a server busy."""
+        return self.answer_ms + (self.front_end_ms if charges.raw else 0.0)
+
+
+COMPUTED, AT_CLOUD, BACK = range(3)  # events of one request, in their order at equal times
+
+
+@dataclass
+class _Stations:
+    """The stations that requests go through, and everything that is known of their times."""
+
+    cloud: CloudTimes
+    radio: RadioTimers | None
+    link_free: dict[int, float] = field(default_factory=dict)
+    timings: dict[int, Timing] = field(default_factory=dict)
+    last_ms: float = 0.0
+    busy_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.server_free = [0.0] * self.cloud.servers
+        self.delivered: dict[int, tuple[float, float]] = {}
+
+    def send(self, item: Request, sent: Charge, now_ms: float) -> float:
+        """Send a computed request over its device's link; return when the cloud has it."""
+        device = device_of(item.node)
+        starts_ms = max(now_ms, self.link_free.get(device, 0.0))
+        wake_ms = self.radio.wake_ms(device, starts_ms / 1000.0) if self.radio else 0.0
+        uplink_ms = wake_ms + sent.uplink_ms
+        delivered = self.link_free[device] = starts_ms + uplink_ms
+        self._note_active(device, delivered)
+        waited = delivered - item.arrival_s * 1000.0 - sent.compute_ms - uplink_ms
+        self.delivered[item.request] = (wake_ms, max(0.0, waited))
+        return delivered
+
+    def serve(self, item: Request, charges: RequestCharges, now_ms: float) -> float:
+        """Serve a request at the cloud; return when its device has the answer."""
+        starts_ms = max(now_ms, heapq.heappop(self.server_free))
+        service_ms = self.cloud.service_ms(charges)
+        heapq.heappush(self.server_free, starts_ms + service_ms)
+        self.last_ms = max(self.last_ms, starts_ms + service_ms)
+        self.busy_ms += service_ms
+        sent, answer = charges.features, charges.answer
+        assert answer is not None
+        wake_ms, waited_ms = self.delivered.pop(item.request)
+        self.timings[item.request] = Timing(
+            sent.compute_ms,
+            wake_ms + sent.uplink_ms,
+            waited_ms + starts_ms - now_ms,
+            service_ms,
+            answer.downlink_ms,
+            wake_ms,
+        )
+        return starts_ms + service_ms + answer.downlink_ms
+
+    def receive(self, item: Request, now_ms: float) -> None:
+        """Note that a device has its answer."""
+        self._note_active(device_of(item.node), now_ms)
+
+    def _note_active(self, device: int, until_ms: float) -> None:
+        if self.radio:
+            self.radio.active_until(device, until_ms / 1000.0)
+
+
 def time_requests(
     requests: Sequence[Request],
     charges: dict[int, RequestCharges],
-    cloud_ms: float,
-    servers: int,
+    cloud: CloudTimes,
+    radio: RadioTimers | None = None,
 ) -> ServedTimes:
     """Send the answered requests through three first-come-first-served stations.
 
-    A device computes one request at a time, its link sends one at a time, and the cloud has
-    ``servers`` servers that take ``cloud_ms`` per request.
+    A device computes one request at a time, its link sends one at a time, and the cloud's servers
+    share one queue. Events are taken in the order of virtual time, so that a radio is awake after
+    everything it sent or received before, and of request numbers at equal times.
+
+    Parameters
+    ----------
+    radio : the timers of radios that sleep, all of them asleep at first; None never sleep.
     """
+    by_number = {
+        item.request: item
+        for item in requests
+        if item.request in charges and charges[item.request].answer
+    }
     device_free: dict[int, float] = {}
-    link_free: dict[int, float] = {}
-    at_cloud: list[tuple[float, int, float]] = []
-    answered = [
-        item for item in requests if item.request in charges and charges[item.request].answer
-    ]
-    for item in answered:
-        device, sent = device_of(item.node), charges[item.request].features
-        arrival_ms = item.arrival_s * 1000.0
-        computed = max(arrival_ms, device_free.get(device, 0.0)) + sent.compute_ms
-        device_free[device] = computed
-        delivered = max(computed, link_free.get(device, 0.0)) + sent.uplink_ms
-        link_free[device] = delivered
-        waited = delivered - arrival_ms - sent.compute_ms - sent.uplink_ms
-        at_cloud.append((delivered, item.request, max(0.0, waited)))
-    free = [0.0] * servers
-    timings: dict[int, Timing] = {}
-    last_ms = 0.0
-    for delivered, request, waited in sorted(at_cloud):
-        started = max(delivered, heapq.heappop(free))
-        heapq.heappush(free, started + cloud_ms)
-        last_ms = max(last_ms, started + cloud_ms)
-        sent, answer = charges[request].features, charges[request].answer
-        assert answer is not None
-        timings[request] = Timing(
-            sent.compute_ms,
-            sent.uplink_ms,
-            waited + started - delivered,
-            cloud_ms,
-            answer.downlink_ms,
-        )
-    busy_ms = cloud_ms * len(timings)
-    return ServedTimes(timings, busy_ms / (servers * last_ms) if last_ms else 0.0)
+    events: list[tuple[float, int, int]] = []
+    for item in by_number.values():
+        starts_ms = max(item.arrival_s * 1000.0, device_free.get(item.node, 0.0))
+        computed = starts_ms + charges[item.request].features.compute_ms
+        device_free[item.node] = computed
+        events.append((computed, COMPUTED, item.request))
+    heapq.heapify(events)
+    stations = _Stations(cloud, radio)
+    while events:
+        now_ms, event, number = heapq.heappop(events)
+        item = by_number[number]
+        if event == COMPUTED:
+            at_cloud = stations.send(item, charges[number].features, now_ms)
+            heapq.heappush(events, (at_cloud, AT_CLOUD, number))
+        elif event == AT_CLOUD:
+            back_ms = stations.serve(item, charges[number], now_ms)
+            heapq.heappush(events, (back_ms, BACK, number))
+        else:
+            stations.receive(item, now_ms)
+    available_ms = cloud.servers * stations.last_ms
+    return ServedTimes(stations.timings, stations.busy_ms / available_ms if available_ms else 0.0)

@@ -3,15 +3,24 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
 
-from server.serving import NO_ANSWER, Request, Serving
+from server.cloud import torch_threads
+from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
-from testbed.engine.requests import ServedTimes, draw_requests, time_requests
+from testbed.engine.requests import CloudTimes, ServedTimes, draw_requests, time_requests
 from testbed.engine.training import TrainedArm
 from testbed.engine.world import World
 from testbed.fleet.cost_model import inference_ms
+from testbed.fleet.link_effects import RadioTimers
+
+TIMES = (
+    *("compute_ms", "uplink_ms", "wake_ms", "queue_ms", "cloud_ms", "downlink_ms"),
+    "latency_ms",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,12 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
         section.horizon_s,
         setting.scenario.seed,
     )
-    serving = Serving(arm.cloud, arm.server.parameters, arm.server.statistics)
+    serving = Serving(
+        arm.cloud,
+        arm.server.parameters,
+        arm.server.statistics,
+        _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
+    )
     answers: dict[int, int] = {}
     app = ServerApp()
 
@@ -53,11 +67,30 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     times = time_requests(
         requests,
         arm.grid.request_charges,
-        inference_ms(setting.cloud_device, arm.models.cloud_stats),
-        section.cloud_servers,
+        CloudTimes(
+            inference_ms(setting.cloud_device, arm.models.cloud_stats),
+            inference_ms(setting.cloud_device, arm.models.edge_stats),
+            section.cloud_servers,
+        ),
+        RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
     )
     rows = [_row(world, arm, item, answers, times) for item in requests]
     return ServedArm(requests, answers, times, rows)
+
+
+def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
+    """Return the arm's front-end, to run in the cloud for devices that it does not fit.
+
+    With the defence's release and the device's own draw: the answer is the one that the device
+    would have got. The release hides nothing here, but the cloud model was trained on it.
+    """
+    runner = arm.deployed().runner()
+
+    def run(image: Tensor, node: int, request: int) -> Tensor:
+        with torch_threads(1), torch.no_grad():  # one thread, as on a device
+            return runner.request_features(image, device_of(node), request)
+
+    return run
 
 
 def _row(
@@ -78,9 +111,10 @@ def _row(
         "answer": answer,
         "correct": answer == label,
         "status": "answered" if timing else arm.grid.request_status.get(item.request, "failed"),
+        "raw": bool(charges and charges.raw),
         "arrival_s": item.arrival_s,
     }
-    for part in ("compute_ms", "uplink_ms", "queue_ms", "cloud_ms", "downlink_ms", "latency_ms"):
+    for part in TIMES:
         row[part] = getattr(timing, part) if timing else None
     energy: float | None = None
     if charges and charges.answer:

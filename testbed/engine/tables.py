@@ -150,6 +150,7 @@ def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
         "offline": _status(served.rows, "offline"),
         "infeasible": _status(served.rows, "infeasible"),
         "failed": _status(served.rows, "failed"),
+        "offloaded_raw": _offloaded_raw(answered),
         "deadline_misses": sum(1 for row in answered if row["latency_ms"] > deadline_ms),
         "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
         "latency_parts_ms": {part: _mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
@@ -163,6 +164,10 @@ def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
 
 def _status(rows: Sequence[Row], status: str) -> int:
     return sum(1 for row in rows if row["status"] == status)
+
+
+def _offloaded_raw(answered: Sequence[Row]) -> int:
+    return sum(1 for row in answered if row["raw"])
 
 
 def _mean(rows: Sequence[Row], column: str) -> float | None:
@@ -192,6 +197,7 @@ def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) ->
                 "infeasible_training": _infeasible(own, "training_feasible"),
                 "infeasible_serving": _infeasible(own, "serving_feasible"),
                 "requests": len(rows),
+                "offloaded_raw": _offloaded_raw(answered),
                 "accuracy": _accuracy(world, rows),
                 "latency_ms": _percentiles(answered, {"median": 50, "p95": 95}),
                 "energy_mj_per_request": _mean(answered, "energy_mj"),

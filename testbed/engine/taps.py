@@ -38,10 +38,18 @@ class Tap:
         order = generator(seed, f"tap {name}").permutation(devices)
         self.devices = frozenset(int(device) for device in order[:count])
         self.intercepts: list[Intercept] = []
+        self.raw_requests: list[int] = []
 
     def read(self, device: int, request: Message, reply: Message) -> None:
-        """Copy the features of a reply to an inference request, if this tap can see the link."""
+        """Copy the features of a reply to an inference request, if this tap can see the link.
+
+        A raw image needs no attack: its reconstruction is the image itself. It is counted, and
+        kept out of what attacks work on and are scored by.
+        """
         if device not in self.devices or request.metadata.message_type != protocol.INFER:
+            return
+        if protocol.RAW_IMAGE in reply.content.array_records:
+            self.raw_requests.append(int(request.metadata.group_id))
             return
         record = reply.content.array_records.get(protocol.FEATURES)
         if record is None or protocol.Z not in record:
@@ -52,3 +60,4 @@ class Tap:
     def clear(self) -> None:
         """Forget everything read so far."""
         self.intercepts = []
+        self.raw_requests = []

@@ -9,6 +9,7 @@ from testbed.core.scenario import Scenario
 from testbed.data.federated import FederatedData, load_federated_data
 from testbed.engine.backend import Backend, InlineBackend
 from testbed.engine.progress import Progress
+from testbed.fleet.access_points import share_access_points
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
@@ -46,10 +47,15 @@ def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
 
     Raises
     ------
-    UserError : an unknown device or link.
+    UserError : an unknown device or link, or a catalogue of the scenario's own that is wrong;
+        names its file, row and column.
     """
-    catalogue: Catalogue = load_catalogue()
-    fleet = sample_fleet(scenario.fleet, scenario.seed, catalogue, load_links())
+    section = scenario.fleet
+    catalogue: Catalogue = load_catalogue(*(Path(path) for path in section.catalogues))
+    fleet = share_access_points(
+        sample_fleet(section, scenario.seed, catalogue, load_links()),
+        section.devices_per_access_point,
+    )
     cloud = catalogue.device(scenario.serving.cloud_device, "serving.cloud_device")
     return fleet, cloud
 

@@ -13,9 +13,27 @@ import psutil
 import pytest
 import yaml
 
+from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
+CATALOGUE_YAML = """
+- name: my-board
+  title: A board of mine
+  device_class: sbc
+  ram_mb: 512
+  precision: fp32
+  backend: ncnn
+  latency_family: cpu
+  calibration_network: mobilenet_v2
+  calibration_latency_ms: 80
+  calibration_macs_m: 313.619
+  calibration_macs_conv3x3s1_m: 0
+  calibration_params_m: 3.489
+  calibration_activations_m: 14.964
+  source_latency: measured by me
+  source_ram: data sheet
+"""
 
 
 def change(tree, path, value):
@@ -39,6 +57,11 @@ BAD = [
     ("data.partitioner", "dirichle", ["partitioner", "did you mean 'dirichlet'"]),
     ("fleet.mix.0.device", "raspbery-pi-4", ["fleet.mix.0.device", "raspberry-pi-4"]),
     ("fleet.mix.0.links", {"wlan": 1.0}, ["fleet.mix.0.links", "wlan"]),
+    ("fleet.catalogues", ["/nowhere/own.csv"], ["/nowhere/own.csv", "cannot read"]),
+    ("fleet.infeasible", "shrink", ["fleet.infeasible", "drop", "offload_raw"]),
+    ("fleet.loss_probability", 0.5, ["fleet.loss_probability", "less than 0.5"]),
+    ("fleet.devices_per_access_point", 0, ["fleet.devices_per_access_point", "1"]),
+    ("serving.radio_sleep", "yes", ["serving.radio_sleep", "boolean"]),
     ("fleet.availability", "sometimes", ["fleet.availability", "bernoulli"]),
     ("arms.1.defence", "siftfunel", ["arms.1.defence", "did you mean 'siftfunnel'"]),
     (
@@ -143,6 +166,34 @@ def test_corrupt_parquet_is_named(tiny, write_scenario, tmp_path, capsys):
     assert main([str(write_scenario(tiny)), "--out", str(out)]) == 2
     assert_one_sentence(capsys, ["train-00000-of-00001.parquet"])
     assert not out.exists()
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_own_catalogues_are_relative_to_the_working_directory_and_errors_name_the_cell(
+    tiny, write_scenario, tmp_path, capsys, monkeypatch, dry_run
+):
+    lines = CATALOGUE_PATH.read_text().splitlines()
+    known = next(line for line in lines if line.startswith("nucleo-g0b1re,"))
+    text = "\n".join(
+        [lines[0], known.replace("nucleo-g0b1re,", "my-board,").replace(",mcu,", ",mcuu,")]
+    )
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "own.csv").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    tiny["fleet"]["catalogues"] = ["boards/own.csv"]
+    assert main([str(write_scenario(tiny)), "--out", "out", *dry_run]) == 2
+    assert_one_sentence(capsys, ["boards/own.csv, row 2, column 'device_class'", "'mcuu'"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_uses_own_catalogues(tiny, write_scenario, tmp_path, capsys, monkeypatch):
+    own = yaml.safe_load(CATALOGUE_YAML)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    monkeypatch.chdir(tmp_path)
+    tiny["fleet"]["catalogues"] = ["own.yaml"]
+    tiny["fleet"]["mix"][0]["device"] = "my-board"
+    assert main([str(write_scenario(tiny)), "--dry-run"]) == 0
+    assert "my-board x 6" in capsys.readouterr().out
 
 
 def test_existing_results_are_kept(tiny, write_scenario, tmp_path, capsys):

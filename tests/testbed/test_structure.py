@@ -31,6 +31,7 @@ FLOWER = {
     "testbed/engine/checkpoint.py",
     "testbed/engine/grid.py",
     "testbed/engine/host.py",
+    "testbed/engine/losses.py",
     "testbed/engine/ray_backend.py",
     "testbed/engine/serving.py",
     "testbed/engine/taps.py",

@@ -16,10 +16,11 @@ from testbed.engine.costs import DeviceCosts
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.host import device_of, node_of
 from testbed.engine.ledger import Charge, Ledger
+from testbed.engine.losses import RETRY_AFTER_MS, Losses
 from testbed.engine.taps import Tap
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
-from testbed.fleet.links import load_links
+from testbed.fleet.links import load_links, transfer_ms
 from testbed.fleet.sampling import sample_fleet
 
 pytestmark = pytest.mark.usefixtures("identity")
@@ -28,7 +29,13 @@ STEPS = 2
 
 
 def new_grid(
-    deadline_ms=1e9, online=lambda *_: True, taps=(), shard_size=2, mix=None, cloud_ms=0.0
+    deadline_ms=1e9,
+    online=lambda *_: True,
+    taps=(),
+    shard_size=2,
+    mix=None,
+    cloud_ms=0.0,
+    loss=0.0,
 ):
     mix = mix or [MixEntry(device="raspberry-pi-4", links={"wifi": 1.0})]
     fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
@@ -42,7 +49,9 @@ def new_grid(
         [np.arange(10) + 10 * device for device in range(DEVICES)],
     )
     backend.install(program)
-    options = GridOptions(deadline_ms, shard_size, online, lambda images: cloud_ms * images)
+    options = GridOptions(
+        deadline_ms, shard_size, online, lambda images: cloud_ms * images, Losses(loss, seed=3)
+    )
     return FleetGrid(backend, costs, Ledger(DEVICES), taps, options), program
 
 
@@ -217,6 +226,66 @@ def test_shards_do_not_change_replies(shard_size):
             a.content[protocol.FEATURES][protocol.Z].data
             == b.content[protocol.FEATURES][protocol.Z].data
         )
+
+
+def spent(grid):
+    return {
+        amount: grid.ledger.amounts["train", amount].copy()
+        for amount in ("uplink_bytes", "downlink_bytes", "transfer_ms", "energy_mj", "compute_ms")
+    }
+
+
+def test_lost_messages_are_charged_once_for_every_time_they_were_sent():
+    grid, program = new_grid(loss=0.4)
+    sure, _ = new_grid()
+    sent = forward(program, grid.get_node_ids())
+    replies = grid.send_and_receive(sent)
+    sure.send_and_receive(forward(program, sure.get_node_ids()))
+    lossy, once = spent(grid), spent(sure)
+    assert np.array_equal(lossy["compute_ms"], once["compute_ms"])
+    attempts = {}
+    for way in ("uplink", "downlink"):
+        messages = replies if way == "uplink" else sent
+        sizes = np.array([message_to_proto(message).ByteSize() for message in messages])
+        attempts[way], rest = np.divmod(lossy[f"{way}_bytes"], sizes)
+        assert not rest.any()
+        assert np.array_equal(once[f"{way}_bytes"], sizes)
+    both = attempts["uplink"] + attempts["downlink"]
+    assert both.max() > 2  # twelve messages, each lost with probability 0.4
+    assert (lossy["energy_mj"][both > 2] > once["energy_mj"][both > 2]).all()
+    # RFC 6298: the timeout doubles with every repetition.
+    fleet = grid.costs.fleet
+    for device in range(DEVICES):
+        waited_ms = 0.0
+        for way, rate in (("uplink", fleet.uplink_mbit_s), ("downlink", fleet.downlink_mbit_s)):
+            timeout_ms = RETRY_AFTER_MS + transfer_ms(
+                once[f"{way}_bytes"][device], rate[device], fleet.rtt_ms[device]
+            )
+            waited_ms += timeout_ms * (2.0 ** (attempts[way][device] - 1) - 1)
+        more_ms = lossy["transfer_ms"][device] - once["transfer_ms"][device]
+        assert more_ms == pytest.approx(waited_ms, abs=1e-6)
+
+
+def test_luck_belongs_to_the_message_not_to_what_was_sent_before():
+    grid, program = new_grid(loss=0.4)
+    other, _ = new_grid(loss=0.4, shard_size=5)
+    grid.send_and_receive(forward(program, grid.get_node_ids()))
+    for node in reversed(other.get_node_ids()):
+        other.send_and_receive(forward(program, [node]))
+    for amount, column in spent(grid).items():
+        assert np.array_equal(column, spent(other)[amount]), amount
+    before = spent(grid)
+    grid.send_and_receive(forward(program, grid.get_node_ids(), server_round=2))
+    again = spent(grid)["uplink_bytes"] - before["uplink_bytes"]
+    assert not np.array_equal(again, before["uplink_bytes"])  # another round, another luck
+
+
+def test_losses_make_stragglers():
+    grid, program = new_grid(loss=0.4, deadline_ms=2.0 * RETRY_AFTER_MS)
+    replies = grid.send_and_receive(forward(program, grid.get_node_ids()))
+    late = [reply.has_error() for reply in replies]
+    assert any(late)
+    assert grid.ledger.counts["stragglers"].tolist() == late
 
 
 def test_pushed_messages_can_be_pulled_once():

@@ -2,24 +2,31 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from server.serving import Request
+from testbed.core.scenario import FleetSection
 from testbed.engine.grid import RequestCharges
 from testbed.engine.ledger import Charge
-from testbed.engine.requests import draw_requests, time_requests
+from testbed.engine.requests import CloudTimes, draw_requests, time_requests
+from testbed.fleet.catalogue import load_catalogue
+from testbed.fleet.link_effects import RadioTimers
+from testbed.fleet.links import load_links
+from testbed.fleet.sampling import sample_fleet
 
 
 def charge(compute_ms=0.0, uplink_ms=0.0, downlink_ms=0.0):
     return Charge(1, 1, compute_ms, uplink_ms, downlink_ms, None)
 
 
-def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, servers):
+def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, servers, radio=None):
     requests = [Request(i, n, 0, t) for i, (t, n) in enumerate(zip(arrivals_s, nodes, strict=True))]
     charges = {
         item.request: RequestCharges(charge(compute_ms, uplink_ms), charge(0, 0, downlink_ms))
         for item in requests
     }
-    return time_requests(requests, charges, cloud_ms, servers)
+    return time_requests(requests, charges, CloudTimes(cloud_ms, servers=servers), radio)
 
 
 def test_two_requests_of_one_device_by_hand():
@@ -33,7 +40,7 @@ def test_two_requests_of_one_device_by_hand():
 
 def test_unanswered_requests_have_no_time():
     requests = [Request(0, 1, 0, 0.0), Request(1, 2, 0, 0.0)]
-    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, 1.0, 1)
+    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes(1.0))
     assert times.timings == {}
     assert times.cloud_utilisation == 0.0
 
@@ -74,3 +81,75 @@ def test_requests_cover_all_victims_in_order_of_arrival():
     assert arrivals == sorted(arrivals)
     assert 0 <= arrivals[0] <= arrivals[-1] <= 60.0
     assert requests == draw_requests(victims, owners, 60.0, seed=4)
+
+
+def radios(link, devices=3):
+    mix = [{"device": "snapdragon-835", "links": {link: 1.0}}]
+    section = FleetSection.model_validate({"size": devices, "mix": mix})
+    return RadioTimers(sample_fleet(section, 0, load_catalogue(), load_links()), seed=1)
+
+
+def test_a_sleeping_radio_wakes_up_before_it_sends():
+    drowsy_ms, dormant_ms = (delays[0] for delays in radios("lte").delays_ms())
+    # Answers are back 16 ms after a radio is awake; the gaps are 0.5 s, 5 s and 20 s.
+    arrivals = [0.0, 1.5, 6.6, 26.9]
+    timings = served(arrivals, [1, 1, 1, 1], 1.0, 10.0, 2.0, 4.0, 1, radios("lte")).timings
+    wakes = [timings[number].wake_ms for number in range(4)]
+    assert wakes == pytest.approx([dormant_ms, 0.0, drowsy_ms, dormant_ms])
+    for number, wake_ms in enumerate(wakes):
+        assert timings[number].uplink_ms == wake_ms + 10.0
+        assert timings[number].queue_ms == pytest.approx(0.0, abs=1e-6)
+        assert timings[number].latency_ms == pytest.approx(17.0 + wake_ms)
+
+
+def test_an_answer_keeps_the_radio_awake():
+    _, dormant_ms = (delays[0] for delays in radios("lte").delays_ms())
+    # The answer is back at 10 s and a bit, the next request comes half a second later.
+    back_s = (dormant_ms + 1.0 + 10.0 + 9000.0 + 2.0) / 1000.0
+    timings = served([0.0, back_s + 0.5], [1, 1], 1.0, 10.0, 2.0, 9000.0, 1, radios("lte")).timings
+    assert timings[0].wake_ms == dormant_ms
+    assert timings[1].wake_ms == 0.0
+
+
+def test_each_device_has_a_radio_of_its_own_and_wifi_never_sleeps():
+    one_by_one = served([0.0, 0.1, 0.2], [1, 2, 3], 1.0, 1.0, 1.0, 1.0, 1, radios("lte")).timings
+    assert [one_by_one[number].wake_ms for number in range(3)] == radios("lte").delays_ms()[
+        1
+    ].tolist()
+    plain = served([0.0, 30.0, 31.0], [1, 2, 1], 3.0, 2.0, 1.0, 1.0, 1)
+    awake = served([0.0, 30.0, 31.0], [1, 2, 1], 3.0, 2.0, 1.0, 1.0, 1, radios("wifi"))
+    assert awake == plain
+
+
+def test_raw_requests_keep_the_cloud_busy_for_both_halves():
+    requests = [Request(0, 1, 0, 0.0), Request(1, 2, 0, 0.0)]
+    charges = {
+        0: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0), raw=True),
+        1: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0)),
+    }
+    times = time_requests(requests, charges, CloudTimes(4.0, front_end_ms=6.0))
+    assert times.timings[0].cloud_ms == 10.0
+    assert (times.timings[1].cloud_ms, times.timings[1].queue_ms) == (4.0, 10.0)
+    assert times.cloud_utilisation == pytest.approx(14.0 / 19.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 3)), min_size=1, max_size=12),
+    st.floats(0.0, 50.0),
+    st.floats(0.0, 50.0),
+    st.floats(0.0, 50.0),
+)
+def test_slower_stations_never_answer_sooner(asked, compute_ms, uplink_ms, more_ms):
+    arrivals, nodes = (list(column) for column in zip(*sorted(asked), strict=True))
+
+    def answered(compute, uplink):
+        timings = served(arrivals, nodes, compute, uplink, 1.0, 2.0, 1).timings
+        return sorted(arrivals[n] * 1e3 + timing.latency_ms for n, timing in timings.items())
+
+    sooner = answered(compute_ms, uplink_ms)
+    for later in (
+        answered(compute_ms + more_ms, uplink_ms),
+        answered(compute_ms, uplink_ms + more_ms),
+    ):
+        assert all(b >= a - 1e-6 for a, b in zip(sooner, later, strict=True))
