@@ -73,7 +73,10 @@ def train(world: World, arm: TrainedArm) -> None:
     def on_round(record: RoundRecord) -> None:
         row = _round_row(world, arm, record)
         arm.rounds.append(row)
-        _save(arm, folder, record.server_round)
+        if record.server_round % arm.server.training.checkpoint_every_rounds == 0 or (
+            record.server_round == total
+        ):
+            _save(arm, folder, record.server_round)
         accuracy = row["validation_accuracy"]
         note = f"round {record.server_round}/{total}"
         if accuracy is not None:
