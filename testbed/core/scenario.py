@@ -196,6 +196,9 @@ class TrainingSection(Section):
         default=1, description="an interrupted run repeats the rounds since the last checkpoint"
     )
     strategy: StrategyChoice = _component(registries.STRATEGIES, "fedavg")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="of both learning rates, over the rounds"
+    )
     edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
     cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
 

@@ -19,7 +19,12 @@ def context(device=0):
 
 
 def config(step, **extra):
-    values = {protocol.SERVER_ROUND: 1, protocol.STEP: step, protocol.STEPS: STEPS} | extra
+    values = {
+        protocol.SERVER_ROUND: 1,
+        protocol.STEP: step,
+        protocol.STEPS: STEPS,
+        protocol.LEARNING_RATE_SCALE: 0.5,
+    } | extra
     return ConfigRecord(values)
 
 

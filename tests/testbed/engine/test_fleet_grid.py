@@ -72,6 +72,7 @@ def backward(replies, step=0, server_round=1):
                         protocol.SERVER_ROUND: server_round,
                         protocol.STEP: step,
                         protocol.STEPS: STEPS,
+                        protocol.LEARNING_RATE_SCALE: 1.0,
                     }
                 ),
                 protocol.GRADIENTS: ArrayRecord({protocol.Z: Array(np.ones_like(z))}),
