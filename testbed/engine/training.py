@@ -137,7 +137,7 @@ def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
 
 def released_features(arm: TrainedArm, images: np.ndarray[Any, Any]) -> Tensor:
     """Return what the current front-end releases for uint8 images (N, C, H, W)."""
-    runner = arm.deployed().runner()
+    runner = arm.deployed().runner
     rng = torch_generator(arm.models.program.seed, "evaluation")
     with torch_threads(arm.cloud.threads), torch.no_grad():
         return torch.cat(
