@@ -5,7 +5,6 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-
 STATISTICS_MOMENTUM = 0.25
 """How much one batch of the cohort counts in the running statistics of batch norm.
 
@@ -16,7 +15,7 @@ batch alone is too noisy. Gradients do not depend on it.
 
 
 def running_weight(batches_before: int, batches: int = 1) -> float:
-    """Return the weight of the newest ``batches`` in a running average: exact first, then moving."""
+    """Return the weight of the newest ``batches`` in the running average: a mean, then moving."""
     moving = 1.0 - (1.0 - STATISTICS_MOMENTUM) ** batches
     return max(moving, batches / (batches_before + batches))
 
