@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import make_program
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from small import make_program
 
 from clients.edge import build_client_app
 from testbed.core import protocol

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_program
+from small import make_program
 
 from clients.session import TrainingSession
 from testbed.core.scenario import EdgeOptimiserSection
