@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,8 +28,13 @@ class DeployedFrontEnd:
     parameters: Mapping[str, NDArray[np.float32]]
     statistics: Mapping[str, NDArray[np.float32]]
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the module behind: another process builds its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "runner"}
+
+    @cached_property
     def runner(self) -> "FrontEndRunner":
-        """Build the module that runs it in this process."""
+        """Return the module that runs it in this process."""
         tensors = {
             name: torch.from_numpy(np.array(value))
             for name, value in (*self.parameters.items(), *self.statistics.items())
@@ -38,17 +44,17 @@ class DeployedFrontEnd:
     def query(self, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
         """Return released features of images in [0, 1]; random releases differ between draws."""
         rng = torch_generator(self.program.seed, "oracle", draw)
-        runner = self.runner()
         with torch.no_grad():
+            # Copies: arrays that came through Ray's object store are read-only.
             chunks = [
-                runner.released(torch.from_numpy(images[start : start + CHUNK]), rng).numpy()
+                self.runner.released(torch.tensor(images[start : start + CHUNK]), rng).numpy()
                 for start in range(0, len(images), CHUNK)
             ]
         return np.ascontiguousarray(np.concatenate(chunks))
 
     def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
         """Return released features of ``x`` (N, C, H, W) in [0, 1], with gradients to ``x``."""
-        return self.runner().released(x, torch_generator(self.program.seed, "oracle", draw))
+        return self.runner.released(x, torch_generator(self.program.seed, "oracle", draw))
 
 
 class FrontEndRunner:

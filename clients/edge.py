@@ -221,7 +221,8 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
     )
     session = runtime.restore(_device(context), server_round, context)
     gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
-    penalty = session.backward(step, gradient)
+    scale = float(config_number(message.content, protocol.LEARNING_RATE_SCALE))
+    penalty = session.backward(step, gradient, scale)
     content = RecordDict(
         {
             protocol.METRICS: MetricRecord(

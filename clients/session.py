@@ -105,11 +105,12 @@ class TrainingSession:
         self._graph = None
         self.statistics = self._statistics_before
 
-    def backward(self, step: int, gradient: Tensor) -> float:
+    def backward(self, step: int, gradient: Tensor, learning_rate_scale: float = 1.0) -> float:
         """Apply the cloud's gradient and the defence's own, and update the front-end.
 
         Parameters
         ----------
+        learning_rate_scale : factor on the learning rate, from the server's schedule.
         gradient : d(mean task loss of this device's batch) / d(released features).
 
         Returns
@@ -133,11 +134,12 @@ class TrainingSession:
                 for leaf, value in zip(leaves, gradients, strict=True)
             ],
             step,
+            learning_rate_scale,
         )
         return 0.0 if penalty is None else float(penalty.detach())
 
     @torch.no_grad()
-    def _update(self, gradients: list[Tensor], step: int) -> None:
+    def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
         """One step of SGD or Adam, in place (a torch.optim object per device costs 2x)."""
         options = self._model.program.optimiser
         leaves = list(self.parameters.values())
@@ -145,8 +147,7 @@ class TrainingSession:
             norm = torch.linalg.vector_norm(
                 torch.stack([torch.linalg.vector_norm(value) for value in gradients])
             )
-            scale = (options.clip_norm / (norm + 1e-6)).clamp_max(1.0)
-            torch._foreach_mul_(gradients, scale)
+            torch._foreach_mul_(gradients, (options.clip_norm / (norm + 1e-6)).clamp_max(1.0))
         if self.proximal_mu:
             torch._foreach_add_(gradients, leaves, alpha=self.proximal_mu)
             torch._foreach_sub_(gradients, list(self.anchor.values()), alpha=self.proximal_mu)
@@ -159,7 +160,7 @@ class TrainingSession:
             torch._foreach_mul_(velocities, options.momentum)
             torch._foreach_add_(velocities, gradients)
             gradients = velocities
-        torch._foreach_add_(leaves, gradients, alpha=-options.learning_rate)
+        torch._foreach_add_(leaves, gradients, alpha=-options.learning_rate * scale)
 
     def _moment(self, name: str) -> list[Tensor]:
         """Return the optimiser's moment of that name, zero at the start of the round."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from server.cloud_models.base import CloudModel
-from testbed.core.blocks import set_statistics_momentum
+from testbed.core.blocks import running_weight, set_statistics_momentum
 from testbed.core.scenario import CloudOptimiserSection
 from testbed.core.seeds import torch_generator
 
@@ -49,6 +49,10 @@ class Cloud:
     ----------
     model : the cloud half.
     threads : torch threads of every computation here.
+
+    Attributes
+    ----------
+    steps : training steps taken so far.
     """
 
     def __init__(
@@ -56,13 +60,20 @@ class Cloud:
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads
+        self.steps = 0
         self._seed = seed
+        self._learning_rate = optimiser.learning_rate
         self.optimiser = torch.optim.Adam(
             model.parameters(),
             lr=optimiser.learning_rate,
             betas=(optimiser.betas[0], optimiser.betas[1]),
             weight_decay=optimiser.weight_decay,
         )
+
+    def scale_learning_rate(self, scale: float) -> None:
+        """Set the learning rate to ``scale`` times the scenario's."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate * scale
 
     def step(
         self, features: Sequence[Tensor], targets: Sequence[Tensor], server_round: int, step: int
@@ -75,7 +86,8 @@ class Cloud:
             dropout = torch_generator(self._seed, "cloud dropout", server_round, step)
             torch.default_generator.set_state(dropout.get_state())
             self.model.train()
-            set_statistics_momentum(self.model, step)
+            set_statistics_momentum(self.model, running_weight(self.steps))
+            self.steps += 1
             z = torch.cat(list(features)).contiguous(memory_format=torch.channels_last)
             z.requires_grad_()
             wanted = torch.cat(list(targets))
@@ -111,10 +123,12 @@ class Cloud:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, entry in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+        tensors["steps"] = torch.tensor(self.steps)
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
+        self.steps = int(tensors["steps"])
         model = {
             name.removeprefix("model."): value
             for name, value in tensors.items()

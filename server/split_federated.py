@@ -5,6 +5,7 @@ shared cloud model, return each device its features' gradient; then aggregate th
 Flower strategy. Follows SplitFed (arXiv 2004.12088), with a single cloud model as in its variant 2.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from server.cloud import Cloud
 from testbed.core import protocol
+from testbed.core.blocks import running_weight
 from testbed.core.errors import UserError
 from testbed.core.records import to_record, to_tensors
 from testbed.core.scenario import TrainingSection
@@ -102,6 +104,13 @@ class SplitFederated:
             self.next_round += 1
             on_round(record)
 
+    def learning_rate_scale(self, server_round: int) -> float:
+        """Return the factor on both learning rates in a round (from 1)."""
+        if self.training.learning_rate_schedule == "constant":
+            return 1.0
+        done = (server_round - 1) / self.training.rounds
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
     def _enrol(self, grid: Grid) -> list[int]:
         """Ask every node how many images it holds; nodes that cannot train answer an error."""
         messages = [
@@ -125,6 +134,7 @@ class SplitFederated:
     def _round(self, grid: Grid, server_round: int) -> RoundRecord:
         cohort = self._cohort(server_round)
         first = self._first_contents(grid, server_round, cohort)
+        self.cloud.scale_learning_rate(self.learning_rate_scale(server_round))
         active, rejected = cohort, 0
         losses: list[float] = []
         accuracies: list[float] = []
@@ -206,6 +216,7 @@ class SplitFederated:
                 protocol.SERVER_ROUND: server_round,
                 protocol.STEP: step,
                 protocol.STEPS: self.training.local_steps,
+                protocol.LEARNING_RATE_SCALE: self.learning_rate_scale(server_round),
             }
         )
         gradients = to_record({protocol.Z: gradient})
@@ -269,7 +280,13 @@ class SplitFederated:
         if arrays is not None:
             merged = to_tensors(arrays)
             self.parameters = {name: merged[name].float() for name in self.parameters}
-        self.statistics = _pool_statistics(replies, self.statistics)
+        pooled = _pool_statistics(replies, self.statistics)
+        steps = self.training.local_steps
+        weight = running_weight((server_round - 1) * steps, steps)
+        self.statistics = {
+            name: torch.lerp(before, pooled[name], weight)
+            for name, before in self.statistics.items()
+        }
 
 
 def _pool_statistics(replies: list[Message], like: Weights) -> Weights:

@@ -209,7 +209,13 @@ class TrainingSection(Section):
         default=120.0, description="virtual seconds; spread evenly over the local steps"
     )
     evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every_rounds: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="an interrupted run repeats the rounds since the last checkpoint"
+    )
     strategy: StrategyChoice = _component(registries.STRATEGIES, "fedavg")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="of both learning rates, over the rounds"
+    )
     edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
     cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
 

@@ -74,6 +74,7 @@ def score_attack(
         "pool_size": table.pool_size,
         "chance_reidentification": 1.0 / table.pool_size,
         "body_parameters": reconstruction.body_parameters,
+        "adapter_parameters": reconstruction.adapter_parameters,
         "best_epoch": reconstruction.best_epoch,
         "curve": [asdict(point) for point in reconstruction.curve],
         "by_device_class": by_class,

@@ -84,7 +84,7 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
     With the defence's release and the device's own draw: the answer is the one that the device
     would have got. The release hides nothing here, but the cloud model was trained on it.
     """
-    runner = arm.deployed().runner()
+    runner = arm.deployed().runner
 
     def run(image: Tensor, node: int, request: int) -> Tensor:
         with torch_threads(1), torch.no_grad():  # one thread, as on a device

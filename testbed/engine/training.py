@@ -73,7 +73,10 @@ def train(world: World, arm: TrainedArm) -> None:
     def on_round(record: RoundRecord) -> None:
         row = _round_row(world, arm, record)
         arm.rounds.append(row)
-        _save(arm, folder, record.server_round)
+        if record.server_round % arm.server.training.checkpoint_every_rounds == 0 or (
+            record.server_round == total
+        ):
+            _save(arm, folder, record.server_round)
         accuracy = row["validation_accuracy"]
         note = f"round {record.server_round}/{total}"
         if accuracy is not None:
@@ -134,7 +137,7 @@ def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
 
 def released_features(arm: TrainedArm, images: np.ndarray[Any, Any]) -> Tensor:
     """Return what the current front-end releases for uint8 images (N, C, H, W)."""
-    runner = arm.deployed().runner()
+    runner = arm.deployed().runner
     rng = torch_generator(arm.models.program.seed, "evaluation")
     with torch_threads(arm.cloud.threads), torch.no_grad():
         return torch.cat(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PARTS = (
     ("compute_ms", "device computes", "#332288"),
     ("uplink_ms", "uplink", "#DDCC77"),
-    ("queue_ms", "waits at cloud", "#BBBBBB"),
+    ("queue_ms", "waits", "#BBBBBB"),
     ("cloud_ms", "cloud computes", "#117733"),
     ("downlink_ms", "downlink", "#AA4499"),
 )

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from conftest import make_program
+from small import make_program
 
 from clients.session import TrainingSession
 from testbed.core.registries import DEFENCES, FRONT_ENDS

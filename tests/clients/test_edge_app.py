@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import make_program
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from small import make_program
 
 from clients.edge import build_client_app
 from testbed.core import protocol
@@ -19,7 +19,12 @@ def context(device=0):
 
 
 def config(step, **extra):
-    values = {protocol.SERVER_ROUND: 1, protocol.STEP: step, protocol.STEPS: STEPS} | extra
+    values = {
+        protocol.SERVER_ROUND: 1,
+        protocol.STEP: step,
+        protocol.STEPS: STEPS,
+        protocol.LEARNING_RATE_SCALE: 0.5,
+    } | extra
     return ConfigRecord(values)
 
 

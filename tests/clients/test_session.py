@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_program
+from small import make_program
 
 from clients.session import TrainingSession
 from testbed.core.scenario import EdgeOptimiserSection
@@ -105,3 +105,30 @@ def test_statistics_are_the_mean_over_the_rounds_batches(host_data):
     alone.forward(0)
     for name, value in two.statistics.items():
         torch.testing.assert_close(value, (first[name] + alone.statistics[name]) / 2)
+
+
+def test_a_deployed_front_end_travels_without_its_module(host_data):
+    import pickle
+
+    import numpy as np
+
+    from clients.deployed import DeployedFrontEnd
+
+    program = make_program(defence="gaussian_noise", defence_options={"scale": 0.5, "bound": 1.0})
+    parameters, statistics = program.build().initial_weights()
+    deployed = DeployedFrontEnd(
+        program,
+        {name: value.numpy() for name, value in parameters.items()},
+        {name: value.numpy() for name, value in statistics.items()},
+    )
+    images = np.random.default_rng(0).random((20, 1, 32, 32), dtype=np.float32)
+    images.setflags(write=False)
+    first = deployed.query(images, draw=0)
+    copy = pickle.loads(pickle.dumps(deployed))
+    assert "runner" in vars(deployed)
+    assert "runner" not in vars(copy)
+    assert np.array_equal(copy.query(images, draw=0), first)
+    assert not np.array_equal(deployed.query(images, draw=1), first)
+    x = torch.tensor(images, requires_grad=True)
+    deployed.differentiable_query(x, 0).sum().backward()
+    assert bool(x.grad.any())

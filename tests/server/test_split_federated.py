@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_program
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from small import make_program
 from torch.nn import functional
 
 from clients.edge import build_client_app

@@ -112,7 +112,7 @@ KEYS = ["name", "seed", "data", "fleet", "training", "arms", "serving", "adversa
 
 @given(st.sampled_from(KEYS), json_like)
 def test_no_value_makes_validation_fail_otherwise_than_in_one_sentence(key, value):
-    from conftest import TINY
+    from small import TINY
 
     tree = {**TINY, key: value}
     try:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import make_program
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import make_program
 
 from testbed.core import protocol
 from testbed.core.records import to_record
@@ -81,6 +81,7 @@ def backward(replies, step=0, server_round=1):
                         protocol.SERVER_ROUND: server_round,
                         protocol.STEP: step,
                         protocol.STEPS: STEPS,
+                        protocol.LEARNING_RATE_SCALE: 1.0,
                     }
                 ),
                 protocol.GRADIENTS: ArrayRecord({protocol.Z: Array(np.ones_like(z))}),

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY
+from small import TINY
 
 from testbed.core.loading import validate_scenario
 from testbed.engine.experiment import Experiment

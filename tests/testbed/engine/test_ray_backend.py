@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import make_program
+from small import make_program
 
 from testbed.core.errors import HostError, UserError
 from testbed.core.loading import parse_yaml

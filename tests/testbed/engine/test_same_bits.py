@@ -36,7 +36,7 @@ def with_engine(tree, **engine):
 def inline_results(tmp_path_factory):
     import copy
 
-    from conftest import TINY
+    from small import TINY
 
     folder = tmp_path_factory.mktemp("inline") / "run"
     return everything(run(copy.deepcopy(TINY), folder))

@@ -1,0 +1,60 @@
+"""A small scenario and a small program, for tests that need one of their own."""
+
+from clients.program import EdgeProgram
+from testbed.core.scenario import Component, EdgeOptimiserSection
+
+TINY = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"name": "digits", "max_images": 260},
+    "fleet": {
+        "size": 8,
+        "mix": [
+            {"device": "raspberry-pi-4", "weight": 3, "links": {"wifi": 1, "lte": 1}},
+            {"device": "nucleo-h7a3zi", "weight": 1, "links": {"ble": 1}},
+        ],
+        "availability": {"name": "bernoulli", "probability": 0.9},
+    },
+    "training": {
+        "rounds": 3,
+        "cohort_size": 4,
+        "local_steps": 2,
+        "batch_size": 6,
+        "round_deadline_s": 600.0,
+    },
+    "arms": [
+        {"name": "undefended", "front_end": {"name": "cnn", "cut": 1, "width": 8}},
+        {
+            "name": "sift",
+            "front_end": {"name": "cnn", "cut": 2, "width": 8},
+            "defence": "siftfunnel",
+        },
+    ],
+    "adversaries": [
+        {"name": "eaves", "position": {"tap": "links", "share_of_links": 0.5}, "attack": "ridge"},
+        {"name": "cloud", "position": {"tap": "cloud"}, "attack": "ridge"},
+    ],
+    "engine": {"backend": "inline", "shard_size": 2, "cloud_threads": 1},
+    "evaluation": {"bootstrap_resamples": 100, "reconstructions_shown": 4},
+}
+
+
+def make_program(front_end="cnn", options=None, defence="none", defence_options=None, **changes):
+    """Return a program for 1x32x32 images in 10 classes."""
+    if options is None:
+        options = {"cut": 1, "width": 8}
+    values = {
+        "arm": "test",
+        "seed": 5,
+        "front_end": Component(name=front_end, options=options),
+        "defence": Component(name=defence, options=defence_options or {}),
+        "image_shape": (1, 32, 32),
+        "num_classes": 10,
+        "channel_mean": (0.3,),
+        "channel_std": (0.4,),
+        "batch_size": 4,
+        "optimiser": EdgeOptimiserSection(
+            learning_rate=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0
+        ),
+    }
+    return EdgeProgram(**(values | changes))
