@@ -12,9 +12,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-# Installs the testbed, runs the 100-device scenario and writes results/100_devices/report.html.
+# Installs the testbed, runs the 100-device scenario and writes results/demo/report.html.
 demo: $(STAMP)
-	$(BIN)/python -m testbed.run scenarios/100_devices.yaml --force
+	$(BIN)/python -m testbed.run scenarios/100_devices.yaml --out results/demo --force
 
 smoke: $(STAMP)
 	$(BIN)/python -m testbed.run scenarios/smoke.yaml --force

@@ -1,4 +1,4 @@
-"""One device's training within one round: forward steps, backward steps, in-place SGD."""
+"""One device's training within one round: forward steps, backward steps, in-place SGD or Adam."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -69,6 +69,7 @@ class SplitFederated:
 
     Attributes
     ----------
+    aggregated_rounds : rounds from which at least one front-end was accepted.
     eligible : nodes that enrolled: they can train and hold enough images.
     """
 
@@ -88,6 +89,7 @@ class SplitFederated:
         self.statistics = statistics
         self.next_round = 1
         self.eligible: list[int] = []
+        self.aggregated_rounds = 0
         self._seed = seed
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
@@ -282,7 +284,8 @@ class SplitFederated:
             self.parameters = {name: merged[name].float() for name in self.parameters}
         pooled = _pool_statistics(replies, self.statistics)
         steps = self.training.local_steps
-        weight = running_weight((server_round - 1) * steps, steps)
+        weight = running_weight(self.aggregated_rounds * steps, steps)
+        self.aggregated_rounds += 1
         self.statistics = {
             name: torch.lerp(before, pooled[name], weight)
             for name, before in self.statistics.items()

@@ -2,18 +2,22 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 # Before Flower or Ray are imported: nothing phones home, and nothing waits for a network.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from testbed.core.errors import HostError, UserError
+
+if TYPE_CHECKING:
+    from testbed.core.scenario import Scenario
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -56,28 +60,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     try:
-        if chosen.list:
-            from testbed.cli.listing import print_listing
-
-            print_listing()
-            return 0
-        if chosen.scenario is None:
-            raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
-        if chosen.force and chosen.resume:
-            raise UserError("--force replaces results and --resume continues them; give one")
-        return _run(chosen)
+        with Interrupts() as interrupts:
+            return _dispatch(chosen, interrupts)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except HostError as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"failed: {what}{error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
-def _run(chosen: argparse.Namespace) -> int:
+def _dispatch(chosen: argparse.Namespace, interrupts: "Interrupts") -> int:
+    if chosen.list:
+        from testbed.cli.listing import print_listing
+
+        print_listing()
+        return 0
+    if chosen.scenario is None:
+        raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
+    if chosen.force and chosen.resume:
+        raise UserError("--force replaces results and --resume continues them; give one")
     from testbed.core.loading import load_scenario
 
     overrides = list(chosen.overrides)
@@ -89,24 +100,33 @@ def _run(chosen: argparse.Namespace) -> int:
 
         print_dry_run(scenario)
         return 0
-    folder = chosen.out or Path("results") / scenario.name
+    return _run(chosen, scenario, interrupts)
 
+
+def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: "Interrupts") -> int:
     from testbed.cli.display import RichDisplay
     from testbed.cli.logs import log_to
     from testbed.engine.experiment import Experiment
+    from testbed.engine.folder import RESOLVED
     from testbed.engine.progress import Progress
     from testbed.report.summary import print_summary
 
-    _stop_on_terminate()
+    folder = chosen.out or Path("results") / scenario.name
     with log_to(folder / "run.log") as log, RichDisplay() as display:
-        experiment = Experiment(scenario, folder, Progress(display))
+        progress = Progress(display, lambda: interrupts.requested)
         try:
-            experiment.run(force=chosen.force, resume=chosen.resume, on_open=log.begin)
+            Experiment(scenario, folder, progress).run(
+                force=chosen.force, resume=chosen.resume, on_open=log.begin
+            )
         except KeyboardInterrupt:
             display.close()
-            again = f"python -m testbed.run {chosen.scenario} --out {folder} --resume"
+            if not log.begun:
+                raise
+            again = shlex.join(
+                ["python", "-m", "testbed.run", str(folder / RESOLVED), "--out", str(folder)]
+            )
             print(
-                f"interrupted: the results so far are in {folder}; continue with: {again}",
+                f"interrupted: the results so far are in {folder}; continue with: {again} --resume",
                 file=sys.stderr,
             )
             return EXIT_INTERRUPTED
@@ -114,14 +134,31 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _stop_on_terminate() -> None:
-    """Treat SIGTERM like Ctrl-C, so that processes are stopped and partial results written."""
-    if threading.current_thread() is threading.main_thread():
+class Interrupts:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that one came."""
 
-        def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-            raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
 
-        signal.signal(signal.SIGTERM, interrupt)
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.requested = True
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

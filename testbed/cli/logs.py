@@ -18,11 +18,13 @@ class RunLog:
         self._path = path
         self._memory = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self.handlers: list[logging.Handler] = [self._memory]
+        self.begun = False
 
     def begin(self) -> None:
         """Open the file, in the results folder that now exists."""
         file = logging.FileHandler(self._path, encoding="utf-8")
         file.setFormatter(logging.Formatter(FORMAT))
+        self.begun = True
         self._memory.setTarget(file)
         self._memory.flush()
         self.handlers = [file]

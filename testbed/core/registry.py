@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Options(BaseModel):
     """Base of every options class: unknown keys are refused, values are not coerced."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class NoOptions(Options):

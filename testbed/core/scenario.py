@@ -27,7 +27,7 @@ PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 class Section(BaseModel):
     """Base of every section of a scenario: immutable, strict types, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):

@@ -6,11 +6,12 @@ request numbers that never left this side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Evidence, Intercepts, LabelledImages, Reconstruction
@@ -40,17 +41,22 @@ class AttackJob:
 
 
 def run_attacks(job: AttackJob) -> list[Reconstruction]:
-    """Mount the attacks of one adversary, one after another."""
-    return [mount(item.name, item.options, job.evidence, job.seed) for item in job.attacks]
+    """Mount the attacks of one adversary, one after another, in one thread of numpy's too."""
+    with threadpool_limits(1, user_api="blas"):
+        return [mount(item.name, item.options, job.evidence, job.seed) for item in job.attacks]
 
 
 @dataclass(frozen=True)
 class AttackResults:
-    """Attack entries of results.json, rows of attacks.parquet, and images for the report."""
+    """Attack entries of results.json, rows of attacks.parquet, and images for the report.
+
+    ``read_nothing`` names the adversaries whose taps saw no answered request.
+    """
 
     entries: list[Row]
     rows: list[Row]
     samples: dict[str, NDArray[np.uint8]]
+    read_nothing: list[str]
 
 
 def attack_arm(
@@ -58,7 +64,7 @@ def attack_arm(
 ) -> AttackResults:
     """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions."""
     setting, arm = world.setting, deployed.program.arm
-    readings = [
+    everybody = [
         (adversary, [item for item in tap.intercepts if item.request in served.answers])
         for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
     ]
@@ -66,7 +72,7 @@ def attack_arm(
         adversary.name: sum(1 for request in tap.raw_requests if request in served.answers)
         for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
     }
-    readings = [(adversary, read) for adversary, read in readings if read]
+    readings = [(adversary, read) for adversary, read in everybody if read]
     jobs = [_job(setting, deployed, adversary, read, served) for adversary, read in readings]
     outcomes = world.backend.run_jobs(
         [
@@ -75,7 +81,7 @@ def attack_arm(
         ],
         lambda name: world.progress.advance(1, name),
     )
-    results = AttackResults([], [], {})
+    results = AttackResults([], [], {}, [item.name for item, read in everybody if not read])
     for (adversary, read), job, reconstructions in zip(readings, jobs, outcomes, strict=True):
         _score_adversary(setting, arm, adversary, read, served, job, reconstructions, results)
     for entry in results.entries:
@@ -95,6 +101,8 @@ def _job(
     share = adversary.knowledge.auxiliary_share
     order = generator(seed, f"auxiliary of {adversary.name}").permutation(len(data.parts.auxiliary))
     held = data.parts.auxiliary[np.sort(order[: max(1, round(share * len(order)))])]
+    # The same attacker, with the same luck, faces every arm.
+    draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
     evidence = Evidence(
         num_classes=data.pool.num_classes,
         auxiliary=_labelled(setting, held),
@@ -103,13 +111,12 @@ def _job(
             np.stack([item.features for item in read]),
             np.array([served.answers[item.request] for item in read], dtype=np.int64),
         ),
-        oracle=deployed,
+        # Its own random draws: with the scenario's seed an adversary could undo a defence's noise.
+        oracle=replace(deployed, program=replace(deployed.program, seed=draw)),
     )
     names = {adversary.attack.name}
     attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)
-    # The same attacker, with the same luck, faces every arm.
-    draw = generator(seed, f"adversary {adversary.name}").integers(2**31)
-    return AttackJob(attacks, evidence, int(draw))
+    return AttackJob(attacks, evidence, draw)
 
 
 def _labelled(setting: Setting, rows: NDArray[np.int64]) -> LabelledImages:

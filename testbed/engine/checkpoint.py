@@ -1,7 +1,7 @@
 """Checkpoints of an arm's training: one safetensors file per round, its plain state in the header.
 
 Written to a temporary file and moved into place, so that a file is either whole or absent. The last
-two are kept: a damaged newest one costs a round, not the run. Nothing is ever unpickled.
+two are kept: a damaged newest one costs a few rounds, not the run. Nothing is ever unpickled.
 """
 
 import json
@@ -62,12 +62,6 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             _LOG.warning("%s is damaged (%s); falling back on the one before", path, error)
     return None
-
-
-def clear(folder: Path) -> None:
-    """Remove the rounds' checkpoints of a finished arm."""
-    for server_round in _rounds(folder):
-        _path(folder, server_round).unlink()
 
 
 def strategy_state(strategy: Strategy) -> dict[str, Tensor]:

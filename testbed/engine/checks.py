@@ -67,7 +67,22 @@ def self_checks(
             not any(fits[device] for device in raw.values()) and attacked_raw == 0,
             f"{len(raw)} raw images sent",
         ),
+        _check(
+            name,
+            "every adversary read something",
+            not attacked.read_nothing,
+            f"nothing read by: {', '.join(attacked.read_nothing) or 'nobody'}",
+        ),
         _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
+        _check(
+            name,
+            "training stayed finite",
+            all(
+                row["training_loss"] is None or np.isfinite(row["training_loss"])
+                for row in arm.rounds
+            ),
+            f"{len(arm.rounds)} rounds",
+        ),
         _check(
             name,
             "reconstruction errors are within [0, 1]",

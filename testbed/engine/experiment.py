@@ -1,7 +1,6 @@
 """The whole experiment, step by step: train, serve and attack every arm, then write and report."""
 
 import importlib.metadata
-import logging
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 import testbed
 from testbed.core.scenario import Arm, Scenario
@@ -48,7 +48,7 @@ from testbed.report.build import build_report
 
 SCHEMA_VERSION = 1
 LEAKAGE_SAMPLES = 512
-_LOG = logging.getLogger(__name__)
+MAX_DEFAULT_HOSTS = 64
 
 
 class Experiment:
@@ -63,7 +63,7 @@ class Experiment:
         self.scenario = scenario
         self.folder = folder
         self.progress = progress
-        self.hosts = scenario.engine.hosts or os.cpu_count() or 1
+        self.hosts = scenario.engine.hosts or default_hosts()
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
@@ -96,6 +96,10 @@ class Experiment:
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
         open_folder(self.folder, self.scenario, resume)
         on_open()
+        for arm in self.scenario.arms:
+            kept = read_arm(self.folder / "checkpoints" / arm.name)
+            if kept is not None:
+                self._finished[arm.name] = kept
         try:
             # 2. Start the hosts.
             with self.progress.phase("start hosts"):
@@ -111,6 +115,7 @@ class Experiment:
                     self._reference = reference_rate(first)
                     self._measure(backend)
         except KeyboardInterrupt:
+            self.progress.stop_requested = lambda: False
             self._write("interrupted")
             raise
         # 5. Write the results and the report.
@@ -119,9 +124,7 @@ class Experiment:
     def _arm(self, world: World, models: ArmModels) -> None:
         name = models.program.arm
         arm_folder = self.folder / "checkpoints" / name
-        kept = read_arm(arm_folder)
-        if kept is not None:
-            self._finished[name] = kept
+        if name in self._finished:
             return
         world.backend.install(models.program)
         taps = self._taps()
@@ -131,7 +134,10 @@ class Experiment:
             train(world, arm)
         with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
             served = serve(world, arm)
-        with self.progress.phase(f"attack {name}", len(self.scenario.adversaries)):
+        with (
+            self.progress.phase(f"attack {name}", len(self.scenario.adversaries)),
+            threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
+        ):
             leakage = self._leakage(world.setting.data, arm)
             attacked = attack_arm(world, arm.deployed(), taps, served)
         devices = device_rows(world, arm, served)
@@ -261,6 +267,13 @@ class Experiment:
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },
         )
+
+
+def default_hosts() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_HOSTS)
+    return min(os.cpu_count() or 1, MAX_DEFAULT_HOSTS)
 
 
 def arm_models(setting: Setting, arm: Arm) -> ArmModels:

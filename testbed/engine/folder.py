@@ -1,8 +1,10 @@
 """Writes the results folder: never over existing results without being told, never half a file."""
 
 import json
+import math
 import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ from testbed.core.scenario import Scenario
 
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
-MARKERS = (RESOLVED, "results.json", "run.log", "checkpoints")
 
 _TEXT = ("arm", "adversary", "attack", "device_class", "model", "link", "status")
 _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
@@ -86,7 +87,7 @@ def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) ->
             f"{folder}: results exist already; give --resume to continue an interrupted run, "
             "--force to replace them, or another folder with --out"
         )
-    if not any((folder / marker).exists() for marker in MARKERS):
+    if not (folder / RESOLVED).exists():
         raise UserError(f"{folder}: --force replaces results folders only, this is none")
 
 
@@ -134,8 +135,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Write JSON without NaN or infinity, all or nothing; the same tree gives the same bytes."""
-    write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+    """Write JSON, all or nothing; NaN and infinity become null, the same tree the same bytes."""
+    write_text(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    """Return the tree with null in place of every number that is not finite."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:
@@ -178,5 +188,5 @@ def read_arm(
         with np.load(folder / "samples.npz", allow_pickle=False) as archive:
             samples = {name: archive[name] for name in archive.files}
         return kept["entry"], kept["tables"], samples
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None

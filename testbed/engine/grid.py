@@ -297,16 +297,21 @@ class FleetGrid(Grid):
             self.request_status[int(message.metadata.group_id)] = status
 
     def _deadline_ms(self, message: Message) -> float:
-        """Return when this step's replies are due: the round's deadline, spread over its steps."""
+        """Return when these replies are due: the round's deadline, spread over its half-steps.
+
+        A forward exchange that waits for somebody late must leave the others time to go back.
+        """
         step, steps = (
             config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS)
         )
-        return self._round_start_ms + self._options.round_deadline_ms * (step + 1) / steps
+        half_steps = 2 * step + (2 if message.metadata.message_type == protocol.BACKWARD else 1)
+        return self._round_start_ms + self._options.round_deadline_ms * half_steps / (2 * steps)
 
     def _close_step(self, message: Message, finished: list[float]) -> None:
-        """Advance the clock: to the last reply, or to the deadline if somebody missed it."""
-        if finished:
-            self.clock_ms = max(self.clock_ms, min(max(finished), self._deadline_ms(message)))
+        """Advance the clock to the last reply, or to the deadline where replies are missing."""
+        due_ms = self._deadline_ms(message)
+        last_ms = max(finished, default=due_ms)
+        self.clock_ms = max(self.clock_ms, min(last_ms, due_ms))
 
 
 def _examples(message_type: str, reply: Message) -> int:

@@ -1,8 +1,9 @@
 """A host: one process that simulates many devices by running their ClientApp."""
 
+import logging
 import os
 import resource
-import traceback
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ from clients.program import EdgeProgram
 from testbed.core import protocol
 
 RUN_ID = 1
-SERVER_NODE = 0
+SERVER_NODE = 1
+FIRST_NODE = 2**62
+_LOG = logging.getLogger(__name__)
 NOT_ON_THE_WIRE = frozenset({protocol.INFER})  # the trigger of a request is on the device itself
 
 
@@ -32,13 +35,13 @@ def set_identity() -> None:
 
 
 def node_of(device: int) -> int:
-    """Return the Flower node id of a device (0 is the server)."""
-    return device + 1
+    """Return the Flower node id of a device; all of one width, like Flower's own random ones."""
+    return FIRST_NODE + device
 
 
 def device_of(node: int) -> int:
     """Return the device of a Flower node id."""
-    return node - 1
+    return node - FIRST_NODE
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ class Usage:
 def process_usage() -> Usage:
     """Measure this process."""
     times = psutil.Process(os.getpid()).cpu_times()
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Usage(times.user + times.system, peak_kb / 1024.0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    per_mb = 1024.0**2 if sys.platform == "darwin" else 1024.0
+    return Usage(times.user + times.system, peak / per_mb)
 
 
 class HostData:
@@ -134,9 +138,10 @@ class Host:
         device = device_of(message.metadata.dst_node_id)
         try:
             reply = app(message, self._context(device))
-        except Exception:
+        except Exception as error:
             # One device's handler failed: it is counted as failed, and the others go on.
-            reason = f"device {device}: {traceback.format_exc(limit=-3).strip()}"
+            _LOG.exception("device %d failed", device)
+            reason = f"device {device}: {type(error).__name__}: {error}"
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
         return Delivery(reply, _downlink_bytes(message, sizes), _serialised_bytes(reply))
 

@@ -1,7 +1,7 @@
 """What a run tells whoever watches it, and how long each phase took on the host's clock."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -35,8 +35,13 @@ class Silent:
 class Progress:
     """Reports phases to a display and keeps their wall time (never part of the results)."""
 
-    def __init__(self, display: Display | None = None) -> None:
+    def __init__(
+        self,
+        display: Display | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._display: Display = display or Silent()
+        self.stop_requested = stop_requested
         self.phases: list[tuple[str, float]] = []
         self._started = time.perf_counter()
 
@@ -54,8 +59,16 @@ class Progress:
             self._display.end(completed)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Report progress within the current phase."""
+        """Report progress within the current phase.
+
+        Raises
+        ------
+        KeyboardInterrupt : a stop was requested; the interrupt itself can be lost in a library's
+            callback or destructor, where Python ignores exceptions.
+        """
         self._display.advance(steps, note)
+        if self.stop_requested():
+            raise KeyboardInterrupt
 
     @property
     def total_s(self) -> float:

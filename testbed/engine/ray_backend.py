@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +32,7 @@ from testbed.engine.host import Delivery, Host, Usage, process_usage
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-CALL_TIMEOUT_S = (
-    1800.0  # no single shard or attack takes this long; a wait without bound would hang
-)
+CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
 MAX_TEMPORARY_PATH = 30
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +112,8 @@ class RayBackend(Backend):
         paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         before = set(psutil.Process().children(recursive=True))
+        main = threading.current_thread() is threading.main_thread()
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address="local",
@@ -125,13 +127,16 @@ class RayBackend(Backend):
                 _temp_dir=self._folder,
             )
         except (RuntimeError, OSError, ValueError, ConnectionError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"Ray could not start ({reason}); engine.backend=inline runs without it"
             ) from error
-        self._children = [
-            child for child in psutil.Process().children(recursive=True) if child not in before
-        ]
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
+            self._children = [
+                child for child in psutil.Process().children(recursive=True) if child not in before
+            ]
 
     def _get(self, references: list[Any], what: str) -> list[Any]:
         try:

@@ -56,8 +56,3 @@ class Tap:
             return
         features = record[protocol.Z].numpy()[0].astype(np.float32, copy=True)
         self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))
-
-    def clear(self) -> None:
-        """Forget everything read so far."""
-        self.intercepts = []
-        self.raw_requests = []

@@ -65,7 +65,7 @@ def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
 
 
 def train(world: World, arm: TrainedArm) -> None:
-    """Run the remaining rounds as a Flower ServerApp, writing a checkpoint after each."""
+    """Run the remaining rounds as a Flower ServerApp, writing checkpoints and reporting."""
     folder = world.folder / "checkpoints" / arm.models.program.arm
     total = arm.server.training.rounds
     world.progress.advance(arm.server.next_round - 1)
@@ -96,7 +96,6 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
     training = arm.server.training
     counted = {name: int(ledger.counts[name].sum()) for name in ("stragglers", "offline", "failed")}
-    counted["failed"] += record.rejected
     totals = counted | {
         "uplink_bytes": int(ledger.total("train", "uplink_bytes")),
         "downlink_bytes": int(ledger.total("train", "downlink_bytes")),
@@ -105,7 +104,7 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     due = record.server_round % training.evaluate_every_rounds == 0
     if due or record.server_round == training.rounds:
         loss, accuracy = evaluate(world, arm)
-    row = {
+    row: dict[str, Any] = {
         "arm": arm.models.program.arm,
         "round": record.server_round,
         "virtual_s": arm.grid.clock_ms / 1000.0,
@@ -120,6 +119,7 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     for name, value in totals.items():
         row[name] = value - (before["total_" + name] if before else 0)
         row["total_" + name] = value
+    row["failed"] += record.rejected
     return row
 
 
@@ -158,6 +158,7 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
     state = {
         "round": server_round,
         "eligible": arm.server.eligible,
+        "aggregated_rounds": arm.server.aggregated_rounds,
         "rounds": arm.rounds,
         "grid": grid_state,
     }
@@ -187,6 +188,7 @@ def restore(arm: TrainedArm, folder: Path) -> bool:
     arm.grid.load_state(below("grid."), state["grid"])
     arm.rounds = state["rounds"]
     arm.server.eligible = state["eligible"]
+    arm.server.aggregated_rounds = state["aggregated_rounds"]
     arm.server.next_round = state["round"] + 1
     _LOG.info("continuing %s after round %d", arm.models.program.arm, state["round"])
     return True

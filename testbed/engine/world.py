@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.core.registries import AVAILABILITIES
+from testbed.core.errors import UserError
+from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.scenario import Scenario
 from testbed.data.federated import FederatedData, load_federated_data
 from testbed.engine.backend import Backend, InlineBackend
@@ -60,6 +61,28 @@ def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
     return fleet, cloud
 
 
+def check_components(scenario: Scenario, devices: int) -> None:
+    """Build the components whose options can be wrong in combination, and let them go again.
+
+    Raises
+    ------
+    UserError : a strategy or availability model refuses its options.
+    """
+    strategy, availability = scenario.training.strategy, scenario.fleet.availability
+    try:
+        STRATEGIES.create(strategy.name, strategy.options)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"training.strategy: '{strategy.name}' refuses its options ({error})"
+        ) from None
+    try:
+        AVAILABILITIES.create(availability.name, availability.options, fleet_size=devices)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"fleet.availability: '{availability.name}' refuses its options ({error})"
+        ) from None
+
+
 def read_setting(scenario: Scenario) -> Setting:
     """Load data and fleet.
 
@@ -68,6 +91,7 @@ def read_setting(scenario: Scenario) -> Setting:
     UserError : unknown device or link, or anything about the data that has to be put right.
     """
     fleet, cloud = read_fleet(scenario)
+    check_components(scenario, len(fleet))
     data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed)
     return Setting(scenario, data, fleet, cloud)
 

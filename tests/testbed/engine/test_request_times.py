@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from server.serving import Request
 from testbed.core.scenario import FleetSection
 from testbed.engine.grid import RequestCharges
+from testbed.engine.host import node_of
 from testbed.engine.ledger import Charge
 from testbed.engine.requests import CloudTimes, draw_requests, time_requests
 from testbed.fleet.catalogue import load_catalogue
@@ -21,7 +22,10 @@ def charge(compute_ms=0.0, uplink_ms=0.0, downlink_ms=0.0):
 
 
 def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, servers, radio=None):
-    requests = [Request(i, n, 0, t) for i, (t, n) in enumerate(zip(arrivals_s, nodes, strict=True))]
+    requests = [
+        Request(i, node_of(n - 1), 0, t)
+        for i, (t, n) in enumerate(zip(arrivals_s, nodes, strict=True))
+    ]
     charges = {
         item.request: RequestCharges(charge(compute_ms, uplink_ms), charge(0, 0, downlink_ms))
         for item in requests
@@ -39,7 +43,7 @@ def test_two_requests_of_one_device_by_hand():
 
 
 def test_unanswered_requests_have_no_time():
-    requests = [Request(0, 1, 0, 0.0), Request(1, 2, 0, 0.0)]
+    requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(1), 0, 0.0)]
     times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes(1.0))
     assert times.timings == {}
     assert times.cloud_utilisation == 0.0
@@ -76,7 +80,7 @@ def test_requests_cover_all_victims_in_order_of_arrival():
     victims, owners = np.arange(100, 150), np.arange(50) % 7
     requests = draw_requests(victims, owners, 60.0, seed=4)
     assert sorted(item.image for item in requests) == victims.tolist()
-    assert all(item.node == owners[item.image - 100] + 1 for item in requests)
+    assert all(item.node == node_of(owners[item.image - 100]) for item in requests)
     arrivals = [item.arrival_s for item in requests]
     assert arrivals == sorted(arrivals)
     assert 0 <= arrivals[0] <= arrivals[-1] <= 60.0
@@ -122,7 +126,7 @@ def test_each_device_has_a_radio_of_its_own_and_wifi_never_sleeps():
 
 
 def test_raw_requests_keep_the_cloud_busy_for_both_halves():
-    requests = [Request(0, 1, 0, 0.0), Request(1, 2, 0, 0.0)]
+    requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(1), 0, 0.0)]
     charges = {
         0: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0), raw=True),
         1: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0)),
