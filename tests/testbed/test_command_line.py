@@ -80,6 +80,8 @@ BAD = [
     ),
     ("adversaries.0.attack", "residual", ["adversaries.0.attack", "residual_decoder"]),
     ("adversaries.0.position", {"tap": "cable"}, ["adversaries.0.position.tap", "links"]),
+    ("training.strategy", {"name": "fedtrimmedavg", "beta": 7.0}, ["fedtrimmedavg", "beta"]),
+    ("fleet.mix.0.weight", float("inf"), ["fleet.mix.0.weight", "finite"]),
     ("training.strategy", "fedavrg", ["training.strategy", "did you mean 'fedavg'"]),
     ("serving.cloud_device", "cloud", ["serving.cloud_device"]),
     ("data.path", "/nowhere/at/all", ["/nowhere/at/all"]),
@@ -209,6 +211,9 @@ def test_existing_results_are_kept(tiny, write_scenario, tmp_path, capsys):
     assert main([str(scenario), "--out", str(other), "--force"]) == 2
     assert_one_sentence(capsys, ["holiday"])
     assert (other / "photo.jpg").read_text() == "precious"
+    assert main([str(scenario), "--out", str(out), "--force"]) == 2
+    assert_one_sentence(capsys, ["this is none"])
+    assert (out / "results.json").read_text() == "precious"
     assert main([str(scenario), "--out", str(other), "--force", "--resume"]) == 2
     assert_one_sentence(capsys, ["--force", "--resume"])
 

@@ -182,6 +182,13 @@ def test_offline_devices_cost_nothing_and_are_counted():
     assert grid.ledger.amounts["train", "uplink_bytes"][2] == 0
 
 
+def test_time_passes_when_nobody_can_be_reached():
+    grid, program = new_grid(deadline_ms=1000.0, online=lambda *_: False)
+    replies = grid.send_and_receive(forward(program, grid.get_node_ids()))
+    assert all(reply.error.code == protocol.OFFLINE for reply in replies)
+    assert grid.clock_ms == 1000.0 / (2 * STEPS)
+
+
 def test_devices_that_cannot_hold_the_front_end_are_infeasible():
     mix = [
         MixEntry(device="raspberry-pi-4", links={"wifi": 1.0}),
