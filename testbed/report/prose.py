@@ -167,7 +167,7 @@ def limits(summary: Summary) -> list[str]:
         "One run is one seed: intervals cover the choice of victims, not the chance in training. "
         "A claim about a defence needs at least three seeds.",
         "Latency and energy are modelled, not measured on the devices. Median errors to expect "
-        "of the compute model: about 12 % on application CPUs, 17 % on mobile GPUs and 19 % on "
+        "of the compute model: about 16 % on application CPUs, 20 % on GPUs and 14 % on "
         "microcontrollers; single models can be off by far more. Where no power figure is "
         "published, energy is unknown and left out of means.",
     ]
