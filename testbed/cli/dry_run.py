@@ -1,6 +1,5 @@
 """``--dry-run``: what a scenario would run, what its front-ends cost, and how long it may take."""
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from rich.table import Table
 from testbed.core.loading import dump_scenario
 from testbed.core.scenario import Scenario
 from testbed.engine.costs import DeviceCosts
-from testbed.engine.experiment import arm_models
+from testbed.engine.experiment import arm_models, default_hosts, device_costs
 from testbed.engine.models import ArmModels
 from testbed.engine.reference import reference_rate
 from testbed.engine.world import Setting, read_setting
@@ -93,17 +92,6 @@ def _serving(setting: Setting, costs: DeviceCosts) -> str:
     return f"{fit} + {others} raw" if raw else str(fit)
 
 
-def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
-    """Return an arm's costs for the fleet."""
-    return DeviceCosts.of(
-        setting.fleet,
-        models.edge_stats,
-        models.program.front_end.name,
-        setting.scenario.training.batch_size,
-        setting.scenario.seed,
-    )
-
-
 def _data(setting: Setting) -> Table:
     table = _table("data", "part", "images")
     for name, size in setting.data.parts.sizes().items():
@@ -119,7 +107,7 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
     A training step costs three forward passes; overheads that are not arithmetic double it.
     """
     scenario = setting.scenario
-    cores = min(scenario.engine.hosts or os.cpu_count() or 1, os.cpu_count() or 1)
+    cores = min(scenario.engine.hosts or default_hosts(), default_hosts())
     if scenario.engine.backend == "inline":
         cores = 1
     training = scenario.training

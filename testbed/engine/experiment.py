@@ -165,13 +165,7 @@ class Experiment:
 
     def _grid(self, world: World, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
         scenario, setting = self.scenario, world.setting
-        costs = DeviceCosts.of(
-            setting.fleet,
-            models.edge_stats,
-            models.program.front_end.name,
-            scenario.training.batch_size,
-            scenario.seed,
-        )
+        costs = device_costs(setting, models)
         options = GridOptions(
             round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
             shard_size=scenario.engine.shard_size,
@@ -267,6 +261,17 @@ class Experiment:
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },
         )
+
+
+def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
+    """Return what an arm's front-end costs on every device of the fleet."""
+    return DeviceCosts.of(
+        setting.fleet,
+        models.edge_stats,
+        models.program.front_end.name,
+        setting.scenario.training.batch_size,
+        setting.scenario.seed,
+    )
 
 
 def default_hosts() -> int:
