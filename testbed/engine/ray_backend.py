@@ -43,23 +43,12 @@ def _short_temporary_folder() -> str:
     return usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"  # noqa: S108
 
 
-class _HostActor:
-    """Ray's side of a host."""
+class _HostActor(Host):
+    """Ray's side of a host: the host itself, in one thread, saying what it has cost."""
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        device_rows: Sequence[NDArray[np.int64]],
-    ) -> None:
+    def __init__(self, *data: Any) -> None:
         torch.set_num_threads(1)
-        self._host = Host(images, labels, device_rows)
-
-    def install(self, program: EdgeProgram) -> None:
-        self._host.install(program)
-
-    def handle(self, messages: list[Message]) -> list[Delivery]:
-        return self._host.handle(messages)
+        super().__init__(*data)
 
     def usage(self) -> Usage:
         return process_usage()
