@@ -6,88 +6,23 @@ by name, or as a mapping with ``name`` and the component's own options.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from testbed.core import registries
-from testbed.core.registry import Options, Registry, nearest
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of every section of a scenario: immutable, strict types, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Component(BaseModel):
-    """A registered component and its validated options; written flat in YAML."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    options: dict[str, Any]
-
-    @model_serializer
-    def flat(self) -> dict[str, Any]:
-        """Serialise as ``{name: ..., **options}``, the form that scenarios use."""
-        return {"name": self.name, **self.options}
-
-
-def _check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> None:
-    """Refuse options that the component does not have, in words that list those it has."""
-    allowed = sorted(registry.entry(name).options.model_fields)
-    for key in given:
-        if key not in allowed:
-            raise ValueError(
-                f"{registry.kind} '{name}' has no option '{key}'"
-                f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
-            )
-
-
-def _component_validator(registry: Registry[Any]) -> BeforeValidator:
-    def validate(value: Any) -> Component:
-        if isinstance(value, Component):
-            return value
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError(
-                f"give the name of a {registry.kind}, or a mapping with 'name' and its options; "
-                f"known: {', '.join(registry.names())}"
-            )
-        given = {key: item for key, item in value.items() if key != "name"}
-        _check_options(registry, value["name"], given)
-        options: Options = registry.options(value["name"], given)
-        return Component(name=value["name"], options=options.model_dump())
-
-    return BeforeValidator(validate)
-
-
-FrontEndChoice = Annotated[Component, _component_validator(registries.FRONT_ENDS)]
-DefenceChoice = Annotated[Component, _component_validator(registries.DEFENCES)]
-AttackChoice = Annotated[Component, _component_validator(registries.ATTACKS)]
-PartitionerChoice = Annotated[Component, _component_validator(registries.PARTITIONERS)]
-AvailabilityChoice = Annotated[Component, _component_validator(registries.AVAILABILITIES)]
-StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES)]
-
-
-def _component(registry: Registry[Any], name: str) -> Any:
-    """Return a field whose default is the component ``name`` with its default options."""
-
-    def default() -> Component:
-        return Component(name=name, options=registry.options(name, {}).model_dump())
-
-    return Field(default_factory=default)
+from testbed.core.components import (
+    AttackChoice,
+    AvailabilityChoice,
+    DefenceChoice,
+    FrontEndChoice,
+    Name,
+    PartitionerChoice,
+    PositiveShare,
+    Section,
+    StrategyChoice,
+    check_options,
+    component,
+)
+from testbed.core.components import Component as Component
 
 
 class Splits(Section):
@@ -124,7 +59,7 @@ class DataSection(Section):
         default=None, description="at most this many images in all five parts together"
     )
     splits: Splits = Splits()
-    partitioner: PartitionerChoice = _component(registries.PARTITIONERS, "iid")
+    partitioner: PartitionerChoice = component(registries.PARTITIONERS, "iid")
     images_per_device: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="draw this many per device with replacement, for fleets larger than the data",
@@ -132,7 +67,7 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _known_dataset(self) -> Self:
-        _check_options(registries.DATASETS, self.name, self.options)
+        check_options(registries.DATASETS, self.name, self.options)
         registries.DATASETS.options(self.name, self.options)
         return self
 
@@ -156,7 +91,7 @@ class FleetSection(Section):
         default=[],
         description="your own device catalogues (CSV or YAML), relative to the working directory",
     )
-    availability: AvailabilityChoice = _component(registries.AVAILABILITIES, "bernoulli")
+    availability: AvailabilityChoice = component(registries.AVAILABILITIES, "bernoulli")
     infeasible: Literal["drop", "offload_raw"] = Field(
         default="drop",
         description="what devices whose memory the front-end does not fit do when serving: "
@@ -212,7 +147,7 @@ class TrainingSection(Section):
     checkpoint_every_rounds: Annotated[int, Field(ge=1)] = Field(
         default=1, description="an interrupted run repeats the rounds since the last checkpoint"
     )
-    strategy: StrategyChoice = _component(registries.STRATEGIES, "fedavg")
+    strategy: StrategyChoice = component(registries.STRATEGIES, "fedavg")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         default="cosine", description="of both learning rates, over the rounds"
     )
@@ -224,8 +159,8 @@ class Arm(Section):
     """One front-end and defence, evaluated on the same fleet, data and seeds as the others."""
 
     name: Name
-    front_end: FrontEndChoice = _component(registries.FRONT_ENDS, "cnn")
-    defence: DefenceChoice = _component(registries.DEFENCES, "none")
+    front_end: FrontEndChoice = component(registries.FRONT_ENDS, "cnn")
+    defence: DefenceChoice = component(registries.DEFENCES, "none")
 
 
 class ServingSection(Section):
@@ -272,7 +207,7 @@ class Adversary(Section):
     name: Name
     position: Position = Position()
     knowledge: Knowledge = Knowledge()
-    attack: AttackChoice = _component(registries.ATTACKS, "residual_decoder")
+    attack: AttackChoice = component(registries.ATTACKS, "residual_decoder")
 
 
 class EngineSection(Section):

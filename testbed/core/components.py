@@ -1,0 +1,105 @@
+"""What scenario sections are made of: names, shares, and components chosen from the registries."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+
+from testbed.core import registries
+from testbed.core.registry import Options, Registry, nearest
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section of a scenario: immutable, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A registered component and its validated options; written flat in YAML."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    options: dict[str, Any]
+
+    @model_serializer
+    def flat(self) -> dict[str, Any]:
+        """Serialise as ``{name: ..., **options}``, the form that scenarios use."""
+        return {"name": self.name, **self.options}
+
+
+def check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> None:
+    """Refuse options that the component does not have, in words that list those it has."""
+    allowed = sorted(registry.entry(name).options.model_fields)
+    for key in given:
+        if key not in allowed:
+            raise ValueError(
+                f"{registry.kind} '{name}' has no option '{key}'"
+                f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
+            )
+
+
+def _component_validator(registry: Registry[Any]) -> BeforeValidator:
+    def validate(value: Any) -> Component:
+        if isinstance(value, Component):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(
+                f"give the name of a {registry.kind}, or a mapping with 'name' and its options; "
+                f"known: {', '.join(registry.names())}"
+            )
+        given = {key: item for key, item in value.items() if key != "name"}
+        check_options(registry, value["name"], given)
+        options: Options = registry.options(value["name"], given)
+        return Component(name=value["name"], options=options.model_dump())
+
+    return BeforeValidator(validate)
+
+
+FrontEndChoice = Annotated[Component, _component_validator(registries.FRONT_ENDS)]
+DefenceChoice = Annotated[Component, _component_validator(registries.DEFENCES)]
+AttackChoice = Annotated[Component, _component_validator(registries.ATTACKS)]
+PartitionerChoice = Annotated[Component, _component_validator(registries.PARTITIONERS)]
+AvailabilityChoice = Annotated[Component, _component_validator(registries.AVAILABILITIES)]
+StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES)]
+
+
+def component(registry: Registry[Any], name: str) -> Any:
+    """Return a field whose default is the component ``name`` with its default options."""
+
+    def default() -> Component:
+        return Component(name=name, options=registry.options(name, {}).model_dump())
+
+    return Field(default_factory=default)
+
+
+def overridden(registry: Registry[Any], base: Component, change: Any) -> Component:
+    """Return ``base`` changed by a name, by options on top of its own, or by both.
+
+    Parameters
+    ----------
+    change : None keeps ``base``; a text names another component; a mapping with ``name`` is
+        another component with those options; one without changes options of ``base``.
+
+    Raises
+    ------
+    ValueError : no such component or option, or a value out of its range.
+    """
+    if change is None:
+        return base
+    if isinstance(change, str):
+        change = {"name": change}
+    if not isinstance(change, dict):
+        raise ValueError(f"give a name, or a mapping of options, got {change!r:.80}")
+    name = change.get("name", base.name)
+    given = {key: item for key, item in change.items() if key != "name"}
+    check_options(registry, name, given)
+    kept = base.options if name == base.name else {}
+    options: Options = registry.options(name, {**kept, **given})
+    return Component(name=name, options=options.model_dump())
