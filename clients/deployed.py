@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.defences.base import Defence
 from clients.program import EdgeModel, EdgeProgram, compute_layout
 from testbed.core.seeds import torch_generator
 
@@ -63,6 +64,24 @@ class FrontEndRunner:
     def __init__(self, model: EdgeModel, weights: Mapping[str, Tensor]) -> None:
         self._model = model
         self._weights = {name: compute_layout(value) for name, value in weights.items()}
+
+    @property
+    def defence(self) -> Defence:
+        """The defence of the front-end."""
+        return self._model.defence
+
+    def signal(self, x: Tensor) -> Tensor:
+        """Return the features that the release adds its noise to, with gradients to ``x``."""
+        z = self._model.features(self._weights, x, torch_generator(0, "signal"))[0]
+        return self._model.defence.signal(z)
+
+    @torch.no_grad()
+    def released_array(
+        self, images: NDArray[np.float32], rng: torch.Generator
+    ) -> NDArray[np.float32]:
+        """Return the features that travel for images in [0, 1], as an array."""
+        released: NDArray[np.float32] = self.released(torch.tensor(images), rng).numpy()
+        return released
 
     def released(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return the features that travel for images in [0, 1] (N, C, H, W)."""

@@ -31,3 +31,15 @@ class Defence:
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return what is sent in place of ``z``, drawn from ``rng`` if random; differentiable."""
         return z
+
+    def signal(self, z: Tensor) -> Tensor:
+        """Return what ``release`` adds its noise to, where it adds any; differentiable."""
+        return z
+
+    def equivalent_noise_std(self) -> float | None:
+        """Return s, where additive noise tells as much about ``signal`` as N(0, s^2) would.
+
+        That is, 1 / s^2 is the Fisher information of the noise's location; None for a release that
+        is no signal plus independent noise. Floors on any attack's error follow from it.
+        """
+        return None

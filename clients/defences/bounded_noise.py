@@ -67,7 +67,15 @@ class BoundedNoise(Defence):
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the bounded features plus ``scale`` times standard noise."""
         noise = self.standard_noise(z.shape, rng).to(device=z.device, dtype=z.dtype)
-        return bound_power(z, self.bound) + self.scale * noise
+        return self.signal(z) + self.scale * noise
+
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the bounded features."""
+        return bound_power(z, self.bound)
+
+    def equivalent_noise_std(self) -> float:
+        """Return the scale: Gaussian N(0, s^2) and Laplace of scale s both tell 1 / s^2."""
+        return self.scale
 
     def signal_to_noise_db(self, z: Tensor) -> float:
         """Return the signal-to-noise ratio of these images' features (N, ...), dB."""

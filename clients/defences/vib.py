@@ -47,6 +47,10 @@ class Vib(Defence):
         """Return beta times the rate of the features."""
         return self.options.beta * self.rate(z)
 
+    def equivalent_noise_std(self) -> float:
+        """Return the standard deviation of the encoder's noise."""
+        return self.options.scale
+
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return a sample of N(z, scale^2), differentiable in z (the reparameterisation)."""
         noise = torch.randn(z.shape, generator=rng, device=rng.device)

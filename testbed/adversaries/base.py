@@ -5,13 +5,16 @@ images of its own and, where its threat model grants it, the deployed front-end.
 knows the truth, is elsewhere (``testbed.privacy``) and sees reconstructions only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from testbed.core.adversary import ThreatModel
+from testbed.core.components import Component
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -23,6 +26,10 @@ class LabelledImages:
 
     images: FloatArray
     labels: IntArray
+
+    def first(self, count: int) -> "LabelledImages":
+        """Return the first ``count`` of them."""
+        return LabelledImages(self.images[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class Evidence:
     auxiliary, auxiliary_validation : disjoint images of the attacker's own.
     intercepts : what the taps read; nothing in it identifies a person or an image.
     oracle : the deployed front-end, where granted.
+    query_limit : images that may be asked for in all, or None without a limit.
+    design : name and options of the front-end's architecture, where granted.
+    replays : releases of each victim's image that its intercept is the mean of.
     """
 
     num_classes: int
@@ -65,6 +75,9 @@ class Evidence:
     auxiliary_validation: LabelledImages
     intercepts: Intercepts
     oracle: FrontEndOracle | None
+    query_limit: int | None = None
+    design: Component | None = None
+    replays: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,8 @@ class Reconstruction:
     best_epoch : epoch whose parameters were used, by validation error.
     body_parameters : learned parameters without the input adapter, equal for every defence.
     adapter_parameters : learned parameters of the input adapter, which follow the feature shape.
+    queries : images whose released features were asked for; filled in by ``mount``.
+    inferred : what an attack says of the intercepts beside images, or None.
     """
 
     images: FloatArray
@@ -93,14 +108,39 @@ class Reconstruction:
     best_epoch: int | None = None
     body_parameters: int | None = None
     adapter_parameters: int | None = None
+    queries: int = 0
+    inferred: "Inferred | None" = None
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What an attack says of each intercept without rebuilding its image.
+
+    Attributes
+    ----------
+    classes : the class it takes the image for, (N,).
+    companions : the other intercept it takes for the same person's, (N,); empty with one intercept.
+    """
+
+    classes: IntArray
+    companions: IntArray
 
 
 class Attack(Protocol):
-    """An attack: fit on what the adversary owns, then reconstruct what it intercepted."""
+    """An attack: fit on what the adversary owns, then reconstruct what it intercepted.
+
+    Attributes
+    ----------
+    is_anchor : whether it never looks at the features.
+    rebuilds_images : whether its images are reconstructions, or stand for what it inferred.
+    threat : what it needs.
+    search_space : options worth tuning, and values to try.
+    """
 
     is_anchor: bool
-    needs_oracle: bool
-    threat_model: str
+    rebuilds_images: bool
+    threat: ThreatModel
+    search_space: Mapping[str, Sequence[Any]]
 
     def mount(
         self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None

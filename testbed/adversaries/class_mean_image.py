@@ -4,12 +4,14 @@ Whoever reads the answers already knows this much, so only what an attack adds t
 the features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from testbed.adversaries.base import Evidence, LabelledImages, Reconstruction
 from testbed.adversaries.mean_image import mean_of
+from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
 
@@ -19,8 +21,9 @@ class ClassMeanImage:
     """Answers an intercept by the class that was sent back; it never looks at the features."""
 
     is_anchor = True
-    needs_oracle = False
-    threat_model = "auxiliary images and the answers sent back"
+    rebuilds_images = True
+    threat = ThreatModel(answers=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def __init__(self, options: NoOptions) -> None:
         self.options = options

@@ -3,11 +3,13 @@
 An attack that does worse than this has failed; that is not privacy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
+from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
 
@@ -23,8 +25,9 @@ class MeanImage:
     """Answers every intercept with one image; it never looks at the features."""
 
     is_anchor = True
-    needs_oracle = False
-    threat_model = "auxiliary images only"
+    rebuilds_images = True
+    threat = ThreatModel()
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def __init__(self, options: NoOptions) -> None:
         self.options = options

@@ -1,13 +1,42 @@
 """Mounts one attack: a pure function of its arguments, made for a worker process."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from testbed.adversaries.base import Evidence, Reconstruction
+from testbed.adversaries.base import (
+    Evidence,
+    FloatArray,
+    FrontEndOracle,
+    Reconstruction,
+    WhiteBoxOracle,
+)
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
+
+
+class _Counted:
+    """A query oracle that counts the images it is asked for."""
+
+    def __init__(self, oracle: FrontEndOracle) -> None:
+        self._oracle = oracle
+        self.images = 0
+
+    def query(self, images: FloatArray, draw: int) -> FloatArray:
+        self.images += len(images)
+        return self._oracle.query(images, draw)
+
+
+class _CountedWhiteBox(_Counted):
+    """The same with gradients, where weights are granted; steps of a search are no queries."""
+
+    _oracle: WhiteBoxOracle
+
+    def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
+        return self._oracle.differentiable_query(x, draw)
 
 
 def mount(
@@ -35,7 +64,7 @@ def mount(
     ValueError : an attack or options that do not exist; a validated scenario has neither.
     """
     attack = ATTACKS.create(attack_name, options)
-    if attack.needs_oracle and evidence.oracle is None:
+    if attack.threat.queries and evidence.oracle is None:
         raise UserError(
             f"attack '{attack_name}' needs query access to the deployed front-end; "
             "its adversary is granted none"
@@ -45,9 +74,15 @@ def mount(
             f"attack '{attack_name}' has no auxiliary images; raise data.max_images, "
             "data.splits.auxiliary or knowledge.auxiliary_share"
         )
+    counted: _Counted | None = None
+    if isinstance(evidence.oracle, WhiteBoxOracle):
+        counted = _CountedWhiteBox(evidence.oracle)
+    elif evidence.oracle is not None:
+        counted = _Counted(evidence.oracle)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return attack.mount(evidence, seed, progress)
+        found = attack.mount(replace(evidence, oracle=counted), seed, progress)
     finally:
         torch.set_num_threads(threads)
+    return replace(found, queries=counted.images if counted else 0)

@@ -5,18 +5,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle
+from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, LabelledImages
 from testbed.core.errors import UserError
 
 VALIDATION_DRAW = 0
 """The draw of the attacker's validation; training uses later ones, so no noise is shared."""
 
+_VALIDATION_REPLAYS = 500_000  # first draw of its further releases, apart from training's
 _PROBES = 4
 _CHUNK = 256
+_VALIDATION_SHARE = 5
+_DISTINCT_RELEASES = 64  # fresh releases per image that a replaying attacker spends at most
 
 
 class ReleasedFeatures:
     """Auxiliary features as the defended wire releases them, drawn afresh when they are random.
+
+    Where intercepts are means over several releases, so are these. Where queries are limited, only
+    as many images are used as the limit allows, a fifth of them for validation, and releases are
+    drawn afresh until it is used up.
 
     Parameters
     ----------
@@ -26,6 +33,7 @@ class ReleasedFeatures:
     Attributes
     ----------
     is_random : whether two draws of the same images differ.
+    auxiliary, auxiliary_validation : the images that are queried.
 
     Raises
     ------
@@ -39,23 +47,72 @@ class ReleasedFeatures:
                 "its adversary is granted none"
             )
         self._oracle: FrontEndOracle = evidence.oracle
-        self._evidence = evidence
-        self._cached: FloatArray | None = None
+        self._left = evidence.query_limit
+        self._cached: dict[int, FloatArray] = {}
+        self._validation: FloatArray | None = None
         probes = evidence.auxiliary.images[:_PROBES]
         self.is_random = not np.array_equal(
-            self._oracle.query(probes, draw=0), self._oracle.query(probes, draw=1), equal_nan=True
+            self._ask(probes, 0), self._ask(probes, 1), equal_nan=True
         )
+        self._replays = evidence.replays if self.is_random else 1
+        self.auxiliary, self.auxiliary_validation = self._affordable(evidence)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit on queries."""
+        return self._left is not None
+
+    def _affordable(self, evidence: Evidence) -> tuple[LabelledImages, LabelledImages]:
+        auxiliary, validation = evidence.auxiliary, evidence.auxiliary_validation
+        if self._left is None:
+            return auxiliary, validation
+        images = self._left // self._replays
+        held_out = min(len(validation.images), max(1, images // _VALIDATION_SHARE))
+        return auxiliary.first(max(1, images - held_out)), validation.first(held_out)
+
+    def _ask(self, images: FloatArray, draw: int) -> FloatArray:
+        if self._left is not None:
+            self._left -= len(images)
+        return self._oracle.query(images, draw)
+
+    def release(self, images: FloatArray, epoch: int) -> FloatArray:
+        """Return the features of any images in ``epoch`` (from 0), as they would be intercepted."""
+        first = VALIDATION_DRAW + 1 + epoch * self._replays
+        return self._mean_release(images, range(first, first + self._replays))
+
+    def _mean_release(self, images: FloatArray, draws: range) -> FloatArray:
+        if len(draws) == 1:
+            return self._ask(images, draws[0])
+        total: FloatArray = sum(self._ask(images, draw) / np.float32(len(draws)) for draw in draws)  # type: ignore[assignment]
+        return total
 
     def training(self, epoch: int) -> FloatArray:
         """Return the features of the auxiliary images in ``epoch`` (from 0), to be read only."""
-        if self._cached is None or self.is_random:
-            draw = VALIDATION_DRAW + 1 + epoch
-            self._cached = self._oracle.query(self._evidence.auxiliary.images, draw)
-        return self._cached
+        if not self.is_random:
+            epoch = 0
+        elif self._replays > 1:
+            epoch %= max(1, _DISTINCT_RELEASES // self._replays)
+        if epoch in self._cached:
+            return self._cached[epoch]
+        cost = self._replays * len(self.auxiliary.images)
+        if self._cached and self._left is not None and self._left < cost:
+            return self._cached[epoch % len(self._cached)]
+        features = self.release(self.auxiliary.images, epoch)
+        if not self.is_random or self._replays > 1 or self._left is not None:
+            self._cached[epoch] = features
+        return features
 
     def validation(self) -> FloatArray:
         """Return the features of the attacker's validation images."""
-        return self._oracle.query(self._evidence.auxiliary_validation.images, VALIDATION_DRAW)
+        if self._validation is None:
+            first = self._ask(self.auxiliary_validation.images, VALIDATION_DRAW)
+            if self._replays > 1:
+                draws = range(_VALIDATION_REPLAYS, _VALIDATION_REPLAYS + self._replays - 1)
+                rest = self._mean_release(self.auxiliary_validation.images, draws)
+                share = np.float32(1.0 / self._replays)
+                first = share * first + (np.float32(1.0) - share) * rest
+            self._validation = first
+        return self._validation
 
 
 @dataclass(frozen=True)

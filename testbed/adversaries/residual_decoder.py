@@ -7,14 +7,16 @@ validation error, and the best epoch is what attacks the victims (see docs on pr
 """
 
 import copy
-from collections.abc import Callable
-from typing import Annotated, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from testbed.adversaries import augmentation
 from testbed.adversaries.base import (
     CurvePoint,
     Evidence,
@@ -25,6 +27,7 @@ from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
+from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 
@@ -48,8 +51,18 @@ class ResidualDecoderOptions(Options):
     min_progress: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.01, description="relative fall of the validation error that counts as progress"
     )
+    min_epoch_steps: Annotated[int, Field(ge=1)] = Field(
+        default=40,
+        description="steps of an epoch at least: few images are passed over several times, so "
+        "that the plateau is one of training and not of a handful of steps",
+    )
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
+    augment: bool = Field(
+        default=True,
+        description="vary the auxiliary images every epoch, unless queries are limited; each "
+        "variation is queried",
+    )
 
 
 @ATTACKS.register(
@@ -61,8 +74,13 @@ class ResidualDecoder:
     """The main trained attack."""
 
     is_anchor = False
-    needs_oracle = True
-    threat_model = "auxiliary images and queries to the deployed front-end"
+    rebuilds_images = True
+    threat = ThreatModel(queries=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "capacity": ("small", "medium", "large"),
+        "learning_rate": (0.001, 0.003, 0.01),
+        "augment": (False, True),
+    }
 
     def __init__(self, options: ResidualDecoderOptions) -> None:
         self.options = options
@@ -86,14 +104,16 @@ class DecoderTraining:
         self._released = ReleasedFeatures(evidence, "residual_decoder")
         first = self._released.training(0)
         self._normalise = ChannelNormaliser.fit(first)
+        self._is_flat = not self._normalise.scale.any()
         self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
-        self._targets = _channels_last(evidence.auxiliary.images) - self._mean
-        self._validation = evidence.auxiliary_validation
+        self._images = self._released.auxiliary.images
+        self._seed = seed
+        self._validation = self._released.auxiliary_validation
         self._validation_inputs = _channels_last(self._normalise(self._released.validation()))
         self._order = seeds.torch_generator(seed, "residual_decoder batches")
         self.network = DecoderNetwork(
             _shape(first),
-            _shape(evidence.auxiliary.images),
+            _shape(self._images),
             CAPACITIES[options.capacity],
             seeds.torch_generator(seed, "residual_decoder weights"),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,15 +122,13 @@ class DecoderTraining:
         """Train until the validation error no longer falls, then restore the best epoch."""
         options = self.options
         optimiser = torch.optim.Adam(self.network.parameters(), options.learning_rate, fused=True)
-        self.curve.append(self._evaluate(0, float(self._targets.square().mean())))
+        start = float(self._residuals(self._images).square().mean())
+        self.curve.append(self._evaluate(0, start))
         best = reference = self.curve[0].validation_mse
         best_weights = copy.deepcopy(self.network.state_dict())
         stale = decays = 0
-        inputs = _channels_last(self._normalise(self._released.training(0)))
         for epoch in range(1, options.max_epochs + 1):
-            if epoch > 1 and self._released.is_random:
-                inputs = _channels_last(self._normalise(self._released.training(epoch - 1)))
-            point = self._evaluate(epoch, self._train_epoch(inputs, optimiser))
+            point = self._evaluate(epoch, self._train_epoch(epoch, optimiser))
             self.curve.append(point)
             if progress is not None:
                 progress(f"epoch {epoch}, validation MSE {point.validation_mse:.5f}")
@@ -129,17 +147,36 @@ class DecoderTraining:
                     group["lr"] *= _DECAY
         self.network.load_state_dict(best_weights)
 
-    def _train_epoch(self, inputs: Tensor, optimiser: torch.optim.Optimizer) -> float:
+    def _residuals(self, images: FloatArray) -> Tensor:
+        return _channels_last(images) - self._mean
+
+    def _pass(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
+        released, images = self._released, self._images
+        # The first pass is over the images as they are: their features fitted the normaliser.
+        if number > 0 and self.options.augment and not (released.is_limited or self._is_flat):
+            images = augmentation.vary(images, self._seed, number)
+            features = released.release(images, number)
+        else:
+            features = released.training(number)
+        return _channels_last(self._normalise(features)), self._residuals(images)
+
+    def _train_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
+        """Train on as many passes as make ``min_epoch_steps``; return the mean squared error."""
+        steps_per_pass = math.ceil(len(self._images) / self.options.batch_size)
+        passes = math.ceil(self.options.min_epoch_steps / steps_per_pass)
         total = 0.0
-        order = torch.randperm(len(inputs), generator=self._order)
-        for batch in torch.split(order, self.options.batch_size):
-            residual = self.network(inputs[batch])
-            loss = nn.functional.mse_loss(residual, self._targets[batch])
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += float(loss.detach()) * len(batch)
-        return total / len(inputs)
+        for number in range((epoch - 1) * passes, epoch * passes):
+            inputs, targets = self._pass(number)
+            order = torch.randperm(len(inputs), generator=self._order)
+            for batch in torch.split(order, self.options.batch_size):
+                residual = self.network(inputs[batch])
+                loss = nn.functional.mse_loss(residual, targets[batch])
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                total += float(loss.detach()) * len(batch)
+        return total / (passes * len(self._images))
 
     def _evaluate(self, epoch: int, training_mse: float) -> CurvePoint:
         images = self._decode(self._validation_inputs)

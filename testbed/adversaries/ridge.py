@@ -9,8 +9,8 @@ References
 Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
 """
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from pydantic import Field
 from testbed.adversaries.base import Evidence, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 
@@ -48,8 +49,9 @@ class Ridge:
     """Closed-form linear inverse."""
 
     is_anchor = False
-    needs_oracle = True
-    threat_model = "auxiliary images and queries to the deployed front-end"
+    rebuilds_images = True
+    threat = ThreatModel(queries=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {"max_samples": (1000, 2000, 5000)}
 
     def __init__(self, options: RidgeOptions) -> None:
         self.options = options
@@ -60,16 +62,17 @@ class Ridge:
         """Fit, choose the penalty on the attacker's validation images, reconstruct."""
         released = ReleasedFeatures(evidence, "ridge")
         draws = self.options.releases_per_image if released.is_random else 1
-        pairs = min(draws * len(evidence.auxiliary.images), self.options.max_samples)
-        rows = np.arange(pairs) % len(evidence.auxiliary.images)
-        starts = range(0, pairs, len(evidence.auxiliary.images))
+        held = released.auxiliary.images
+        pairs = min(draws * len(held), self.options.max_samples)
+        rows = np.arange(pairs) % len(held)
+        starts = range(0, pairs, len(held))
         releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
         raw = np.concatenate(releases)
-        images = evidence.auxiliary.images[rows]
+        images = held[rows]
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
         held_out = solution.project(_flat(normalise(released.validation())))
-        truth = _flat(evidence.auxiliary_validation.images)
+        truth = _flat(released.auxiliary_validation.images)
         errors = [
             float(np.square(np.clip(solution.predict(held_out, alpha), 0, 1) - truth).mean())
             for alpha in self.options.alphas

@@ -13,9 +13,9 @@ He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2
 (regularised maximum likelihood, there by plain gradient descent).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,7 @@ from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
 from testbed.core import seeds
+from testbed.core.adversary import ThreatModel
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
@@ -63,8 +64,13 @@ class WhiteBox:
     """Regularised maximum-likelihood inversion."""
 
     is_anchor = False
-    needs_oracle = True
-    threat_model = "auxiliary images, queries and the weights of the deployed front-end"
+    rebuilds_images = True
+    threat = ThreatModel(weights=True, queries=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "steps": (120, 240, 480),
+        "learning_rate": (0.03, 0.1, 0.3),
+        "restarts": (1, 2),
+    }
 
     def __init__(self, options: WhiteBoxOptions) -> None:
         self.options = options
@@ -82,12 +88,13 @@ class WhiteBox:
         released = ReleasedFeatures(evidence, "white_box")
         normalise = ChannelNormaliser.fit(released.training(0))
         distance = FeatureDistance(evidence.oracle, normalise, released.is_random)
-        first, account = self._first_start(evidence, seed, progress)
+        options = self.options
+        first, account = first_start(options.start, options.decoder, evidence, seed, progress)
         features = evidence.intercepts.features
         starts = [first(features)]
         if distance.is_flat or len(features) == 0:
             return replace(account, images=starts[0])
-        tv_weight, stop = self._tune(distance, evidence, released.validation(), first)
+        tv_weight, stop = self._tune(distance, released, first)
         if progress is not None:
             progress(f"searching {stop} steps with total variation x {tv_weight:g}")
         starts.extend(self._further_starts(evidence, seed))
@@ -97,27 +104,16 @@ class WhiteBox:
         nearest = np.argmin([distance.expected(end, features) for end in ends], axis=0)
         return replace(account, images=np.stack(ends)[nearest, np.arange(len(features))])
 
-    def _first_start(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None
-    ) -> tuple[Start, Reconstruction]:
-        """Return what maps features to starting images, and the account of its training."""
-        mean = mean_of(evidence.auxiliary)
-        if self.options.start == "mean_image":
-            return lambda features: _repeat(mean, len(features)), Reconstruction(mean[None])
-        training = DecoderTraining(self.options.decoder, evidence, seed)
-        training.run(progress)
-        return training.reconstruct, training.account(mean[None])
-
     def _tune(
         self,
         distance: FeatureDistance,
-        evidence: Evidence,
-        validation_features: FloatArray,
+        released: ReleasedFeatures,
         start: Start,
     ) -> tuple[float, int]:
         """Return the prior's weight and the number of steps with the least validation error."""
         count = self.options.tuning_images
-        truth, features = evidence.auxiliary_validation.images[:count], validation_features[:count]
+        truth = released.auxiliary_validation.images[:count]
+        features = released.validation()[:count]
         steps = self.options.steps
         stops = [0, steps // 8, steps // 4, steps // 2, steps]
         choices = []
@@ -137,6 +133,27 @@ class WhiteBox:
             rng = seeds.generator(seed, "white_box starts", restart)
             starts.append(images[rng.integers(0, len(images), count)])
         return starts
+
+
+def first_start(
+    start: str,
+    decoder: ResidualDecoderOptions,
+    evidence: Evidence,
+    seed: int,
+    progress: Callable[[str], None] | None,
+) -> tuple[Start, Reconstruction]:
+    """Return what maps features to starting images, and the account of its training.
+
+    Parameters
+    ----------
+    start : ``decoder`` or ``mean_image``.
+    """
+    mean = mean_of(evidence.auxiliary)
+    if start == "mean_image":
+        return lambda features: _repeat(mean, len(features)), Reconstruction(mean[None])
+    training = DecoderTraining(decoder, evidence, seed)
+    training.run(progress)
+    return training.reconstruct, training.account(mean[None])
 
 
 def _repeat(image: FloatArray, count: int) -> FloatArray:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from testbed.core import registries
+from testbed.core.adversary import Adversary, check_adversaries
 from testbed.core.components import (
-    AttackChoice,
     AvailabilityChoice,
     DefenceChoice,
     FrontEndChoice,
@@ -178,38 +178,6 @@ class ServingSection(Section):
     )
 
 
-class Position(Section):
-    """Where an adversary reads: a share of the device links, or the cloud itself."""
-
-    tap: Literal["links", "cloud"] = "links"
-    share_of_links: PositiveShare = Field(
-        default=1.0, description="share of the devices whose link is read; the cloud sees all"
-    )
-
-    @model_validator(mode="after")
-    def _cloud_sees_all(self) -> Self:
-        if self.tap == "cloud" and self.share_of_links != 1.0:
-            raise ValueError("share_of_links applies to 'tap: links'; the cloud sees every device")
-        return self
-
-
-class Knowledge(Section):
-    """What an adversary is granted beside its intercepts."""
-
-    auxiliary_share: PositiveShare = Field(
-        default=1.0, description="share of the auxiliary images it holds"
-    )
-
-
-class Adversary(Section):
-    """Position, knowledge and the attacks mounted with them."""
-
-    name: Name
-    position: Position = Position()
-    knowledge: Knowledge = Knowledge()
-    attack: AttackChoice = component(registries.ATTACKS, "residual_decoder")
-
-
 class EngineSection(Section):
     """How the simulation itself is executed; nothing here but ``cloud_threads`` changes results."""
 
@@ -254,6 +222,7 @@ class Scenario(Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
+        check_adversaries(self.adversaries, self.data.name)
         if self.training.cohort_size > self.fleet.size:
             raise ValueError(
                 f"training.cohort_size ({self.training.cohort_size}) exceeds "

@@ -10,10 +10,19 @@ import torch
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
 from testbed.engine.host import Delivery, Host, Usage, process_usage
+from testbed.engine.oracles import QueryAccess, QueryService
 
 T = TypeVar("T")
+_INLINE_QUERIES = QueryService()
+
+
+def _ask_inline(ticket: int, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
+    return _INLINE_QUERIES.query(ticket, images, draw)
+
+
 Job = tuple[str, Callable[..., T], tuple[Any, ...]]
 """Name, function and arguments of one job."""
 
@@ -50,6 +59,16 @@ class Backend(ABC):
 
         ``on_done`` is called with a job's name when it is done; results come in the jobs' order.
         """
+
+    @abstractmethod
+    def open_queries(
+        self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
+    ) -> QueryAccess:
+        """Serve a front-end's queries to one adversary, at most ``limit`` images of them."""
+
+    @abstractmethod
+    def close_queries(self, access: QueryAccess) -> None:
+        """Serve them no longer."""
 
     @abstractmethod
     def usage(self) -> dict[str, Usage]:
@@ -109,6 +128,16 @@ class InlineBackend(Backend):
             return results
         finally:
             torch.set_num_threads(threads)
+
+    def open_queries(
+        self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
+    ) -> QueryAccess:
+        """Serve a front-end's queries from a table of this process."""
+        return QueryAccess(_INLINE_QUERIES.open(deployed, adversary, limit), _ask_inline)
+
+    def close_queries(self, access: QueryAccess) -> None:
+        """Serve them no longer."""
+        _INLINE_QUERIES.close(access.ticket)
 
     def usage(self) -> dict[str, Usage]:
         """Return the cost of this process."""

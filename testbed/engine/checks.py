@@ -16,6 +16,35 @@ def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
     return {"name": f"{arm}: {name}", "passed": bool(passed), "detail": detail}
 
 
+def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
+    """Compare each attack's error on smoothed victims with the floor that holds for them.
+
+    The error is a mean over few images: only an error below the floor by more than three standard
+    errors counts as beating it.
+    """
+    if attacked.floor["reason"]:
+        return True, attacked.floor["reason"]
+    levels = {level["replays"]: level["mse"] for level in attacked.floor["levels"]}
+    margins = []
+    for entry in attacked.entries:
+        found = entry["smoothed"]
+        if found is not None:
+            slack = 3.0 * (found["standard_error"] or 0.0)
+            ratio = (found["mse"] + slack) / levels[entry["replays"]]
+            margins.append((ratio, found["mse"], entry))
+    floors = ", ".join(
+        f"{value:.2g} for {replays} release{'s' if replays > 1 else ''}"
+        for replays, value in levels.items()
+    )
+    if not margins:
+        return True, f"floor {floors}; no attack was held against it"
+    ratio, error, entry = min(margins, key=lambda item: item[0])
+    return ratio >= 1.0, (
+        f"floor {floors} (MSE on images smoothed by N(0, 0.1^2)); nearest to it: "
+        f"{entry['attack']} of {entry['adversary']}, {error:.2g}"
+    )
+
+
 def self_checks(
     arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
 ) -> list[Check]:
@@ -40,6 +69,7 @@ def self_checks(
         np.isfinite(value).all()
         for value in (tensor.numpy() for tensor in arm.server.parameters.values())
     )
+    floor_passed, floor_detail = _floor_check(attacked)
     in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
     return [
         _check(
@@ -89,4 +119,5 @@ def self_checks(
             in_range,
             f"{len(attacked.rows)} scored reconstructions",
         ),
+        _check(name, "no attack beats the reconstruction floor", floor_passed, floor_detail),
     ]

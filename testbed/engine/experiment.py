@@ -19,6 +19,7 @@ from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.attacks import attack_arm
 from testbed.engine.backend import Backend
 from testbed.engine.checks import self_checks
+from testbed.engine.comparisons import compare_arms
 from testbed.engine.costs import DeviceCosts
 from testbed.engine.folder import (
     COLUMNS,
@@ -35,8 +36,10 @@ from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.ledger import Ledger
 from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
+from testbed.engine.positions import devices_read
 from testbed.engine.progress import Progress
 from testbed.engine.reference import reference_rate
+from testbed.engine.sanity import sanity_checks
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
 from testbed.engine.taps import Tap
@@ -68,6 +71,8 @@ class Experiment:
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
         self._reference: Row = {}
+        self._sanity: list[Row] = []
+        self._attack_seconds: list[Row] = []
 
     def run(
         self,
@@ -96,6 +101,8 @@ class Experiment:
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
         open_folder(self.folder, self.scenario, resume)
         on_open()
+        with self.progress.phase("check the attacks"), threadpool_limits(1, user_api="blas"):
+            self._sanity = sanity_checks(setting.data, self.scenario.seed)
         for arm in self.scenario.arms:
             kept = read_arm(self.folder / "checkpoints" / arm.name)
             if kept is not None:
@@ -139,7 +146,7 @@ class Experiment:
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
         ):
             leakage = self._leakage(world.setting.data, arm)
-            attacked = attack_arm(world, arm.deployed(), taps, served)
+            attacked = attack_arm(world, arm.deployed(), taps, served, models.edge_stats.macs)
         devices = device_rows(world, arm, served)
         tables = {
             "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
@@ -148,6 +155,8 @@ class Experiment:
             "attacks": attacked.rows,
         }
         entry = arm_entry(world, arm, served, devices, leakage, attacked.entries)
+        self._attack_seconds += attacked.seconds
+        entry["floor"] = attacked.floor
         entry["checks"] = self_checks(arm, served, attacked, world.setting)
         write_arm(arm_folder, entry, tables, attacked.samples)
         self._measure(world.backend)
@@ -157,10 +166,12 @@ class Experiment:
         self._finished[name] = finished
 
     def _taps(self) -> list[Tap]:
-        scenario = self.scenario
+        assert self._setting is not None
+        scenario, fleet = self.scenario, self._setting.fleet
+        shared = scenario.fleet.devices_per_access_point
         return [
-            Tap(adversary.name, adversary.position, scenario.fleet.size, scenario.seed)
-            for adversary in scenario.adversaries
+            Tap(item.name, devices_read(item.name, item.position, fleet, scenario.seed, shared))
+            for item in scenario.adversaries
         ]
 
     def _grid(self, world: World, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
@@ -204,17 +215,20 @@ class Experiment:
             for _, _, arrays in finished:
                 samples |= arrays
             write_samples(self.folder / "reconstructions" / "samples.npz", samples)
-            write_json(self.folder / "results.json", self._summary(status, finished))
+            attacks = [row for _, tables, _ in finished for row in tables["attacks"]]
+            write_json(self.folder / "results.json", self._summary(status, finished, attacks))
             self._write_host()
             report = build_report(self.folder)
         self._write_host()  # once more, with the time that the report took
         return report
 
-    def _summary(self, status: str, finished: Sequence[tuple[Row, Any, Any]]) -> Row:
+    def _summary(
+        self, status: str, finished: Sequence[tuple[Row, Any, Any]], rows: Sequence[Row]
+    ) -> Row:
         assert self._setting is not None
         data, fleet = self._setting.data, self._setting.fleet
         entries = [dict(entry) for entry, _, _ in finished]
-        checks = [check for entry in entries for check in entry.pop("checks")]
+        checks = [*self._sanity, *(check for entry in entries for check in entry.pop("checks"))]
         return {
             "schema_version": SCHEMA_VERSION,
             "status": status,
@@ -238,6 +252,7 @@ class Experiment:
                 ],
             },
             "arms": entries,
+            "comparisons": compare_arms(self.scenario, entries, rows),
             "self_checks": checks,
         }
 
@@ -255,6 +270,7 @@ class Experiment:
                 "total_wall_s": self.progress.total_s,
                 "processes": list(self._usage.values()),
                 "reference_rate": self._reference,
+                "attacks": self._attack_seconds,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),

@@ -25,10 +25,12 @@ import torch
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
 from testbed.core.errors import HostError, UserError
 from testbed.engine.backend import Backend, Job
 from testbed.engine.host import Delivery, Host, Usage, process_usage
+from testbed.engine.oracles import QueryAccess, QueryService
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,6 +69,33 @@ class _JobActor:
         return process_usage()
 
 
+class _QueryActor(QueryService):
+    """A process that holds front-ends and answers queries; adversaries live elsewhere."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        super().__init__()
+
+    def usage(self) -> Usage:
+        return process_usage()
+
+
+class _AskActor:
+    """Sends queries to the actor; this, with a ticket, is all that travels to an adversary."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __call__(self, ticket: int, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
+        try:
+            answer: NDArray[np.float32] = ray.get(
+                self._actor.query.remote(ticket, images, draw), timeout=CALL_TIMEOUT_S
+            )
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        return answer
+
+
 class RayBackend(Backend):
     """One host actor per core by default, each simulating many devices.
 
@@ -88,6 +117,7 @@ class RayBackend(Backend):
         self._folder = tempfile.mkdtemp(prefix="sf-", dir=_short_temporary_folder())
         self._children: list[psutil.Process] = []
         self._job_actors: list[Any] = []
+        self._query_actor: Any = None
         try:
             self._start()
             shared = (ray.put(images), ray.put(labels), ray.put(list(device_rows)))
@@ -179,10 +209,25 @@ class RayBackend(Backend):
             on_done(jobs[index][0])
         return [results[index] for index in range(len(jobs))]
 
+    def open_queries(
+        self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
+    ) -> QueryAccess:
+        """Serve a front-end's queries from an actor of its own, the same for all adversaries."""
+        if self._query_actor is None:
+            self._query_actor = ray.remote(num_cpus=0)(_QueryActor).remote()
+        opening = self._query_actor.open.remote(deployed, adversary, limit)
+        return QueryAccess(self._get([opening], "queries")[0], _AskActor(self._query_actor))
+
+    def close_queries(self, access: QueryAccess) -> None:
+        """Serve them no longer."""
+        self._get([self._query_actor.close.remote(access.ticket)], "queries")
+
     def usage(self) -> dict[str, Usage]:
         """Return the cost of the driver, the hosts and the adversaries."""
         named = [(f"host {index}", actor) for index, actor in enumerate(self._actors)]
         named += [(f"adversary {index}", actor) for index, actor in enumerate(self._job_actors)]
+        if self._query_actor is not None:
+            named.append(("queries", self._query_actor))
         usages = self._get([actor.usage.remote() for _, actor in named], "measuring")
         return {"driver": process_usage()} | {
             name: usage for (name, _), usage in zip(named, usages, strict=True)

@@ -1,4 +1,4 @@
-"""Scores one attack's reconstructions against the truth, overall and per device class."""
+"""Scores one attack's reconstructions against the truth, overall and by device class and link."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +11,13 @@ from testbed.adversaries.base import FloatArray, IntArray, Reconstruction
 from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Scenario
 from testbed.privacy.intervals import bootstrap_interval
+from testbed.privacy.judge import Judge
 from testbed.privacy.scores import ScoreTable, score
 
 Row = dict[str, Any]
-SCORES = ("mse", "psnr_db", "ssim", "reidentified")
-NAMES = {"reidentified": "reidentification"}
+Values = NDArray[np.float64]
+RECOGNISABLE_SSIM = 0.5
+NAMES = {"reidentified": "reidentification", "recognisable": "recognisable_share"}
 
 
 @dataclass(frozen=True)
@@ -27,57 +29,75 @@ class Victims:
     rows : image of each victim in the data's pool.
     images : in [0, 1], (N, C, H, W).
     pool, pool_index : all victims' images for re-identification, and each victim's place in it.
+    persons : who is pictured, or None where the data has no persons.
     """
 
     requests: IntArray
     rows: IntArray
     devices: IntArray
     device_classes: Sequence[str]
+    links: Sequence[str]
     labels: IntArray
     images: FloatArray
     pool: FloatArray
     pool_index: IntArray
+    persons: IntArray | None = None
 
 
 @dataclass(frozen=True)
 class ScoredAttack:
-    """The attack's entry of results.json without its identity, and its rows of attacks.parquet."""
+    """The attack's entry of results.json without its identity, and its rows of attacks.parquet.
+
+    ``extremes`` are the places of the best, the median and the worst reconstruction by MSE.
+    """
 
     entry: Row
     rows: list[Row]
     mse: float
+    extremes: IntArray
 
 
 def score_attack(
-    scenario: Scenario, victims: Victims, attack: str, reconstruction: Reconstruction
+    scenario: Scenario,
+    victims: Victims,
+    attack: str,
+    reconstruction: Reconstruction,
+    judge: Judge | None = None,
+    replays: int = 1,
 ) -> ScoredAttack:
-    """Score the reconstructions of one attack."""
+    """Score the reconstructions of one attack.
+
+    Parameters
+    ----------
+    judge : names the class of a reconstruction, where there is one.
+    replays : releases of each victim's image that the adversary averaged.
+    """
     table = score(reconstruction.images, victims.images, victims.pool, victims.pool_index)
-    classes = np.array(victims.device_classes)
-    everyone = np.ones(len(classes), dtype=bool)
-    declared = ATTACKS.entry(attack).factory
-    by_class = []
-    for device_class in sorted(set(victims.device_classes)):
-        own = classes == device_class
-        by_class.append(
-            {
-                "device_class": device_class,
-                "victims": int(own.sum()),
-                **_intervals(scenario, table, own),
-            }
-        )
+    columns = _columns(table, reconstruction, victims, judge)
+    everyone = np.ones(len(victims.rows), dtype=bool)
+    declared: Any = ATTACKS.entry(attack).factory
+    order = np.argsort(table.mse, kind="stable")
+    extremes = order[[0, len(order) // 2, -1]]
     entry = {
-        "is_anchor": declared.is_anchor,  # type: ignore[attr-defined]
-        "threat_model": declared.threat_model,  # type: ignore[attr-defined]
-        "victims": len(classes),
-        "scores": _intervals(scenario, table, everyone),
+        "is_anchor": declared.is_anchor,
+        "rebuilds_images": declared.rebuilds_images,
+        "threat_model": declared.threat.words(replays),
+        "victims": len(victims.rows),
+        "queries": reconstruction.queries,
+        "scores": _intervals(scenario, columns, everyone),
         "pool_size": table.pool_size,
         "chance_reidentification": 1.0 / table.pool_size,
         "body_parameters": reconstruction.body_parameters,
         "adapter_parameters": reconstruction.adapter_parameters,
         "best_epoch": reconstruction.best_epoch,
         "curve": [asdict(point) for point in reconstruction.curve],
-        "by_device_class": by_class,
+        "extremes": [
+            {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
+            for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
+        ],
+        "inferred": _inferred(scenario, reconstruction, victims),
+        "by_device_class": _by("device_class", victims.device_classes, scenario, columns),
+        "by_link": _by("link", victims.links, scenario, columns),
     }
     rows = [
         {
@@ -91,17 +111,74 @@ def score_attack(
             "ssim": float(table.ssim[index]),
             "reidentified": bool(table.reidentified[index]),
         }
-        for index in range(len(classes))
+        for index in range(len(victims.rows))
     ]
-    return ScoredAttack(entry, rows, float(table.mse.mean()))
+    return ScoredAttack(entry, rows, float(table.mse.mean()), extremes)
 
 
-def _intervals(scenario: Scenario, table: ScoreTable, chosen: NDArray[np.bool_]) -> Row:
+def _columns(
+    table: ScoreTable, reconstruction: Reconstruction, victims: Victims, judge: Judge | None
+) -> dict[str, Values]:
+    """Return one value per victim of every score."""
+    columns = {
+        "mse": table.mse,
+        "psnr_db": table.psnr_db,
+        "ssim": table.ssim,
+        "reidentified": table.reidentified.astype(np.float64),
+        "recognisable": (table.ssim > RECOGNISABLE_SSIM).astype(np.float64),
+    }
+    if judge is not None:
+        named = judge(reconstruction.images)
+        columns["class_recovered"] = (named == victims.labels).astype(np.float64)
+    return columns
+
+
+def _by(
+    key: str, groups: Sequence[str], scenario: Scenario, columns: dict[str, Values]
+) -> list[Row]:
+    names = np.array(groups)
+    entries = []
+    for name in sorted(set(groups)):
+        own = names == name
+        scores = _intervals(scenario, columns, own)
+        entries.append({key: name, "victims": int(own.sum()), **scores})
+    return entries
+
+
+def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[np.bool_]) -> Row:
     """Return the mean of each score over the chosen victims, with bootstrap intervals."""
     resamples = scenario.evaluation.bootstrap_resamples
     return {
         NAMES.get(name, name): bootstrap_interval(
-            np.asarray(getattr(table, name), dtype=np.float64)[chosen], resamples, scenario.seed
+            values[chosen], resamples, scenario.seed
         ).as_dict()
-        for name in SCORES
+        for name, values in columns.items()
     }
+
+
+def _inferred(scenario: Scenario, reconstruction: Reconstruction, victims: Victims) -> Row | None:
+    """Score what an attack says of classes and persons; chance is printed beside each."""
+    said = reconstruction.inferred
+    if said is None:
+        return None
+    resamples, count = scenario.evaluation.bootstrap_resamples, len(victims.rows)
+    right = (said.classes[:count] == victims.labels).astype(np.float64)
+    largest = np.bincount(victims.labels).max() / count
+    found: Row = {
+        "class": bootstrap_interval(right, resamples, scenario.seed).as_dict(),
+        "majority_class": float(largest),
+        "same_person": None,
+        "chance_same_person": None,
+    }
+    persons = victims.persons
+    if persons is not None and count > 1 and len(said.companions) >= count:
+        same = persons[:, None] == persons[None, :]
+        others = same.sum(axis=1) - 1
+        known = others > 0  # nobody can find the companion of somebody pictured once
+        if known.any():
+            companions = said.companions[:count]
+            hits = (persons[companions] == persons).astype(np.float64)
+            rate = bootstrap_interval(hits[known], resamples, scenario.seed)
+            found["same_person"] = rate.as_dict()
+            found["chance_same_person"] = float((others[known] / (count - 1)).mean())
+    return found

@@ -7,8 +7,6 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from testbed.core import protocol
-from testbed.core.scenario import Position
-from testbed.core.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,12 @@ class Tap:
 
     Parameters
     ----------
-    position : the scenario's position of one adversary.
-    devices : size of the fleet.
+    devices : those whose links it reads (``testbed.engine.positions``).
     """
 
-    def __init__(self, name: str, position: Position, devices: int, seed: int) -> None:
+    def __init__(self, name: str, devices: frozenset[int]) -> None:
         self.name = name
-        count = max(1, round(position.share_of_links * devices))
-        order = generator(seed, f"tap {name}").permutation(devices)
-        self.devices = frozenset(int(device) for device in order[:count])
+        self.devices = devices
         self.intercepts: list[Intercept] = []
         self.raw_requests: list[int] = []
 

@@ -1,14 +1,16 @@
 """What all arms of a run share: data, fleet, availability, hosts and the results folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from testbed.core.errors import UserError
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.scenario import Scenario
 from testbed.data.federated import FederatedData, load_federated_data
+from testbed.engine.auxiliary import ForeignImages, foreign_images
 from testbed.engine.backend import Backend, InlineBackend
+from testbed.engine.positions import check_positions
 from testbed.engine.progress import Progress
 from testbed.fleet.access_points import share_access_points
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
@@ -18,12 +20,16 @@ from testbed.fleet.sampling import Fleet, sample_fleet
 
 @dataclass(frozen=True)
 class Setting:
-    """Data and fleet of a scenario, before anything runs."""
+    """Data and fleet of a scenario, before anything runs.
+
+    ``foreign`` holds the images of adversaries whose auxiliary data is another dataset, by name.
+    """
 
     scenario: Scenario
     data: FederatedData
     fleet: Fleet
     cloud_device: CatalogueDevice
+    foreign: Mapping[str, ForeignImages] = field(default_factory=dict)
 
     def online(self) -> Callable[[int, float, int], bool]:
         """Return a fresh availability model: (device, virtual seconds, draw) -> reachable."""
@@ -92,8 +98,9 @@ def read_setting(scenario: Scenario) -> Setting:
     """
     fleet, cloud = read_fleet(scenario)
     check_components(scenario, len(fleet))
+    check_positions(scenario, fleet)
     data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed)
-    return Setting(scenario, data, fleet, cloud)
+    return Setting(scenario, data, fleet, cloud, foreign_images(scenario, data))
 
 
 def start_backend(setting: Setting, hosts: int) -> Backend:

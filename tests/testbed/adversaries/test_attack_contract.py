@@ -13,18 +13,41 @@ import torch
 import testbed.adversaries
 from testbed.adversaries import base
 from testbed.adversaries.mounting import mount
+from testbed.core.adversary import ThreatModel
+from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 
 NAMES = ATTACKS.names()
 ANCHORS = [name for name in NAMES if ATTACKS.create(name, {}).is_anchor]
-TRAINED = [name for name in NAMES if name not in ANCHORS]
+REBUILDING = [
+    name for name in NAMES if name not in ANCHORS and ATTACKS.entry(name).factory.rebuilds_images
+]
+# Attacks that may ask the front-end, or hold it, must invert what can be inverted.
+TRAINED = [name for name in REBUILDING if ATTACKS.entry(name).factory.threat.queries]
+# Small images need no long training; the substitute's own tests are of how well it works.
+SHORT = {
+    "residual_decoder": {"min_epoch_steps": 1},
+    "white_box": {"decoder": {"min_epoch_steps": 1}},
+    "learned_prior": {"training_steps": 100},
+    "substitute": {"steps": 3, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}},
+}
+DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
+
+
+def with_design(evidence):
+    """Grant the architecture, and intercepts of its shape where they are not."""
+    return dataclasses.replace(evidence, design=DESIGN)
+
+
+def blind(evidence):
+    return dataclasses.replace(with_design(evidence), oracle=None)
 
 
 def _mount(name, evidence, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return mount(name, {}, evidence, seed)
+        return mount(name, SHORT.get(name, {}), with_design(evidence), seed)
 
 
 def test_the_known_attacks_are_registered():
@@ -59,7 +82,7 @@ def test_identity_features_are_inverted_almost_perfectly(name, front_ends, build
     assert case.mse(_mount(name, case.evidence)) < case.mean_image_mse / 30
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", REBUILDING)
 def test_constant_features_give_exactly_the_mean_image(name, front_ends, build_case):
     case = build_case(front_ends["constant"])
     reconstruction = _mount(name, case.evidence)
@@ -85,12 +108,12 @@ def test_anchors_ignore_features_and_never_query(name, front_ends, build_case):
 @pytest.mark.parametrize("name", NAMES)
 def test_query_access_is_declared(name, front_ends, build_case):
     case = build_case(front_ends["pooled"])
-    blind = dataclasses.replace(case.evidence, oracle=None)
-    if ATTACKS.create(name, {}).needs_oracle:
+    if ATTACKS.create(name, {}).threat.queries:
         with pytest.raises(UserError, match=f"'{name}' needs query access"):
-            mount(name, {}, blind, 0)
+            mount(name, {}, blind(case.evidence), 0)
     else:
-        assert len(mount(name, {}, blind, 0).images) == len(case.victims)
+        assert len(_mount(name, blind(case.evidence)).images) == len(case.victims)
+        assert _mount(name, blind(case.evidence)).queries == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,9 +126,20 @@ def test_features_that_are_not_finite_still_give_images(name, front_ends, build_
         case.evidence,
         intercepts=base.Intercepts(features, case.evidence.intercepts.answers),
     )
-    images = mount(name, {}, broken, 0).images
+    images = mount(name, SHORT.get(name, {}), with_design(broken), 0).images
     assert np.isfinite(images).all()
     assert 0.0 <= images.min() <= images.max() <= 1.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threat_models_and_search_spaces_are_declared(name):
+    entry = ATTACKS.entry(name)
+    assert isinstance(entry.factory.threat, ThreatModel)
+    assert entry.factory.threat.words()
+    for option, values in entry.factory.search_space.items():
+        for value in values:
+            entry.options.model_validate({option: value})
+    assert not (entry.factory.threat.weights and not entry.factory.threat.queries)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,6 +160,9 @@ def test_evidence_has_no_place_for_a_victims_image():
         "auxiliary_validation",
         "intercepts",
         "oracle",
+        "query_limit",
+        "design",
+        "replays",
     }
     assert fields(base.Intercepts) == {"features", "answers"}
     assert fields(base.LabelledImages) == {"images", "labels"}

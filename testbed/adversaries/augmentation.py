@@ -1,0 +1,46 @@
+"""Variations of auxiliary images: an attacker that may query can ask for as many as it likes."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from testbed.adversaries.base import FloatArray
+from testbed.core import seeds
+
+_ZOOM = 0.15
+_SHIFT = 0.1
+_ANGLE = 0.15  # radians
+_CONTRAST = 0.25
+_BRIGHTNESS = 0.1
+
+
+def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
+    """Return images (N, C, H, W) in [0, 1], mirrored, turned, zoomed, shifted and re-exposed.
+
+    Every image gets its own random variation of each epoch. Mirrored or not, the way back from
+    features to pixels is the same function: variations teach it without changing it.
+    """
+    rng = seeds.torch_generator(seed, "augmentation", epoch)
+    x = torch.from_numpy(images.copy())
+    count = len(x)
+
+    def uniform(bound: float) -> Tensor:
+        return (2.0 * torch.rand(count, generator=rng) - 1.0) * bound
+
+    angle, zoom = uniform(_ANGLE), 1.0 + uniform(_ZOOM)
+    mirrored = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+    rows = [
+        torch.stack([cosine * mirrored, -sine, uniform(_SHIFT)], dim=1),
+        torch.stack([sine * mirrored, cosine, uniform(_SHIFT)], dim=1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+    moved = functional.grid_sample(
+        x, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    contrast = (1.0 + uniform(_CONTRAST)).reshape(-1, 1, 1, 1)
+    brightness = uniform(_BRIGHTNESS).reshape(-1, 1, 1, 1)
+    middle = moved.mean(dim=(1, 2, 3), keepdim=True)
+    exposed = ((moved - middle) * contrast + middle + brightness).clamp_(0.0, 1.0)
+    varied: FloatArray = exposed.contiguous().numpy()
+    return varied

@@ -1,0 +1,174 @@
+"""Class and person from features: no image is rebuilt, and none has to be.
+
+A linear classifier on whitened principal components of released auxiliary features names the class
+of each intercept. For persons, whom the attacker's own images never show (see docs on privacy
+evaluation), it asks which two intercepts show the same one: nearest neighbours after whitening the
+variation within classes, which is what a class's images do not share.
+
+Its images are those of the mean auxiliary image of each class, weighted by the probabilities found:
+what an attacker can draw who knows nothing but the class.
+
+References
+----------
+Shokri, Stronati, Song, Shmatikov, Membership inference attacks, IEEE S&P 2017 (a classifier of the
+attacker's own as the attack); Fisher, Annals of Eugenics 7(2), 1936 (within-class whitening).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from testbed.adversaries.base import Evidence, Inferred, IntArray, Reconstruction
+from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.core.adversary import ThreatModel
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Options
+
+Matrix = NDArray[np.float64]
+_WITHIN_RIDGE = 0.1  # of the mean variance within classes, added to every direction
+
+
+class LabelInferenceOptions(Options):
+    """Options of the inference."""
+
+    components: Annotated[int, Field(ge=1, le=512)] = Field(
+        default=96, description="principal components of the features that are looked at"
+    )
+    penalties: list[Annotated[float, Field(gt=0.0)]] = Field(
+        default=[0.01, 0.1, 1.0, 10.0],
+        min_length=1,
+        description="inverse strengths of the classifier's penalty, chosen by validation",
+    )
+
+
+@ATTACKS.register(
+    "label_inference",
+    "class and same-person pairs from features, without rebuilding an image",
+    LabelInferenceOptions,
+)
+class LabelInference:
+    """A classifier on intercepted features."""
+
+    is_anchor = False
+    rebuilds_images = False
+    threat = ThreatModel(queries=True, labels=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {"components": (32, 96, 256)}
+
+    def __init__(self, options: LabelInferenceOptions) -> None:
+        self.options = options
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Train on released auxiliary features, then name every intercept."""
+        released = ReleasedFeatures(evidence, "label_inference")
+        auxiliary, held_out = released.auxiliary, released.auxiliary_validation
+        raw = released.training(0)
+        space = _Components(raw, self.options.components)
+        inputs = space(raw)
+        victims = space(evidence.intercepts.features)
+        shares = _class_shares(auxiliary.labels, evidence.num_classes)
+        probabilities = np.tile(shares, (len(victims), 1))
+        if not space.is_flat and np.count_nonzero(shares) > 1:
+            probabilities = self._classify(
+                (inputs, auxiliary.labels),
+                (space(released.validation()), held_out.labels),
+                victims,
+                evidence.num_classes,
+            )
+        means = np.stack([_class_mean(evidence, label) for label in range(evidence.num_classes)])
+        images = np.tensordot(probabilities, means, axes=1)
+        classes: IntArray = probabilities.argmax(axis=1).astype(np.int64)
+        pairs = _nearest_other(_within_whitened(inputs, auxiliary.labels, victims))
+        return Reconstruction(
+            np.ascontiguousarray(images.clip(0.0, 1.0), dtype=np.float32),
+            inferred=Inferred(classes, pairs),
+        )
+
+    def _classify(
+        self,
+        training: tuple[Matrix, IntArray],
+        validation: tuple[Matrix, IntArray],
+        victims: Matrix,
+        num_classes: int,
+    ) -> Matrix:
+        """Return the probability of each class per victim (N, K), penalty by validation."""
+        from sklearn.linear_model import LogisticRegression  # slow to import
+
+        best: tuple[float, int, Any] | None = None
+        for order, penalty in enumerate(self.options.penalties):
+            model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
+            model.fit(*training)
+            key = (-float(model.score(*validation)), order)  # ties: the strongest penalty
+            if best is None or key < best[:2]:
+                best = (*key, model)
+        assert best is not None
+        probabilities = np.zeros((len(victims), num_classes))
+        if len(victims):
+            probabilities[:, best[2].classes_] = best[2].predict_proba(victims)
+        return probabilities
+
+
+class _Components:
+    """Whitened principal components of normalised features."""
+
+    def __init__(self, features: NDArray[np.float32], components: int) -> None:
+        self._normalise = ChannelNormaliser.fit(features, per_element=True)
+        flat = self._flat(features)
+        self._mean = flat.mean(axis=0)
+        centred = flat - self._mean
+        # With more features than images, which is the rule, the Gram matrix is the smaller one.
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        kept = np.flatnonzero(values > 1e-9 * max(float(values[-1]), 1e-12))[::-1][:components]
+        self.is_flat = len(kept) == 0
+        self._basis: Matrix = centred.T @ vectors[:, kept] / values[kept] * len(flat) ** 0.5
+
+    def _flat(self, features: NDArray[np.float32]) -> Matrix:
+        normalised = self._normalise(features)
+        return normalised.reshape(len(normalised), -1).astype(np.float64)
+
+    def __call__(self, features: NDArray[np.float32]) -> Matrix:
+        projected: Matrix = (self._flat(features) - self._mean) @ self._basis
+        return projected
+
+
+def _class_shares(labels: IntArray, num_classes: int) -> Matrix:
+    counts = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    shares: Matrix = counts / counts.sum()
+    return shares
+
+
+def _class_mean(evidence: Evidence, label: int) -> NDArray[np.float64]:
+    members = evidence.auxiliary.labels == label
+    if not members.any():
+        return mean_of(evidence.auxiliary).astype(np.float64)
+    mean: NDArray[np.float64] = evidence.auxiliary.images[members].mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def _within_whitened(inputs: Matrix, labels: IntArray, victims: Matrix) -> Matrix:
+    """Return the victims' components, shrunk along what varies within a class."""
+    centred = inputs - np.stack([inputs[labels == label].mean(axis=0) for label in labels])
+    within = centred.T @ centred / max(1, len(centred))
+    size = len(within)
+    if size == 0:
+        return victims
+    ridge = _WITHIN_RIDGE * float(np.trace(within)) / size + 1e-12
+    values, vectors = np.linalg.eigh(within + ridge * np.eye(size))
+    whitened: Matrix = victims @ vectors / np.sqrt(values)
+    return whitened
+
+
+def _nearest_other(points: Matrix) -> IntArray:
+    """Return the index of each point's nearest other point by cosine, (N,); empty for one point."""
+    if len(points) < 2:
+        return np.empty(0, dtype=np.int64)
+    units = points / (np.linalg.norm(points, axis=1, keepdims=True) + 1e-12)
+    likeness = units @ units.T
+    np.fill_diagonal(likeness, -np.inf)
+    nearest: IntArray = likeness.argmax(axis=1).astype(np.int64)
+    return nearest

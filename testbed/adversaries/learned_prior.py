@@ -1,0 +1,216 @@
+"""White-box search under a learned prior: a denoiser, trained on the attacker's own images.
+
+The image sought must have the intercepted features and look like an image. Half-quadratic splitting
+takes turns: the denoiser moves the estimate towards natural images, a few steps of Adam towards the
+features, from strong noise to weak. The weight of the prior and the level to stop at are tuned on
+the attacker's validation images, with no prior and no step among the choices.
+
+References
+----------
+Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 44(10), 2022,
+section 4.1 (the splitting and its noise levels). Learned priors for inverting features: Li et al.,
+GLASS, NeurIPS 2023 (a generator), and DRAG, ICML 2025 (diffusion).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from testbed.adversaries import augmentation
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction, WhiteBoxOracle
+from testbed.adversaries.decoder_network import ResidualBlock, convolution
+from testbed.adversaries.feature_search import FeatureDistance, chunks
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.residual_decoder import ResidualDecoderOptions
+from testbed.adversaries.white_box import first_start
+from testbed.core import seeds
+from testbed.core.adversary import ThreatModel
+from testbed.core.errors import UserError
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Options
+
+_STRONGEST, _WEAKEST = 0.25, 0.01  # noise levels, in units of the pixels' range
+
+
+class LearnedPriorOptions(Options):
+    """Options of the search under a denoiser."""
+
+    start: Literal["decoder", "mean_image"] = Field(
+        default="mean_image", description="start of the search; a decoder costs its training"
+    )
+    decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    width: Annotated[int, Field(ge=4)] = Field(default=24, description="channels of the denoiser")
+    training_steps: Annotated[int, Field(ge=1)] = 300
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    levels: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=8, description="noise levels, falling geometrically"
+    )
+    steps_per_level: Annotated[int, Field(ge=1)] = 24
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.1, description="of the search at the first level; falls with the noise"
+    )
+    prior_weights: list[Annotated[float, Field(ge=0.0)]] = Field(
+        default=[0.0, 1e-4, 1e-3, 1e-2], min_length=1, description="weights tried in tuning"
+    )
+    tuning_images: Annotated[int, Field(ge=1)] = 8
+
+
+@ATTACKS.register(
+    "learned_prior",
+    "searches images through the known weights under a denoiser trained on auxiliary images",
+    LearnedPriorOptions,
+)
+class LearnedPrior:
+    """Plug-and-play inversion."""
+
+    is_anchor = False
+    rebuilds_images = True
+    threat = ThreatModel(weights=True, queries=True)
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "start": ("mean_image", "decoder"),
+        "training_steps": (300, 1000, 3000),
+        "steps_per_level": (12, 24, 48),
+    }
+
+    def __init__(self, options: LearnedPriorOptions) -> None:
+        self.options = options
+
+    def mount(
+        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
+    ) -> Reconstruction:
+        """Train the denoiser, tune on the attacker's validation images, search every image.
+
+        Raises
+        ------
+        UserError : the adversary is granted queries only.
+        """
+        if not isinstance(evidence.oracle, WhiteBoxOracle):
+            raise UserError(
+                "attack 'learned_prior' needs the weights of the deployed front-end; "
+                "its adversary is granted queries only"
+            )
+        options = self.options
+        released = ReleasedFeatures(evidence, "learned_prior")
+        normalise = ChannelNormaliser.fit(released.training(0))
+        distance = FeatureDistance(evidence.oracle, normalise, released.is_random)
+        start, account = first_start(options.start, options.decoder, evidence, seed, progress)
+        features = evidence.intercepts.features
+        if distance.is_flat or len(features) == 0:
+            return replace(account, images=start(features))
+        denoiser = Denoiser(evidence.auxiliary.images, options, seed)
+        search = _Search(options, denoiser, distance)
+        weight, level = self._tune(search, released, start)
+        if progress is not None:
+            progress(f"searching down to level {level} with a prior of weight {weight:g}")
+        images = search.run(start(features), features, weight, level)[level]
+        return replace(account, images=images)
+
+    def _tune(
+        self,
+        search: "_Search",
+        released: ReleasedFeatures,
+        start: Callable[[FloatArray], FloatArray],
+    ) -> tuple[float, int]:
+        """Return the prior's weight and the level to stop at with the least validation error."""
+        count = self.options.tuning_images
+        truth = released.auxiliary_validation.images[:count]
+        features = released.validation()[:count]
+        choices = []
+        for weight in self.options.prior_weights:
+            ends = search.run(start(features), features, weight, self.options.levels)
+            for level, images in enumerate(ends):
+                error = float(np.square(images - truth, dtype=np.float64).mean())
+                choices.append((error, level, weight))
+        _, level, weight = min(choices)
+        return weight, level
+
+
+class Denoiser:
+    """Removes Gaussian noise of a given level from images; trained on varied auxiliary images."""
+
+    def __init__(self, images: FloatArray, options: LearnedPriorOptions, seed: int) -> None:
+        channels = images.shape[1]
+        rng = seeds.torch_generator(seed, "denoiser weights")
+        width = options.width
+        self._network = nn.Sequential(
+            convolution(channels + 1, width, 3, rng, gain=1.0),
+            nn.ReLU(),
+            ResidualBlock(width, rng),
+            ResidualBlock(width, rng),
+            convolution(width, channels, 3, rng, gain=0.0),  # starts by changing nothing
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._train(images, options, seed)
+        self._network.requires_grad_(False)
+
+    def _train(self, images: FloatArray, options: LearnedPriorOptions, seed: int) -> None:
+        rng = seeds.torch_generator(seed, "denoiser batches")
+        optimiser = torch.optim.Adam(self._network.parameters(), 0.002)
+        for step in range(options.training_steps):
+            chosen = torch.randperm(len(images), generator=rng)[: options.batch_size]
+            clean = torch.from_numpy(augmentation.vary(images[chosen.numpy()], seed, step))
+            level = _STRONGEST * torch.rand(len(clean), 1, 1, 1, generator=rng)
+            noisy = clean + level * torch.randn(clean.shape, generator=rng)
+            loss = functional.mse_loss(self(noisy, level), clean)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            for group in optimiser.param_groups:
+                group["lr"] = 0.001 * (1.0 + np.cos(np.pi * step / options.training_steps))
+
+    def __call__(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """Return (N, C, H, W) without its noise of deviation ``level`` (N, 1, 1, 1)."""
+        known = level.expand(-1, 1, *noisy.shape[2:])
+        change: Tensor = self._network(torch.cat([noisy, known], dim=1))
+        # The correction grows with the noise: nothing is changed where there is none.
+        return noisy + change * (level / _STRONGEST)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Half-quadratic splitting between the denoiser and the features."""
+
+    options: LearnedPriorOptions
+    denoiser: Denoiser
+    distance: FeatureDistance
+
+    def run(
+        self, start: FloatArray, features: FloatArray, weight: float, levels: int
+    ) -> list[FloatArray]:
+        """Return the images at the start and after each of the first ``levels`` levels."""
+        found = [start, *(np.empty_like(start) for _ in range(levels))]
+        noise = np.geomspace(_STRONGEST, _WEAKEST, self.options.levels)
+        for part in chunks(len(start)):
+            target = self.distance.target(features[part])
+            x = torch.from_numpy(start[part].copy())
+            for index in range(levels):
+                x = self._level(x, target, float(noise[index]), weight, index)
+                found[index + 1][part] = x.numpy()
+        return found
+
+    def _level(self, x: Tensor, target: Tensor, noise: float, weight: float, index: int) -> Tensor:
+        options = self.options
+        natural = x
+        if weight > 0.0:
+            with torch.no_grad():
+                natural = self.denoiser(x, torch.full((len(x), 1, 1, 1), noise)).clamp_(0.0, 1.0)
+        x = natural.clone().requires_grad_()
+        optimiser = torch.optim.Adam(
+            [x], options.learning_rate * noise / _STRONGEST, betas=(0.9, 0.99), eps=1e-12
+        )
+        for step in range(options.steps_per_level):
+            number = index * options.steps_per_level + step
+            loss = self.distance(x, target, number).sum()
+            if weight > 0.0:
+                apart = (x - natural).square().mean(dim=(1, 2, 3)).sum()
+                loss = loss + weight / noise**2 * apart
+            (x.grad,) = torch.autograd.grad(loss, x)
+            optimiser.step()
+            with torch.no_grad():
+                x.clamp_(0.0, 1.0)
+        return x.detach()

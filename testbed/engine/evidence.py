@@ -1,0 +1,105 @@
+"""Collects what a threat model grants: the evidence is all that an adversary's process gets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clients.deployed import DeployedFrontEnd
+from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, Intercepts
+from testbed.core.adversary import Adversary
+from testbed.core.scenario import Component
+from testbed.core.seeds import generator
+from testbed.engine.auxiliary import held_images
+from testbed.engine.backend import Backend
+from testbed.engine.floors import SmoothedVictims
+from testbed.engine.oracles import QueryAccess
+from testbed.engine.taps import Intercept
+from testbed.engine.world import Setting
+
+ANCHORS = (
+    Component(name="mean_image", options={}),
+    Component(name="class_mean_image", options={}),
+)
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """Everything that an adversary's process gets."""
+
+    attacks: tuple[Component, ...]
+    evidence: Evidence
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one adversary intercepted, on the scorer's side.
+
+    Attributes
+    ----------
+    items : its intercepts, with the devices and requests that they came from.
+    features : what it works on, (N, C, H, W): one release each, or means over several.
+    smoothed : smoothed victims appended for the comparison with a floor, or None.
+    """
+
+    adversary: Adversary
+    items: Sequence[Intercept]
+    features: FloatArray
+    smoothed: SmoothedVictims | None
+
+
+def attack_job(
+    setting: Setting,
+    deployed: DeployedFrontEnd,
+    reading: Reading,
+    answers: Mapping[int, int],
+    backend: Backend,
+) -> AttackJob:
+    """Collect what the threat model grants; nothing here names a device, a person or an image."""
+    adversary, seed = reading.adversary, setting.scenario.seed
+    knowledge = adversary.knowledge
+    auxiliary, validation = held_images(adversary, setting.data, setting.foreign, seed)
+    # The same attacker, with the same luck, faces every arm.
+    draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
+    features = reading.features
+    answered = np.array([answers[item.request] for item in reading.items], dtype=np.int64)
+    if reading.smoothed is not None:
+        features = np.concatenate([features, reading.smoothed.features])
+        answered = np.append(answered, np.full(len(reading.smoothed.features), -1))
+    needs = adversary.threat
+    evidence = Evidence(
+        num_classes=setting.data.pool.num_classes,
+        auxiliary=auxiliary,
+        auxiliary_validation=validation,
+        intercepts=Intercepts(features, answered),
+        oracle=_oracle(deployed, adversary, draw, backend) if needs.queries else None,
+        query_limit=None if adversary.holds_weights else _limit(adversary),
+        design=deployed.program.front_end if needs.design and knowledge.design else None,
+        replays=knowledge.replays,
+    )
+    names = {adversary.attack.name}
+    attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)
+    return AttackJob(attacks, evidence, draw)
+
+
+def _limit(adversary: Adversary) -> int | None:
+    queries = adversary.knowledge.queries
+    return None if isinstance(queries, bool) else queries
+
+
+def _oracle(
+    deployed: DeployedFrontEnd, adversary: Adversary, draw: int, backend: Backend
+) -> FrontEndOracle:
+    """Return the front-end itself where weights are granted, else a way to ask it alone."""
+    # Its own random draws: with the scenario's seed an adversary could undo a defence's noise.
+    front_end = replace(deployed, program=replace(deployed.program, seed=draw))
+    if adversary.holds_weights:
+        return front_end
+    return backend.open_queries(front_end, adversary.name, _limit(adversary))
+
+
+def close_oracle(job: AttackJob, backend: Backend) -> None:
+    """End the adversary's query access, where it had a service for it."""
+    if isinstance(job.evidence.oracle, QueryAccess):
+        backend.close_queries(job.evidence.oracle)

@@ -1,0 +1,65 @@
+"""Query access without weights: a service answers, and what travels holds a ticket alone.
+
+An adversary that is granted queries but no weights runs in a process that never receives the
+front-end. Its oracle sends images to the service and gets released features back.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.deployed import DeployedFrontEnd
+from testbed.adversaries.base import FloatArray
+from testbed.core.errors import UserError
+
+
+class QueryService:
+    """Answers queries to deployed front-ends, each known by a ticket and with its own limit."""
+
+    def __init__(self) -> None:
+        self._served: dict[int, tuple[DeployedFrontEnd, str]] = {}
+        self._left: dict[int, int | None] = {}
+        self._tickets = itertools.count()
+
+    def open(self, deployed: DeployedFrontEnd, adversary: str, limit: int | None) -> int:
+        """Serve a front-end and return its ticket."""
+        ticket = next(self._tickets)
+        self._served[ticket] = (deployed, adversary)
+        self._left[ticket] = limit
+        return ticket
+
+    def query(self, ticket: int, images: FloatArray, draw: int) -> FloatArray:
+        """Return released features of images in [0, 1].
+
+        Raises
+        ------
+        UserError : more images than the adversary may ask for.
+        """
+        deployed, adversary = self._served[ticket]
+        left = self._left[ticket]
+        if left is not None:
+            if len(images) > left:
+                raise UserError(
+                    f"adversaries.{adversary}.knowledge.queries: the attack asks for "
+                    f"{len(images)} images with {left} left; raise the limit"
+                )
+            self._left[ticket] = left - len(images)
+        return deployed.query(np.ascontiguousarray(images), draw)
+
+    def close(self, ticket: int) -> None:
+        """Serve this front-end no longer."""
+        del self._served[ticket], self._left[ticket]
+
+
+@dataclass(frozen=True)
+class QueryAccess:
+    """A query oracle without weights: a ticket, and how to reach the service with it."""
+
+    ticket: int
+    ask: Callable[[int, FloatArray, int], FloatArray]
+
+    def query(self, images: FloatArray, draw: int) -> FloatArray:
+        """Return released features of images in [0, 1]; ``draw`` numbers random releases."""
+        return self.ask(self.ticket, images, draw)
