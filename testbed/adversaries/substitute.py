@@ -1,10 +1,10 @@
 """Query-free inversion: a substitute front-end whose features look like the intercepted ones.
 
 The attacker knows the architecture but neither weights nor answers to queries. It trains a
-front-end of its own on auxiliary images until the distribution of its features cannot be told from that of
-the intercepts, by the maximum mean discrepancy under several bandwidths and by a discriminator.
-A decoder trained on the substitute then decodes the real thing. How well the two distributions can
-be matched depends on how many features were intercepted.
+front-end of its own on auxiliary images until the distribution of its features cannot be told from
+that of the intercepts, by the maximum mean discrepancy under several bandwidths and by a
+discriminator. A decoder trained on the substitute then decodes the real thing. How well the two
+distributions can be matched depends on how many features were intercepted.
 
 References
 ----------
@@ -123,8 +123,11 @@ class Alignment:
         draw = int(seeds.generator(seed, "substitute weights").integers(2**31))
         with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global state
             torch.manual_seed(draw)
-            self._front_end: nn.Module = FRONT_ENDS.create(
-                design.name, design.options, image_shape=shape
+            self._front_end = FRONT_ENDS.create(design.name, design.options, image_shape=shape)
+        if self._front_end.feature_shape != intercepted.shape[1:]:
+            raise UserError(
+                f"attack 'substitute': features of {design.name} are "
+                f"{self._front_end.feature_shape}, but {intercepted.shape[1:]} was intercepted"
             )
         self._mean = torch.from_numpy(self._images.mean(axis=(0, 2, 3), keepdims=True))
         deviation = self._images.std(axis=(0, 2, 3), keepdims=True)

@@ -7,6 +7,7 @@ compared with the floor. Those features never crossed the wire, and enter no oth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,16 @@ from testbed.engine.world import Setting
 from testbed.privacy.floors import (
     ANY_DISTRIBUTION_PRIOR,
     ExpectedGram,
+    SpectrumQuadrature,
     smoothed,
-    spectrum_floor_matrix_free,
 )
 
-POINTS = 32
+POINTS = 24
 """Smoothed victims: E[G] is taken over them, and attacks are held against the floor on them."""
 
 TRACE_PROBES = 4
-SPECTRUM_PROBES = 4
-LANCZOS_STEPS = 8
+SPECTRUM_PROBES = 3
+LANCZOS_STEPS = 6
 PASSES_PER_PRODUCT = 6  # a Jacobian product, in forward passes
 AFFORDABLE_MACS = 150e9
 _FIRST_DRAW = 900_000
@@ -78,13 +79,15 @@ class ArmFloor:
         dfil = 1.0 / (self.trace / dimension / noise**2 + ANY_DISTRIBUTION_PRIOR)
         spectrum: float | None = None
         if self.affords_spectrum:
-            gram = ExpectedGram(self.deployed.runner.signal, self.points)
-            rng = torch_generator(self.deployed.program.seed, "floor probes")
-            spectrum = spectrum_floor_matrix_free(
-                gram, noise, rng, probes=SPECTRUM_PROBES, lanczos_steps=LANCZOS_STEPS
-            ).value
+            spectrum = self._quadrature.floor(noise).value
         best = max(dfil, spectrum or 0.0)
         return {"mse": best, "dfil": dfil, "spectrum": spectrum, "replays": replays}
+
+    @cached_property
+    def _quadrature(self) -> SpectrumQuadrature:
+        gram = ExpectedGram(self.deployed.runner.signal, self.points)
+        rng = torch_generator(self.deployed.program.seed, "floor probes")
+        return SpectrumQuadrature(gram, rng, SPECTRUM_PROBES, LANCZOS_STEPS)
 
     def smoothed_victims(self, replays: int) -> SmoothedVictims | None:
         """Return the smoothed victims as an attacker would intercept them."""

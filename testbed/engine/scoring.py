@@ -81,6 +81,7 @@ def score_attack(
     entry = {
         "is_anchor": declared.is_anchor,
         "rebuilds_images": declared.rebuilds_images,
+        "learns_from_intercepts": declared.threat.learns_from_intercepts,
         "threat_model": declared.threat.words(replays),
         "victims": len(victims.rows),
         "queries": reconstruction.queries,

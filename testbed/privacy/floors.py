@@ -145,15 +145,33 @@ def spectrum_floor_matrix_free(
     Golub, Meurant, Matrices, Moments and Quadrature with Applications, 2010, theorem 6.4; Ubaru,
     Chen, Saad, SIAM Journal on Matrix Analysis and Applications 38(4), 2017, algorithm 1.
     """
-    if probes < 2:
-        raise ValueError("at least two probes are needed for a standard error")
-    estimates = []
-    for _ in range(probes):
-        signs = torch.randint(0, 2, (gram.dimension,), generator=rng) * 2 - 1
-        nodes, weights = _lanczos(gram, signs.double() / math.sqrt(gram.dimension), lanczos_steps)
-        estimates.append((weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum())
-    values = torch.stack(estimates)
-    return FloorEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
+    return SpectrumQuadrature(gram, rng, probes, lanczos_steps).floor(noise_std, prior)
+
+
+class SpectrumQuadrature:
+    """The quadratures of ``spectrum_floor_matrix_free``: computed once, good for any noise."""
+
+    def __init__(
+        self, gram: ExpectedGram, rng: torch.Generator, probes: int = 16, lanczos_steps: int = 40
+    ) -> None:
+        if probes < 2:
+            raise ValueError("at least two probes are needed for a standard error")
+        self._quadratures = []
+        for _ in range(probes):
+            signs = torch.randint(0, 2, (gram.dimension,), generator=rng) * 2 - 1
+            start = signs.double() / math.sqrt(gram.dimension)
+            self._quadratures.append(_lanczos(gram, start, lanczos_steps))
+
+    def floor(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> FloorEstimate:
+        """Return the floor for noise of one deviation, with its error over the probes."""
+        values = torch.stack(
+            [
+                (weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum()
+                for nodes, weights in self._quadratures
+            ]
+        )
+        probes = len(values)
+        return FloorEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
 
 
 def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | 
         (value, attack)
         for attack in arm.attacks
         if not attack.is_anchor
+        and attack.rebuilds_images
         and (adversary is None or attack.adversary == adversary)
         and (value := mse(attack)) is not None
     ]
@@ -60,7 +61,7 @@ def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
     def rate(attack: AttackResult) -> float:
         return attack.scores.reidentification.value or 0.0
 
-    others = [attack for attack in arm.attacks if not attack.is_anchor]
+    others = [a for a in arm.attacks if not a.is_anchor and a.rebuilds_images]
     top = max(others, key=rate, default=best)
     return top if rate(top) > rate(best) else None
 

@@ -202,6 +202,7 @@ def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
         for key in (
             f"original/{arm.name}/{attack.adversary}",
             f"{arm.name}/{attack.adversary}/{attack.attack}",
+            f"extremes/{arm.name}/{attack.adversary}/{attack.attack}",
         )
     }
     if not zipfile.is_zipfile(path):

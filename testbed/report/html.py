@@ -5,13 +5,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from testbed.report import numbers, tables
+from testbed.report import numbers, tables, threats
+from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
 from testbed.report.findings import adversaries, best_attack
 from testbed.report.folder import Results
 from testbed.report.headline import headline_table
 from testbed.report.plots import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
-from testbed.report.strips import comparisons, image_row, png
+from testbed.report.strips import comparisons, image_row, pairs, png
 from testbed.report.style import PALETTE
 
 
@@ -48,6 +49,12 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "adversaries": [adversary_facts(summary, name) for name in adversaries(summary)],
         "classes": [entry for entry in arms_by_class if entry[1] is not None],
         "attacks": tables.attack_table(results),
+        "threats": threats.threat_table(results),
+        "compared_arms": threats.comparison_table(results),
+        "by_link": threats.link_table(results),
+        "inference": threats.inference_table(results),
+        "spark": (SPARK_WIDTH, SPARK_HEIGHT),
+        "cards": [(name, [(card, _picture(card)) for card in own]) for name, own in cards(results)],
         "leakage": tables.leakage_table(results),
         "pictures": [
             (
@@ -67,6 +74,11 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "limits": limits(summary),
         "palette": PALETTE,
     }
+
+
+def _picture(card: Card) -> str:
+    """Return the best, median and worst victim and what was made of them; empty without them."""
+    return "" if card.pairs is None else data_uri(png(pairs(card.pairs)))
 
 
 def data_uri(image: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testbed.report import plots_cost, plots_privacy, plots_training, style
+from testbed.report import plots_cost, plots_floor, plots_privacy, plots_training, style
 from testbed.report.folder import Results
 
 if TYPE_CHECKING:
@@ -36,6 +36,23 @@ PLOTS = (
         "above the mean-image line the attack has failed, left of the majority-class line the "
         "arm has. Dotted anchors belong to the arm of their colour.",
         plots_privacy.privacy_utility,
+    ),
+    Plot(
+        "attacks_and_floors",
+        "privacy",
+        "Attacks, anchors and floors",
+        "Every attack of every arm on one axis, the strongest one named. A floor holds for any "
+        "attack there will ever be (on images smoothed by noise of deviation 0.1); an arm without "
+        "one is guaranteed nothing, and what is left of its strongest attack is unknown.",
+        plots_floor.attacks_and_floors,
+    ),
+    Plot(
+        "by_intercepts",
+        "privacy",
+        "Success by the number of intercepts",
+        "Error of attacks that learn from what they intercept, over how many features they had. "
+        "The victims are those intercepted, so they differ from mark to mark.",
+        plots_floor.by_intercepts,
     ),
     Plot(
         "attack_by_class",

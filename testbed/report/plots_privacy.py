@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEAN_IMAGE = "mean_image"
+MAX_COLUMNS = 3
 MSE_LABEL = "MSE per element (images in 0 to 1)"
 
 
@@ -199,8 +200,12 @@ def attack_by_class(results: Results) -> "Figure | None":
     classes = _classes(results)
     arms = len(summary.arms)
     height = 1.1 + max(1.4, len(classes) * max(0.24, 0.13 * arms))
-    made, axes = style.figure(1, len(names), height, sharey=True, sharex=True)
-    for name, panel in zip(names, axes[0], strict=True):
+    columns = min(MAX_COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    made, axes = style.figure(rows, columns, height * rows, sharey=True, sharex=True)
+    for spare in axes.flat[len(names) :]:
+        spare.set_axis_off()
+    for name, panel in zip(names, axes.flat, strict=False):
         for index, arm in enumerate(summary.arms):
             best = best_attack(arm, name)
             for score in best.by_device_class if best else []:

@@ -4,31 +4,19 @@ Every number may be ``None``: unknown, or not reached because the run was interr
 are not listed here are ignored, so that a newer run of the same schema version stays readable.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from testbed.report.schema_parts import Count, Name, Number, Part
+from testbed.report.schema_parts import Interval as Interval
+from testbed.report.schema_privacy import ArmComparison as ArmComparison
+from testbed.report.schema_privacy import AttackOnClass as AttackOnClass
+from testbed.report.schema_privacy import AttackResult as AttackResult
+from testbed.report.schema_privacy import Floor as Floor
+from testbed.report.schema_privacy import Leakage as Leakage
 
 SCHEMA_VERSION = 1
-
-# Names become file names of strips, so what is read back is held to the scenario's own pattern.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-Number = Annotated[float, Field(allow_inf_nan=False)] | None
-Count = Annotated[int, Field(ge=0)] | None
-
-
-class Part(BaseModel):
-    """Base of every part of the results: read-only."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Interval(Part):
-    """A bootstrap 95 % interval over ``n`` victims."""
-
-    value: Number = None
-    low: Number = None
-    high: Number = None
-    n: Count = None
 
 
 class ScenarioFacts(Part):
@@ -53,7 +41,7 @@ class DataFacts(Part):
     """The images of the run."""
 
     name: str
-    image_shape: list[int] = []
+    image_shape: list[int] = Field(default=[])
     num_classes: Count = None
     label_names: list[str] | None = None
     has_persons: bool | None = None
@@ -67,15 +55,15 @@ class FleetClass(Part):
 
     device_class: str
     devices: int
-    models: dict[str, int] = {}
-    links: dict[str, int] = {}
+    models: dict[str, int] = Field(default={})
+    links: dict[str, int] = Field(default={})
 
 
 class FleetFacts(Part):
     """What the fleet consists of."""
 
     size: int
-    device_classes: list[FleetClass] = []
+    device_classes: list[FleetClass] = Field(default=[])
 
 
 class Edge(Part):
@@ -156,18 +144,6 @@ class Serving(Part):
     cloud_utilisation: Number = None
 
 
-class Leakage(Part):
-    """Attack-free measures on the released features."""
-
-    channels: Count = None
-    live_channels: Count = None
-    participation_ratio: Number = None
-    dcor_v: Number = None
-    dcor_u: Number = None
-    mean_abs_feature: Number = None
-    samples: Count = None
-
-
 class ArmOnClass(Part):
     """One arm on one device class."""
 
@@ -187,57 +163,6 @@ class ArmOnClass(Part):
     participations: Count = None
 
 
-class Scores(Part):
-    """Scores of one attack's reconstructions."""
-
-    mse: Interval = Interval()
-    psnr_db: Interval = Interval()
-    ssim: Interval = Interval()
-    reidentification: Interval = Interval()
-    pool_size: Count = None
-    chance_reidentification: Number = None
-
-
-class CurvePoint(Part):
-    """One epoch of an attack's training."""
-
-    epoch: int
-    training_mse: Number = None
-    validation_mse: Number = None
-
-
-class AttackOnClass(Part):
-    """Scores of one attack on the victims of one device class."""
-
-    device_class: str
-    victims: Count = None
-    mse: Interval | None = None
-    psnr_db: Interval | None = None
-    ssim: Interval | None = None
-    reidentification: Interval | None = None
-
-
-class AttackResult(Part):
-    """One attack of one adversary on one arm."""
-
-    adversary: Name
-    attack: Name
-    is_anchor: bool
-    threat_model: str = ""
-    position: Any = None
-    victims: Count = None
-    raw_requests: Count = None
-    # Some writers keep pool size and chance beside the scores, some within; both are read.
-    scores: Scores = Scores()
-    pool_size: Count = None
-    chance_reidentification: Number = None
-    worse_than_mean_image: bool | None = None
-    body_parameters: Count = None
-    best_epoch: int | None = None
-    curve: list[CurvePoint] = []
-    by_device_class: list[AttackOnClass] = []
-
-
 class ArmResult(Part):
     """Everything measured of one arm; parts not reached by an interrupted run are None."""
 
@@ -251,8 +176,9 @@ class ArmResult(Part):
     training: Training | None = None
     serving: Serving | None = None
     leakage: Leakage | None = None
-    by_device_class: list[ArmOnClass] = []
-    attacks: list[AttackResult] = []
+    floor: Floor | None = None
+    by_device_class: list[ArmOnClass] = Field(default=[])
+    attacks: list[AttackResult] = Field(default=[])
 
 
 class SelfCheck(Part):
@@ -272,8 +198,9 @@ class Summary(Part):
     scenario: ScenarioFacts
     data: DataFacts | None = None
     fleet: FleetFacts | None = None
-    arms: list[ArmResult] = []
-    self_checks: list[SelfCheck] = []
+    arms: list[ArmResult] = Field(default=[])
+    comparisons: list[ArmComparison] = Field(default=[])
+    self_checks: list[SelfCheck] = Field(default=[])
 
 
 class Phase(Part):
@@ -299,14 +226,24 @@ class ReferenceRate(Part):
     gmac_per_s: Number = None
 
 
+class AttackCost(Part):
+    """What one attack cost the host."""
+
+    arm: str
+    adversary: str
+    attack: str
+    cpu_s: Number = None
+
+
 class HostFacts(Part):
     """The whole of ``host.json``: what the simulation itself cost."""
 
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default={})
     cores: Count = None
-    phases: list[Phase] = []
+    phases: list[Phase] = Field(default=[])
     total_wall_s: Number = None
-    processes: list[Process] = []
+    processes: list[Process] = Field(default=[])
     reference_rate: ReferenceRate | None = None
+    attacks: list[AttackCost] = Field(default=[])
     backend: str | None = None
     hosts: Count = None

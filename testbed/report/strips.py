@@ -35,6 +35,12 @@ def stacked(rows: list[Images]) -> Images:
     return np.concatenate(padded, axis=0)[:-GAP_PX]
 
 
+def pairs(images: Images) -> Images:
+    """Return N originals followed by N reconstructions (2 N, H, W, C), one row above the other."""
+    count = len(images) // 2
+    return stacked([images[:count], images[count:]])
+
+
 def png(image: Images) -> bytes:
     """Return an image (H, W, C) with C of 1 or 3 as PNG bytes."""
     from PIL import Image

@@ -35,19 +35,20 @@ SHORT = {
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
 
 
-def with_design(evidence):
-    """Grant the architecture, and intercepts of its shape where they are not."""
-    return dataclasses.replace(evidence, design=DESIGN)
-
-
-def blind(evidence):
-    return dataclasses.replace(with_design(evidence), oracle=None)
+def with_design(name, evidence):
+    """Grant the architecture to an attack that needs it, with intercepts of its shape."""
+    if not ATTACKS.entry(name).factory.threat.design:
+        return evidence
+    features = evidence.intercepts.features
+    features = np.resize(features, (len(features), 8, 8, 8))
+    intercepts = base.Intercepts(features, evidence.intercepts.answers)
+    return dataclasses.replace(evidence, design=DESIGN, intercepts=intercepts)
 
 
 def _mount(name, evidence, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return mount(name, SHORT.get(name, {}), with_design(evidence), seed)
+        return mount(name, SHORT.get(name, {}), with_design(name, evidence), seed)
 
 
 def test_the_known_attacks_are_registered():
@@ -108,12 +109,14 @@ def test_anchors_ignore_features_and_never_query(name, front_ends, build_case):
 @pytest.mark.parametrize("name", NAMES)
 def test_query_access_is_declared(name, front_ends, build_case):
     case = build_case(front_ends["pooled"])
+    blind = dataclasses.replace(case.evidence, oracle=None)
     if ATTACKS.create(name, {}).threat.queries:
         with pytest.raises(UserError, match=f"'{name}' needs query access"):
-            mount(name, {}, blind(case.evidence), 0)
+            mount(name, {}, blind, 0)
     else:
-        assert len(_mount(name, blind(case.evidence)).images) == len(case.victims)
-        assert _mount(name, blind(case.evidence)).queries == 0
+        found = _mount(name, blind)
+        assert len(found.images) == len(case.victims)
+        assert found.queries == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,7 +129,7 @@ def test_features_that_are_not_finite_still_give_images(name, front_ends, build_
         case.evidence,
         intercepts=base.Intercepts(features, case.evidence.intercepts.answers),
     )
-    images = mount(name, SHORT.get(name, {}), with_design(broken), 0).images
+    images = mount(name, SHORT.get(name, {}), with_design(name, broken), 0).images
     assert np.isfinite(images).all()
     assert 0.0 <= images.min() <= images.max() <= 1.0
 

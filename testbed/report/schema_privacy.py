@@ -1,0 +1,140 @@
+"""The typed form of what ``results.json`` says about attacks, floors and leakage."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from testbed.report.schema_parts import Count, Interval, Name, Number, Part
+
+
+class Leakage(Part):
+    """Attack-free measures on the released features."""
+
+    channels: Count = None
+    live_channels: Count = None
+    participation_ratio: Number = None
+    dcor_v: Number = None
+    dcor_u: Number = None
+    mean_abs_feature: Number = None
+    samples: Count = None
+
+
+class Scores(Part):
+    """Scores of one attack's reconstructions."""
+
+    mse: Interval = Interval()
+    psnr_db: Interval = Interval()
+    ssim: Interval = Interval()
+    reidentification: Interval = Interval()
+    recognisable_share: Interval = Interval()
+    class_recovered: Interval = Interval()
+    pool_size: Count = None
+    chance_reidentification: Number = None
+
+
+class CurvePoint(Part):
+    """One epoch of an attack's training."""
+
+    epoch: int
+    training_mse: Number = None
+    validation_mse: Number = None
+
+
+class AttackOnClass(Part):
+    """Scores of one attack on the victims of one device class."""
+
+    device_class: str
+    victims: Count = None
+    mse: Interval | None = None
+    psnr_db: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+
+
+class AttackOnLink(Part):
+    """Scores of one attack on the victims behind one type of link."""
+
+    link: str
+    victims: Count = None
+    mse: Interval | None = None
+    recognisable_share: Interval | None = None
+    reidentification: Interval | None = None
+
+
+class Extreme(Part):
+    """The best, median or worst reconstruction of an attack."""
+
+    rank: str
+    mse: Number = None
+    ssim: Number = None
+
+
+class Inferred(Part):
+    """What an attack said of classes and persons, beside chance."""
+
+    class_: Annotated[Interval | None, Field(alias="class")] = None
+    majority_class: Number = None
+    same_person: Interval | None = None
+    chance_same_person: Number = None
+
+
+class AttackResult(Part):
+    """One attack of one adversary on one arm."""
+
+    adversary: Name
+    attack: Name
+    is_anchor: bool
+    rebuilds_images: bool = True
+    learns_from_intercepts: bool = False
+    threat_model: str = ""
+    position: Any = None
+    victims: Count = None
+    raw_requests: Count = None
+    # Some writers keep pool size and chance beside the scores, some within; both are read.
+    scores: Scores = Scores()
+    pool_size: Count = None
+    chance_reidentification: Number = None
+    worse_than_mean_image: bool | None = None
+    body_parameters: Count = None
+    best_epoch: int | None = None
+    curve: list[CurvePoint] = Field(default=[])
+    queries: Count = None
+    extremes: list[Extreme] = Field(default=[])
+    inferred: Inferred | None = None
+    by_link: list[AttackOnLink] = Field(default=[])
+    by_device_class: list[AttackOnClass] = Field(default=[])
+
+
+class FloorLevel(Part):
+    """The floor on the MSE for means over so many releases."""
+
+    mse: Number = None
+    replays: Count = None
+
+
+class Floor(Part):
+    """What is guaranteed of an arm; ``reason`` says in words why there is nothing."""
+
+    reason: str = ""
+    levels: list[FloorLevel] = Field(default=[])
+
+
+class Differences(Part):
+    """Paired differences of scores, with hierarchical intervals."""
+
+    mse: Interval | None = None
+    ssim: Interval | None = None
+    reidentified: Interval | None = None
+
+
+class ArmComparison(Part):
+    """An arm against the first one, by one adversary's best attacks, over shared victims."""
+
+    arm: str
+    reference: str
+    adversary: str
+    attack: str
+    reference_attack: str
+    victims: Count = None
+    devices: Count = None
+    difference: Differences = Differences()

@@ -1,0 +1,145 @@
+"""Tables of what attacks achieved under each threat model, by access type, and between arms."""
+
+from testbed.report import numbers
+from testbed.report.cells import Cell, Row, Table, group, number, scored, words
+from testbed.report.findings import best_attack, mse, readable
+from testbed.report.folder import Results
+from testbed.report.schema import ArmResult, AttackResult, Interval
+
+
+def threat_table(results: Results) -> Table | None:
+    """Return the best attack of every threat model, one column per arm, above each arm's floor."""
+    models = list(
+        dict.fromkeys(
+            attack.threat_model
+            for arm in results.arms
+            for attack in arm.attacks
+            if not attack.is_anchor and attack.rebuilds_images
+        )
+    )
+    if not models:
+        return None
+    rows = [Row(model, [_best_cell(arm, model) for arm in results.arms]) for model in models]
+    rows.append(
+        Row("floor for any attack", [_floor_cell(arm) for arm in results.arms], kind="anchor")
+    )
+    return Table(["granted beside the features", *(arm.name for arm in results.arms)], rows)
+
+
+def best_under(arm: ArmResult, threat_model: str) -> AttackResult | None:
+    """Return the attack with the lowest MSE among those granted exactly this."""
+    found = [
+        (value, attack)
+        for attack in arm.attacks
+        if not attack.is_anchor
+        and attack.rebuilds_images
+        and attack.threat_model == threat_model
+        and (value := mse(attack)) is not None
+    ]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _best_cell(arm: ArmResult, model: str) -> Cell:
+    best = best_under(arm, model)
+    if best is None:
+        return words(numbers.ABSENT)
+    failed = "; failed: worse than the mean image" if best.worse_than_mean_image else ""
+    return number(
+        mse(best), numbers.significant, f"{readable(best.attack)}, {best.adversary}{failed}"
+    )
+
+
+def _floor_cell(arm: ArmResult) -> Cell:
+    floor = arm.floor
+    if floor is None:
+        return words(numbers.ABSENT)
+    if floor.reason or not floor.levels:
+        return number(0.0, numbers.significant, floor.reason)
+    level = floor.levels[0]
+    others = "; ".join(
+        f"{numbers.significant(item.mse, 2)} after {numbers.count(item.replays)} releases"
+        for item in floor.levels[1:]
+    )
+    return number(level.mse, numbers.significant, others)
+
+
+def link_table(results: Results) -> Table | None:
+    """Return the best attack of every arm by the type of the victim's link."""
+    rows: list[Row] = []
+    for arm in results.arms:
+        best = best_attack(arm)
+        if best is None or not best.by_link:
+            continue
+        rows.append(group(f"{arm.name}: {readable(best.attack)}, {best.adversary}", 4))
+        rows += [
+            Row(
+                entry.link,
+                [
+                    number(entry.victims, numbers.count),
+                    scored(entry.mse, numbers.significant),
+                    scored(entry.recognisable_share, numbers.percent, as_percent=True),
+                    scored(entry.reidentification, numbers.percent, as_percent=True),
+                ],
+            )
+            for entry in best.by_link
+        ]
+    headings = ["link", "victims", "MSE", "SSIM above 0.5", "re-identified"]
+    return Table(headings, rows) if rows else None
+
+
+def comparison_table(results: Results) -> Table | None:
+    """Return paired differences of the arms from the first, by each adversary's best attack."""
+    rows = [
+        Row(
+            f"{item.arm} − {item.reference}, {item.adversary}",  # noqa: RUF001 - a minus sign
+            [
+                words(f"{readable(item.attack)} / {readable(item.reference_attack)}"),
+                _difference(item.difference.mse),
+                _difference(item.difference.ssim),
+                _difference(item.difference.reidentified, as_percent=True),
+                number(item.victims, numbers.count),
+                number(item.devices, numbers.count),
+            ],
+        )
+        for item in results.summary.comparisons
+    ]
+    headings = [
+        "difference",
+        "best attacks",
+        "MSE",
+        "SSIM",
+        "re-identified",
+        "shared victims",
+        "devices",
+    ]
+    return Table(headings, rows) if rows else None
+
+
+def _difference(interval: Interval | None, as_percent: bool = False) -> Cell:
+    fmt = numbers.percent if as_percent else numbers.significant
+    cell = scored(interval, fmt, as_percent=as_percent)
+    if interval is None or interval.low is None or interval.high is None:
+        return cell
+    unclear = interval.low <= 0.0 <= interval.high
+    note = f"{cell.note}; not shown to differ" if unclear else cell.note
+    return Cell(cell.text, cell.value, note)
+
+
+def inference_table(results: Results) -> Table | None:
+    """Return what was inferred of classes and persons without rebuilding an image."""
+    rows = [
+        Row(
+            f"{arm.name}, {attack.adversary}",
+            [
+                scored(attack.inferred.class_, numbers.percent, as_percent=True),
+                number(attack.inferred.majority_class, numbers.percent),
+                scored(attack.inferred.same_person, numbers.percent, as_percent=True),
+                number(attack.inferred.chance_same_person, numbers.percent),
+            ],
+        )
+        for arm in results.arms
+        for attack in arm.attacks
+        if attack.inferred is not None
+    ]
+    headings = ["arm, adversary", "class right", "majority class", "same person found", "chance"]
+    return Table(headings, rows) if rows else None
