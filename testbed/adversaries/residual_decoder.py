@@ -121,7 +121,7 @@ class DecoderTraining:
     def run(self, progress: Callable[[str], None] | None) -> None:
         """Train until the validation error no longer falls, then restore the best epoch."""
         options = self.options
-        optimiser = torch.optim.Adam(self.network.parameters(), options.learning_rate, fused=True)
+        optimiser = self._optimiser(options.learning_rate)
         start = float(self._residuals(self._images).square().mean())
         self.curve.append(self._evaluate(0, start))
         best = reference = self.curve[0].validation_mse
@@ -143,9 +143,13 @@ class DecoderTraining:
                 if decays == options.decays:
                     break
                 decays, stale = decays + 1, 0
-                for group in optimiser.param_groups:
-                    group["lr"] *= _DECAY
+                # From the best weights: a training that has run away is not waited for.
+                self.network.load_state_dict(best_weights)
+                optimiser = self._optimiser(options.learning_rate * _DECAY**decays)
         self.network.load_state_dict(best_weights)
+
+    def _optimiser(self, learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), learning_rate, fused=True)
 
     def _residuals(self, images: FloatArray) -> Tensor:
         return _channels_last(images) - self._mean

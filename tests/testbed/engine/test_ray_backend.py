@@ -8,6 +8,7 @@ import pytest
 import torch
 from small import make_program
 
+from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError, UserError
 from testbed.core.loading import parse_yaml
 from testbed.engine.ray_backend import RayBackend
@@ -49,6 +50,24 @@ def test_failures_of_jobs_come_back_as_what_they_are(backend):
         backend.run_jobs([("job", operator.floordiv, (1, 0))])
     with pytest.raises(UserError, match="line 1"):
         backend.run_jobs([("job", parse_yaml, ("a: [", "file"))])
+
+
+def test_queries_are_answered_by_a_process_that_is_not_the_adversarys(backend):
+    program = make_program()
+    parameters, statistics = program.build().initial_weights()
+    front_end = DeployedFrontEnd(
+        program,
+        {name: value.numpy() for name, value in parameters.items()},
+        {name: value.numpy() for name, value in statistics.items()},
+    )
+    images = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
+    access = backend.open_queries(front_end, "spy", 20)
+    (answer,) = backend.run_jobs([("asks", access.query, (images, 2))])
+    assert np.array_equal(answer, front_end.query(images, 2))
+    with pytest.raises(UserError, match="17 left"):
+        backend.run_jobs([("asks too much", access.query, (np.repeat(images, 6, axis=0), 2))])
+    backend.close_queries(access)
+    assert "queries" in backend.usage()
 
 
 def test_usage_names_every_process(backend):

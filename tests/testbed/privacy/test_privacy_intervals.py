@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from testbed.privacy import intervals
-from testbed.privacy.intervals import bootstrap_interval, paired_difference
+from testbed.privacy.intervals import (
+    bootstrap_interval,
+    hierarchical_interval,
+    paired_difference,
+)
 
 
 def test_coverage_is_close_to_95_percent():
@@ -71,3 +75,41 @@ def test_resamples_are_shared_by_arrays_of_one_length():
     sample = np.random.default_rng(0).random(20)
     shifted = intervals.bootstrap_means(sample + 1.0, 50, 3)
     np.testing.assert_allclose(shifted - 1.0, intervals.bootstrap_means(sample, 50, 3))
+
+
+def test_hierarchical_intervals_widen_where_devices_differ():
+    rng = np.random.default_rng(3)
+    devices = np.repeat(np.arange(12), 20)
+    alike = rng.normal(0.0, 1.0, 240)
+    apart = rng.normal(0.0, 1.0, 12)[devices] + 0.1 * rng.normal(size=240)
+
+    def widths(values):
+        flat = bootstrap_interval(values, 600, 0)
+        grouped = hierarchical_interval(values, [devices], 600, 0)
+        assert grouped.value == pytest.approx(values.mean())
+        return (grouped.high - grouped.low) / (flat.high - flat.low)
+
+    assert widths(apart) > 2.0
+    assert 0.6 < widths(alike) < 1.8
+
+
+def test_hierarchical_interval_covers_the_mean_over_devices():
+    rng = np.random.default_rng(4)
+    hits = 0
+    for trial in range(120):
+        devices = np.repeat(np.arange(25), 6)
+        values = rng.normal(0.0, 1.0, 25)[devices] + rng.normal(0.0, 1.0, 150)
+        interval = hierarchical_interval(values, [np.zeros(150, int), devices], 200, trial)
+        hits += interval.low <= 0.0 <= interval.high
+    # Binomial standard error 2 %; percentile intervals of 25 groups fall a little short of 95 %.
+    assert hits / 120 > 0.85
+
+
+def test_hierarchical_edge_cases():
+    one = hierarchical_interval(np.array([2.0]), [np.zeros(1, int)], 100, 0)
+    assert (one.value, one.low, one.n) == (2.0, None, 1)
+    assert hierarchical_interval(np.empty(0), [np.empty(0, int)], 100, 0).value is None
+    with pytest.raises(ValueError, match="finite"):
+        hierarchical_interval(np.array([np.nan, 1.0]), [np.zeros(2, int)], 100, 0)
+    same = [hierarchical_interval(np.arange(9.0), [np.arange(9) // 3], 100, 5) for _ in range(2)]
+    assert same[0] == same[1]

@@ -1,0 +1,51 @@
+"""The denoiser learns, its prior helps where features say little, and weights must be granted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions
+from testbed.adversaries.mounting import mount
+from testbed.core.errors import UserError
+
+
+def test_the_denoiser_removes_noise_and_changes_nothing_without(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    denoiser = Denoiser(case.evidence.auxiliary.images, LearnedPriorOptions(), 0)
+    clean = torch.from_numpy(case.victims)
+    level = torch.full((len(clean), 1, 1, 1), 0.2)
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    left = (denoiser(noisy, level) - clean).square().mean()
+    assert float(left) < 0.4 * float((noisy - clean).square().mean())
+    assert torch.equal(denoiser(clean, 0.0 * level), clean)
+
+
+def test_it_beats_the_mean_image_where_features_are_coarse(build_case):
+    def coarse(x, rng):
+        return torch.nn.functional.avg_pool2d(x, 4)
+
+    case = build_case(coarse)
+    found = mount("learned_prior", {"training_steps": 200}, case.evidence, 0)
+    assert case.mse(found) < 0.4 * case.mean_image_mse
+    without = mount("learned_prior", {"prior_weights": [0.0]}, case.evidence, 0)
+    assert case.mse(found) < case.mse(without)
+
+
+def test_weights_must_be_granted(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+
+    class QueriesOnly:
+        def query(self, images, draw):
+            return case.oracle.query(images, draw)
+
+    evidence = dataclasses.replace(case.evidence, oracle=QueriesOnly())
+    with pytest.raises(UserError, match="needs the weights"):
+        mount("learned_prior", {}, evidence, 0)
+
+
+def test_no_intercepts_are_no_problem(build_case, front_ends):
+    case = build_case(front_ends["pooled"], victims=0)
+    found = mount("learned_prior", {}, case.evidence, 0)
+    assert np.asarray(found.images).shape == (0, 1, 16, 16)

@@ -1,0 +1,105 @@
+"""Threat models in scenarios: what an attack needs and is not granted is refused before a run."""
+
+import pytest
+
+from testbed.core.adversary import Position, ThreatModel
+from testbed.core.errors import UserError
+from testbed.core.loading import load_scenario
+
+
+@pytest.fixture
+def load(tiny, write_scenario):
+    """Return a function that loads the small scenario with one adversary changed."""
+
+    def load_with(**adversary):
+        tiny["adversaries"] = [{"name": "nosy", **adversary}]
+        return load_scenario(write_scenario(tiny))
+
+    return load_with
+
+
+WITHHELD = {"weights": False, "queries": False}
+
+
+@pytest.mark.parametrize(
+    ("attack", "knowledge", "needs"),
+    [
+        ("white_box", {"weights": False}, "the weights of the deployed front-end"),
+        ("learned_prior", {"weights": False}, "the weights of the deployed front-end"),
+        ("residual_decoder", WITHHELD, "query access"),
+        ("ridge", WITHHELD, "query access"),
+        ("substitute", {**WITHHELD, "design": False}, "the architecture"),
+        ("label_inference", {"auxiliary_data": {"name": "olivetti_faces"}}, "labelled"),
+    ],
+)
+def test_what_is_withheld_is_refused_in_one_sentence(load, attack, knowledge, needs):
+    with pytest.raises(UserError, match=rf"adversaries\.nosy: attack '{attack}' needs") as refused:
+        load(attack=attack, knowledge=knowledge)
+    assert needs in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("attack", "knowledge"),
+    [
+        ("substitute", WITHHELD),
+        ("mean_image", WITHHELD),
+        ("ridge", {"weights": False, "queries": 100}),
+        ("ridge", {"weights": False}),
+    ],
+)
+def test_what_is_granted_is_accepted(load, attack, knowledge):
+    scenario = load(attack=attack, knowledge=knowledge)
+    assert scenario.adversaries[0].refusal() is None
+
+
+def test_a_colluding_device_gives_the_weights_away(load):
+    position = {"colluding_device": True}
+    adversary = load(attack="white_box", knowledge=WITHHELD, position=position).adversaries[0]
+    assert adversary.holds_weights
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "message"),
+    [
+        ({"queries": False}, "set weights: false too"),
+        ({"queries": 50}, "set weights: false too"),
+        ({"weights": False, "queries": 3}, "greater than or equal to 20"),
+        ({"replays": 65}, "less than or equal to 64"),
+        ({"auxiliary_data": {"name": "digits"}}, "own dataset"),
+        ({"auxiliary_data": {"name": "digit"}}, "did you mean 'digits'"),
+        (
+            {"auxiliary_data": {"name": "cifar10"}, "auxiliary_classes": "disjoint_half"},
+            "auxiliary_data has none of them",
+        ),
+    ],
+)
+def test_contradictions_are_refused(load, knowledge, message):
+    with pytest.raises(UserError, match="adversaries") as refused:
+        load(attack="ridge", knowledge=knowledge)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        ({"tap": "cloud", "share_of_links": 0.5}, "reads everything there"),
+        ({"tap": "access_point", "links_by_type": {"wifi": 1.0}}, "reads everything there"),
+        ({"share_of_links": 0.5, "links_by_type": {"wifi": 1.0}}, "either"),
+        ({"links_by_type": {"wifi": 0.0}}, "above 0"),
+    ],
+)
+def test_positions_that_contradict_themselves_are_refused(load, position, message):
+    with pytest.raises(UserError, match=message):
+        load(attack="ridge", position=position)
+
+
+def test_positions_and_threat_models_are_said_in_words():
+    assert Position(tap="cloud").words() == "cloud"
+    assert Position(share_of_links=0.3).words() == "30% of the links"
+    typed = Position(links_by_type={"lte": 0.5}, colluding_device=True)
+    assert typed.words() == "links by type: 50% of lte, and one colluding device"
+    assert ThreatModel().words() == "auxiliary images only"
+    white = ThreatModel(weights=True, queries=True).words(replays=8)
+    assert "weights" in white
+    assert "8 releases" in white

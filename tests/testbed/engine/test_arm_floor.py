@@ -1,0 +1,99 @@
+"""An arm's floor: where there is one, what it is, and that beating it fails the run's check."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small import make_program
+
+from clients.deployed import DeployedFrontEnd
+from testbed.core.loading import validate_scenario
+from testbed.engine.attacks import AttackResults
+from testbed.engine.checks import _floor_check
+from testbed.engine.floors import arm_floor, floor_entry
+from testbed.engine.replays import averaged_intercepts
+from testbed.engine.world import read_setting
+from testbed.privacy.floors import ExpectedGram, dfil_floor, spectrum_floor
+
+
+@pytest.fixture
+def setting(tiny):
+    return read_setting(validate_scenario(tiny, "test"))
+
+
+def _deployed(defence="none", options=None):
+    program = make_program(defence=defence, defence_options=options)
+    parameters, statistics = program.build().initial_weights()
+    return DeployedFrontEnd(
+        program,
+        {name: value.numpy() for name, value in parameters.items()},
+        {name: value.numpy() for name, value in statistics.items()},
+    )
+
+
+def test_without_noise_the_floor_is_zero_and_says_why(setting):
+    floor = arm_floor(setting, _deployed(), 1)
+    assert "deterministic" in floor.reason
+    assert floor_entry(floor, [1])["levels"] == [
+        {"mse": 0.0, "dfil": 0.0, "spectrum": None, "replays": 1}
+    ]
+    assert floor.smoothed_victims(1) is None
+    dropout = arm_floor(setting, _deployed("feature_dropout", {"probability": 0.5}), 1)
+    assert "not additive" in dropout.reason
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
+def test_noise_has_the_floors_of_its_fisher_information(setting, name):
+    deployed = _deployed(name, {"scale": 0.5, "bound": 1.0})
+    floor = arm_floor(setting, deployed, 1)
+    # A few of the floor's points: exact floors need the dense matrix.
+    few = dataclasses.replace(floor, points=floor.points[:2].double())
+    gram = ExpectedGram(lambda x: deployed.runner.signal(x.float()).double(), few.points)
+    directions = torch.linalg.qr(torch.randn(1024, 8, dtype=torch.float64))[0]
+    seen = torch.stack([(gram @ column) @ column for column in directions.T]).mean()
+    assert floor.trace / 1024 == pytest.approx(float(seen), rel=0.6)
+    one, eight = floor.at(1), floor.at(8)
+    assert one["dfil"] == pytest.approx(1.0 / (floor.trace / 1024 / 0.25 + 100.0))
+    assert one["spectrum"] >= one["dfil"]
+    assert 0.0 < eight["mse"] < one["mse"] < 0.01
+
+
+def test_the_estimated_trace_is_that_of_the_matrix():
+    """Independent check on a linear map, where E[G] is known: both floors in closed form."""
+    matrix = torch.diag(torch.arange(1.0, 9.0)).double()
+    gram = matrix.T @ matrix
+    trace = float(torch.trace(gram))
+    assert dfil_floor(gram, 0.5) == pytest.approx(8 / (trace / 0.25 + 800.0))
+    assert spectrum_floor(gram, 0.5) >= dfil_floor(gram, 0.5)
+
+
+def _results(mse, error, reason=""):
+    entry = {
+        "attack": "ridge",
+        "adversary": "spy",
+        "replays": 1,
+        "smoothed": {"mse": mse, "standard_error": error, "images": 24},
+    }
+    floor = {"reason": reason, "levels": [{"mse": 0.005, "replays": 1}]}
+    return AttackResults([entry], [], {}, [], floor, [])
+
+
+def test_beating_the_floor_fails_the_check():
+    assert not _floor_check(_results(0.003, 0.0002))[0]
+    assert _floor_check(_results(0.0049, 0.0002))[0]  # within three standard errors
+    passed, said = _floor_check(_results(0.02, 0.001))
+    assert passed
+    assert "ridge of spy" in said
+    assert _floor_check(_results(0.0, 0.0, "the floor is 0")) == (True, "the floor is 0")
+
+
+def test_averaged_intercepts_have_less_noise_by_the_root_of_their_number():
+    deployed = _deployed("gaussian_noise", {"scale": 0.5, "bound": 1.0})
+    images = np.random.default_rng(0).random((16, 1, 32, 32), dtype=np.float32)
+    signal = deployed.runner.signal(torch.from_numpy(images)).detach().numpy()
+    once = deployed.query(images, 0)
+    deviations = [
+        float((averaged_intercepts(deployed, images, once, m) - signal).std()) for m in (1, 4, 16)
+    ]
+    np.testing.assert_allclose(deviations, [0.5, 0.25, 0.125], rtol=0.03)
