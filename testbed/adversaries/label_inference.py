@@ -1,6 +1,6 @@
 """Class and person from features: no image is rebuilt, and none has to be.
 
-A linear classifier on whitened principal components of released auxiliary features names the class
+A linear classifier on the principal components of released auxiliary features names the class
 of each intercept. For persons, whom the attacker's own images never show (see docs on privacy
 evaluation), it asks which two intercepts show the same one: nearest neighbours after whitening the
 variation within classes, which is what a class's images do not share.
@@ -103,7 +103,7 @@ class LabelInference:
         for order, penalty in enumerate(self.options.penalties):
             model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
             model.fit(*training)
-            key = (-float(model.score(*validation)), order)  # ties: the strongest penalty
+            key = (_surprise(model, *validation), order)
             if best is None or key < best[:2]:
                 best = (*key, model)
         assert best is not None
@@ -113,11 +113,23 @@ class LabelInference:
         return probabilities
 
 
+def _surprise(model: Any, inputs: Matrix, labels: IntArray) -> float:
+    """Return the mean negative log-probability of the right classes that the model knows."""
+    places = {int(label): place for place, label in enumerate(model.classes_)}
+    known = np.array([int(label) in places for label in labels], dtype=bool)
+    if not known.any():
+        return 0.0
+    columns = np.array([places[int(label)] for label in labels[known]])
+    right = model.predict_proba(inputs[known])[np.arange(len(columns)), columns]
+    return float(-np.log(np.maximum(right, 1e-12)).mean())
+
+
 class _Components:
-    """Whitened principal components of normalised features."""
+    """Principal components of normalised features, scaled together to unit mean variance."""
 
     def __init__(self, features: NDArray[np.float32], components: int) -> None:
         self._normalise = ChannelNormaliser.fit(features, per_element=True)
+        self._size = int(np.prod(features.shape[1:]))
         flat = self._flat(features)
         self._mean = flat.mean(axis=0)
         centred = flat - self._mean
@@ -125,11 +137,12 @@ class _Components:
         values, vectors = np.linalg.eigh(centred @ centred.T)
         kept = np.flatnonzero(values > 1e-9 * max(float(values[-1]), 1e-12))[::-1][:components]
         self.is_flat = len(kept) == 0
-        self._basis: Matrix = centred.T @ vectors[:, kept] / values[kept] * len(flat) ** 0.5
+        scale = float(values[kept].mean() / len(flat)) ** 0.5 if len(kept) else 1.0
+        self._basis: Matrix = centred.T @ vectors[:, kept] / (values[kept] ** 0.5 * scale)
 
     def _flat(self, features: NDArray[np.float32]) -> Matrix:
         normalised = self._normalise(features)
-        return normalised.reshape(len(normalised), -1).astype(np.float64)
+        return normalised.reshape(len(normalised), self._size).astype(np.float64)
 
     def __call__(self, features: NDArray[np.float32]) -> Matrix:
         projected: Matrix = (self._flat(features) - self._mean) @ self._basis

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from testbed.core import registries
 from testbed.core.components import (
@@ -20,6 +20,8 @@ from testbed.core.components import (
     check_options,
     component,
 )
+
+MIN_QUERIES = 20
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,16 @@ class AuxiliaryData(Section):
         return self
 
 
+def _queries(given: Any) -> Any:
+    """Accept true, false or a number that leaves images to train and to validate on."""
+    if isinstance(given, int) and (isinstance(given, bool) or given >= MIN_QUERIES):
+        return given
+    raise ValueError(
+        f"give true, false, or how many images may be queried at most ({MIN_QUERIES} or more), "
+        f"got {given!r:.80}"
+    )
+
+
 class Knowledge(Section):
     """What an adversary is granted beside its intercepts."""
 
@@ -151,7 +163,7 @@ class Knowledge(Section):
         "is scored on victims of the other half",
     )
     weights: bool = Field(default=True, description="the deployed front-end's weights")
-    queries: bool | Annotated[int, Field(ge=20)] = Field(
+    queries: Annotated[bool | int, BeforeValidator(_queries)] = Field(
         default=True,
         description="features of images of its choice: true, false, or at most so many images",
     )

@@ -96,7 +96,8 @@ def hierarchical_means(
     Parameters
     ----------
     values : (n,) or (n, k) observations; columns share their resamples and are therefore paired.
-    levels : the group of each observation, outermost first (for instance seed, device), each (n,).
+    levels : the group of each observation, outermost first (for instance seed, device), each (n,);
+        at least one.
 
     Returns
     -------
@@ -108,25 +109,43 @@ def hierarchical_means(
     """
     values = np.asarray(values, dtype=np.float64)
     rng = seeds.generator(seed, "hierarchical bootstrap", *ids)
-    tree = _tree(np.arange(len(values)), list(levels))
+    tree = _tree(np.arange(len(values)), levels)
     return np.stack([values[_draw(tree, rng)].mean(axis=0) for _ in range(resamples)])
 
 
-Tree = NDArray[np.int64] | list[Any]
+@dataclass(frozen=True)
+class _Groups:
+    """Rows by their innermost group, one after another."""
+
+    rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the rows of as many groups as there are, with replacement, each resampled."""
+        picks = rng.integers(0, len(self.sizes), len(self.sizes))
+        sizes = np.repeat(self.sizes[picks], self.sizes[picks])
+        starts = np.repeat(self.starts[picks], self.sizes[picks])
+        drawn: NDArray[np.int64] = self.rows[starts + (rng.random(len(sizes)) * sizes).astype(int)]
+        return drawn
 
 
-def _tree(rows: NDArray[np.int64], levels: list[NDArray[np.int64]]) -> Tree:
-    if not levels:
-        return rows
+Tree = _Groups | list[Any]
+
+
+def _tree(rows: NDArray[np.int64], levels: Sequence[NDArray[np.int64]]) -> Tree:
     groups = levels[0][rows]
-    return [_tree(rows[groups == group], levels[1:]) for group in np.unique(groups)]
+    if len(levels) > 1:
+        return [_tree(rows[groups == group], levels[1:]) for group in np.unique(groups)]
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    return _Groups(rows[order], starts, sizes)
 
 
 def _draw(tree: Tree, rng: np.random.Generator) -> NDArray[np.int64]:
+    if isinstance(tree, _Groups):
+        return tree.draw(rng)
     picks = rng.integers(0, len(tree), len(tree))
-    if isinstance(tree, np.ndarray):
-        drawn: NDArray[np.int64] = tree[picks]
-        return drawn
     return np.concatenate([_draw(tree[pick], rng) for pick in picks])
 
 

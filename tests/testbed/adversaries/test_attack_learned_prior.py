@@ -26,10 +26,20 @@ def test_it_beats_the_mean_image_where_features_are_coarse(build_case):
     def coarse(x, rng):
         return torch.nn.functional.avg_pool2d(x, 4)
 
-    case = build_case(coarse)
-    found = mount("learned_prior", {"training_steps": 200}, case.evidence, 0)
+    case = build_case(coarse, victims=6)
+    found = mount(
+        "learned_prior",
+        {"training_steps": 150, "levels": 6, "steps_per_level": 12},
+        case.evidence,
+        0,
+    )
     assert case.mse(found) < 0.4 * case.mean_image_mse
-    without = mount("learned_prior", {"prior_weights": [0.0]}, case.evidence, 0)
+    without = mount(
+        "learned_prior",
+        {"prior_weights": [0.0], "levels": 6, "steps_per_level": 12, "training_steps": 1},
+        case.evidence,
+        0,
+    )
     assert case.mse(found) < case.mse(without)
 
 

@@ -1,5 +1,8 @@
 """The residual decoder: equal capacity, adapters, convergence, random releases."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork, Inpu
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.released import ChannelNormaliser
 
+PLAIN = {"augment": False, "min_epoch_steps": 1}
 SHAPES = [(128, 8, 8), (12, 8, 8), (12, 16, 16), (6, 32, 32), (40, 1, 1), (5, 3, 7), (4, 13, 11)]
 
 
@@ -85,13 +89,15 @@ def test_normaliser_undoes_scale_shift_and_dead_channels():
 def test_scaling_features_does_not_look_like_privacy(build_case, front_ends):
     plain = build_case(front_ends["pooled"])
     shrunk = build_case(lambda x, rng: 1e-4 * front_ends["pooled"](x, rng))
-    errors = [case.mse(mount("residual_decoder", {}, case.evidence, 0)) for case in (plain, shrunk)]
+    errors = [
+        case.mse(mount("residual_decoder", PLAIN, case.evidence, 0)) for case in (plain, shrunk)
+    ]
     assert errors[1] < 1.5 * errors[0]
 
 
 def test_the_curve_starts_at_the_mean_image_and_the_best_epoch_is_used(build_case, front_ends):
     case = build_case(front_ends["pooled"])
-    found = mount("residual_decoder", {}, case.evidence, 0)
+    found = mount("residual_decoder", PLAIN, case.evidence, 0)
     held_out = case.evidence.auxiliary_validation.images
     mean = case.evidence.auxiliary.images.mean(axis=0)
     start = found.curve[0]
@@ -100,7 +106,7 @@ def test_the_curve_starts_at_the_mean_image_and_the_best_epoch_is_used(build_cas
     errors = [point.validation_mse for point in found.curve]
     assert found.best_epoch == int(np.argmin(errors))
     assert [point.epoch for point in found.curve] == list(range(len(errors)))
-    shorter = mount("residual_decoder", {"max_epochs": found.best_epoch}, case.evidence, 0)
+    shorter = mount("residual_decoder", {"max_epochs": found.best_epoch} | PLAIN, case.evidence, 0)
     np.testing.assert_array_equal(shorter.images, found.images)
 
 
@@ -109,7 +115,7 @@ def test_training_ends_on_a_plateau(build_case):
         return torch.randn(len(x), 3, 8, 8, generator=rng)
 
     case = build_case(noise)
-    options = {"patience": 2, "decays": 1, "max_epochs": 1000}
+    options = {"patience": 2, "decays": 1, "max_epochs": 1000} | PLAIN
     found = mount("residual_decoder", options, case.evidence, 0)
     assert len(found.curve) - 1 < 60
     assert case.mse(found) < 1.1 * case.mean_image_mse
@@ -117,7 +123,7 @@ def test_training_ends_on_a_plateau(build_case):
 
 def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
     case = build_case(front_ends["noisy"])
-    found = mount("residual_decoder", {"max_epochs": 5}, case.evidence, 0)
+    found = mount("residual_decoder", {"max_epochs": 5} | PLAIN, case.evidence, 0)
     full = [draw for count, draw in case.oracle.queries if count == 48]
     validation = [draw for count, draw in case.oracle.queries if count == 16]
     # The first draw fits the normaliser and is then trained on.
@@ -127,13 +133,46 @@ def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
 
 def test_deterministic_releases_are_queried_once(build_case, front_ends):
     case = build_case(front_ends["pooled"])
-    mount("residual_decoder", {"max_epochs": 5}, case.evidence, 0)
+    mount("residual_decoder", {"max_epochs": 5} | PLAIN, case.evidence, 0)
     assert sum(count == 48 for count, _ in case.oracle.queries) == 1
+
+
+def test_images_are_varied_with_every_pass_unless_queries_are_limited(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    options = {"max_epochs": 3, "min_epoch_steps": 12}  # 6 steps a pass: two passes an epoch
+    asked = []
+    plain = case.oracle.query
+
+    def recording(images, draw):
+        asked.append(images.copy())
+        return plain(images, draw)
+
+    case.oracle.query = recording
+    mount("residual_decoder", options, case.evidence, 0)
+    full = [images for images in asked if len(images) == 48]
+    assert len(full) == 6
+    assert np.array_equal(full[0], case.evidence.auxiliary.images)
+    assert all(not np.array_equal(one, other) for one, other in itertools.pairwise(full))
+    assert all(0.0 <= images.min() <= images.max() <= 1.0 for images in full)
+    asked.clear()
+    limited = dataclasses.replace(case.evidence, query_limit=500)
+    mount("residual_decoder", options, limited, 0)
+    assert sum(len(images) == 48 for images in asked) == 1
+
+
+def test_a_training_that_runs_away_goes_on_from_its_best_weights(build_case, front_ends):
+    """A learning rate far too large wrecks the weights; after decays the result is still good."""
+    case = build_case(front_ends["pooled"])
+    options = {"learning_rate": 0.3, "decays": 6, "max_epochs": 40} | PLAIN
+    found = mount("residual_decoder", options, case.evidence, 0)
+    assert case.mse(found) < 0.7 * case.mean_image_mse
 
 
 def test_seeds_differ_and_no_intercepts_are_no_problem(build_case, front_ends):
     case = build_case(front_ends["pooled"])
-    runs = [mount("residual_decoder", {"max_epochs": 3}, case.evidence, seed) for seed in (0, 1)]
+    runs = [
+        mount("residual_decoder", {"max_epochs": 3} | PLAIN, case.evidence, seed) for seed in (0, 1)
+    ]
     assert not np.array_equal(runs[0].images, runs[1].images)
     empty = build_case(front_ends["pooled"], victims=0)
     none = mount("residual_decoder", {"max_epochs": 1}, empty.evidence, 0)

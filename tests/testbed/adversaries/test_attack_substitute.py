@@ -13,17 +13,21 @@ from testbed.core.errors import UserError
 from testbed.core.registries import FRONT_ENDS
 
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
-OPTIONS = {"steps": 120, "decoder": {"max_epochs": 10, "min_epoch_steps": 20}}
+OPTIONS = {"steps": 250, "decoder": {"max_epochs": 12, "min_epoch_steps": 20}}
+SHORT = {"steps": 2, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
 
 
 @pytest.fixture
-def cnn_case(build_case):
+def cnn_case(build_case, front_ends):
     """Return features of a CNN with weights that the attacker has never seen, and no oracle."""
     torch.manual_seed(3)
     network = FRONT_ENDS.create("cnn", DESIGN.options, image_shape=(1, 16, 16))
     with torch.no_grad():
-        for _ in range(20):  # batch statistics of some images
-            network(torch.rand(32, 1, 16, 16) - 0.5)
+        images = torch.from_numpy(
+            build_case(front_ends["pooled"], victims=0).evidence.auxiliary.images.copy()
+        )
+        for _ in range(20):  # statistics of images like those it runs on
+            network(images - 0.5)
     network.eval()
     case = build_case(lambda x, rng: network(x - 0.5), victims=24)
     evidence = dataclasses.replace(case.evidence, oracle=None, design=DESIGN)
@@ -51,10 +55,10 @@ def test_it_beats_the_mean_image_without_queries_or_weights(cnn_case):
 def test_the_architecture_must_be_known_and_fit(cnn_case):
     unknown = dataclasses.replace(cnn_case.evidence, design=None)
     with pytest.raises(UserError, match="needs the architecture"):
-        mount("substitute", OPTIONS, unknown, 0)
+        mount("substitute", SHORT, unknown, 0)
     other = Component(name="cnn", options={"cut": 2, "width": 8})
     with pytest.raises(UserError, match="was intercepted"):
-        mount("substitute", OPTIONS, dataclasses.replace(cnn_case.evidence, design=other), 0)
+        mount("substitute", SHORT, dataclasses.replace(cnn_case.evidence, design=other), 0)
 
 
 def test_one_intercept_is_too_few_to_learn_from(cnn_case):

@@ -64,7 +64,8 @@ def test_a_colluding_device_gives_the_weights_away(load):
     [
         ({"queries": False}, "set weights: false too"),
         ({"queries": 50}, "set weights: false too"),
-        ({"weights": False, "queries": 3}, "greater than or equal to 20"),
+        ({"weights": False, "queries": 3}, "20 or more"),
+        ({"weights": False, "queries": "some"}, "give true, false"),
         ({"replays": 65}, "less than or equal to 64"),
         ({"auxiliary_data": {"name": "digits"}}, "own dataset"),
         ({"auxiliary_data": {"name": "digit"}}, "did you mean 'digits'"),

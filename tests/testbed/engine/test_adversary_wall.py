@@ -81,4 +81,4 @@ def test_a_job_is_a_function_of_itself(jobs):
     _, kept = jobs
     once, again = attacks.run_attacks(kept[0]), attacks.run_attacks(kept[0])
     for one, other in zip(once, again, strict=True):
-        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.reconstruction.images, other.reconstruction.images)

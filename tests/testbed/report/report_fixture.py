@@ -267,6 +267,7 @@ def _attacks(
         "class_mean": (0.0415, True, 0.09),
         "residual_decoder": ((0.0061, 0.0312)[index], False, (0.98, 0.41)[index]),
         "ridge": ((0.0144, 0.0733)[index], False, (0.90, 0.12)[index]),
+        "substitute": ((0.0361, 0.0588)[index], False, (0.33, 0.08)[index]),
     }
     made = []
     for attack, (error, anchor, reidentified) in levels.items():
@@ -284,6 +285,23 @@ def _attacks(
                 "adversary": adversary,
                 "attack": attack,
                 "is_anchor": anchor,
+                "rebuilds_images": True,
+                "learns_from_intercepts": attack == "substitute",
+                "queries": 0 if anchor or attack == "substitute" else 18_300,
+                "extremes": [
+                    {"rank": rank, "mse": error * factor, "ssim": 0.4}
+                    for rank, factor in (("best", 0.4), ("median", 0.9), ("worst", 3.0))
+                ],
+                "by_link": [
+                    {
+                        "link": link,
+                        "victims": victims // 2,
+                        "mse": interval(error * factor, error * 0.1, victims // 2),
+                        "recognisable_share": interval(0.4, 0.1, victims // 2),
+                        "reidentification": interval(reidentified, 0.02, victims // 2),
+                    }
+                    for link, factor in (("wifi", 0.98), ("lte", 1.03))
+                ],
                 "threat_model": "Knows the deployed front-end, holds auxiliary images of the "
                 "same distribution, reads features; neither labels nor victims' images.",
                 "position": {"tap": ADVERSARIES[adversary], "share_of_links": 0.35}
