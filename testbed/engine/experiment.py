@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import testbed
+from server.cloud import torch_threads
 from testbed.core.scenario import Arm, Scenario
 from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.attacks import attack_arm
@@ -101,7 +102,11 @@ class Experiment:
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
         open_folder(self.folder, self.scenario, resume)
         on_open()
-        with self.progress.phase("check the attacks"), threadpool_limits(1, user_api="blas"):
+        with (
+            self.progress.phase("check the attacks"),
+            threadpool_limits(1, user_api="blas"),
+            torch_threads(1),
+        ):
             self._sanity = sanity_checks(setting.data, self.scenario.seed)
         for arm in self.scenario.arms:
             kept = read_arm(self.folder / "checkpoints" / arm.name)
@@ -144,6 +149,7 @@ class Experiment:
         with (
             self.progress.phase(f"attack {name}", len(self.scenario.adversaries)),
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
+            torch_threads(1),
         ):
             leakage = self._leakage(world.setting.data, arm)
             attacked = attack_arm(world, arm.deployed(), taps, served, models.edge_stats.macs)
