@@ -10,7 +10,7 @@ from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
 from testbed.core.blocks import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.scenario import Component, EdgeOptimiserSection
+from testbed.core.scenario import Component, EdgeOptimiserSection, Precision
 from testbed.core.seeds import torch_generator
 
 
@@ -23,6 +23,8 @@ class EdgeProgram:
     arm : name of the arm.
     image_shape : (C, H, W) of an image.
     channel_mean, channel_std : normalisation of the inputs, one number per channel.
+    tier : which devices of the arm run it.
+    precision : number format of weights, activations and released features.
     """
 
     arm: str
@@ -35,6 +37,8 @@ class EdgeProgram:
     channel_std: tuple[float, ...]
     batch_size: int
     optimiser: EdgeOptimiserSection
+    tier: str = "all"
+    precision: Precision = "float32"
 
     def build(self) -> "EdgeModel":
         """Build the front-end and the defence; its first weights depend on the seed alone."""

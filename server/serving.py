@@ -4,7 +4,7 @@ A request starts on a device. Flower's servers ask and its nodes answer, so the 
 that never crosses the wire (testbed.core.protocol); features and answers are ordinary messages.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.cloud import Cloud
+from server.tiers import Tier
 from testbed.core import protocol
 from testbed.core.records import to_record, to_tensors
 
@@ -20,7 +21,7 @@ MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
 NO_ANSWER = -1
 
 FrontEndInCloud = Callable[[Tensor, int, int], Tensor]
-"""(raw image uint8 (1, C, H, W), node, request) -> features (1, C', H', W')."""
+"""(raw image uint8 (1, C, H, W), node, request) -> features (1, C', H', W') of the node's tier."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,21 @@ class Serving:
 
     Parameters
     ----------
-    parameters, statistics : weights of the front-end.
+    tiers : the front-ends, one per tier of the fleet.
+    tier_of : the tier of each node; nodes that are missing are in tier 0.
     front_end : runs the front-end in the cloud for devices that cannot; None serves without them.
     """
 
     def __init__(
         self,
         cloud: Cloud,
-        parameters: dict[str, Tensor],
-        statistics: dict[str, Tensor],
+        tiers: Sequence[Tier],
+        tier_of: Mapping[int, int] | None = None,
         front_end: FrontEndInCloud | None = None,
     ) -> None:
         self._cloud = cloud
-        self._parameters = parameters
-        self._statistics = statistics
+        self._tiers = tiers
+        self._tier_of = dict(tier_of or {})
         self._front_end = front_end
         self._too_small: set[int] = set()
 
@@ -61,15 +63,20 @@ class Serving:
         Nodes whose memory it does not fit are remembered: they send raw images from now on, if
         there is a front-end in the cloud.
         """
-        content = RecordDict(
-            {
-                protocol.ARRAYS: to_record(self._parameters),
-                protocol.STATISTICS: to_record(self._statistics),
-                protocol.CONFIG: ConfigRecord({protocol.VERSION: "deployed"}),
-            }
-        )
+        contents = [
+            RecordDict(
+                {
+                    protocol.ARRAYS: to_record(tier.parameters),
+                    protocol.STATISTICS: to_record(tier.statistics),
+                    protocol.CONFIG: ConfigRecord(
+                        {protocol.VERSION: "deployed", protocol.TIER: number}
+                    ),
+                }
+            )
+            for number, tier in enumerate(self._tiers)
+        ]
         messages = [
-            Message(content, dst_node_id=node, message_type=protocol.DEPLOY)
+            Message(contents[self._tier(node)], dst_node_id=node, message_type=protocol.DEPLOY)
             for node in grid.get_node_ids()
         ]
         replies = list(grid.send_and_receive(messages))
@@ -93,15 +100,25 @@ class Serving:
         for chunk in _chunks(requests, MESSAGES_IN_FLIGHT):
             features = self._features(grid, chunk)
             if features:
-                answered = list(features)
-                classes = self._cloud.answer(torch.cat(list(features.values()))).argmax(dim=1)
-                predicted = {
-                    request: int(value) for request, value in zip(answered, classes, strict=True)
-                }
+                predicted = self._predict(features, chunk)
                 self._send(grid, [item for item in chunk if item.request in predicted], predicted)
                 answers |= predicted
             on_chunk(len(chunk))
         return answers
+
+    def _tier(self, node: int) -> int:
+        return self._tier_of.get(node, 0)
+
+    def _predict(self, features: dict[int, Tensor], chunk: Sequence[Request]) -> dict[int, int]:
+        """Answer one chunk's features, one tier after another."""
+        predicted: dict[int, int] = {}
+        tiers = {item.request: self._tier(item.node) for item in chunk}
+        for tier in sorted({tiers[request] for request in features}):
+            own = [request for request in features if tiers[request] == tier]
+            z = torch.cat([features[request] for request in own])
+            classes = self._cloud.answer(z, tier).argmax(dim=1)
+            predicted |= {request: int(best) for request, best in zip(own, classes, strict=True)}
+        return predicted
 
     def _features(self, grid: Grid, chunk: Sequence[Request]) -> dict[int, Tensor]:
         messages = [

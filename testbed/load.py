@@ -24,8 +24,7 @@ from rich.table import Table
 from testbed.core.errors import UserError
 from testbed.core.loading import load_scenario
 from testbed.core.protocol import INFER
-from testbed.engine.costs import DeviceCosts
-from testbed.engine.experiment import arm_models
+from testbed.engine.experiment import arm_models, device_costs
 from testbed.engine.models import ArmModels
 from testbed.engine.world import Setting, read_setting
 from testbed.fleet.cost_model import inference_ms
@@ -65,12 +64,10 @@ class ArmLoad:
 def device_times(setting: Setting, models: ArmModels) -> tuple[DeviceTimes, NDArray[np.bool_]]:
     """Return what a request takes on every device, and which devices can serve at all."""
     fleet, scenario = setting.fleet, setting.scenario
-    name = models.program.front_end.name
-    costs = DeviceCosts.of(
-        fleet, models.edge_stats, name, scenario.training.batch_size, scenario.seed
-    )
+    costs = device_costs(setting, models)
     compute_ms = [costs.compute_ms(device, INFER, 1) for device in range(len(fleet))]
-    feature_bits = 8.0 * FEATURE_BYTES * models.edge_stats.output_elements
+    elements = np.array([tier.edge_stats.output_elements for tier in models.tiers])
+    feature_bits = 8.0 * FEATURE_BYTES * elements[models.tier_of]
     drowsy_s, dormant_s = None, None
     if scenario.serving.radio_sleep:
         drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
@@ -92,7 +89,7 @@ def cloud_batch_s(setting: Setting, models: ArmModels, largest: int, on_host: bo
     powers of two and interpolated between them.
     """
     if not on_host:
-        stats = models.cloud_stats
+        stats = models.main.cloud_stats
         times = [inference_ms(setting.cloud_device, stats, size) for size in range(1, largest + 1)]
         return np.array(times) / 1e3
     sizes = [size for size in (2**power for power in range(20)) if size < largest] + [largest]
@@ -104,17 +101,17 @@ def cloud_batch_s(setting: Setting, models: ArmModels, largest: int, on_host: bo
 
 
 def _host_s(models: ArmModels, size: int) -> float:
-    features = torch.zeros(size, *models.edge.front_end.feature_shape)
-    cloud = models.cloud.eval()
+    features = torch.zeros(size, *models.main.edge.front_end.feature_shape)
+    cloud, tier = models.cloud.eval(), models.used()[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            cloud(features)
+            cloud(features, tier)
             taken = []
             for _ in range(REPEATS):
                 started = time.thread_time()
-                cloud(features)
+                cloud(features, tier)
                 taken.append(time.thread_time() - started)
     finally:
         torch.set_num_threads(threads)
@@ -150,7 +147,7 @@ def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -
         "cloud": served.cloud_s,
     }
     return ArmLoad(
-        models.program.arm,
+        models.arm,
         len(requests),
         int((~serves).sum()),
         by_class(served, classes, section.request_deadline_ms),

@@ -5,6 +5,7 @@ and is what travels to the adversary's process. Images of victims are looked up 
 request numbers that never left this side.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +20,11 @@ from testbed.adversaries.mounting import mount
 from testbed.core.scenario import Adversary, Component
 from testbed.core.seeds import generator
 from testbed.data.federated import to_unit
+from testbed.engine.models import ArmModels
 from testbed.engine.scoring import ScoredAttack, Victims, score_attack
 from testbed.engine.serving import ServedArm
 from testbed.engine.taps import Intercept, Tap
+from testbed.engine.training import TrainedArm
 from testbed.engine.world import Setting, World
 
 ANCHORS = (
@@ -59,34 +62,80 @@ class AttackResults:
     read_nothing: list[str]
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What one adversary read from the devices of one tier."""
+
+    adversary: Adversary
+    tier: int
+    read: list[Intercept]
+
+
 def attack_arm(
-    world: World, deployed: DeployedFrontEnd, taps: Sequence[Tap], served: ServedArm
+    world: World, arm: TrainedArm, taps: Sequence[Tap], served: ServedArm
 ) -> AttackResults:
-    """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions."""
-    setting, arm = world.setting, deployed.program.arm
-    everybody = [
-        (adversary, [item for item in tap.intercepts if item.request in served.answers])
-        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
+    """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions.
+
+    Tiers differ in front-end, hence in the shape and meaning of features: an adversary, who sees
+    which is which, attacks each of them apart.
+    """
+    setting = world.setting
+    adversaries = setting.scenario.adversaries
+    readings = [
+        reading
+        for adversary, tap in zip(adversaries, taps, strict=True)
+        for reading in _by_tier(adversary, tap, arm.models.tier_of, served)
     ]
-    read_raw = {
-        adversary.name: sum(1 for request in tap.raw_requests if request in served.answers)
-        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
-    }
-    readings = [(adversary, read) for adversary, read in everybody if read]
-    jobs = [_job(setting, deployed, adversary, read, served) for adversary, read in readings]
+    deployed = {tier: arm.deployed(tier) for tier in arm.models.used()}
+    jobs = [
+        _job(setting, deployed[item.tier], item.adversary, item.read, served) for item in readings
+    ]
+    left = Counter(item.adversary.name for item in readings)
+
+    def on_done(job_name: str) -> None:
+        """Count an adversary as done with its last tier."""
+        adversary = job_name.split("'")[1]
+        left[adversary] -= 1
+        world.progress.advance(0 if left[adversary] else 1, job_name)
+
     outcomes = world.backend.run_jobs(
         [
-            (f"adversary '{adversary.name}' on arm '{arm}'", run_attacks, (job,))
-            for (adversary, _), job in zip(readings, jobs, strict=True)
+            (_job_name(arm.models, item), run_attacks, (job,))
+            for item, job in zip(readings, jobs, strict=True)
         ],
-        lambda name: world.progress.advance(1, name),
+        on_done,
     )
-    results = AttackResults([], [], {}, [item.name for item, read in everybody if not read])
-    for (adversary, read), job, reconstructions in zip(readings, jobs, outcomes, strict=True):
-        _score_adversary(setting, arm, adversary, read, served, job, reconstructions, results)
+    read_nothing = [item.name for item in adversaries if item.name not in left]
+    results = AttackResults([], [], {}, read_nothing)
+    for adversary in adversaries:
+        own = [
+            (item, job, found)
+            for item, job, found in zip(readings, jobs, outcomes, strict=True)
+            if item.adversary.name == adversary.name
+        ]
+        if own:
+            _score_adversary(setting, arm.models, adversary, own, served, results)
     for entry in results.entries:
-        entry["raw_requests"] = read_raw[entry["adversary"]]
+        tap = next(tap for tap in taps if tap.name == entry["adversary"])
+        entry["raw_requests"] = sum(1 for item in tap.raw_requests if item in served.answers)
     return results
+
+
+def _by_tier(
+    adversary: Adversary, tap: Tap, tier_of: NDArray[np.int64], served: ServedArm
+) -> list[_Reading]:
+    """Sort the intercepts of answered requests by the tier of the device that sent them."""
+    answered = [item for item in tap.intercepts if item.request in served.answers]
+    tiers = sorted({int(tier_of[item.device]) for item in answered})
+    return [
+        _Reading(adversary, tier, [item for item in answered if tier_of[item.device] == tier])
+        for tier in tiers
+    ]
+
+
+def _job_name(models: ArmModels, item: _Reading) -> str:
+    tier = f", tier '{models.tiers[item.tier].program.tier}'" if len(models.used()) > 1 else ""
+    return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}"
 
 
 def _job(
@@ -126,20 +175,24 @@ def _labelled(setting: Setting, rows: NDArray[np.int64]) -> LabelledImages:
 
 def _score_adversary(
     setting: Setting,
-    arm: str,
+    models: ArmModels,
     adversary: Adversary,
-    read: Sequence[Intercept],
+    own: Sequence[tuple[_Reading, AttackJob, list[Reconstruction]]],
     served: ServedArm,
-    job: AttackJob,
-    reconstructions: Sequence[Reconstruction],
     results: AttackResults,
 ) -> None:
-    victims = _victims(setting, read, served)
-    shown = np.arange(min(setting.scenario.evaluation.reconstructions_shown, len(read)))
+    """Score one adversary's attacks over all tiers, and each tier by itself."""
+    arm = models.arm
+    read = [item for reading, _, _ in own for item in reading.read]
+    victims = _victims(setting, models, read, served)
+    shown = _shown([len(reading.read) for reading, _, _ in own], setting)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
     scored: dict[str, ScoredAttack] = {}
-    for component, reconstruction in zip(job.attacks, reconstructions, strict=True):
-        found = score_attack(setting.scenario, victims, component.name, reconstruction)
+    for number, component in enumerate(own[0][1].attacks):
+        parts = {
+            models.tiers[reading.tier].program.tier: found[number] for reading, _, found in own
+        }
+        found = score_attack(setting.scenario, victims, component.name, parts)
         scored[component.name] = found
         mean = scored.get(ANCHORS[0].name)
         results.entries.append(
@@ -153,11 +206,26 @@ def _score_adversary(
         )
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
         results.rows.extend({**facts, **row} for row in found.rows)
-        key = f"{arm}/{adversary.name}/{component.name}"
-        results.samples[key] = _pixels(reconstruction.images[shown])
+        images = np.concatenate([part.images for part in parts.values()])
+        results.samples[f"{arm}/{adversary.name}/{component.name}"] = _pixels(images[shown])
 
 
-def _victims(setting: Setting, read: Sequence[Intercept], served: ServedArm) -> Victims:
+def _shown(sizes: Sequence[int], setting: Setting) -> NDArray[np.int64]:
+    """Choose the victims that the report shows, from every tier in turn."""
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    wanted = min(setting.scenario.evaluation.reconstructions_shown, sum(sizes))
+    turns = [
+        (place, int(start) + place)
+        for start, size in zip(starts, sizes, strict=True)
+        for place in range(size)
+    ]
+    chosen = sorted(index for _, index in sorted(turns)[:wanted])
+    return np.array(chosen, dtype=np.int64)
+
+
+def _victims(
+    setting: Setting, models: ArmModels, read: Sequence[Intercept], served: ServedArm
+) -> Victims:
     by_request = {item.request: item.image for item in served.requests}
     rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
     pool_rows = setting.data.parts.victims
@@ -166,6 +234,7 @@ def _victims(setting: Setting, read: Sequence[Intercept], served: ServedArm) -> 
         rows=rows,
         devices=np.array([item.device for item in read], dtype=np.int64),
         device_classes=[setting.fleet.device_class(item.device) for item in read],
+        tiers=[models.tiers[int(models.tier_of[item.device])].program.tier for item in read],
         labels=setting.data.pool.labels[rows],
         images=to_unit(setting.data.pool.images[rows]),
         pool=to_unit(setting.data.pool.images[pool_rows]),

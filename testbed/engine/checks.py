@@ -20,7 +20,7 @@ def self_checks(
     arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
 ) -> list[Check]:
     """Return the checks of one arm."""
-    name = arm.models.program.arm
+    name = arm.models.arm
     ledger = arm.grid.ledger
     parts = setting.data.parts
     everyone = [
@@ -38,7 +38,8 @@ def self_checks(
     charged = ledger.total("serve", "uplink_bytes")
     finite = all(
         np.isfinite(value).all()
-        for value in (tensor.numpy() for tensor in arm.server.parameters.values())
+        for tier in arm.server.tiers
+        for value in (tensor.numpy() for tensor in tier.parameters.values())
     )
     in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
     return [

@@ -19,7 +19,7 @@ from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.attacks import attack_arm
 from testbed.engine.backend import Backend
 from testbed.engine.checks import self_checks
-from testbed.engine.costs import DeviceCosts
+from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.folder import (
     COLUMNS,
     Row,
@@ -112,7 +112,7 @@ class Experiment:
                 # 4. What the simulation itself cost.
                 with self.progress.phase("measure the host"):
                     first = models[self.scenario.arms[0].name]
-                    self._reference = reference_rate(first)
+                    self._reference = reference_rate(first.main)
                     self._measure(backend)
         except KeyboardInterrupt:
             self.progress.stop_requested = lambda: False
@@ -122,11 +122,11 @@ class Experiment:
         return self._write("complete")
 
     def _arm(self, world: World, models: ArmModels) -> None:
-        name = models.program.arm
+        name = models.arm
         arm_folder = self.folder / "checkpoints" / name
         if name in self._finished:
             return
-        world.backend.install(models.program)
+        world.backend.install([tier.program for tier in models.tiers])
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
         restore(arm, arm_folder)
@@ -139,7 +139,7 @@ class Experiment:
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
         ):
             leakage = self._leakage(world.setting.data, arm)
-            attacked = attack_arm(world, arm.deployed(), taps, served)
+            attacked = attack_arm(world, arm, taps, served)
         devices = device_rows(world, arm, served)
         tables = {
             "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
@@ -171,17 +171,20 @@ class Experiment:
             shard_size=scenario.engine.shard_size,
             online=setting.online(),
             cloud_step_ms=lambda images: training_step_ms(
-                setting.cloud_device, models.cloud_stats, images
+                setting.cloud_device, models.main.cloud_stats, images
             ),
             losses=Losses(scenario.fleet.loss_probability, scenario.seed),
         )
         return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
 
-    def _leakage(self, data: FederatedData, arm: TrainedArm) -> Row:
-        """Measure x against z on the first victims; the truth is known here, to no adversary."""
+    def _leakage(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+        """Measure x against each tier's z on the first victims; no adversary knows the truth."""
         images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
-        features = released_features(arm, images).numpy()
-        return measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+        measured = {}
+        for tier in arm.models.used():
+            features = released_features(arm, images, tier).numpy()
+            measured[tier] = measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+        return measured
 
     def _measure(self, backend: Backend) -> None:
         self._usage = {
@@ -264,14 +267,19 @@ class Experiment:
 
 
 def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
-    """Return what an arm's front-end costs on every device of the fleet."""
-    return DeviceCosts.of(
-        setting.fleet,
-        models.edge_stats,
-        models.program.front_end.name,
-        setting.scenario.training.batch_size,
-        setting.scenario.seed,
-    )
+    """Return what an arm's front-ends cost on every device of the fleet."""
+    scenario = setting.scenario
+    tiers = [
+        TierCosts.of(
+            setting.fleet,
+            tier.edge_stats,
+            tier.program.front_end.name,
+            scenario.training.batch_size,
+            scenario.seed,
+        )
+        for tier in models.tiers
+    ]
+    return DeviceCosts(setting.fleet, tiers, models.tier_of)
 
 
 def default_hosts() -> int:
@@ -293,7 +301,9 @@ def arm_models(setting: Setting, arm: Arm) -> ArmModels:
         tuple(float(value) for value in setting.data.mean),
         tuple(float(value) for value in setting.data.std),
     )
-    return build_models(setting.scenario, arm, pool.image_shape, pool.num_classes, normalisation)
+    return build_models(
+        setting.scenario, arm, setting.fleet, pool.image_shape, pool.num_classes, normalisation
+    )
 
 
 def _data_facts(data: FederatedData) -> Row:

@@ -21,7 +21,7 @@ from testbed.core.scenario import Scenario
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 
-_TEXT = ("arm", "adversary", "attack", "device_class", "model", "link", "status")
+_TEXT = ("arm", "adversary", "attack", "device_class", "tier", "model", "link", "status")
 _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
@@ -35,8 +35,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
     ),
     "devices": (
-        *("arm", "device", "device_class", "model", "link", "uplink_mbit_s", "downlink_mbit_s"),
-        *("rtt_ms", "ram_mb", "training_images", "training_feasible", "serving_feasible"),
+        *("arm", "device", "device_class", "tier", "model", "link"),
+        *(
+            "uplink_mbit_s",
+            "downlink_mbit_s",
+            "rtt_ms",
+            "ram_mb",
+            "training_images",
+            "training_feasible",
+            "serving_feasible",
+        ),
         *("edge_inference_ms", "participations", "stragglers", "offline", "failed"),
         *("train_uplink_bytes", "train_downlink_bytes", "train_compute_ms", "train_transfer_ms"),
         *("train_energy_mj", "serve_uplink_bytes", "serve_downlink_bytes", "serve_compute_ms"),
@@ -49,8 +57,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "downlink_bytes",
     ),
     "attacks": (
-        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "label"),
-        *("mse", "psnr_db", "ssim", "reidentified"),
+        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "tier"),
+        *("label", "mse", "psnr_db", "ssim", "reidentified"),
     ),
 }
 

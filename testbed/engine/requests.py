@@ -1,7 +1,7 @@
 """The victims' requests: when they arrive, and their time through device, link and cloud."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,18 +74,21 @@ class CloudTimes:
 
     Attributes
     ----------
-    answer_ms : the cloud model on one request.
-    front_end_ms : the front-end, for a request that came as a raw image.
+    answer_ms : the cloud model on one request, by tier.
+    front_end_ms : the front-end, for a request that came as a raw image, by tier.
     servers : how many requests are served at once.
+    tier_of : the tier of each node; nodes that are missing are in tier 0.
     """
 
-    answer_ms: float
-    front_end_ms: float = 0.0
+    answer_ms: Sequence[float]
+    front_end_ms: Sequence[float] = (0.0,)
     servers: int = 1
+    tier_of: Mapping[int, int] = field(default_factory=dict)
 
-    def service_ms(self, charges: RequestCharges) -> float:
-        """Return how long one request keeps a server busy."""
-        return self.answer_ms + (self.front_end_ms if charges.raw else 0.0)
+    def service_ms(self, node: int, charges: RequestCharges) -> float:
+        """Return how long one request of a node keeps a server busy."""
+        tier = self.tier_of.get(node, 0)
+        return self.answer_ms[tier] + (self.front_end_ms[tier] if charges.raw else 0.0)
 
 
 COMPUTED, AT_CLOUD, BACK = range(3)  # events of one request, in their order at equal times
@@ -121,7 +124,7 @@ class _Stations:
     def serve(self, item: Request, charges: RequestCharges, now_ms: float) -> float:
         """Serve a request at the cloud; return when its device has the answer."""
         starts_ms = max(now_ms, heapq.heappop(self.server_free))
-        service_ms = self.cloud.service_ms(charges)
+        service_ms = self.cloud.service_ms(item.node, charges)
         heapq.heappush(self.server_free, starts_ms + service_ms)
         self.last_ms = max(self.last_ms, starts_ms + service_ms)
         self.busy_ms += service_ms

@@ -1,6 +1,6 @@
 """Scores one attack's reconstructions against the truth, overall and per device class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Victims:
     rows: IntArray
     devices: IntArray
     device_classes: Sequence[str]
+    tiers: Sequence[str]
     labels: IntArray
     images: FloatArray
     pool: FloatArray
@@ -49,23 +50,35 @@ class ScoredAttack:
 
 
 def score_attack(
-    scenario: Scenario, victims: Victims, attack: str, reconstruction: Reconstruction
+    scenario: Scenario, victims: Victims, attack: str, parts: Mapping[str, Reconstruction]
 ) -> ScoredAttack:
-    """Score the reconstructions of one attack."""
-    table = score(reconstruction.images, victims.images, victims.pool, victims.pool_index)
-    classes = np.array(victims.device_classes)
+    """Score the reconstructions of one attack.
+
+    Parameters
+    ----------
+    parts : what the attack made of each tier's features, by tier, in the order of the victims.
+    """
+    images = np.concatenate([part.images for part in parts.values()])
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    classes, tiers = np.array(victims.device_classes), np.array(victims.tiers)
     everyone = np.ones(len(classes), dtype=bool)
     declared = ATTACKS.entry(attack).factory
-    by_class = []
-    for device_class in sorted(set(victims.device_classes)):
-        own = classes == device_class
-        by_class.append(
-            {
-                "device_class": device_class,
-                "victims": int(own.sum()),
-                **_intervals(scenario, table, own),
-            }
-        )
+    by_class = [
+        {"device_class": name, **_group(scenario, table, classes == name)}
+        for name in sorted(set(victims.device_classes))
+    ]
+    by_tier = [
+        {
+            "tier": name,
+            **_group(scenario, table, tiers == name),
+            "best_epoch": part.best_epoch,
+            "curve": [asdict(point) for point in part.curve],
+        }
+        for name, part in parts.items()
+    ]
+    # The curve of an attack is that of the tier with most victims; by_tier has all of them.
+    largest = max(parts, key=lambda name: int((tiers == name).sum()))
+    reconstruction = parts[largest]
     entry = {
         "is_anchor": declared.is_anchor,  # type: ignore[attr-defined]
         "threat_model": declared.threat_model,  # type: ignore[attr-defined]
@@ -78,6 +91,7 @@ def score_attack(
         "best_epoch": reconstruction.best_epoch,
         "curve": [asdict(point) for point in reconstruction.curve],
         "by_device_class": by_class,
+        "by_tier": by_tier,
     }
     rows = [
         {
@@ -85,6 +99,7 @@ def score_attack(
             "victim": int(victims.rows[index]),
             "device": int(victims.devices[index]),
             "device_class": victims.device_classes[index],
+            "tier": victims.tiers[index],
             "label": int(victims.labels[index]),
             "mse": float(table.mse[index]),
             "psnr_db": float(table.psnr_db[index]),
@@ -94,6 +109,10 @@ def score_attack(
         for index in range(len(classes))
     ]
     return ScoredAttack(entry, rows, float(table.mse.mean()))
+
+
+def _group(scenario: Scenario, table: ScoreTable, chosen: NDArray[np.bool_]) -> Row:
+    return {"victims": int(chosen.sum()), **_intervals(scenario, table, chosen)}
 
 
 def _intervals(scenario: Scenario, table: ScoreTable, chosen: NDArray[np.bool_]) -> Row:

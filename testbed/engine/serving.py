@@ -12,7 +12,7 @@ from server.cloud import torch_threads
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
 from testbed.engine.requests import CloudTimes, ServedTimes, draw_requests, time_requests
-from testbed.engine.training import TrainedArm
+from testbed.engine.training import TrainedArm, node_tiers
 from testbed.engine.world import World
 from testbed.fleet.cost_model import inference_ms
 from testbed.fleet.link_effects import RadioTimers
@@ -51,8 +51,8 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     )
     serving = Serving(
         arm.cloud,
-        arm.server.parameters,
-        arm.server.statistics,
+        arm.server.tiers,
+        node_tiers(arm.models),
         _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
     )
     answers: dict[int, int] = {}
@@ -68,9 +68,10 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
         requests,
         arm.grid.request_charges,
         CloudTimes(
-            inference_ms(setting.cloud_device, arm.models.cloud_stats),
-            inference_ms(setting.cloud_device, arm.models.edge_stats),
+            [inference_ms(setting.cloud_device, tier.cloud_stats) for tier in arm.models.tiers],
+            [inference_ms(setting.cloud_device, tier.edge_stats) for tier in arm.models.tiers],
             section.cloud_servers,
+            node_tiers(arm.models),
         ),
         RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
     )
@@ -84,11 +85,12 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
     With the defence's release and the device's own draw: the answer is the one that the device
     would have got. The release hides nothing here, but the cloud model was trained on it.
     """
-    runner = arm.deployed().runner
+    runners = {tier: arm.deployed(tier).runner for tier in arm.models.used()}
+    tier_of = node_tiers(arm.models)
 
     def run(image: Tensor, node: int, request: int) -> Tensor:
         with torch_threads(1), torch.no_grad():  # one thread, as on a device
-            return runner.request_features(image, device_of(node), request)
+            return runners[tier_of[node]].request_features(image, device_of(node), request)
 
     return run
 
@@ -102,7 +104,7 @@ def _row(
     label = int(setting.data.pool.labels[item.image])
     answer = answers.get(item.request, NO_ANSWER)
     row: dict[str, Any] = {
-        "arm": arm.models.program.arm,
+        "arm": arm.models.arm,
         "request": item.request,
         "device": device,
         "device_class": setting.fleet.device_class(device),

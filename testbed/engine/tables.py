@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 
 from testbed.core import protocol
-from testbed.core.scenario import Component
+from testbed.core.components import Component
 from testbed.engine.ledger import COUNTS
+from testbed.engine.models import TierModel
 from testbed.engine.serving import ServedArm
 from testbed.engine.training import TrainedArm
 from testbed.engine.world import World
 from testbed.privacy.intervals import bootstrap_interval
 
 Row = dict[str, Any]
+BYTES = {"float32": 4, "int8": 1}
 LATENCY_PARTS = ("compute", "uplink", "queue", "cloud", "downlink")
 
 
@@ -28,9 +30,10 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
     for device in range(costs.devices):
         model, fleet = setting.fleet.device(device), setting.fleet
         row: Row = {
-            "arm": arm.models.program.arm,
+            "arm": arm.models.arm,
             "device": device,
             "device_class": model.device_class,
+            "tier": tier_name(arm, device),
             "model": model.name,
             "link": fleet.link(device).name,
             "uplink_mbit_s": float(fleet.uplink_mbit_s[device]),
@@ -56,30 +59,24 @@ def arm_entry(
     arm: TrainedArm,
     served: ServedArm,
     devices: Sequence[Row],
-    leakage: Row,
+    leakage: dict[int, Row],
     attacks: list[Row],
 ) -> Row:
-    """Return the summary of one arm."""
-    models, program = arm.models, arm.models.program
-    stats = models.edge_stats
-    feature_bytes = 4 * stats.output_elements
+    """Return the summary of one arm.
+
+    Parameters
+    ----------
+    leakage : measures of each tier's features. Where one number stands for the arm, it is that of
+        its main tier.
+    """
+    main = arm.models.main
     accuracies = [
         row["validation_accuracy"] for row in arm.rounds if row["validation_accuracy"] is not None
     ]
     return {
-        "name": program.arm,
-        "front_end": _described(program.front_end),
-        "defence": _described(program.defence),
-        "cloud_model": models.edge.front_end.cloud_model[0],
-        "edge": {
-            "parameters": stats.params,
-            "macs": stats.macs,
-            "peak_activation_elements": stats.peak_activation_elements,
-            "feature_shape": list(models.edge.front_end.feature_shape),
-            "feature_bytes": feature_bytes,
-            "weight_bytes": 4 * stats.params,
-        },
-        "cloud": {"parameters": models.cloud_stats.params, "macs": models.cloud_stats.macs},
+        "name": arm.models.arm,
+        **_installed(main),
+        "cloud_model": main.edge.front_end.cloud_model[0],
         "accuracy": {
             "test": _accuracy(world, served.rows),
             "final_validation": accuracies[-1] if accuracies else None,
@@ -87,10 +84,60 @@ def arm_entry(
         },
         "training": _training(arm, devices),
         "serving": _serving(world, arm, served),
-        "leakage": leakage,
+        "leakage": leakage[arm.models.used()[0]],
+        "tiers": [_tier_entry(world, arm, tier, served, leakage) for tier in arm.models.used()],
         "by_device_class": _by_device_class(world, served, devices),
         "attacks": attacks,
         "errors": sorted(set(arm.grid.errors))[:20],
+    }
+
+
+def tier_name(arm: TrainedArm, device: int) -> str:
+    """Return the name of a device's tier."""
+    return arm.models.tiers[int(arm.models.tier_of[device])].program.tier
+
+
+def _installed(tier: TierModel) -> Row:
+    """Return what runs on the devices of a tier and in the cloud for them, with its sizes."""
+    stats, program = tier.edge_stats, tier.program
+    width = BYTES[program.precision]
+    return {
+        "front_end": _described(program.front_end),
+        "defence": _described(program.defence),
+        "precision": program.precision,
+        "edge": {
+            "parameters": stats.params,
+            "macs": stats.macs,
+            "peak_activation_elements": stats.peak_activation_elements,
+            "feature_shape": list(tier.edge.front_end.feature_shape),
+            "feature_bytes": width * stats.output_elements,
+            "weight_bytes": width * stats.params,
+        },
+        "cloud": {"parameters": tier.cloud_stats.params, "macs": tier.cloud_stats.macs},
+    }
+
+
+def _tier_entry(
+    world: World, arm: TrainedArm, tier: int, served: ServedArm, leakage: dict[int, Row]
+) -> Row:
+    members = np.flatnonzero(arm.models.tier_of == tier)
+    own = set(members.tolist())
+    rows = [row for row in served.rows if row["device"] in own]
+    answered = [row for row in rows if row["status"] == "answered"]
+    costs, fleet = arm.grid.costs, world.setting.fleet
+    return {
+        "tier": arm.models.tiers[tier].program.tier,
+        "devices": len(members),
+        "device_classes": sorted({fleet.device_class(int(device)) for device in members}),
+        **_installed(arm.models.tiers[tier]),
+        "infeasible_training": int((~costs.training_feasible[members]).sum()),
+        "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
+        "requests": len(rows),
+        "accuracy": _accuracy(world, rows),
+        "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
+        "energy_mj_per_request": _mean(answered, "energy_mj"),
+        "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
+        "leakage": leakage[tier],
     }
 
 

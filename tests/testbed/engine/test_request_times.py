@@ -30,7 +30,7 @@ def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, serv
         item.request: RequestCharges(charge(compute_ms, uplink_ms), charge(0, 0, downlink_ms))
         for item in requests
     }
-    return time_requests(requests, charges, CloudTimes(cloud_ms, servers=servers), radio)
+    return time_requests(requests, charges, CloudTimes([cloud_ms], servers=servers), radio)
 
 
 def test_two_requests_of_one_device_by_hand():
@@ -44,7 +44,7 @@ def test_two_requests_of_one_device_by_hand():
 
 def test_unanswered_requests_have_no_time():
     requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(1), 0, 0.0)]
-    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes(1.0))
+    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes([1.0]))
     assert times.timings == {}
     assert times.cloud_utilisation == 0.0
 
@@ -131,7 +131,7 @@ def test_raw_requests_keep_the_cloud_busy_for_both_halves():
         0: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0), raw=True),
         1: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0)),
     }
-    times = time_requests(requests, charges, CloudTimes(4.0, front_end_ms=6.0))
+    times = time_requests(requests, charges, CloudTimes([4.0], front_end_ms=[6.0]))
     assert times.timings[0].cloud_ms == 10.0
     assert (times.timings[1].cloud_ms, times.timings[1].queue_ms) == (4.0, 10.0)
     assert times.cloud_utilisation == pytest.approx(14.0 / 19.0)
