@@ -14,6 +14,7 @@ from torch import Tensor
 
 from server.cloud import Cloud
 from testbed.core import protocol
+from testbed.core.encoding import decode
 from testbed.core.records import to_record, to_tensors
 
 MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
@@ -136,7 +137,7 @@ class Serving:
     def _received(self, reply: Message) -> Tensor:
         """Return a reply's features, computed here where the device sent the raw image."""
         if protocol.RAW_IMAGE not in reply.content.array_records:
-            return to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
+            return decode(to_tensors(reply.content.array_records[protocol.FEATURES]))
         assert self._front_end is not None
         image = to_tensors(reply.content.array_records[protocol.RAW_IMAGE])[protocol.X]
         return self._front_end(image, reply.metadata.src_node_id, int(reply.metadata.group_id))

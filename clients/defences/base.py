@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from testbed.core.encoding import FLOAT32, WireFormat, encode
+
 
 class Defence:
     """No change at all; a defence overrides what it changes.
@@ -12,6 +14,8 @@ class Defence:
     """
 
     task_weight: float = 1.0
+    wire: WireFormat = FLOAT32
+    """What the wire may assume of released features; it never changes their bits."""
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the label distribution (N, K) that the device sends; one-hot by default."""
@@ -31,3 +35,7 @@ class Defence:
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return what is sent in place of ``z``, drawn from ``rng`` if random; differentiable."""
         return z
+
+    def encode(self, released: Tensor) -> dict[str, Tensor]:
+        """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""
+        return encode(released, self.wire)
