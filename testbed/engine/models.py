@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clients.defences.base import Batch
 from clients.program import EdgeModel, EdgeProgram, initialise
 from server.cloud_models.base import CloudModel
 from testbed.core.errors import UserError
@@ -59,7 +60,7 @@ def build_models(
         shape = edge.front_end.feature_shape
         cloud = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=num_classes)
         initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
-        edge_stats = layer_stats(edge.front_end, image_shape)
+        edge_stats = layer_stats(edge.on_device(), image_shape)
         cloud_stats = layer_stats(cloud, shape)
         _try_defence(edge)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -76,5 +77,7 @@ def _try_defence(edge: EdgeModel) -> None:
     x = torch.zeros(2, channels, height, width)
     parameters, statistics = edge.initial_weights()
     rng = torch_generator(0, "trial")
-    z, _, pre_funnel = edge.features({**parameters, **statistics}, x, rng)
-    edge.defence.penalty(x, z, pre_funnel)
+    weights = {**parameters, **statistics}
+    z, released, pre_funnel = edge.features(weights, x, rng)
+    batch = Batch(x, torch.zeros(2, dtype=torch.int64), z, released, pre_funnel)
+    edge.defence.penalty(batch)

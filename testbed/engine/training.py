@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
+from clients.program import deployable
 from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
 from testbed.core.registries import STRATEGIES
@@ -46,7 +47,7 @@ class TrainedArm:
         """Return the front-end as it is now."""
         return DeployedFrontEnd(
             self.models.program,
-            {name: value.numpy() for name, value in self.server.parameters.items()},
+            {name: value.numpy() for name, value in deployable(self.server.parameters).items()},
             {name: value.numpy() for name, value in self.server.statistics.items()},
         )
 
