@@ -211,9 +211,10 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
         session = runtime.restore(_device(context), server_round, context)
     released, targets = session.forward(step)
     runtime.bound_graphs(session)
+    payload = runtime.model.encode(released)
     content = RecordDict(
         {
-            protocol.FEATURES: to_record({protocol.Z: released, protocol.TARGETS: targets}),
+            protocol.FEATURES: to_record({**payload, protocol.TARGETS: targets}),
             protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(released)}),
         }
     )
@@ -256,7 +257,8 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
     request = int(config_number(message.content, protocol.REQUEST))
     with torch.no_grad():
         released = runner.request_features(image, _device(context), request)
-    content = RecordDict({protocol.FEATURES: to_record({protocol.Z: released})})
+    payload = runtime.model.encode(released)
+    content = RecordDict({protocol.FEATURES: to_record(payload)})
     return Message(content, reply_to=message)
 
 

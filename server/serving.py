@@ -13,8 +13,9 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.cloud import Cloud
-from server.tiers import Tier
+from server.tiers import Weights
 from testbed.core import protocol
+from testbed.core.encoding import decode
 from testbed.core.records import to_record, to_tensors
 
 MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
@@ -39,7 +40,7 @@ class Serving:
 
     Parameters
     ----------
-    tiers : the front-ends, one per tier of the fleet.
+    front_ends : parameters and statistics of each tier's front-end.
     tier_of : the tier of each node; nodes that are missing are in tier 0.
     front_end : runs the front-end in the cloud for devices that cannot; None serves without them.
     """
@@ -47,12 +48,12 @@ class Serving:
     def __init__(
         self,
         cloud: Cloud,
-        tiers: Sequence[Tier],
+        front_ends: Sequence[tuple[Weights, Weights]],
         tier_of: Mapping[int, int] | None = None,
         front_end: FrontEndInCloud | None = None,
     ) -> None:
         self._cloud = cloud
-        self._tiers = tiers
+        self._front_ends = front_ends
         self._tier_of = dict(tier_of or {})
         self._front_end = front_end
         self._too_small: set[int] = set()
@@ -66,14 +67,14 @@ class Serving:
         contents = [
             RecordDict(
                 {
-                    protocol.ARRAYS: to_record(tier.parameters),
-                    protocol.STATISTICS: to_record(tier.statistics),
+                    protocol.ARRAYS: to_record(parameters),
+                    protocol.STATISTICS: to_record(statistics),
                     protocol.CONFIG: ConfigRecord(
                         {protocol.VERSION: "deployed", protocol.TIER: number}
                     ),
                 }
             )
-            for number, tier in enumerate(self._tiers)
+            for number, (parameters, statistics) in enumerate(self._front_ends)
         ]
         messages = [
             Message(contents[self._tier(node)], dst_node_id=node, message_type=protocol.DEPLOY)
@@ -153,7 +154,7 @@ class Serving:
     def _received(self, reply: Message) -> Tensor:
         """Return a reply's features, computed here where the device sent the raw image."""
         if protocol.RAW_IMAGE not in reply.content.array_records:
-            return to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
+            return decode(to_tensors(reply.content.array_records[protocol.FEATURES]))
         assert self._front_end is not None
         image = to_tensors(reply.content.array_records[protocol.RAW_IMAGE])[protocol.X]
         return self._front_end(image, reply.metadata.src_node_id, int(reply.metadata.group_id))

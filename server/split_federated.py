@@ -18,6 +18,7 @@ from torch import Tensor
 from server.cloud import Cloud
 from server.tiers import Tier, metric
 from testbed.core import protocol
+from testbed.core.encoding import decode
 from testbed.core.errors import UserError
 from testbed.core.records import to_record, to_tensors
 from testbed.core.scenario import TrainingSection
@@ -270,10 +271,13 @@ class SplitFederated:
     def _checked(self, reply: Message, tier: int) -> tuple[Tensor, Tensor] | None:
         """Return features and targets of a reply, or None where they cannot be used."""
         record = reply.content.array_records.get(protocol.FEATURES)
-        if record is None or {protocol.Z, protocol.TARGETS} - set(record):
+        if record is None or protocol.TARGETS not in record:
             return None
         tensors = to_tensors(record)
-        z, targets = tensors[protocol.Z], tensors[protocol.TARGETS]
+        try:
+            z, targets = decode(tensors), tensors[protocol.TARGETS]
+        except ValueError:
+            return None
         sound = (
             len(z) == len(targets) > 0
             and bool(torch.isfinite(z).all())

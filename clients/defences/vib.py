@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
 
@@ -43,9 +43,9 @@ class Vib(Defence):
         variance = self.options.scale**2
         return 0.5 * (z.square().mean() + (variance - 1.0 - math.log(variance)))
 
-    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+    def penalty(self, batch: Batch) -> Tensor | None:
         """Return beta times the rate of the features."""
-        return self.options.beta * self.rate(z)
+        return self.options.beta * self.rate(batch.z)
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return a sample of N(z, scale^2), differentiable in z (the reparameterisation)."""

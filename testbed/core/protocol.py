@@ -28,6 +28,7 @@ RAW_IMAGE = "raw-image"
 
 # Keys inside records.
 Z = "z"
+Z_PACKED = "z.packed"
 X = "x"
 TARGETS = "targets"
 NUM_EXAMPLES = "num-examples"

@@ -1,16 +1,17 @@
 """The models of an arm, built and measured together: one front-end per tier, one shared cloud."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clients.defences.base import Batch
 from clients.program import EdgeModel, EdgeProgram, initialise
 from server.entries import TieredCloudModel, TierPath
-from testbed.core.components import Component
 from testbed.core.errors import UserError
-from testbed.core.registries import CLOUD_MODELS, FRONT_ENDS
+from testbed.core.registries import CLOUD_MODELS
 from testbed.core.scenario import Arm, Scenario
 from testbed.core.seeds import torch_generator
 from testbed.engine.tiers import TierPlan, TierSpec, plan_tiers
@@ -78,9 +79,9 @@ def build_models(
     ------
     UserError : a front-end does not work at this image size or with its defence.
     """
-    plan = _plan(scenario, arm, fleet, image_shape)
-    programs = [
-        EdgeProgram(
+
+    def program_of(spec: TierSpec) -> EdgeProgram:
+        return EdgeProgram(
             arm=arm.name,
             seed=scenario.seed,
             front_end=spec.front_end,
@@ -94,8 +95,9 @@ def build_models(
             tier=spec.name,
             precision=spec.precision,
         )
-        for spec in plan.specs
-    ]
+
+    plan = _plan(scenario, arm, fleet, program_of)
+    programs = [program_of(spec) for spec in plan.specs]
     edges = [_edge(arm, spec, program) for spec, program in zip(plan.specs, programs, strict=True)]
     own = edges[0].front_end
     shapes = [edge.front_end.feature_shape for edge in edges]
@@ -113,44 +115,39 @@ def build_models(
             f"{image_shape} ({error})"
         ) from None
     tiers = [
-        TierModel(program, edge, front_end_stats(program.front_end, image_shape), way)
+        TierModel(program, edge, edge_stats(program), way)
         for program, edge, way in zip(programs, edges, ways, strict=True)
     ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
 
 
-def front_end_stats(front_end: Component, image_shape: ImageShape) -> LayerStats:
-    """Return the sizes of a front-end for one image.
+def edge_stats(program: EdgeProgram) -> LayerStats:
+    """Return the sizes of what a device runs for one image, whatever its number format.
 
     Raises
     ------
-    ValueError, RuntimeError : it does not work at this image size.
+    ValueError, RuntimeError : the front-end or defence does not work at this image size.
     """
-    module = FRONT_ENDS.create(front_end.name, front_end.options, image_shape=image_shape)
-    return layer_stats(module, image_shape)
+    plain = replace(program, precision="float32").build()
+    return layer_stats(plain.on_device(), program.image_shape)
 
 
-def _plan(scenario: Scenario, arm: Arm, fleet: Fleet, image_shape: ImageShape) -> TierPlan:
-    measured: dict[str, LayerStats] = {}
-
-    def stats_of(front_end: Component) -> LayerStats:
-        key = f"{front_end.name} {sorted(front_end.options.items())}"
-        if key not in measured:
-            measured[key] = front_end_stats(front_end, image_shape)
-        return measured[key]
-
+def _plan(
+    scenario: Scenario, arm: Arm, fleet: Fleet, program_of: Callable[[TierSpec], EdgeProgram]
+) -> TierPlan:
     try:
-        return plan_tiers(scenario.fleet, fleet, arm, stats_of)
+        return plan_tiers(scenario.fleet, fleet, arm, lambda spec: edge_stats(program_of(spec)))
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"arms.{arm.name}: a front-end does not work on images of {image_shape} ({error})"
+            f"arms.{arm.name}: front_end '{arm.front_end.name}' with defence "
+            f"'{arm.defence.name}' does not work on images of this size ({error})"
         ) from None
 
 
 def _edge(arm: Arm, spec: TierSpec, program: EdgeProgram) -> EdgeModel:
     try:
         edge = program.build()
-        layer_stats(edge.front_end, program.image_shape)
+        edge_stats(program)
         _try_defence(edge)
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
@@ -166,5 +163,7 @@ def _try_defence(edge: EdgeModel) -> None:
     x = torch.zeros(2, channels, height, width)
     parameters, statistics = edge.initial_weights()
     rng = torch_generator(0, "trial")
-    z, _, pre_funnel = edge.features({**parameters, **statistics}, x, rng)
-    edge.defence.penalty(x, z, pre_funnel)
+    weights = {**parameters, **statistics}
+    z, released, pre_funnel = edge.features(weights, x, rng)
+    batch = Batch(x, torch.zeros(2, dtype=torch.int64), z, released, pre_funnel)
+    edge.defence.penalty(batch)

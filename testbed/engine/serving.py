@@ -8,6 +8,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+from clients.program import deployable
 from server.cloud import torch_threads
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
@@ -51,7 +52,7 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     )
     serving = Serving(
         arm.cloud,
-        arm.server.tiers,
+        [(deployable(tier.parameters), tier.statistics) for tier in arm.server.tiers],
         node_tiers(arm.models),
         _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
     )

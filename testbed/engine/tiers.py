@@ -41,13 +41,13 @@ class TierPlan:
 
 
 def plan_tiers(
-    section: FleetSection, fleet: Fleet, arm: Arm, stats_of: Callable[[Component], LayerStats]
+    section: FleetSection, fleet: Fleet, arm: Arm, stats_of: Callable[[TierSpec], LayerStats]
 ) -> TierPlan:
     """Assign a tier to every device of the fleet.
 
     Parameters
     ----------
-    stats_of : sizes of a front-end at the run's image size, to find out what fits.
+    stats_of : sizes of what a tier runs at the run's image size, to find out what fits.
 
     Raises
     ------
@@ -81,13 +81,13 @@ def _shrunk(
     fleet: Fleet,
     specs: Sequence[TierSpec],
     of_model: NDArray[np.int64],
-    stats_of: Callable[[Component], LayerStats],
+    stats_of: Callable[[TierSpec], LayerStats],
 ) -> tuple[list[TierSpec], NDArray[np.int64]]:
     """Give the device models that a front-end does not fit the first smaller one that does."""
     found, moved = list(specs), of_model.copy()
     for number, spec in enumerate(specs):
         here = np.flatnonzero(of_model == number)
-        stats = stats_of(spec.front_end) if len(here) else None
+        stats = stats_of(spec) if len(here) else None
         too_small = [
             int(index)
             for index in here
@@ -96,10 +96,11 @@ def _shrunk(
         for step, front_end in enumerate(_smaller(spec.front_end, section.smaller_front_ends), 1):
             if not too_small:
                 break
-            stats = stats_of(front_end)
+            smaller = replace(spec, name=f"{spec.name}-smaller-{step}", front_end=front_end)
+            stats = stats_of(smaller)
             fitting = [i for i in too_small if serving_feasibility(fleet.models[i], stats).fits]
             if fitting:
-                found.append(replace(spec, name=f"{spec.name}-smaller-{step}", front_end=front_end))
+                found.append(smaller)
                 moved[fitting] = len(found) - 1
                 too_small = [index for index in too_small if index not in fitting]
     return found, moved

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
+from clients.program import deployable
 from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
@@ -48,7 +49,7 @@ class TrainedArm:
         kept = self.server.tiers[tier]
         return DeployedFrontEnd(
             self.models.tiers[tier].program,
-            {name: value.numpy() for name, value in kept.parameters.items()},
+            {name: value.numpy() for name, value in deployable(kept.parameters).items()},
             {name: value.numpy() for name, value in kept.statistics.items()},
         )
 

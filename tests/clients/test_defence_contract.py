@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from small import make_program
+from small import make_batch, make_program
 
 from clients.session import TrainingSession
 from testbed.core.registries import DEFENCES, FRONT_ENDS
@@ -49,7 +49,7 @@ def test_release_keeps_the_shape_repeats_under_its_seed_and_passes_gradients(nam
 @pytest.mark.parametrize("name", DEFENCES.names())
 def test_penalty_is_a_finite_scalar_that_reaches_the_front_end(name, front_end_name):
     front_end, x = features_of(front_end_name)
-    penalty = DEFENCES.create(name, {}).penalty(x, front_end(x), None)
+    penalty = DEFENCES.create(name, {}).penalty(make_batch(x, front_end(x)))
     if penalty is None:
         return
     assert penalty.shape == ()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import make_batch
 
 from clients.defences.bounded_noise import bound_power, signal_to_noise_db
 from testbed.core.registries import DEFENCES
@@ -113,7 +114,9 @@ def test_vib_rate_is_the_divergence_of_gaussians():
     encoder = torch.distributions.Normal(z, 0.5)
     prior = torch.distributions.Normal(0.0, 1.0)
     expected = torch.distributions.kl_divergence(encoder, prior).mean()
-    torch.testing.assert_close(defence.penalty(torch.rand(3, 1, 4, 4), z, None), 0.2 * expected)
+    torch.testing.assert_close(
+        defence.penalty(make_batch(torch.rand(3, 1, 4, 4), z)), 0.2 * expected
+    )
 
 
 def test_vib_rate_bounds_the_information_of_a_gaussian_channel():

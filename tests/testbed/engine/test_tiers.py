@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small import TINY
+from small import TINY, make_program
 
 from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.loading import dump_scenario, parse_yaml, validate_scenario
 from testbed.engine.experiment import Experiment, arm_models, device_costs
-from testbed.engine.models import front_end_stats
+from testbed.engine.models import edge_stats
 from testbed.engine.progress import Progress
 from testbed.engine.tiers import OWN, plan_tiers
 from testbed.engine.world import read_fleet, read_setting
@@ -31,12 +31,14 @@ def tree(**changes):
     return found
 
 
+def stats_of(spec):
+    return edge_stats(make_program(spec.front_end.name, spec.front_end.options))
+
+
 def plan(given, arm=0):
     scenario = validate_scenario(given, "test")
     fleet, _ = read_fleet(scenario)
-    found = plan_tiers(
-        scenario.fleet, fleet, scenario.arms[arm], lambda f: front_end_stats(f, (1, 32, 32))
-    )
+    found = plan_tiers(scenario.fleet, fleet, scenario.arms[arm], stats_of)
     names = [found.specs[tier].name for tier in found.tier_of]
     return found, {fleet.device_class(i): names[i] for i in range(len(fleet))}
 
@@ -76,9 +78,7 @@ def test_devices_that_it_does_not_fit_get_the_first_smaller_front_end_that_does(
     ram = next(model.ram_bytes for model in fleet.models if model.device_class == "mcu")
 
     def int8_bytes(width):
-        stats = front_end_stats(
-            Component(name="cnn", options={**wide, "width": width}), (1, 32, 32)
-        )
+        stats = edge_stats(make_program("cnn", {**wide, "width": width}))
         return stats.params + stats.peak_activation_elements
 
     assert int8_bytes(256 // 2**halvings) <= ram < int8_bytes(256 // 2 ** (halvings - 1))
