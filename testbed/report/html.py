@@ -13,6 +13,7 @@ from testbed.report.plots import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
 from testbed.report.strips import comparisons, image_row, png
 from testbed.report.style import PALETTE
+from testbed.report.tiers import tier_table
 
 
 def render(results: Results, plots: dict[str, bytes]) -> str:
@@ -45,6 +46,7 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "headline": headline_table(results),
         "fleet": tables.fleet_table(results),
         "arms": tables.arm_table(results),
+        "tiers": tier_table(results),
         "adversaries": [adversary_facts(summary, name) for name in adversaries(summary)],
         "classes": [entry for entry in arms_by_class if entry[1] is not None],
         "attacks": tables.attack_table(results),

@@ -217,6 +217,40 @@ class AttackOnClass(Part):
     reidentification: Interval | None = None
 
 
+class AttackOnTier(Part):
+    """Scores of one attack on the victims of one tier."""
+
+    tier: str
+    victims: Count = None
+    mse: Interval | None = None
+    psnr_db: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+    best_epoch: int | None = None
+    curve: list[CurvePoint] = []
+
+
+class TierResult(Part):
+    """What the devices of one tier run, what it costs them and how well it works."""
+
+    tier: str
+    devices: Count = None
+    device_classes: list[str] = []
+    front_end: str = ""
+    defence: str = ""
+    precision: str = ""
+    edge: Edge | None = None
+    cloud: Cloud | None = None
+    infeasible_training: Count = None
+    infeasible_serving: Count = None
+    requests: Count = None
+    accuracy: Interval | None = None
+    latency_ms: Latency | None = None
+    energy_mj_per_request: Number = None
+    uplink_bytes_per_request: Number = None
+    leakage: Leakage | None = None
+
+
 class AttackResult(Part):
     """One attack of one adversary on one arm."""
 
@@ -236,6 +270,7 @@ class AttackResult(Part):
     best_epoch: int | None = None
     curve: list[CurvePoint] = []
     by_device_class: list[AttackOnClass] = []
+    by_tier: list[AttackOnTier] = []
 
 
 class ArmResult(Part):
@@ -251,6 +286,7 @@ class ArmResult(Part):
     training: Training | None = None
     serving: Serving | None = None
     leakage: Leakage | None = None
+    tiers: list[TierResult] = []
     by_device_class: list[ArmOnClass] = []
     attacks: list[AttackResult] = []
 
