@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.attacks import attack_arm
 from testbed.engine.backend import Backend
 from testbed.engine.checks import self_checks
+from testbed.engine.cloud_service import settle_service_times
 from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.folder import (
     COLUMNS,
@@ -26,6 +28,7 @@ from testbed.engine.folder import (
     check_folder,
     open_folder,
     read_arm,
+    recorded_before,
     write_arm,
     write_json,
     write_samples,
@@ -37,6 +40,7 @@ from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.progress import Progress
 from testbed.engine.reference import reference_rate
+from testbed.engine.second_estimates import second_estimates
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
 from testbed.engine.taps import Tap
@@ -68,6 +72,7 @@ class Experiment:
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
         self._reference: Row = {}
+        self._second_estimates: list[Row] = []
 
     def run(
         self,
@@ -92,8 +97,12 @@ class Experiment:
         # 1. Everything that can be wrong is checked before anything is written.
         check_folder(self.folder, self.scenario, force, resume)
         with self.progress.phase("load data and fleet"):
+            if resume:
+                self.scenario = recorded_before(self.folder, self.scenario)
             self._setting = setting = read_setting(self.scenario)
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
+            self.scenario = settle_service_times(self.scenario, list(models.values()))
+            self._setting = setting = replace(setting, scenario=self.scenario)
         open_folder(self.folder, self.scenario, resume)
         on_open()
         for arm in self.scenario.arms:
@@ -113,6 +122,7 @@ class Experiment:
                 with self.progress.phase("measure the host"):
                     first = models[self.scenario.arms[0].name]
                     self._reference = reference_rate(first.main)
+                    self._second_estimates = second_estimates(setting, list(models.values()))
                     self._measure(backend)
         except KeyboardInterrupt:
             self.progress.stop_requested = lambda: False
@@ -258,6 +268,7 @@ class Experiment:
                 "total_wall_s": self.progress.total_s,
                 "processes": list(self._usage.values()),
                 "reference_rate": self._reference,
+                "second_estimates": self._second_estimates,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),

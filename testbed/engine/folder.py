@@ -26,6 +26,7 @@ _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentifi
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
     *("request", "device", "victim", "label", "answer", "training_images", "requests"),
+    "batch_size",
 )
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -53,8 +54,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "requests": (
         *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
         *("status", "raw", "arrival_s", "compute_ms", "uplink_ms", "wake_ms", "queue_ms"),
-        *("cloud_ms", "downlink_ms", "latency_ms", "energy_mj", "uplink_bytes"),
-        "downlink_bytes",
+        *("cloud_ms", "downlink_ms", "latency_ms", "batch_size", "cloud_share_ms", "energy_mj"),
+        *("wake_tail_mj", "uplink_bytes", "downlink_bytes"),
     ),
     "attacks": (
         *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "tier"),
@@ -122,7 +123,7 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
     if not resolved.exists():
         raise UserError(f"{folder}: nothing to resume (no {RESOLVED}); run without --resume")
     before = load_scenario(resolved).model_dump()
-    now = scenario.model_dump()
+    now = recorded_before(folder, scenario).model_dump()
     # Hosts and backend change the wall time and nothing else.
     for tree in (before, now):
         for key in ("backend", "hosts"):
@@ -133,6 +134,16 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
             f"{resolved}: the run to resume has another scenario (differs in: "
             f"{', '.join(changed)}); resume with the same one, or start anew with another --out"
         )
+
+
+def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
+    """Return the scenario with the service times that the run in the folder measured, if it did."""
+    if scenario.serving.cloud_service != "measured":
+        return scenario
+    before = load_scenario(folder / RESOLVED).serving
+    names = ("cloud_service", "recorded_service_ms")
+    update = {name: getattr(before, name) for name in names}
+    return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -112,6 +112,10 @@ class FleetGrid(Grid):
         self._message_count = plain["message_count"]
         self.errors = plain["errors"]
 
+    def charge_radio(self, device: int, energy_mj: float | None) -> None:
+        """Charge a radio's wake-up and tail, which depend on everything the device sends."""
+        self.ledger.charge(device, "serve", Charge(0, 0, 0.0, 0.0, 0.0, energy_mj))
+
     # Flower's Grid -----------------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:

@@ -128,8 +128,12 @@ def edge_stats(program: EdgeProgram) -> LayerStats:
     ------
     ValueError, RuntimeError : the front-end or defence does not work at this image size.
     """
-    plain = replace(program, precision="float32").build()
-    return layer_stats(plain.on_device(), program.image_shape)
+    return layer_stats(plain_edge(program).on_device(), program.image_shape)
+
+
+def plain_edge(program: EdgeProgram) -> EdgeModel:
+    """Return what a program runs, in float32: emulated formats cost the host what no device pays."""
+    return replace(program, precision="float32").build()
 
 
 def _plan(

@@ -10,6 +10,7 @@ from testbed.core.components import Component
 from testbed.engine.ledger import COUNTS
 from testbed.engine.models import TierModel
 from testbed.engine.serving import ServedArm
+from testbed.engine.serving_figures import ServingFigures, mean
 from testbed.engine.training import TrainedArm
 from testbed.engine.world import World
 from testbed.privacy.intervals import bootstrap_interval
@@ -123,7 +124,7 @@ def _tier_entry(
     members = np.flatnonzero(arm.models.tier_of == tier)
     own = set(members.tolist())
     rows = [row for row in served.rows if row["device"] in own]
-    answered = [row for row in rows if row["status"] == "answered"]
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
     costs, fleet = arm.grid.costs, world.setting.fleet
     return {
         "tier": arm.models.tiers[tier].program.tier,
@@ -132,11 +133,8 @@ def _tier_entry(
         **_installed(arm.models.tiers[tier]),
         "infeasible_training": int((~costs.training_feasible[members]).sum()),
         "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
-        "requests": len(rows),
+        **figures.of(rows),
         "accuracy": _accuracy(world, rows),
-        "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
-        "energy_mj_per_request": _mean(answered, "energy_mj"),
-        "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
         "leakage": leakage[tier],
     }
 
@@ -189,23 +187,14 @@ def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
 
 def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
     answered = [row for row in served.rows if row["status"] == "answered"]
-    deadline_ms = world.setting.scenario.serving.request_deadline_ms
-    unknown = {row["device"] for row in answered if row["energy_mj"] is None}
-    return {
-        "requests": len(served.rows),
-        "answered": len(answered),
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
+    return figures.of(served.rows) | {
         "offline": _status(served.rows, "offline"),
         "infeasible": _status(served.rows, "infeasible"),
         "failed": _status(served.rows, "failed"),
-        "offloaded_raw": _offloaded_raw(answered),
-        "deadline_misses": sum(1 for row in answered if row["latency_ms"] > deadline_ms),
-        "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
-        "latency_parts_ms": {part: _mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
-        "energy_mj_per_request": _mean(answered, "energy_mj"),
-        "energy_unknown_devices": len(unknown),
-        "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
-        "downlink_bytes_per_request": _mean(answered, "downlink_bytes"),
-        "cloud_utilisation": served.times.cloud_utilisation,
+        "latency_parts_ms": {part: mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
+        "downlink_bytes_per_request": mean(answered, "downlink_bytes"),
+        "cloud": figures.cloud(served.batch, [tier.program.tier for tier in arm.models.tiers]),
     }
 
 
@@ -213,26 +202,9 @@ def _status(rows: Sequence[Row], status: str) -> int:
     return sum(1 for row in rows if row["status"] == status)
 
 
-def _offloaded_raw(answered: Sequence[Row]) -> int:
-    return sum(1 for row in answered if row["raw"])
-
-
-def _mean(rows: Sequence[Row], column: str) -> float | None:
-    """Return the mean over rows where the value is known."""
-    known = [row[column] for row in rows if row[column] is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _percentiles(rows: Sequence[Row], wanted: dict[str, int]) -> Row:
-    latencies = [row["latency_ms"] for row in rows]
-    return {
-        name: float(np.percentile(latencies, percent)) if latencies else None
-        for name, percent in wanted.items()
-    }
-
-
 def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) -> list[Row]:
     entries = []
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
     for name in sorted({row["device_class"] for row in devices}):
         own = [row for row in devices if row["device_class"] == name]
         rows = [row for row in served.rows if row["device_class"] == name]
@@ -243,13 +215,9 @@ def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) ->
                 "devices": len(own),
                 "infeasible_training": _infeasible(own, "training_feasible"),
                 "infeasible_serving": _infeasible(own, "serving_feasible"),
-                "requests": len(rows),
-                "offloaded_raw": _offloaded_raw(answered),
+                **figures.of(rows),
                 "accuracy": _accuracy(world, rows),
-                "latency_ms": _percentiles(answered, {"median": 50, "p95": 95}),
-                "energy_mj_per_request": _mean(answered, "energy_mj"),
-                "edge_compute_ms": _mean(answered, "compute_ms"),
-                "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
+                "edge_compute_ms": mean(answered, "compute_ms"),
                 "stragglers": _sum(own, "stragglers"),
                 "offline": _sum(own, "offline"),
                 "participations": _sum(own, "participations"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from testbed.report import numbers, tables
+from testbed.report import numbers, tables, tables_serving
 from testbed.report.findings import adversaries, best_attack
 from testbed.report.folder import Results
 from testbed.report.headline import headline_table
@@ -49,6 +49,9 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "tiers": tier_table(results),
         "adversaries": [adversary_facts(summary, name) for name in adversaries(summary)],
         "classes": [entry for entry in arms_by_class if entry[1] is not None],
+        "serving": tables_serving.serving_table(results),
+        "clouds": [each for each in map(tables_serving.cloud_sentence, results.arms) if each],
+        "second": tables_serving.second_table(results),
         "attacks": tables.attack_table(results),
         "leakage": tables.leakage_table(results),
         "pictures": [

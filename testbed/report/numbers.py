@@ -70,6 +70,15 @@ def millijoules(value: float | None, absent: str = UNKNOWN) -> str:
     return f"{significant(value * 1e3)}{THIN}µJ" if value else f"0{THIN}mJ"
 
 
+def dollars(value: float | None, absent: str = UNKNOWN) -> str:
+    """Return an amount of US dollars, small ones in micro-dollars (millionths)."""
+    if value is None:
+        return absent
+    if 0 < value < 1e-3:
+        return f"{significant(value * 1e6, 2)}{THIN}µ$"
+    return f"${significant(value, 2)}"
+
+
 def percent(value: float | None, absent: str = ABSENT) -> str:
     """Return a share as per cent: one decimal, which is three figures at the usual 10 to 99."""
     return absent if value is None else f"{100 * value:.1f}{THIN}%"

@@ -138,22 +138,54 @@ class LatencyParts(Part):
     downlink: Number = None
 
 
-class Serving(Part):
-    """The victims' requests."""
+class CloudCost(Part):
+    """US dollars of server time for 1,000 answers: while busy only, and with idle time."""
+
+    busy: Number = None
+    provisioned: Number = None
+
+
+class ServingCloud(Part):
+    """The cloud that answered: its servers and the service times by the size of a batch."""
+
+    device: str = ""
+    servers: Count = None
+    max_batch: Count = None
+    batch_window_ms: Number = None
+    service: str = ""
+    service_ms: list[float] = []
+    price_usd_per_hour: Number = None
+    span_s: Number = None
+
+
+class ServedPart(Part):
+    """The requests of the whole fleet, or of one device class."""
 
     requests: Count = None
     answered: Count = None
-    offline: Count = None
-    infeasible: Count = None
+    unanswered: Count = None
     offloaded_raw: Count = None
     deadline_misses: Count = None
-    latency_ms: Latency = Latency()
-    latency_parts_ms: LatencyParts = LatencyParts()
+    deadline_miss_share: Number = None
     energy_mj_per_request: Number = None
+    work_mj_per_request: Number = None
+    wake_tail_mj_per_request: Number = None
     energy_unknown_devices: Count = None
     uplink_bytes_per_request: Number = None
-    downlink_bytes_per_request: Number = None
     cloud_utilisation: Number = None
+    mean_batch: Number = None
+    cost_usd_per_1000: CloudCost = CloudCost()
+
+
+class Serving(ServedPart):
+    """The victims' requests."""
+
+    offline: Count = None
+    infeasible: Count = None
+    latency_ms: Latency = Latency()
+    latency_parts_ms: LatencyParts = LatencyParts()
+    downlink_bytes_per_request: Number = None
+    cloud: ServingCloud = ServingCloud()
 
 
 class Leakage(Part):
@@ -168,20 +200,16 @@ class Leakage(Part):
     samples: Count = None
 
 
-class ArmOnClass(Part):
+class ArmOnClass(ServedPart):
     """One arm on one device class."""
 
     device_class: str
     devices: Count = None
     infeasible_training: Count = None
     infeasible_serving: Count = None
-    requests: Count = None
-    offloaded_raw: Count = None
     accuracy: Interval | None = None
     latency_ms: Latency | None = None
-    energy_mj_per_request: Number = None
     edge_compute_ms: Number = None
-    uplink_bytes_per_request: Number = None
     stragglers: Count = None
     offline: Count = None
     participations: Count = None
@@ -335,6 +363,18 @@ class ReferenceRate(Part):
     gmac_per_s: Number = None
 
 
+class SecondEstimate(Part):
+    """Both estimates of a front-end's latency on one device class: modelled, and measured here."""
+
+    arm: str
+    device_class: str
+    devices: Count = None
+    unknown_devices: Count = None
+    model_ms: Number = None
+    second_ms: Number = None
+    disagreement: Number = None
+
+
 class HostFacts(Part):
     """The whole of ``host.json``: what the simulation itself cost."""
 
@@ -344,5 +384,6 @@ class HostFacts(Part):
     total_wall_s: Number = None
     processes: list[Process] = []
     reference_rate: ReferenceRate | None = None
+    second_estimates: list[SecondEstimate] = []
     backend: str | None = None
     hosts: Count = None

@@ -7,18 +7,25 @@ from hypothesis import strategies as st
 
 from server.serving import Request
 from testbed.core.scenario import FleetSection
+from testbed.engine.cloud_queue import CloudTimes
 from testbed.engine.grid import RequestCharges
 from testbed.engine.host import node_of
 from testbed.engine.ledger import Charge
-from testbed.engine.requests import CloudTimes, draw_requests, time_requests
+from testbed.engine.requests import draw_requests, time_requests
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.links import load_links
+from testbed.fleet.queueing import BatchTimes
 from testbed.fleet.sampling import sample_fleet
 
 
 def charge(compute_ms=0.0, uplink_ms=0.0, downlink_ms=0.0):
     return Charge(1, 1, compute_ms, uplink_ms, downlink_ms, None)
+
+
+def cloud(answer_ms, servers=1, front_end_ms=1.0):
+    batch = BatchTimes(np.array([answer_ms]) / 1000, np.array([front_end_ms]) / 1000)
+    return CloudTimes(batch, servers)
 
 
 def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, servers, radio=None):
@@ -30,7 +37,7 @@ def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, serv
         item.request: RequestCharges(charge(compute_ms, uplink_ms), charge(0, 0, downlink_ms))
         for item in requests
     }
-    return time_requests(requests, charges, CloudTimes([cloud_ms], servers=servers), radio)
+    return time_requests(requests, charges, cloud(cloud_ms, servers), radio)
 
 
 def test_two_requests_of_one_device_by_hand():
@@ -44,7 +51,7 @@ def test_two_requests_of_one_device_by_hand():
 
 def test_unanswered_requests_have_no_time():
     requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(1), 0, 0.0)]
-    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes([1.0]))
+    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, cloud(1.0))
     assert times.timings == {}
     assert times.cloud_utilisation == 0.0
 
@@ -131,10 +138,11 @@ def test_raw_requests_keep_the_cloud_busy_for_both_halves():
         0: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0), raw=True),
         1: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0)),
     }
-    times = time_requests(requests, charges, CloudTimes([4.0], front_end_ms=[6.0]))
+    times = time_requests(requests, charges, cloud(4.0, front_end_ms=6.0))
     assert times.timings[0].cloud_ms == 10.0
     assert (times.timings[1].cloud_ms, times.timings[1].queue_ms) == (4.0, 10.0)
-    assert times.cloud_utilisation == pytest.approx(14.0 / 19.0)
+    assert times.cloud_utilisation == pytest.approx(1.0)  # from the first arrival on
+    assert [times.timings[number].cloud_share_ms for number in (0, 1)] == pytest.approx([10.0, 4.0])
 
 
 @settings(max_examples=40, deadline=None)
