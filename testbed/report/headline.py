@@ -189,10 +189,10 @@ def _radio_and_cloud_rows(arms: list[ArmResult]) -> list[Row]:
     """Return the energy without the radios' tails, where there are any, and the cloud's cost."""
     served = [arm.serving for arm in arms if arm.serving]
     rows = []
-    if any(part.wake_tail_mj_per_request for part in served):
+    if any(part.work_mj_per_request != part.energy_mj_per_request for part in served):
         rows.append(
             _compared(
-                "the same without radio tails",
+                "the same without keeping radios awake",
                 arms,
                 lambda a: a.serving.work_mj_per_request if a.serving else None,
                 numbers.millijoules,

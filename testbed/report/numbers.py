@@ -71,12 +71,8 @@ def millijoules(value: float | None, absent: str = UNKNOWN) -> str:
 
 
 def dollars(value: float | None, absent: str = UNKNOWN) -> str:
-    """Return an amount of US dollars, small ones in micro-dollars (millionths)."""
-    if value is None:
-        return absent
-    if 0 < value < 1e-3:
-        return f"{significant(value * 1e6, 2)}{THIN}µ$"
-    return f"${significant(value, 2)}"
+    """Return an amount of US dollars with two figures, however small."""
+    return absent if value is None else f"${significant(value, 2)}"
 
 
 def percent(value: float | None, absent: str = ABSENT) -> str:

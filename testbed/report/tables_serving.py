@@ -6,7 +6,7 @@ from testbed.report.folder import Results
 from testbed.report.schema import ArmOnClass, ArmResult, SecondEstimate, Serving
 
 LARGE_DISAGREEMENT = 1.5
-"""From this ratio on, neither estimate should be trusted; most of the model's errors are smaller."""
+"""From this ratio on, neither estimate should be trusted; most errors of the model are smaller."""
 
 
 def serving_table(results: Results) -> Table | None:
@@ -21,9 +21,11 @@ def serving_table(results: Results) -> Table | None:
         "p99",
         "past the deadline",
         "energy per request",
+        "of it radio awake",
         "cloud busy",
         "mean batch",
         "cost of 1,000",
+        "with idle time",
     ]
     for arm in results.arms:
         if arm.serving is None or not arm.by_device_class:
@@ -44,21 +46,13 @@ def _served_row(label: str, part: ArmOnClass | Serving, kind: str = "") -> Row:
             number(part.answered, numbers.count),
             number(part.unanswered, numbers.count),
             *(number(value, numbers.milliseconds) for value in times),
-            number(
-                part.deadline_miss_share,
-                numbers.percent,
-                f"{part.deadline_misses} requests" if part.deadline_misses else "",
-            ),
+            number(part.deadline_miss_share, numbers.percent),
             _energy(part),
+            number(_radio_mj(part), lambda value: numbers.millijoules(value, numbers.ABSENT)),
             number(part.cloud_utilisation, _busy),
             number(part.mean_batch, lambda value: numbers.significant(value, 2)),
-            number(
-                cost.busy,
-                numbers.dollars,
-                f"{numbers.dollars(cost.provisioned)} with idle time"
-                if cost.provisioned is not None
-                else "",
-            ),
+            number(cost.busy, numbers.dollars),
+            number(cost.provisioned, numbers.dollars),
         ],
         kind=kind,
     )
@@ -72,20 +66,20 @@ def _busy(value: float | None) -> str:
 
 
 def _energy(part: ArmOnClass | Serving) -> Cell:
-    notes = []
-    if part.wake_tail_mj_per_request and part.energy_mj_per_request is not None:
-        notes.append(f"{numbers.millijoules(part.work_mj_per_request)} without radio tail")
-    if part.wake_tail_mj_per_request and part.energy_mj_per_request is None:
-        notes.append(f"radio tail {numbers.millijoules(part.wake_tail_mj_per_request)}")
-    if part.energy_unknown_devices and part.energy_mj_per_request is not None:
-        notes.append(f"unknown for {part.energy_unknown_devices} devices")
+    unknown = part.energy_unknown_devices
+    some = unknown and part.energy_mj_per_request is not None
     return number(
         part.energy_mj_per_request,
-        lambda value: numbers.millijoules(
-            value, numbers.UNKNOWN if part.answered else numbers.ABSENT
-        ),
-        "; ".join(notes),
+        lambda value: numbers.millijoules(value) if part.answered else numbers.ABSENT,
+        f"{unknown} unknown" if some else "",
     )
+
+
+def _radio_mj(part: ArmOnClass | Serving) -> float | None:
+    """Return the radio's part of the energy; alone where the whole is unknown."""
+    if part.energy_mj_per_request is None or part.work_mj_per_request is None:
+        return part.wake_tail_mj_per_request
+    return max(0.0, part.energy_mj_per_request - part.work_mj_per_request)
 
 
 def second_table(results: Results) -> Table | None:
