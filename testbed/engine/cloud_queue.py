@@ -112,12 +112,10 @@ class CloudQueue:
         return batch, max(now_ms, self._due_ms()) if self._waiting else None
 
     def _shares_ms(self, taken: list[tuple[int, bool]]) -> list[float]:
-        """Return each request's share of the batch's service, from its tier and whether it is raw."""
+        """Return each request's share of the service, from its tier and whether it is raw."""
         of_tier = Counter(tier for tier, _ in taken)
         raw_of_tier = Counter(tier for tier, raw in taken if raw)
         times = self.times.batch
         answer_s = {tier: times.answer_s(tier, count) / count for tier, count in of_tier.items()}
         raw_s = {tier: times.raw_s(tier, count) / count for tier, count in raw_of_tier.items()}
-        return [
-            (answer_s[tier] + (raw_s[tier] if is_raw else 0.0)) * MS for tier, is_raw in taken
-        ]
+        return [(answer_s[tier] + (raw_s[tier] if is_raw else 0.0)) * MS for tier, is_raw in taken]

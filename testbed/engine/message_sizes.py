@@ -50,9 +50,7 @@ def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:
     )
 
 
-def _one_request(
-    models: ArmModels, costs: DeviceCosts, tier: int, fits: bool
-) -> tuple[int, int]:
+def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -> tuple[int, int]:
     """Return the bytes up and down of one request, by whether the front-end fits its device."""
     image = np.zeros((1, *models.main.program.image_shape), dtype=np.uint8)
     backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])

@@ -132,7 +132,7 @@ def edge_stats(program: EdgeProgram) -> LayerStats:
 
 
 def plain_edge(program: EdgeProgram) -> EdgeModel:
-    """Return what a program runs, in float32: emulated formats cost the host what no device pays."""
+    """Return what a program runs, in float32: emulating a format costs what no device pays."""
     return replace(program, precision="float32").build()
 
 

@@ -73,9 +73,7 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     times = time_requests(
         requests,
         arm.grid.request_charges,
-        CloudTimes(
-            batch, section.cloud_servers, section.batch_window_ms, node_tiers(arm.models)
-        ),
+        CloudTimes(batch, section.cloud_servers, section.batch_window_ms, node_tiers(arm.models)),
         RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
         setting.fleet.rtt_ms / 2.0,
     )

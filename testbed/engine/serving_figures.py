@@ -67,7 +67,7 @@ class ServingFigures:
         }
 
     def cloud(self, batch: BatchTimes, tiers: Sequence[str]) -> Row:
-        """Return what the cloud consists of, with the service times of every tier that were used."""
+        """Return what the cloud consists of, with the service times by tier that were used."""
         section = self.section
         return {
             "device": section.cloud_device,

@@ -153,7 +153,7 @@ class ServingCloud(Part):
     max_batch: Count = None
     batch_window_ms: Number = None
     service: str = ""
-    service_ms: list[float] = []
+    service_ms: dict[str, list[float]] = {}
     price_usd_per_hour: Number = None
     span_s: Number = None
 

@@ -127,13 +127,20 @@ def cloud_sentence(arm: ArmResult) -> str:
         if cloud.batch_window_ms:
             batching += f", waiting {numbers.milliseconds(cloud.batch_window_ms)} for a batch"
     source = "recorded" if cloud.service == "recorded" else "modelled"
-    each = f"{numbers.significant(cloud.service_ms[0], 2)}{numbers.THIN}ms for one"
-    if len(cloud.service_ms) > 1:
-        last = numbers.significant(cloud.service_ms[-1], 2)
-        each += f", {last}{numbers.THIN}ms for {len(cloud.service_ms)}"
+    each = "; ".join(_service_words(tier, ms) for tier, ms in cloud.service_ms.items())
+    if len(cloud.service_ms) == 1:
+        each = each.partition(" ")[2]  # the one tier needs no name
     price = (
         "its price is unknown"
         if cloud.price_usd_per_hour is None
         else f"${cloud.price_usd_per_hour:g} per server and hour"
     )
     return f"{arm.name}: {servers} ({cloud.device}), {batching}; {source} {each}; {price}"
+
+
+def _service_words(tier: str, service_ms: list[float]) -> str:
+    words = f"{tier} {numbers.significant(service_ms[0], 2)}{numbers.THIN}ms for one"
+    if len(service_ms) > 1:
+        last = numbers.significant(service_ms[-1], 2)
+        words += f", {last}{numbers.THIN}ms for {len(service_ms)}"
+    return words

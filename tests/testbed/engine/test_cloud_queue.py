@@ -1,6 +1,7 @@
 """The cloud's queue in a run: closed forms, limits of batching, and the same as under load."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,10 +25,11 @@ def charges(compute_ms=0.0, uplink_ms=0.0, downlink_ms=0.0, raw=False):
     return RequestCharges(features, Charge(1, 1, 0.0, 0.0, downlink_ms, None), raw)
 
 
-def at_the_cloud(arrival_ms, times, raw=None):
+def at_the_cloud(arrival_ms, times, raw=None, tier=None):
     """Send requests of one device each straight to the cloud; return their times, by number."""
     requests = [Request(n, node_of(n), 0, at / 1000.0) for n, at in enumerate(arrival_ms)]
     raw = raw if raw is not None else [False] * len(requests)
+    times = replace(times, tier_of={node_of(n): t for n, t in enumerate(tier or [])})
     return time_requests(requests, {n: charges(raw=raw[n]) for n in range(len(raw))}, times)
 
 
@@ -106,6 +108,16 @@ def test_a_huge_window_fills_every_batch_but_the_last():
     assert waits[8:] == pytest.approx([1e6, 1e6 - 1.0])  # the window, from the batch's first on
 
 
+def test_tiers_of_a_batch_run_one_after_another_and_share_their_own_time():
+    batch = BatchTimes(np.array([[0.004, 0.006, 0.008], [0.010, 0.012, 0.014]]))
+    served = at_the_cloud([0.0, 1.0, 2.0], CloudTimes(batch, 1, 5.0), tier=[0, 1, 0])
+    assert column(served, "cloud_ms").tolist() == pytest.approx([16.0] * 3)
+    assert column(served, "cloud_share_ms").tolist() == pytest.approx([3.0, 10.0, 3.0])
+    assert batched(
+        np.array([0.0, 0.001, 0.002]), batch, 1, 0.005, np.array([0, 1, 0])
+    ).service_s == pytest.approx([0.016] * 3)
+
+
 def test_raw_images_share_their_own_time():
     batch = BatchTimes(np.array([0.004, 0.006]), np.array([0.010, 0.015]))
     served = at_the_cloud([0.0, 1.0], CloudTimes(batch, 1, 5.0), [True, False])
@@ -115,18 +127,23 @@ def test_raw_images_share_their_own_time():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 60), st.booleans()), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.integers(0, 60), st.booleans(), st.integers(0, 1)), min_size=1, max_size=30
+    ),
     st.integers(1, 5),
     st.integers(1, 3),
     st.sampled_from([0.0, 1.0, 4.0]),
 )
 def test_the_same_batches_as_under_load(asked, largest, servers, window_ms):
-    arrivals, raw = (list(column) for column in zip(*sorted(asked), strict=True))
-    batch = BatchTimes(0.0015 + 0.0005 * np.arange(largest), 0.001 * (1.0 + np.arange(largest)))
+    arrivals, raw, tier = (list(column) for column in zip(*sorted(asked), strict=True))
+    answer_s, front_end_s = 0.0015 + 0.0005 * np.arange(largest), 0.001 * (1.0 + np.arange(largest))
+    # two tiers: the second's front-end and way through the cloud model take twice as long
+    batch = BatchTimes(np.stack([answer_s, 2 * answer_s]), np.stack([front_end_s, 2 * front_end_s]))
     window_ms = window_ms if largest > 1 else 0.0
-    run = at_the_cloud([float(at) for at in arrivals], CloudTimes(batch, servers, window_ms), raw)
+    times = CloudTimes(batch, servers, window_ms)
+    run = at_the_cloud([float(at) for at in arrivals], times, raw, tier)
     arrival_s = np.array(arrivals, dtype=np.float64) / 1000.0
-    load = batched(arrival_s, batch, servers, window_ms / 1000.0, np.array(raw))
+    load = batched(arrival_s, batch, servers, window_ms / 1000.0, np.array(tier), np.array(raw))
     waited_ms = (load.start_s - arrival_s) * 1000.0
     assert column(run, "queue_ms") == pytest.approx(waited_ms, abs=1e-6)
     assert column(run, "cloud_ms") == pytest.approx(load.service_s * 1000.0, abs=1e-6)

@@ -102,8 +102,14 @@ def test_energy_is_work_and_the_radio_and_the_ledger_holds_it(folder):
     assert arm["serving"]["work_mj_per_request"] == pytest.approx(work)
 
 
-def test_a_load_with_the_same_requests_takes_as_long(tmp_path, capsys):
+@pytest.mark.parametrize("tiers", [False, True])
+def test_a_load_with_the_same_requests_takes_as_long(tmp_path, capsys, tiers):
     tree = tree_of(radio_sleep=False)
+    if tiers:
+        tree["fleet"]["assignments"] = [
+            {"name": "phones", "devices": ["phone"], "front_end": {"width": 16, "cut": 1}}
+        ]
+        tree["fleet"]["mix"].append({"device": "pixel-4", "weight": 2, "links": {"wifi": 1}})
     tree["fleet"]["availability"] = {"name": "bernoulli", "probability": 1.0}
     arm, rows = read(run(tree, tmp_path / "run"))
     requests = tmp_path / "requests.csv"
@@ -138,11 +144,11 @@ def test_measured_times_are_recorded_and_reproduce_the_results(tmp_path, monkeyp
     resolved = first / "scenario.resolved.yaml"
     scenario = load_scenario(resolved)
     assert scenario.serving.cloud_service == "recorded"
-    times = scenario.serving.recorded_service_ms["plain"]
+    times = scenario.serving.recorded_service_ms["plain"]["own"]
     assert len(times.cloud) == len(times.front_end) == 4
     assert times.cloud == sorted(times.cloud)
     arm, rows = read(first)
-    assert arm["serving"]["cloud"]["service_ms"] == pytest.approx(times.cloud)
+    assert arm["serving"]["cloud"]["service_ms"]["own"] == pytest.approx(times.cloud)
     alone = [row for row in rows if row["batch_size"] == 1 and not row["raw"]]
     assert all(row["cloud_ms"] == pytest.approx(times.cloud[0]) for row in alone)
 
@@ -164,15 +170,21 @@ def test_measured_times_are_recorded_and_reproduce_the_results(tmp_path, monkeyp
     [
         ({"cloud_service": "recorded"}, "serving.recorded_service_ms: no times of arm 'plain'"),
         (
-            {"recorded_service_ms": {"plain": {"cloud": [1.0] * 4, "front_end": [1.0] * 4}}},
+            {
+                "recorded_service_ms": {
+                    "plain": {"own": {"cloud": [1.0] * 4, "front_end": [1.0] * 4}}
+                }
+            },
             "recorded_service_ms needs 'cloud_service: recorded'",
         ),
         (
             {
                 "cloud_service": "recorded",
-                "recorded_service_ms": {"plain": {"cloud": [1.0, 2.0], "front_end": [1.0] * 4}},
+                "recorded_service_ms": {
+                    "plain": {"own": {"cloud": [1.0, 2.0], "front_end": [1.0] * 4}}
+                },
             },
-            "recorded_service_ms.plain: give a time for every batch of 1 to max_batch (4)",
+            "recorded_service_ms.plain.own: give a time for every batch of 1 to max_batch (4)",
         ),
         ({"max_batch": 1}, "batch_window_ms needs a max_batch above 1"),
         ({"cloud_service": "guessed"}, "serving.cloud_service"),

@@ -31,7 +31,7 @@ CLOUD = {
     "max_batch": 4,
     "batch_window_ms": 20.0,
     "service": "recorded",
-    "service_ms": [2.2, 3.7, 5.0, 6.2],
+    "service_ms": {"own": [2.2, 3.7, 5.0, 6.2]},
     "price_usd_per_hour": 0.68,
 }
 
