@@ -84,7 +84,7 @@ class FrontEndRunner:
 
     def encode(self, released: Tensor) -> dict[str, Tensor]:
         """Return the arrays that travel for released features."""
-        return self._model.defence.encode(released)
+        return self._model.encode(released)
 
     def request_features(self, image: Tensor, device: int, request: int) -> Tensor:
         """Return the features that travel for a device's request, uint8 (1, C, H, W).

@@ -43,7 +43,6 @@ from testbed.fleet.serving_load import (
 
 WIDTH_WITHOUT_TERMINAL = 130
 ANSWER_BYTES = 4
-FEATURE_BYTES = 4
 REPEATS = 7
 
 
@@ -66,8 +65,8 @@ def device_times(setting: Setting, models: ArmModels) -> tuple[DeviceTimes, NDAr
     fleet, scenario = setting.fleet, setting.scenario
     costs = device_costs(setting, models)
     compute_ms = [costs.compute_ms(device, INFER, 1) for device in range(len(fleet))]
-    elements = np.array([tier.edge_stats.output_elements for tier in models.tiers])
-    feature_bits = 8.0 * FEATURE_BYTES * elements[models.tier_of]
+    sizes = np.array([tier.edge.payload_bytes for tier in models.tiers])
+    feature_bits = 8.0 * sizes[models.tier_of]
     drowsy_s, dormant_s = None, None
     if scenario.serving.radio_sleep:
         drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
