@@ -37,7 +37,7 @@ class CemOptions(Options):
     scale: Positive = Field(
         default=0.1, description="standard deviation s of the noise added to the features"
     )
-    base: DefenceChoice = component(DEFENCES, "none")
+    base: DefenceChoice = component(DEFENCES, "none", "the defence underneath")
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -25,7 +25,7 @@ class QuantisationOptions(Options):
     """How many bits, and of what."""
 
     bits: Literal[8, 4, 2] = Field(default=8, description="per feature")
-    base: DefenceChoice = component(DEFENCES, "none")
+    base: DefenceChoice = component(DEFENCES, "none", "the defence underneath")
 
     @model_validator(mode="after")
     def _once(self) -> Self:

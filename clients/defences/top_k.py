@@ -26,7 +26,7 @@ class TopKOptions(Options):
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.1, description="share of each image's features that is sent, at least one"
     )
-    base: DefenceChoice = component(DEFENCES, "none")
+    base: DefenceChoice = component(DEFENCES, "none", "the defence underneath")
 
     @model_validator(mode="after")
     def _once(self) -> Self:
