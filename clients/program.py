@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
 from testbed.core.blocks import set_statistics_momentum
-from testbed.core.encoding import encode
+from testbed.core.encoding import encode, payload_bytes
 from testbed.core.quantisation import quantise
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.scenario import Component, EdgeOptimiserSection, Precision
@@ -144,6 +145,16 @@ class EdgeModel:
         if self.defence.release_layers is None:
             return self.front_end
         return _OnDevice(self.front_end, self.defence)
+
+    @cached_property
+    def payload_bytes(self) -> int:
+        """Return the bytes that features of an image take on the wire, by the built weights."""
+        rng = torch_generator(0, "payload")
+        x = torch.rand(1, *self.program.image_shape, generator=rng)
+        parameters, statistics = self.initial_weights()
+        with torch.no_grad():
+            released = self.features({**parameters, **statistics}, x, rng)[1]
+        return payload_bytes(self.encode(released))
 
     def with_weights(self, weights: Mapping[str, Tensor], call: Callable[[], T]) -> T:
         """Return ``call()``, run while the modules hold the given parameters and buffers."""

@@ -44,7 +44,10 @@ class NoPeek(Defence):
 
 
 @DEFENCES.register(
-    "nopeek", "distance correlation of images and features as a penalty", NoPeekOptions
+    "nopeek",
+    "distance correlation of images and features as a penalty",
+    NoPeekOptions,
+    source="Vepakomma et al. 2020, arXiv 2008.09161",
 )
 def nopeek(options: NoPeekOptions) -> Defence:
     """Build the NoPeek defence."""

@@ -78,7 +78,10 @@ class SiftFunnel(Defence):
 
 
 @DEFENCES.register(
-    "siftfunnel", "label smoothing, distance and channel correlation penalties", SiftFunnelOptions
+    "siftfunnel",
+    "label smoothing, distance and channel correlation penalties",
+    SiftFunnelOptions,
+    source="arXiv 2501.00824",
 )
 def siftfunnel(options: SiftFunnelOptions) -> Defence:
     """Build the SiftFunnel defence."""

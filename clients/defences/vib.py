@@ -3,10 +3,9 @@
     L = E_noise[-log q(y | z + noise)] + beta * KL(N(z, scale^2 I) || N(0, I))
 
 The KL term bounds the mutual information of images and released features from above for any fixed
-prior; as a defence of split models it is MID (Zou et al. 2023, arXiv 2301.01142). The encoder's
-variance is an option here and not learned: a defence has no weights of its own. The divergence is
-taken per feature, so that beta means the same for every front-end; the paper's beta is this one
-divided by the number of features.
+prior. The encoder's mean is z itself and its variance is an option, so the device computes nothing
+more; with both learned it is the defence ``mid``. The divergence is taken per feature, so that beta
+means the same for every front-end; the paper's beta is this one divided by the number of features.
 """
 
 import math
@@ -17,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.defences.base import Batch, Defence
+from clients.defences.bounded_noise import signal_to_noise_db
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
 
@@ -52,9 +52,19 @@ class Vib(Defence):
         noise = torch.randn(z.shape, generator=rng, device=rng.device)
         return z + self.options.scale * noise.to(device=z.device, dtype=z.dtype)
 
+    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
+        """Return the ratio of signal to noise, and the rate that is let through."""
+        return {
+            "snr_db": signal_to_noise_db(z, self.options.scale**2),
+            "rate_nats_per_feature": float(self.rate(z)),
+        }
+
 
 @DEFENCES.register(
-    "vib", "Gaussian noise with a penalty on the information it lets through", VibOptions
+    "vib",
+    "Gaussian noise with a penalty on the information it lets through",
+    VibOptions,
+    source="Alemi et al. 2017, arXiv 1612.00410, eq. 17",
 )
 def vib(options: VibOptions) -> Defence:
     """Build the variational information bottleneck."""

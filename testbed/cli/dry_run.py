@@ -82,7 +82,7 @@ def _arms(setting: Setting, models: list[ArmModels]) -> Table:
                 f"{stats.params:,}",
                 f"{stats.macs / 1e6:.2f} M",
                 "x".join(str(size) for size in item.edge.front_end.feature_shape),
-                f"{4 * stats.output_elements:,}",
+                f"{item.edge.payload_bytes:,}",
                 f"{item.cloud_stats.params:,}",
                 f"{item.cloud_stats.macs / 1e6:.2f} M",
                 str(int(costs.training_feasible[members].sum())),

@@ -1,7 +1,7 @@
 """What an arm's front-ends cost on every device of the fleet, in virtual time and energy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from testbed.fleet.cost_model import (
     serving_feasibility,
     training_feasibility,
     training_parts_ms,
+    training_step_ms,
 )
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.links import radio_energy_mj, transfer_ms
@@ -32,23 +33,33 @@ class TierCosts:
     stats : sizes of the front-end for one image.
     jitter : (N,) factor on a device's compute time, drawn once per device and network.
     training_feasible, serving_feasible : (N,) whether it fits the device's memory.
+    adversary : sizes of what the defence trains beside the front-end, for one image.
     """
 
     stats: LayerStats
     jitter: NDArray[np.float64]
     training_feasible: NDArray[np.bool_]
     serving_feasible: NDArray[np.bool_]
+    adversary: LayerStats | None = None
 
     @classmethod
     def of(
-        cls, fleet: Fleet, stats: LayerStats, network: str, batch_size: int, seed: int
+        cls,
+        fleet: Fleet,
+        stats: LayerStats,
+        network: str,
+        batch_size: int,
+        seed: int,
+        adversary: LayerStats | None = None,
     ) -> "TierCosts":
         """Compute the costs of the front-end ``network`` for every device."""
         models = fleet.models
-        trains = np.array([training_feasibility(m, stats, batch_size).fits for m in models])
+        trained = _together(stats, adversary) if adversary else stats
+        trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
         jitter = np.array([jitter_factor(seed, index, network) for index in range(len(fleet))])
-        return cls(stats, jitter, trains[fleet.model_index], serves[fleet.model_index])
+        fits = (trains[fleet.model_index], serves[fleet.model_index])
+        return cls(stats, jitter, *fits, adversary)
 
 
 class DeviceCosts:
@@ -105,6 +116,8 @@ class DeviceCosts:
             plain = training_parts_ms(model, costs.stats, images)[0]
         elif message_type == protocol.BACKWARD:
             plain = training_parts_ms(model, costs.stats, images)[1]
+            if costs.adversary:  # once for the front-end's penalty, once for its own loss
+                plain += 2.0 * training_step_ms(model, costs.adversary, images)
         else:
             return 0.0
         return plain * float(costs.jitter[device])
@@ -145,3 +158,17 @@ class DeviceCosts:
             downlink_ms,
             None if computing is None or radio is None else computing + radio,
         )
+
+
+def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:
+    """Return the memory that two networks need in a training step, the second fed by the first."""
+    return replace(
+        stats,
+        params=stats.params + adversary.params,
+        saved_activation_elements=(
+            stats.saved_activation_elements + adversary.saved_activation_elements
+        ),
+        peak_activation_elements=max(
+            stats.peak_activation_elements, adversary.peak_activation_elements
+        ),
+    )

@@ -40,6 +40,7 @@ from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.progress import Progress
 from testbed.engine.reference import reference_rate
+from testbed.engine.release import measure_release
 from testbed.engine.second_estimates import second_estimates
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
@@ -149,6 +150,7 @@ class Experiment:
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
         ):
             leakage = self._leakage(world.setting.data, arm)
+            releases = self._releases(world.setting.data, arm)
             attacked = attack_arm(world, arm, taps, served)
         devices = device_rows(world, arm, served)
         tables = {
@@ -157,7 +159,7 @@ class Experiment:
             "requests": served.rows,
             "attacks": attacked.rows,
         }
-        entry = arm_entry(world, arm, served, devices, leakage, attacked.entries)
+        entry = arm_entry(world, arm, served, devices, (leakage, releases), attacked.entries)
         entry["checks"] = self_checks(arm, served, attacked, world.setting)
         write_arm(arm_folder, entry, tables, attacked.samples)
         self._measure(world.backend)
@@ -195,6 +197,11 @@ class Experiment:
             features = released_features(arm, images, tier).numpy()
             measured[tier] = measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
         return measured
+
+    def _releases(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+        """Measure what each tier puts on the wire for the first victims."""
+        images = data.pool.images[data.parts.victims]
+        return {tier: measure_release(arm, tier, images) for tier in arm.models.used()}
 
     def _measure(self, backend: Backend) -> None:
         self._usage = {
@@ -287,6 +294,7 @@ def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
             tier.program.front_end.name,
             scenario.training.batch_size,
             scenario.seed,
+            tier.adversary_stats,
         )
         for tier in models.tiers
     ]

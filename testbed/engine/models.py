@@ -28,12 +28,14 @@ class TierModel:
     Attributes
     ----------
     edge_stats, cloud_stats : of the front-end, and of the tier's way through the cloud model.
+    adversary_stats : of what the defence trains on the device but does not deploy.
     """
 
     program: EdgeProgram
     edge: EdgeModel
     edge_stats: LayerStats
     cloud_stats: LayerStats
+    adversary_stats: LayerStats | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def build_models(
             f"{image_shape} ({error})"
         ) from None
     tiers = [
-        TierModel(program, edge, edge_stats(program), way)
+        TierModel(program, edge, edge_stats(program), way, _adversary_stats(edge))
         for program, edge, way in zip(programs, edges, ways, strict=True)
     ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
@@ -134,6 +136,11 @@ def edge_stats(program: EdgeProgram) -> LayerStats:
 def plain_edge(program: EdgeProgram) -> EdgeModel:
     """Return what a program runs, in float32: emulating a format costs what no device pays."""
     return replace(program, precision="float32").build()
+
+
+def _adversary_stats(edge: EdgeModel) -> LayerStats | None:
+    adversary = edge.defence.adversary
+    return None if adversary is None else layer_stats(adversary, edge.front_end.feature_shape)
 
 
 def _plan(

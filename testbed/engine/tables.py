@@ -60,23 +60,24 @@ def arm_entry(
     arm: TrainedArm,
     served: ServedArm,
     devices: Sequence[Row],
-    leakage: dict[int, Row],
+    measured: tuple[dict[int, Row], dict[int, Row]],
     attacks: list[Row],
 ) -> Row:
     """Return the summary of one arm.
 
     Parameters
     ----------
-    leakage : measures of each tier's features. Where one number stands for the arm, it is that of
-        its main tier.
+    measured : leakage of each tier's features, and what each tier puts on the wire. Where one
+        number stands for the arm, it is that of its main tier.
     """
-    main = arm.models.main
+    main, first = arm.models.main, arm.models.used()[0]
+    leakage, releases = measured
     accuracies = [
         row["validation_accuracy"] for row in arm.rounds if row["validation_accuracy"] is not None
     ]
     return {
         "name": arm.models.arm,
-        **_installed(main),
+        **_installed(main, releases[first]),
         "cloud_model": main.edge.front_end.cloud_model[0],
         "accuracy": {
             "test": _accuracy(world, served.rows),
@@ -85,8 +86,8 @@ def arm_entry(
         },
         "training": _training(arm, devices),
         "serving": _serving(world, arm, served),
-        "leakage": leakage[arm.models.used()[0]],
-        "tiers": [_tier_entry(world, arm, tier, served, leakage) for tier in arm.models.used()],
+        "leakage": leakage[first],
+        "tiers": [_tier_entry(world, arm, tier, served, measured) for tier in arm.models.used()],
         "by_device_class": _by_device_class(world, served, devices),
         "attacks": attacks,
         "errors": sorted(set(arm.grid.errors))[:20],
@@ -98,7 +99,7 @@ def tier_name(arm: TrainedArm, device: int) -> str:
     return arm.models.tiers[int(arm.models.tier_of[device])].program.tier
 
 
-def _installed(tier: TierModel) -> Row:
+def _installed(tier: TierModel, release: Row) -> Row:
     """Return what runs on the devices of a tier and in the cloud for them, with its sizes."""
     stats, program = tier.edge_stats, tier.program
     width = BYTES[program.precision]
@@ -111,16 +112,22 @@ def _installed(tier: TierModel) -> Row:
             "macs": stats.macs,
             "peak_activation_elements": stats.peak_activation_elements,
             "feature_shape": list(tier.edge.front_end.feature_shape),
-            "feature_bytes": width * stats.output_elements,
+            "feature_bytes": release["feature_bytes"],
             "weight_bytes": width * stats.params,
         },
         "cloud": {"parameters": tier.cloud_stats.params, "macs": tier.cloud_stats.macs},
+        "release": release["statistics"],
     }
 
 
 def _tier_entry(
-    world: World, arm: TrainedArm, tier: int, served: ServedArm, leakage: dict[int, Row]
+    world: World,
+    arm: TrainedArm,
+    tier: int,
+    served: ServedArm,
+    measured: tuple[dict[int, Row], dict[int, Row]],
 ) -> Row:
+    leakage, releases = measured
     members = np.flatnonzero(arm.models.tier_of == tier)
     own = set(members.tolist())
     rows = [row for row in served.rows if row["device"] in own]
@@ -130,7 +137,7 @@ def _tier_entry(
         "tier": arm.models.tiers[tier].program.tier,
         "devices": len(members),
         "device_classes": sorted({fleet.device_class(int(device)) for device in members}),
-        **_installed(arm.models.tiers[tier]),
+        **_installed(arm.models.tiers[tier], releases[tier]),
         "infeasible_training": int((~costs.training_feasible[members]).sum()),
         "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
         **figures.of(rows),
@@ -141,7 +148,14 @@ def _tier_entry(
 
 def _described(component: Component) -> str:
     """Return a component and its options as one line of text."""
-    options = ", ".join(f"{name} {value}" for name, value in component.options.items())
+
+    def plainly(value: Any) -> str:
+        if not isinstance(value, dict):  # anything but a component under this one
+            return str(value)
+        rest = {name: item for name, item in value.items() if name != "name"}
+        return _described(Component(name=value["name"], options=rest))
+
+    options = ", ".join(f"{name} {plainly(value)}" for name, value in component.options.items())
     return f"{component.name} ({options})" if options else component.name
 
 

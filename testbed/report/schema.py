@@ -277,6 +277,7 @@ class TierResult(Part):
     energy_mj_per_request: Number = None
     uplink_bytes_per_request: Number = None
     leakage: Leakage | None = None
+    release: dict[str, Number] = {}
 
 
 class AttackResult(Part):
@@ -315,6 +316,7 @@ class ArmResult(Part):
     serving: Serving | None = None
     leakage: Leakage | None = None
     tiers: list[TierResult] = []
+    release: dict[str, Number] = {}
     by_device_class: list[ArmOnClass] = []
     attacks: list[AttackResult] = []
 

@@ -36,8 +36,9 @@ def test_bounding_has_the_clips_gradients_also_at_zero():
 def test_signal_to_noise_ratio_by_hand():
     # Deviations of +-2 about a mean of 7: power 4; noise power 0.25; 10 log10(16).
     signal = torch.tensor([[5.0], [9.0]])
-    assert signal_to_noise_db(signal, 0.5) == pytest.approx(10 * math.log10(16.0))
-    assert signal_to_noise_db(torch.ones(4, 3), 0.5) == -math.inf
+    assert signal_to_noise_db(signal, 0.25) == pytest.approx(10 * math.log10(16.0))
+    assert signal_to_noise_db(torch.ones(4, 3), 0.25) == -math.inf
+    assert signal_to_noise_db(signal, 0.0) == math.inf
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
