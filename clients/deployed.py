@@ -87,6 +87,24 @@ class FrontEndRunner:
         """Return the features that travel for images in [0, 1] (N, C, H, W)."""
         return self._model.features(self._weights, x, rng)[1]
 
+    def before_and_after(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the features before release and as they travel; only the truth knows the first."""
+        with torch.no_grad():
+            z, released, _ = self._model.features(self._weights, x, rng)
+        return z, released
+
+    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
+        """Return what the defence reports of a release, with these weights in its modules."""
+        defence = self._model.defence
+        with torch.no_grad():
+            return self._model.with_weights(
+                self._weights, lambda: defence.release_statistics(z, released)
+            )
+
+    def encode(self, released: Tensor) -> dict[str, Tensor]:
+        """Return the arrays that travel for released features."""
+        return self._model.encode(released)
+
     def request_features(self, image: Tensor, device: int, request: int) -> Tensor:
         """Return the features that travel for a device's request, uint8 (1, C, H, W).
 

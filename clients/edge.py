@@ -6,6 +6,7 @@ keeps its devices in memory for the length of a round, which saves one forward p
 Both give the same bits.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -142,18 +143,18 @@ class EdgeRuntime:
 
 
 def build_client_app(
-    program: EdgeProgram, data: DeviceData, keep_in_memory: bool = False
+    programs: Sequence[EdgeProgram], data: DeviceData, keep_in_memory: bool = False
 ) -> ClientApp:
     """Build the ClientApp of one arm.
 
     Parameters
     ----------
-    program : what is installed on the devices.
+    programs : what is installed on the devices, one program per tier of the fleet.
     data : the devices' images; the device id is the node's ``partition-id``.
     keep_in_memory : keep sessions in this process between messages (testbed hosts); otherwise
         they go through ``context.state``, as Flower's runtime needs.
     """
-    runtime = EdgeRuntime(program, data, keep_in_memory)
+    runtimes = [EdgeRuntime(program, data, keep_in_memory) for program in programs]
     app = ClientApp()
 
     @app.query("enrol")
@@ -164,11 +165,11 @@ def build_client_app(
 
     @app.train("forward")
     def forward(message: Message, context: Context) -> Message:
-        return _forward(runtime, message, context)
+        return _forward(runtimes[_tier(message.content)], message, context)
 
     @app.train("backward")
     def backward(message: Message, context: Context) -> Message:
-        return _backward(runtime, message, context)
+        return _backward(runtimes[_tier(message.content)], message, context)
 
     @app.query("deploy")
     def deploy(message: Message, context: Context) -> Message:
@@ -179,13 +180,18 @@ def build_client_app(
 
     @app.query("infer")
     def infer(message: Message, context: Context) -> Message:
-        return _infer(runtime, message, context)
+        return _infer(runtimes[_tier(context.state)], message, context)
 
     @app.query("answer")
     def answer(message: Message, context: Context) -> Message:
         return Message(RecordDict(), reply_to=message)
 
     return app
+
+
+def _tier(content: RecordDict) -> int:
+    config = content.config_records.get(protocol.CONFIG)
+    return int(config_number(content, protocol.TIER)) if config and protocol.TIER in config else 0
 
 
 def _device(context: Context) -> int:
@@ -205,9 +211,10 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
         session = runtime.restore(_device(context), server_round, context)
     released, targets = session.forward(step)
     runtime.bound_graphs(session)
+    payload = runtime.model.encode(released)
     content = RecordDict(
         {
-            protocol.FEATURES: to_record({protocol.Z: released, protocol.TARGETS: targets}),
+            protocol.FEATURES: to_record({**payload, protocol.TARGETS: targets}),
             protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(released)}),
         }
     )
@@ -250,7 +257,8 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
     request = int(config_number(message.content, protocol.REQUEST))
     with torch.no_grad():
         released = runner.request_features(image, _device(context), request)
-    content = RecordDict({protocol.FEATURES: to_record({protocol.Z: released})})
+    payload = runtime.model.encode(released)
+    content = RecordDict({protocol.FEATURES: to_record(payload)})
     return Message(content, reply_to=message)
 
 

@@ -1,17 +1,29 @@
 """What is installed on every device of an arm: the front-end, the defence and how to train them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
+from clients.precision import Int8Emulation
 from testbed.core.blocks import set_statistics_momentum
+from testbed.core.encoding import encode, payload_bytes
+from testbed.core.quantisation import quantise
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.scenario import Component, EdgeOptimiserSection
+from testbed.core.scenario import Component, EdgeOptimiserSection, Precision
 from testbed.core.seeds import torch_generator
+
+T = TypeVar("T")
+INT8_BITS = 8
+DEFENCE = "defence."
+RELEASE = DEFENCE + "release."
+ADVERSARY = DEFENCE + "adversary."
+"""Prefixes of the weights of a defence's own modules, among the front-end's."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,8 @@ class EdgeProgram:
     arm : name of the arm.
     image_shape : (C, H, W) of an image.
     channel_mean, channel_std : normalisation of the inputs, one number per channel.
+    tier : which devices of the arm run it.
+    precision : number format of weights, activations and released features.
     """
 
     arm: str
@@ -35,6 +49,8 @@ class EdgeProgram:
     channel_std: tuple[float, ...]
     batch_size: int
     optimiser: EdgeOptimiserSection
+    tier: str = "all"
+    precision: Precision = "float32"
 
     def build(self) -> "EdgeModel":
         """Build the front-end and the defence; its first weights depend on the seed alone."""
@@ -51,10 +67,44 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
                 reset()
 
 
+class _Modules(nn.Module):
+    """Everything on a device that has weights; a call runs with other weights than the built ones.
+
+    ``torch.func.functional_call`` exchanges the weights of a module for the length of its forward
+    pass, and the forward pass of this one is whatever the caller wants to run.
+    """
+
+    def __init__(self, front_end: FrontEnd, defence: Defence) -> None:
+        super().__init__()
+        self.front_end = front_end
+        self.defence = nn.ModuleDict()
+        if defence.release_layers is not None:
+            self.defence["release"] = defence.release_layers
+        if defence.adversary is not None:
+            self.defence["adversary"] = defence.adversary
+
+    def forward(self, call: Callable[[], T]) -> T:
+        return call()
+
+
+class _OnDevice(nn.Module):
+    """The front-end with the layers that its defence adds on the device, as one module."""
+
+    def __init__(self, front_end: FrontEnd, defence: Defence) -> None:
+        super().__init__()
+        self.front_end = front_end
+        self.release_layers = defence.release_layers
+        self._defence = defence
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._defence.release(self.front_end(x), torch_generator(0, "measured release"))
+
+
 class EdgeModel:
     """A front-end, its defence and its input normalisation, shared by all devices of a process.
 
-    Weights are passed to every call: devices differ in weights, not in code.
+    Weights are passed to every call: devices differ in weights, not in code. The weights of a
+    defence's own modules are among them, under ``defence.``.
     """
 
     def __init__(self, program: EdgeProgram) -> None:
@@ -63,7 +113,13 @@ class EdgeModel:
             program.front_end.name, program.front_end.options, image_shape=program.image_shape
         )
         initialise(self.front_end, torch_generator(program.seed, "front-end weights"))
+        self._int8 = Int8Emulation(self.front_end) if program.precision == "int8" else None
         self.defence: Defence = DEFENCES.create(program.defence.name, program.defence.options)
+        self.defence.build(program.image_shape, self.front_end.feature_shape, program.num_classes)
+        self._modules = _Modules(self.front_end, self.defence)
+        initialise(self._modules.defence, torch_generator(program.seed, "defence weights"))
+        if any(True for _ in self._modules.defence.buffers()):
+            raise ValueError("a defence's modules hold parameters only, this one's hold buffers")
         shape = (1, len(program.channel_mean), 1, 1)
         self._mean = torch.tensor(program.channel_mean).reshape(shape)
         self._std = torch.tensor(program.channel_std).reshape(shape)
@@ -77,10 +133,37 @@ class EdgeModel:
 
     def initial_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return copies of the first parameters and buffers, by name."""
+        parameters = dict(self.front_end.named_parameters())
+        parameters |= {DEFENCE + n: p for n, p in self._modules.defence.named_parameters()}
         return (
-            {name: value.detach().clone() for name, value in self.front_end.named_parameters()},
+            {name: value.detach().clone() for name, value in parameters.items()},
             {name: value.clone() for name, value in statistics_of(self.front_end).items()},
         )
+
+    def on_device(self) -> nn.Module:
+        """Return what a device runs for an image, to be measured; built weights, own modules."""
+        if self.defence.release_layers is None:
+            return self.front_end
+        return _OnDevice(self.front_end, self.defence)
+
+    @cached_property
+    def payload_bytes(self) -> int:
+        """Return the bytes that features of an image take on the wire, by the built weights."""
+        rng = torch_generator(0, "payload")
+        x = torch.rand(1, *self.program.image_shape, generator=rng)
+        parameters, statistics = self.initial_weights()
+        with torch.no_grad():
+            released = self.features({**parameters, **statistics}, x, rng)[1]
+        return payload_bytes(self.encode(released))
+
+    def with_weights(self, weights: Mapping[str, Tensor], call: Callable[[], T]) -> T:
+        """Return ``call()``, run while the modules hold the given parameters and buffers."""
+        named = {
+            name if name.startswith(DEFENCE) else f"front_end.{name}": value
+            for name, value in weights.items()
+        }
+        result: T = torch.func.functional_call(self._modules, named, (call,))
+        return result
 
     def features(
         self,
@@ -107,9 +190,29 @@ class EdgeModel:
             set_statistics_momentum(self.front_end, 1.0 / (training_step + 1))
         normalised = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         self._pre_funnel = []
-        z = torch.func.functional_call(self.front_end, dict(weights), (normalised,))
-        released = self.defence.release(z, rng)
+
+        def run() -> tuple[Tensor, Tensor]:
+            z = self.front_end(normalised)
+            released = self.defence.release(z, rng)
+            # A defence that quantises needs no second rounding.
+            eight_bits = self._int8 is not None and self.defence.wire.bits > INT8_BITS
+            return z, quantise(released, INT8_BITS) if eight_bits else released
+
+        if self._int8 is not None:
+            weights = self._int8.weights(weights)
+        z, released = self.with_weights(weights, run)
         return z, released, self._pre_funnel.pop() if self._pre_funnel else None
+
+    def encode(self, released: Tensor) -> dict[str, Tensor]:
+        """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""
+        if self._int8 is not None and self.defence.wire.bits > INT8_BITS:
+            return encode(released, replace(self.defence.wire, bits=INT8_BITS))
+        return self.defence.encode(released)
+
+
+def deployable(parameters: Mapping[str, T]) -> dict[str, T]:
+    """Return the parameters that devices need to serve: all but those of training only."""
+    return {name: value for name, value in parameters.items() if not name.startswith(ADVERSARY)}
 
 
 def statistics_of(module: nn.Module) -> dict[str, Tensor]:

@@ -1,17 +1,19 @@
 """One device's training within one round: forward steps, backward steps, in-place SGD or Adam."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clients.program import EdgeModel, compute_layout
+from clients.defences.base import Batch
+from clients.program import ADVERSARY, EdgeModel, compute_layout, deployable
 from testbed.core.seeds import generator, torch_generator
 
 MIN_BATCH = 2
+ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults
 
 
 @dataclass
@@ -19,10 +21,7 @@ class _Graph:
     """What a forward step leaves behind for its backward step."""
 
     step: int
-    x: Tensor
-    z: Tensor
-    released: Tensor
-    pre_funnel: Tensor | None
+    batch: Batch
 
 
 class TrainingSession:
@@ -97,7 +96,7 @@ class TrainingSession:
         z, released, pre_funnel = self._model.features(
             {**self.parameters, **self.statistics}, x, rng, training_step=step
         )
-        self._graph = _Graph(step, x, z, released, pre_funnel)
+        self._graph = _Graph(step, Batch(x, labels, z, released, pre_funnel))
         return released.detach(), self._model.defence.targets(labels, program.num_classes)
 
     def drop_graph(self) -> None:
@@ -121,28 +120,36 @@ class TrainingSession:
             self.forward(step)
         graph, self._graph = self._graph, None
         assert graph is not None
-        penalty = self._model.defence.penalty(graph.x, graph.z, graph.pre_funnel)
-        outputs, seeds = [graph.released], [gradient * self._model.defence.task_weight]
+        batch, defence = graph.batch, self._model.defence
+        weights = {**self.parameters, **self.statistics}
+        penalty = self._model.with_weights(weights, lambda: defence.penalty(batch))
+        outputs, seeds = [batch.released], [gradient * defence.task_weight]
         if penalty is not None:
             outputs.append(penalty)
             seeds.append(torch.ones_like(penalty))
-        leaves = list(self.parameters.values())
-        gradients = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
-        self._update(
-            [
-                torch.zeros_like(leaf) if value is None else value
-                for leaf, value in zip(leaves, gradients, strict=True)
-            ],
-            step,
-            learning_rate_scale,
-        )
+        gradients = _gradients(outputs, list(deployable(self.parameters).values()), seeds)
+        # Both sides of the game move from the same weights.
+        adversary = self._adversary_gradients(batch, weights)
+        self._update(gradients, step, learning_rate_scale)
+        self._update_adversary(adversary, step, learning_rate_scale)
         return 0.0 if penalty is None else float(penalty.detach())
+
+    def _adversary_gradients(self, batch: Batch, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the gradients of the defence's adversary on features that it cannot change."""
+        leaves = [p for name, p in self.parameters.items() if name.startswith(ADVERSARY)]
+        if not leaves:
+            return []
+        defence = self._model.defence
+        seen = replace(batch, z=batch.z.detach(), released=batch.released.detach())
+        loss = self._model.with_weights(weights, lambda: defence.adversary_loss(seen))
+        return _gradients([loss], leaves, [torch.ones_like(loss)])
 
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
         """One step of SGD or Adam, in place (a torch.optim object per device costs 2x)."""
         options = self._model.program.optimiser
-        leaves = list(self.parameters.values())
+        named = deployable(self.parameters)
+        leaves = list(named.values())
         if options.clip_norm is not None:
             norm = torch.linalg.vector_norm(
                 torch.stack([torch.linalg.vector_norm(value) for value in gradients])
@@ -150,36 +157,64 @@ class TrainingSession:
             torch._foreach_mul_(gradients, (options.clip_norm / (norm + 1e-6)).clamp_max(1.0))
         if self.proximal_mu:
             torch._foreach_add_(gradients, leaves, alpha=self.proximal_mu)
-            torch._foreach_sub_(gradients, list(self.anchor.values()), alpha=self.proximal_mu)
+            anchors = list(deployable(self.anchor).values())
+            torch._foreach_sub_(gradients, anchors, alpha=self.proximal_mu)
         if options.weight_decay:
             torch._foreach_add_(gradients, leaves, alpha=options.weight_decay)
         if options.method == "adam":
-            gradients = self._adam_direction(gradients, step)
+            first, second = self._moment("first", named), self._moment("second", named)
+            decays = (options.momentum, options.second_beta)
+            gradients = _adam_direction(gradients, first, second, decays, step)
         elif options.momentum:
-            velocities = self._moment("first")
+            velocities = self._moment("first", named)
             torch._foreach_mul_(velocities, options.momentum)
             torch._foreach_add_(velocities, gradients)
             gradients = velocities
         torch._foreach_add_(leaves, gradients, alpha=-options.learning_rate * scale)
 
-    def _moment(self, name: str) -> list[Tensor]:
+    @torch.no_grad()
+    def _update_adversary(self, gradients: list[Tensor], step: int, scale: float) -> None:
+        """One step of Adam for the weights that exist in training only."""
+        if not gradients:
+            return
+        leaves = {n: p for n, p in self.parameters.items() if n.startswith(ADVERSARY)}
+        first = self._moment("adversary-first", leaves)
+        second = self._moment("adversary-second", leaves)
+        directions = _adam_direction(gradients, first, second, ADVERSARY_BETAS, step)
+        for (name, leaf), direction in zip(leaves.items(), directions, strict=True):
+            rate = self._model.defence.adversary_learning_rate(name.removeprefix(ADVERSARY))
+            leaf.add_(direction, alpha=-rate * scale)
+
+    def _moment(self, name: str, leaves: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the optimiser's moment of that name, zero at the start of the round."""
         if name not in self.moments:
-            self.moments[name] = {
-                key: torch.zeros_like(leaf) for key, leaf in self.parameters.items()
-            }
+            self.moments[name] = {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
         return list(self.moments[name].values())
 
-    def _adam_direction(self, gradients: list[Tensor], step: int) -> list[Tensor]:
-        """Return Adam's bias-corrected direction (arXiv 1412.6980, algorithm 1)."""
-        options = self._model.program.optimiser
-        first, second = self._moment("first"), self._moment("second")
-        torch._foreach_lerp_(first, gradients, 1.0 - options.momentum)
-        torch._foreach_mul_(second, options.second_beta)
-        torch._foreach_addcmul_(second, gradients, gradients, 1.0 - options.second_beta)
-        scale = torch._foreach_div(second, 1.0 - options.second_beta ** (step + 1))
-        torch._foreach_sqrt_(scale)
-        torch._foreach_add_(scale, 1e-8)
-        direction = torch._foreach_div(first, 1.0 - options.momentum ** (step + 1))
-        torch._foreach_div_(direction, scale)
-        return list(direction)
+
+def _gradients(outputs: list[Tensor], leaves: list[Tensor], seeds: list[Tensor]) -> list[Tensor]:
+    """Return d(outputs . seeds) / d(leaves), zero for leaves that the outputs do not depend on."""
+    gradients = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if value is None else value
+        for leaf, value in zip(leaves, gradients, strict=True)
+    ]
+
+
+def _adam_direction(
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    betas: tuple[float, float],
+    step: int,
+) -> list[Tensor]:
+    """Return Adam's bias-corrected direction (arXiv 1412.6980, algorithm 1); moments move along."""
+    torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
+    torch._foreach_mul_(second, betas[1])
+    torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])
+    scale = torch._foreach_div(second, 1.0 - betas[1] ** (step + 1))
+    torch._foreach_sqrt_(scale)
+    torch._foreach_add_(scale, 1e-8)
+    direction = torch._foreach_div(first, 1.0 - betas[0] ** (step + 1))
+    torch._foreach_div_(direction, scale)
+    return list(direction)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from server.cloud_models.base import CloudModel
+from server.entries import TieredCloudModel
 from testbed.core.blocks import running_weight, set_statistics_momentum
 from testbed.core.scenario import CloudOptimiserSection
 from testbed.core.seeds import torch_generator
@@ -47,7 +47,7 @@ class Cloud:
 
     Parameters
     ----------
-    model : the cloud half.
+    model : the shared cloud half, with an entry per tier.
     threads : torch threads of every computation here.
 
     Attributes
@@ -56,7 +56,7 @@ class Cloud:
     """
 
     def __init__(
-        self, model: CloudModel, optimiser: CloudOptimiserSection, seed: int, threads: int
+        self, model: TieredCloudModel, optimiser: CloudOptimiserSection, seed: int, threads: int
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads
@@ -75,12 +75,26 @@ class Cloud:
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate * scale
 
+    def accepts(self, features: Tensor, targets: Tensor, tier: int) -> bool:
+        """Say whether features and targets have the shapes of the tier."""
+        shape, classes = self.model.shapes[tier], self.model.num_classes
+        return tuple(features.shape[1:]) == shape and tuple(targets.shape[1:]) == (classes,)
+
     def step(
-        self, features: Sequence[Tensor], targets: Sequence[Tensor], server_round: int, step: int
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        server_round: int,
+        step: int,
+        tiers: Sequence[int] | None = None,
     ) -> CloudStep:
         """Update the model on the cohort's features, (n_i, C', H', W') and targets (n_i, K).
 
         The loss is the Kullback-Leibler divergence from the targets, averaged over samples.
+
+        Parameters
+        ----------
+        tiers : the tier of each device's features; None: all of tier 0.
         """
         with torch_threads(self.threads), torch.random.fork_rng(devices=[]):
             dropout = torch_generator(self._seed, "cloud dropout", server_round, step)
@@ -88,31 +102,54 @@ class Cloud:
             self.model.train()
             set_statistics_momentum(self.model, running_weight(self.steps))
             self.steps += 1
-            z = torch.cat(list(features)).contiguous(memory_format=torch.channels_last)
-            z.requires_grad_()
-            wanted = torch.cat(list(targets))
-            logits = self.model(z)
+            of = list(tiers) if tiers is not None else [0] * len(features)
+            order = sorted(range(len(features)), key=lambda index: of[index])
+            sizes = [len(features[index]) for index in order]
+            received, entered = [], []
+            for tier in sorted(set(of)):
+                own = [features[index] for index in order if of[index] == tier]
+                z = torch.cat(own).contiguous(memory_format=torch.channels_last)
+                received.append(z.requires_grad_())
+                entered.append(self.model.enter(z, tier))
+            wanted = torch.cat([targets[index] for index in order])
+            logits = self.model.trunk(entered[0] if len(entered) == 1 else torch.cat(entered))
             loss = functional.kl_div(
                 functional.log_softmax(logits, dim=1), wanted, reduction="batchmean"
             )
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            assert z.grad is not None
-            sizes = [len(part) for part in features]
-            # Each device's loss is the mean over its own batch, not over the cohort's.
-            parts = torch.split(z.grad, sizes)
-            gradients = [part * (len(z) / size) for part, size in zip(parts, sizes, strict=True)]
             correct = logits.detach().argmax(dim=1) == wanted.argmax(dim=1)
-            return CloudStep(gradients, float(loss.detach()), float(correct.float().mean()))
+            return CloudStep(
+                self._gradients(received, order, sizes),
+                float(loss.detach()),
+                float(correct.float().mean()),
+            )
 
-    def answer(self, features: Tensor) -> Tensor:
-        """Return log-probabilities (N, K) for features (N, C', H', W')."""
+    @staticmethod
+    def _gradients(
+        received: Sequence[Tensor], order: Sequence[int], sizes: Sequence[int]
+    ) -> list[Tensor]:
+        """Cut the tiers' gradients into the devices', back in the devices' order."""
+        total, gradients = sum(sizes), [Tensor()] * len(sizes)
+        places = iter(zip(order, sizes, strict=True))
+        for z in received:
+            assert z.grad is not None
+            start = 0
+            while start < len(z):
+                index, size = next(places)
+                # Each device's loss is the mean over its own batch, not over the cohort's.
+                gradients[index] = z.grad[start : start + size] * (total / size)
+                start += size
+        return gradients
+
+    def answer(self, features: Tensor, tier: int = 0) -> Tensor:
+        """Return log-probabilities (N, K) for one tier's features (N, C', H', W')."""
         with torch_threads(self.threads), torch.no_grad():
             self.model.eval()
             parts = [
                 functional.log_softmax(
-                    self.model(part.contiguous(memory_format=torch.channels_last)), dim=1
+                    self.model(part.contiguous(memory_format=torch.channels_last), tier), dim=1
                 )
                 for part in torch.split(features, ANSWER_CHUNK)
             ]

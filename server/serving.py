@@ -4,7 +4,7 @@ A request starts on a device. Flower's servers ask and its nodes answer, so the 
 that never crosses the wire (testbed.core.protocol); features and answers are ordinary messages.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +13,16 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.cloud import Cloud
+from server.tiers import Weights
 from testbed.core import protocol
+from testbed.core.encoding import decode
 from testbed.core.records import to_record, to_tensors
 
 MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
 NO_ANSWER = -1
 
 FrontEndInCloud = Callable[[Tensor, int, int], Tensor]
-"""(raw image uint8 (1, C, H, W), node, request) -> features (1, C', H', W')."""
+"""(raw image uint8 (1, C, H, W), node, request) -> features (1, C', H', W') of the node's tier."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,21 @@ class Serving:
 
     Parameters
     ----------
-    parameters, statistics : weights of the front-end.
+    front_ends : parameters and statistics of each tier's front-end.
+    tier_of : the tier of each node; nodes that are missing are in tier 0.
     front_end : runs the front-end in the cloud for devices that cannot; None serves without them.
     """
 
     def __init__(
         self,
         cloud: Cloud,
-        parameters: dict[str, Tensor],
-        statistics: dict[str, Tensor],
+        front_ends: Sequence[tuple[Weights, Weights]],
+        tier_of: Mapping[int, int] | None = None,
         front_end: FrontEndInCloud | None = None,
     ) -> None:
         self._cloud = cloud
-        self._parameters = parameters
-        self._statistics = statistics
+        self._front_ends = front_ends
+        self._tier_of = dict(tier_of or {})
         self._front_end = front_end
         self._too_small: set[int] = set()
 
@@ -61,15 +64,20 @@ class Serving:
         Nodes whose memory it does not fit are remembered: they send raw images from now on, if
         there is a front-end in the cloud.
         """
-        content = RecordDict(
-            {
-                protocol.ARRAYS: to_record(self._parameters),
-                protocol.STATISTICS: to_record(self._statistics),
-                protocol.CONFIG: ConfigRecord({protocol.VERSION: "deployed"}),
-            }
-        )
+        contents = [
+            RecordDict(
+                {
+                    protocol.ARRAYS: to_record(parameters),
+                    protocol.STATISTICS: to_record(statistics),
+                    protocol.CONFIG: ConfigRecord(
+                        {protocol.VERSION: "deployed", protocol.TIER: number}
+                    ),
+                }
+            )
+            for number, (parameters, statistics) in enumerate(self._front_ends)
+        ]
         messages = [
-            Message(content, dst_node_id=node, message_type=protocol.DEPLOY)
+            Message(contents[self._tier(node)], dst_node_id=node, message_type=protocol.DEPLOY)
             for node in grid.get_node_ids()
         ]
         replies = list(grid.send_and_receive(messages))
@@ -93,15 +101,25 @@ class Serving:
         for chunk in _chunks(requests, MESSAGES_IN_FLIGHT):
             features = self._features(grid, chunk)
             if features:
-                answered = list(features)
-                classes = self._cloud.answer(torch.cat(list(features.values()))).argmax(dim=1)
-                predicted = {
-                    request: int(value) for request, value in zip(answered, classes, strict=True)
-                }
+                predicted = self._predict(features, chunk)
                 self._send(grid, [item for item in chunk if item.request in predicted], predicted)
                 answers |= predicted
             on_chunk(len(chunk))
         return answers
+
+    def _tier(self, node: int) -> int:
+        return self._tier_of.get(node, 0)
+
+    def _predict(self, features: dict[int, Tensor], chunk: Sequence[Request]) -> dict[int, int]:
+        """Answer one chunk's features, one tier after another."""
+        predicted: dict[int, int] = {}
+        tiers = {item.request: self._tier(item.node) for item in chunk}
+        for tier in sorted({tiers[request] for request in features}):
+            own = [request for request in features if tiers[request] == tier]
+            z = torch.cat([features[request] for request in own])
+            classes = self._cloud.answer(z, tier).argmax(dim=1)
+            predicted |= {request: int(best) for request, best in zip(own, classes, strict=True)}
+        return predicted
 
     def _features(self, grid: Grid, chunk: Sequence[Request]) -> dict[int, Tensor]:
         messages = [
@@ -136,7 +154,7 @@ class Serving:
     def _received(self, reply: Message) -> Tensor:
         """Return a reply's features, computed here where the device sent the raw image."""
         if protocol.RAW_IMAGE not in reply.content.array_records:
-            return to_tensors(reply.content.array_records[protocol.FEATURES])[protocol.Z]
+            return decode(to_tensors(reply.content.array_records[protocol.FEATURES]))
         assert self._front_end is not None
         image = to_tensors(reply.content.array_records[protocol.RAW_IMAGE])[protocol.X]
         return self._front_end(image, reply.metadata.src_node_id, int(reply.metadata.group_id))

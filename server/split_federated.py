@@ -6,28 +6,25 @@ Flower strategy. Follows SplitFed (arXiv 2004.12088), with a single cloud model 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from server.cloud import Cloud
+from server.tiers import Tier, metric
 from testbed.core import protocol
-from testbed.core.blocks import running_weight
+from testbed.core.encoding import decode
 from testbed.core.errors import UserError
 from testbed.core.records import to_record, to_tensors
 from testbed.core.scenario import TrainingSection
 from testbed.core.seeds import generator
 
 MIN_TRAINING_IMAGES = 2  # batch norm needs two
-MEAN, VARIANCE = "running_mean", "running_var"
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,12 @@ class SplitFederated:
 
     Parameters
     ----------
-    cloud : the shared cloud model.
-    strategy : aggregates the trainable front-end parameters. Batch-norm statistics are pooled
-        instead, since adaptive strategies would drive variances below zero.
-    parameters, statistics : the front-end's first weights.
+    cloud : the shared cloud model, with an entry for each tier.
+    tiers : the front-ends, one per tier of the fleet.
+    tier_of : the tier of each node; nodes that are missing are in tier 0.
 
     Attributes
     ----------
-    aggregated_rounds : rounds from which at least one front-end was accepted.
     eligible : nodes that enrolled: they can train and hold enough images.
     """
 
@@ -78,18 +73,15 @@ class SplitFederated:
         training: TrainingSection,
         seed: int,
         cloud: Cloud,
-        strategy: Strategy,
-        parameters: Weights,
-        statistics: Weights,
+        tiers: Sequence[Tier],
+        tier_of: Mapping[int, int] | None = None,
     ) -> None:
         self.training = training
         self.cloud = cloud
-        self.strategy = strategy
-        self.parameters = parameters
-        self.statistics = statistics
+        self.tiers = list(tiers)
+        self.tier_of = dict(tier_of or {})
         self.next_round = 1
         self.eligible: list[int] = []
-        self.aggregated_rounds = 0
         self._seed = seed
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
@@ -133,9 +125,24 @@ class SplitFederated:
         chosen = rng.choice(self.eligible, size, replace=False)
         return sorted(int(node) for node in chosen)
 
+    def _trained_tiers(self, cohort: Sequence[int], server_round: int) -> dict[int, int]:
+        """Return which tier's front-end each node of the cohort trains: mostly its own.
+
+        Tiers whose devices can all serve but not train (a microcontroller holds no gradients)
+        would keep their first weights; the other devices take turns in training them.
+        """
+        trained = {self.tier_of.get(node, 0) for node in self.eligible}
+        orphans = sorted(set(self.tier_of.values()) - trained)
+        assigned = {}
+        for place, node in enumerate(cohort):
+            choices = [self.tier_of.get(node, 0), *orphans]
+            assigned[node] = choices[(place + server_round) % len(choices)]
+        return assigned
+
     def _round(self, grid: Grid, server_round: int) -> RoundRecord:
         cohort = self._cohort(server_round)
-        first = self._first_contents(grid, server_round, cohort)
+        tiers = self._trained_tiers(cohort, server_round)
+        first = self._first_contents(grid, server_round, tiers)
         self.cloud.scale_learning_rate(self.learning_rate_scale(server_round))
         active, rejected = cohort, 0
         losses: list[float] = []
@@ -149,51 +156,72 @@ class SplitFederated:
                 protocol.FORWARD,
                 {n: self._forward(first, n, step) for n in active},
             )
-            features = {node: self._checked_features(reply) for node, reply in replies.items()}
+            features = {node: self._checked(reply, tiers[node]) for node, reply in replies.items()}
             active = [node for node in active if features.get(node) is not None]
             rejected += len(features) - len(active)
             if not active:
                 break
             batches = [batch for node in active if (batch := features[node]) is not None]
             result = self.cloud.step(
-                [z for z, _ in batches], [targets for _, targets in batches], server_round, step
+                [z for z, _ in batches],
+                [targets for _, targets in batches],
+                server_round,
+                step,
+                [tiers[node] for node in active],
             )
             losses.append(result.loss)
             accuracies.append(result.accuracy)
             contents = {
-                node: self._backward(server_round, step, gradient)
+                node: self._backward(server_round, step, gradient, tiers[node])
                 for node, gradient in zip(active, result.gradients, strict=True)
             }
             replies = self._exchange(grid, server_round, protocol.BACKWARD, contents)
             active = [node for node in active if node in replies]
-            penalties.extend(_metric(reply, protocol.PENALTY) for reply in replies.values())
-        finished = [replies[node] for node in active]
-        accepted = [reply for reply in finished if self._is_sound(reply)]
-        self._aggregate(server_round, accepted)
+            penalties.extend(metric(reply, protocol.PENALTY) for reply in replies.values())
+        accepted = 0
+        for number, tier in enumerate(self.tiers):
+            sound = [
+                replies[node]
+                for node in active
+                if tiers[node] == number and tier.is_sound(replies[node])
+            ]
+            tier.aggregate(server_round, sound, self.training.local_steps)
+            accepted += len(sound)
         return RoundRecord(
             server_round,
             _mean(losses),
             _mean(accuracies),
             _mean(penalties),
             len(cohort),
-            len(accepted),
-            rejected + len(finished) - len(accepted),
+            accepted,
+            rejected + len(active) - accepted,
         )
 
     def _first_contents(
-        self, grid: Grid, server_round: int, cohort: list[int]
+        self, grid: Grid, server_round: int, tiers: Mapping[int, int]
+    ) -> dict[int, RecordDict]:
+        """Return the first message of each node of the cohort."""
+        contents: dict[int, RecordDict] = {}
+        for number in sorted(set(tiers.values())):
+            members = [node for node, tier in tiers.items() if tier == number]
+            contents |= self._tier_contents(grid, server_round, number, members)
+        return contents
+
+    def _tier_contents(
+        self, grid: Grid, server_round: int, number: int, cohort: list[int]
     ) -> dict[int, RecordDict]:
         """Let the strategy configure the round; it may add to the configuration (FedProx does)."""
-        arrays = to_record(self.parameters)
+        tier = self.tiers[number]
+        arrays = to_record(tier.parameters)
         config = ConfigRecord({protocol.SERVER_ROUND: server_round})
         view = _CohortView(grid, cohort)
-        configured = self.strategy.configure_train(
+        configured = tier.strategy.configure_train(
             server_round,
             arrays,
             config,
             view,  # type: ignore[arg-type]
         )
-        statistics = to_record(self.statistics)
+        statistics = to_record(tier.statistics)
         contents: dict[int, RecordDict] = {}
         shared: dict[int, RecordDict] = {}
         for message in configured:
@@ -202,6 +230,7 @@ class SplitFederated:
             content[protocol.STATISTICS] = statistics
             content.config_records[protocol.CONFIG][protocol.STEP] = 0
             content.config_records[protocol.CONFIG][protocol.STEPS] = self.training.local_steps
+            content.config_records[protocol.CONFIG][protocol.TIER] = number
             contents[message.metadata.dst_node_id] = content
         return contents
 
@@ -212,13 +241,14 @@ class SplitFederated:
         config[protocol.STEP] = step
         return RecordDict({protocol.CONFIG: config})
 
-    def _backward(self, server_round: int, step: int, gradient: Tensor) -> RecordDict:
+    def _backward(self, server_round: int, step: int, gradient: Tensor, tier: int) -> RecordDict:
         config = ConfigRecord(
             {
                 protocol.SERVER_ROUND: server_round,
                 protocol.STEP: step,
                 protocol.STEPS: self.training.local_steps,
                 protocol.LEARNING_RATE_SCALE: self.learning_rate_scale(server_round),
+                protocol.TIER: tier,
             }
         )
         gradients = to_record({protocol.Z: gradient})
@@ -238,99 +268,22 @@ class SplitFederated:
         by_node = {reply.metadata.src_node_id: reply for reply in replies}
         return {node: by_node[node] for node in contents if node in by_node}
 
-    def _checked_features(self, reply: Message) -> tuple[Tensor, Tensor] | None:
+    def _checked(self, reply: Message, tier: int) -> tuple[Tensor, Tensor] | None:
         """Return features and targets of a reply, or None where they cannot be used."""
         record = reply.content.array_records.get(protocol.FEATURES)
-        if record is None or {protocol.Z, protocol.TARGETS} - set(record):
+        if record is None or protocol.TARGETS not in record:
             return None
         tensors = to_tensors(record)
-        z, targets = tensors[protocol.Z], tensors[protocol.TARGETS]
-        sound = len(z) == len(targets) > 0 and bool(torch.isfinite(z).all())
-        return (z, targets) if sound else None
-
-    def _is_sound(self, reply: Message) -> bool:
-        """Whether a device's new front-end has the right names and shapes and is finite."""
-        arrays = reply.content.array_records.get(protocol.ARRAYS)
-        statistics = reply.content.array_records.get(protocol.STATISTICS)
-        return (
-            arrays is not None
-            and statistics is not None
-            and _matches(arrays, self.parameters)
-            and _matches(statistics, self.statistics)
-        )
-
-    def _aggregate(self, server_round: int, replies: list[Message]) -> None:
-        if not replies:
-            return
-        for_strategy = []
-        for reply in replies:
-            metrics = MetricRecord(
-                {protocol.NUM_EXAMPLES: int(_metric(reply, protocol.NUM_EXAMPLES))}
-            )
-            content = RecordDict(
-                {protocol.ARRAYS: reply.content[protocol.ARRAYS], protocol.METRICS: metrics}
-            )
-            stripped = Message(content, reply_to=reply)
-            for_strategy.append(stripped)
         try:
-            arrays, _ = self.strategy.aggregate_train(server_round, for_strategy)
-        except (AggregationError, ValueError) as error:
-            name = type(self.strategy).__name__
-            raise UserError(
-                f"training.strategy: {name} could not aggregate {len(replies)} replies ({error})"
-            ) from error
-        if arrays is not None:
-            merged = to_tensors(arrays)
-            self.parameters = {name: merged[name].float() for name in self.parameters}
-        pooled = _pool_statistics(replies, self.statistics)
-        steps = self.training.local_steps
-        weight = running_weight(self.aggregated_rounds * steps, steps)
-        self.aggregated_rounds += 1
-        self.statistics = {
-            name: torch.lerp(before, pooled[name], weight)
-            for name, before in self.statistics.items()
-        }
-
-
-def _pool_statistics(replies: list[Message], like: Weights) -> Weights:
-    """Pool the devices' batch-norm statistics, weighted by their number of examples.
-
-    Means are averaged; the pooled variance is the mean variance within devices plus the variance
-    between their means, without which unlike devices look more alike than their union is.
-    """
-    weights = np.array([_metric(reply, protocol.NUM_EXAMPLES) for reply in replies])
-    shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
-    decoded = [to_tensors(reply.content.array_records[protocol.STATISTICS]) for reply in replies]
-
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.einsum("n,nc->c", shares, torch.stack(values))
-
-    pooled: Weights = {}
-    for name in like:
-        pooled[name] = mean([tensors[name] for tensors in decoded])
-        if name.endswith(VARIANCE):
-            centre = name.removesuffix(VARIANCE) + MEAN
-            middle = mean([tensors[centre] for tensors in decoded])
-            spread = mean([(tensors[centre] - middle).square() for tensors in decoded])
-            pooled[name] = pooled[name] + spread
-    return pooled
-
-
-def _matches(record: ArrayRecord, like: Weights) -> bool:
-    if set(record) != set(like):
-        return False
-    arrays = {name: array.numpy() for name, array in record.items()}
-    return all(
-        arrays[name].shape == tuple(like[name].shape) and bool(np.isfinite(arrays[name]).all())
-        for name in like
-    )
-
-
-def _metric(reply: Message, key: str) -> float:
-    value = reply.content.metric_records[protocol.METRICS][key]
-    if isinstance(value, list):
-        raise TypeError(f"metric '{key}' is a list")
-    return float(value)
+            z, targets = decode(tensors), tensors[protocol.TARGETS]
+        except ValueError:
+            return None
+        sound = (
+            len(z) == len(targets) > 0
+            and bool(torch.isfinite(z).all())
+            and self.cloud.accepts(z, targets, tier)
+        )
+        return (z, targets) if sound else None
 
 
 def _mean(values: list[float]) -> float | None:

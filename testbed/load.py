@@ -9,28 +9,25 @@ times::
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from testbed.core.errors import UserError
 from testbed.core.loading import load_scenario
 from testbed.core.protocol import INFER
+from testbed.engine.cloud_service import batch_times
 from testbed.engine.costs import DeviceCosts
-from testbed.engine.experiment import arm_models
+from testbed.engine.experiment import arm_models, device_costs
+from testbed.engine.message_sizes import message_bytes
 from testbed.engine.models import ArmModels
 from testbed.engine.world import Setting, read_setting
-from testbed.fleet.cost_model import inference_ms
+from testbed.fleet.cloud_price import CloudCost, price_usd_per_hour
 from testbed.fleet.link_effects import RadioTimers
-from testbed.fleet.queueing import Floats
 from testbed.fleet.serving_load import (
     ClassLatency,
     Cloud,
@@ -43,101 +40,74 @@ from testbed.fleet.serving_load import (
 )
 
 WIDTH_WITHOUT_TERMINAL = 130
-ANSWER_BYTES = 4
-FEATURE_BYTES = 4
-REPEATS = 7
 
 
 @dataclass(frozen=True)
 class ArmLoad:
-    """How one arm bore the load."""
+    """How one arm bore the load.
+
+    Attributes
+    ----------
+    requests, offloaded_raw : answered ones, and those of them that were sent as raw images.
+    infeasible_devices : devices that the front-end does not fit; they send raw images or, with
+        ``fleet.infeasible: drop``, nothing.
+    """
 
     arm: str
     requests: int
+    offloaded_raw: int
     infeasible_devices: int
     classes: list[ClassLatency]
     mean_parts_ms: dict[str, float]
     cloud_utilisation: float
     mean_batch: float
-    cost_per_1000: float | None
+    cost_usd_per_1000: CloudCost
 
 
-def device_times(setting: Setting, models: ArmModels) -> tuple[DeviceTimes, NDArray[np.bool_]]:
-    """Return what a request takes on every device, and which devices can serve at all."""
+def device_times(setting: Setting, models: ArmModels, costs: DeviceCosts) -> DeviceTimes:
+    """Return what a request takes on every device, as a run would charge it without losses."""
     fleet, scenario = setting.fleet, setting.scenario
-    name = models.program.front_end.name
-    costs = DeviceCosts.of(
-        fleet, models.edge_stats, name, scenario.training.batch_size, scenario.seed
-    )
-    compute_ms = [costs.compute_ms(device, INFER, 1) for device in range(len(fleet))]
-    feature_bits = 8.0 * FEATURE_BYTES * models.edge_stats.output_elements
+    sizes, tier = message_bytes(models, costs), models.tier_of
+    raw = ~costs.serving_feasible
+    compute_ms = [
+        0.0 if raw[device] else costs.compute_ms(device, INFER, 1) for device in range(len(fleet))
+    ]
     drowsy_s, dormant_s = None, None
     if scenario.serving.radio_sleep:
         drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
         drowsy_s, dormant_s = drowsy_ms / 1e3, dormant_ms / 1e3
     return DeviceTimes(
         np.array(compute_ms) / 1e3,
-        feature_bits / (fleet.uplink_mbit_s * 1e6),
-        8.0 * ANSWER_BYTES / (fleet.downlink_mbit_s * 1e6),
+        8.0 * np.where(raw, sizes.raw[tier], sizes.features[tier]) / (fleet.uplink_mbit_s * 1e6),
+        8.0 * sizes.answer[tier] / (fleet.downlink_mbit_s * 1e6),
         fleet.rtt_ms / 2e3,
         drowsy_s,
         dormant_s,
-    ), costs.serving_feasible
-
-
-def cloud_batch_s(setting: Setting, models: ArmModels, largest: int, on_host: bool) -> Floats:
-    """Return the seconds that the cloud takes for batches of 1 to ``largest``.
-
-    By the cost model of the scenario's cloud device, or measured on this host in one thread at
-    powers of two and interpolated between them.
-    """
-    if not on_host:
-        stats = models.cloud_stats
-        times = [inference_ms(setting.cloud_device, stats, size) for size in range(1, largest + 1)]
-        return np.array(times) / 1e3
-    sizes = [size for size in (2**power for power in range(20)) if size < largest] + [largest]
-    measured = [_host_s(models, size) for size in sizes]
-    # a larger batch is never quicker; what says so is noise
-    measured = np.maximum.accumulate(measured).tolist()
-    interpolated: Floats = np.interp(np.arange(1, largest + 1), sizes, measured)
-    return interpolated
-
-
-def _host_s(models: ArmModels, size: int) -> float:
-    features = torch.zeros(size, *models.edge.front_end.feature_shape)
-    cloud = models.cloud.eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            cloud(features)
-            taken = []
-            for _ in range(REPEATS):
-                started = time.thread_time()
-                cloud(features)
-                taken.append(time.thread_time() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return max(statistics.median(taken), 1e-6)
+        tier,
+        raw,
+    )
 
 
 def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -> ArmLoad:
     """Draw or read the requests, serve them and summarise."""
-    section, devices = setting.scenario.serving, len(setting.fleet)
-    times, serves = device_times(setting, models)
+    scenario, devices = setting.scenario, len(setting.fleet)
+    section = scenario.serving
+    costs = device_costs(setting, models)
+    fits = costs.serving_feasible
+    serves = np.ones(devices, bool) if scenario.fleet.infeasible == "offload_raw" else fits
+    times = device_times(setting, models, costs)
     if options.requests:
         requests = recorded_requests(options.requests, devices)
         able = serves[requests.device]
         requests = Requests(requests.device[able], requests.arrival_s[able])
     else:
         rate_per_s = np.where(serves, options.requests_per_s / devices, 0.0)
-        requests = poisson_requests(rate_per_s, section.horizon_s, setting.scenario.seed)
-    batch_s = cloud_batch_s(setting, models, options.max_batch, options.measure_cloud)
+        requests = poisson_requests(rate_per_s, section.horizon_s, scenario.seed)
     cloud = Cloud(
-        batch_s,
+        batch_times(setting, models),
         section.cloud_servers,
-        options.batch_window_ms / 1e3,
-        options.price_per_server_hour,
+        section.batch_window_ms / 1e3,
+        price_usd_per_hour(section.cloud_device, section.cloud_price_usd_per_hour),
     )
     served = serve(requests, times, cloud)
     classes = np.array([setting.fleet.device_class(device) for device in range(devices)])
@@ -150,9 +120,10 @@ def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -
         "cloud": served.cloud_s,
     }
     return ArmLoad(
-        models.program.arm,
+        models.arm,
         len(requests),
-        int((~serves).sum()),
+        int((~fits)[requests.device].sum()),
+        int((~fits).sum()),
         by_class(served, classes, section.request_deadline_ms),
         {name: float(part.mean()) * 1e3 if len(part) else 0.0 for name, part in parts.items()},
         served.utilisation,
@@ -179,12 +150,30 @@ def print_arm(console: Console, load: ArmLoad, deadline_ms: float) -> None:
         )
     console.print(table)
     parts = ", ".join(f"{name} {value:.3g} ms" for name, value in load.mean_parts_ms.items())
-    cost = "" if load.cost_per_1000 is None else f"; {load.cost_per_1000:.3g} per 1,000 answers"
     console.print(
         f"means: {parts}\ncloud {load.cloud_utilisation:.0%} busy, {load.mean_batch:.2g} requests "
-        f"per batch{cost}; {load.infeasible_devices} devices cannot run the front-end",
+        f"per batch{_cost(load.cost_usd_per_1000)}\n{load.infeasible_devices} devices cannot run "
+        f"the front-end; {load.offloaded_raw:,} requests were sent as raw images",
         highlight=False,
     )
+
+
+def _cost(cost: CloudCost) -> str:
+    if cost.busy is None or cost.provisioned is None:
+        return "; the servers' price is unknown"
+    return (
+        f"; servers cost {cost.busy:.2g} USD per 1,000 answers while busy, "
+        f"{cost.provisioned:.2g} USD with their idle time"
+    )
+
+
+SHORTHANDS = {
+    "max_batch": "requests that a server answers together",
+    "batch_window_ms": "how long a batch waits to fill",
+    "cloud_price_usd_per_hour": "price of one server",
+    "cloud_service": "catalogue or measured: model the cloud's times, or time them on this host",
+}
+"""Flags that stand for ``--set serving.KEY=VALUE``."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,27 +186,24 @@ def _parser() -> argparse.ArgumentParser:
         "--requests-per-s", type=float, default=10.0, help="of the whole fleet (default: 10)"
     )
     parser.add_argument("--requests", type=Path, help="CSV with the columns device, arrival_s")
-    parser.add_argument("--max-batch", type=int, default=1, help="requests per batch in the cloud")
-    parser.add_argument(
-        "--batch-window-ms", type=float, default=0.0, help="how long a batch waits to fill"
-    )
-    parser.add_argument("--price-per-server-hour", type=float, help="in any currency")
-    parser.add_argument(
-        "--measure-cloud", action="store_true", help="measure the cloud model on this host"
-    )
+    for key, explained in SHORTHANDS.items():
+        flag = f"--{key.replace('_', '-')}"
+        parser.add_argument(flag, dest=key, metavar="VALUE", help=f"{explained} (serving.{key})")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name, lowest in (("requests_per_s", 0.0), ("max_batch", 1), ("batch_window_ms", 0.0)):
-        value = getattr(options, name)
-        if not lowest <= value < float("inf"):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag}: must be at least {lowest:g} and finite, got {value:g}")
-    price = options.price_per_server_hour
-    if price is not None and not 0.0 <= price < float("inf"):
-        raise UserError(f"--price-per-server-hour: must be at least 0 and finite, got {price:g}")
+    if not 0.0 <= options.requests_per_s < float("inf"):
+        raise UserError(
+            f"--requests-per-s: must be at least 0 and finite, got {options.requests_per_s:g}"
+        )
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    given = {key: getattr(options, key) for key in SHORTHANDS}
+    short = [f"serving.{key}={value}" for key, value in given.items() if value is not None]
+    return [*options.overrides, *short]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -226,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     try:
         _check(options)
-        scenario = load_scenario(options.scenario, options.overrides)
+        scenario = load_scenario(options.scenario, _overrides(options))
         setting = read_setting(scenario)
         loads = [load_arm(setting, arm_models(setting, arm), options) for arm in scenario.arms]
     except UserError as error:

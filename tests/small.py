@@ -1,5 +1,8 @@
 """A small scenario and a small program, for tests that need one of their own."""
 
+import torch
+
+from clients.defences.base import Batch
 from clients.program import EdgeProgram
 from testbed.core.scenario import Component, EdgeOptimiserSection
 
@@ -58,3 +61,9 @@ def make_program(front_end="cnn", options=None, defence="none", defence_options=
         ),
     }
     return EdgeProgram(**(values | changes))
+
+
+def make_batch(x, z, pre_funnel=None, labels=None, released=None):
+    """Return a training batch; labels are 0, 1, 2, ... where none are given."""
+    labels = torch.arange(len(x)) % 10 if labels is None else labels
+    return Batch(x, labels, z, z if released is None else released, pre_funnel)

@@ -27,19 +27,27 @@ def bound_power(z: Tensor, bound: float) -> Tensor:
     return z * (bound * power.clamp_min(bound**2).rsqrt())
 
 
-def signal_to_noise_db(signal: Tensor, noise_std: float) -> float:
+def signal_to_noise_db(signal: Tensor, noise_power: float) -> float:
     """Return 10 log10(signal power / noise power), dB.
 
     Signal power is the mean square of the deviations from each feature's mean over the images:
-    what is the same for every image tells nothing about one. Identical images give -inf.
+    what is the same for every image tells nothing about one. Identical images give -inf, no noise
+    gives inf.
 
     Parameters
     ----------
     signal : features of at least two images before the noise (N, ...).
-    noise_std : standard deviation of the noise on each feature.
+    noise_power : mean square of the noise on each feature.
     """
     power = float((signal - signal.mean(dim=0)).square().mean())
-    return 10.0 * math.log10(power / noise_std**2) if power > 0.0 else -math.inf
+    if power == 0.0:
+        return -math.inf
+    return 10.0 * math.log10(power / noise_power) if noise_power > 0.0 else math.inf
+
+
+def measured_signal_to_noise_db(signal: Tensor, released: Tensor) -> float:
+    """Return the ratio for what a release added to ``signal``, dB; a constant offset counts."""
+    return signal_to_noise_db(signal, float((released - signal).square().mean()))
 
 
 class BoundedNoise(Defence):
@@ -79,8 +87,15 @@ class BoundedNoise(Defence):
 
     def signal_to_noise_db(self, z: Tensor) -> float:
         """Return the signal-to-noise ratio of these images' features (N, ...), dB."""
-        return signal_to_noise_db(bound_power(z.detach(), self.bound), self.noise_std)
+        return signal_to_noise_db(bound_power(z.detach(), self.bound), self.noise_std**2)
 
     def largest_signal_to_noise_db(self) -> float:
         """Return the ratio that no features can exceed, whatever the front-end learns, dB."""
         return 20.0 * math.log10(self.bound / self.noise_std)
+
+    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
+        """Return the signal-to-noise ratio of these images, and the most there could be."""
+        return {
+            "snr_db": self.signal_to_noise_db(z),
+            "largest_snr_db": self.largest_signal_to_noise_db(),
+        }

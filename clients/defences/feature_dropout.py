@@ -42,7 +42,10 @@ class FeatureDropout(Defence):
 
 
 @DEFENCES.register(
-    "feature_dropout", "drops features at random, in serving as in training", FeatureDropoutOptions
+    "feature_dropout",
+    "drops features at random, in serving as in training",
+    FeatureDropoutOptions,
+    source="He et al. 2021 (IEEE IoT Journal 8); ARDEN, arXiv 1809.03428",
 )
 def feature_dropout(options: FeatureDropoutOptions) -> Defence:
     """Build the defence that drops features."""

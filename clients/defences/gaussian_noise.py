@@ -40,7 +40,10 @@ class GaussianNoise(BoundedNoise):
 
 
 @DEFENCES.register(
-    "gaussian_noise", "Gaussian noise on features of bounded power", GaussianNoiseOptions
+    "gaussian_noise",
+    "Gaussian noise on features of bounded power",
+    GaussianNoiseOptions,
+    source="He et al. 2019 (ACSAC) and 2021; bound: Abadi et al. 2016, arXiv 1607.00133",
 )
 def gaussian_noise(options: GaussianNoiseOptions) -> Defence:
     """Build the defence that adds Gaussian noise."""

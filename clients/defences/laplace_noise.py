@@ -43,7 +43,10 @@ class LaplaceNoise(BoundedNoise):
 
 
 @DEFENCES.register(
-    "laplace_noise", "Laplace noise on features of bounded power", LaplaceNoiseOptions
+    "laplace_noise",
+    "Laplace noise on features of bounded power",
+    LaplaceNoiseOptions,
+    source="Titcombe et al. 2021, arXiv 2104.05743",
 )
 def laplace_noise(options: LaplaceNoiseOptions) -> Defence:
     """Build the defence that adds Laplace noise."""

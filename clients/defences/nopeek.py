@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from clients.defences.distance_correlation import distance_correlation_squared
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
@@ -34,9 +34,9 @@ class NoPeek(Defence):
     def __init__(self, options: NoPeekOptions) -> None:
         self.options = options
 
-    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+    def penalty(self, batch: Batch) -> Tensor | None:
         """Return alpha * DCOR(x, z)."""
-        correlation = distance_correlation_squared(x, z)
+        correlation = distance_correlation_squared(batch.x, batch.z)
         if not self.options.squared:
             # Constant features are at the minimum already; the root alone has no gradient there.
             correlation = correlation.clamp_min(1e-12).sqrt()
@@ -44,7 +44,10 @@ class NoPeek(Defence):
 
 
 @DEFENCES.register(
-    "nopeek", "distance correlation of images and features as a penalty", NoPeekOptions
+    "nopeek",
+    "distance correlation of images and features as a penalty",
+    NoPeekOptions,
+    source="Vepakomma et al. 2020, arXiv 2008.09161",
 )
 def nopeek(options: NoPeekOptions) -> Defence:
     """Build the NoPeek defence."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from clients.defences.distance_correlation import distance_correlation_squared
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
@@ -62,23 +62,26 @@ class SiftFunnel(Defence):
         targets = torch.full((len(labels), num_classes), smoothing / (num_classes - 1))
         return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
 
-    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+    def penalty(self, batch: Batch) -> Tensor | None:
         """Return beta * D + sparsity * mean|z| + gamma * R on the regularised tensor."""
         options = self.options
-        tensor = z
+        tensor = batch.z
         if options.regularise == "pre_funnel":
-            if pre_funnel is None:
+            if batch.pre_funnel is None:
                 raise ValueError("regularise: pre_funnel needs a front-end with a funnel")
-            tensor = pre_funnel
+            tensor = batch.pre_funnel
         return (
-            options.beta * distance_correlation_squared(x, tensor)
+            options.beta * distance_correlation_squared(batch.x, tensor)
             + options.sparsity * tensor.abs().mean()
             + options.gamma * channel_redundancy(tensor)
         )
 
 
 @DEFENCES.register(
-    "siftfunnel", "label smoothing, distance and channel correlation penalties", SiftFunnelOptions
+    "siftfunnel",
+    "label smoothing, distance and channel correlation penalties",
+    SiftFunnelOptions,
+    source="arXiv 2501.00824",
 )
 def siftfunnel(options: SiftFunnelOptions) -> Defence:
     """Build the SiftFunnel defence."""

@@ -3,10 +3,9 @@
     L = E_noise[-log q(y | z + noise)] + beta * KL(N(z, scale^2 I) || N(0, I))
 
 The KL term bounds the mutual information of images and released features from above for any fixed
-prior; as a defence of split models it is MID (Zou et al. 2023, arXiv 2301.01142). The encoder's
-variance is an option here and not learned: a defence has no weights of its own. The divergence is
-taken per feature, so that beta means the same for every front-end; the paper's beta is this one
-divided by the number of features.
+prior. The encoder's mean is z itself and its variance is an option, so the device computes nothing
+more; with both learned it is the defence ``mid``. The divergence is taken per feature, so that beta
+means the same for every front-end; the paper's beta is this one divided by the number of features.
 """
 
 import math
@@ -16,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
+from clients.defences.bounded_noise import signal_to_noise_db
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
 
@@ -43,9 +43,9 @@ class Vib(Defence):
         variance = self.options.scale**2
         return 0.5 * (z.square().mean() + (variance - 1.0 - math.log(variance)))
 
-    def penalty(self, x: Tensor, z: Tensor, pre_funnel: Tensor | None) -> Tensor | None:
+    def penalty(self, batch: Batch) -> Tensor | None:
         """Return beta times the rate of the features."""
-        return self.options.beta * self.rate(z)
+        return self.options.beta * self.rate(batch.z)
 
     def equivalent_noise_std(self) -> float:
         """Return the standard deviation of the encoder's noise."""
@@ -56,9 +56,19 @@ class Vib(Defence):
         noise = torch.randn(z.shape, generator=rng, device=rng.device)
         return z + self.options.scale * noise.to(device=z.device, dtype=z.dtype)
 
+    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
+        """Return the ratio of signal to noise, and the rate that is let through."""
+        return {
+            "snr_db": signal_to_noise_db(z, self.options.scale**2),
+            "rate_nats_per_feature": float(self.rate(z)),
+        }
+
 
 @DEFENCES.register(
-    "vib", "Gaussian noise with a penalty on the information it lets through", VibOptions
+    "vib",
+    "Gaussian noise with a penalty on the information it lets through",
+    VibOptions,
+    source="Alemi et al. 2017, arXiv 1612.00410, eq. 17",
 )
 def vib(options: VibOptions) -> Defence:
     """Build the variational information bottleneck."""

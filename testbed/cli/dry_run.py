@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
 from testbed.core.loading import dump_scenario
 from testbed.core.scenario import Scenario
-from testbed.engine.costs import DeviceCosts
 from testbed.engine.experiment import arm_models, default_hosts, device_costs
 from testbed.engine.models import ArmModels
 from testbed.engine.reference import reference_rate
@@ -71,24 +72,27 @@ def _arms(setting: Setting, models: list[ArmModels]) -> Table:
         "arms (edge and cloud parameters and MACs per image; devices that can train and serve)",
         *("arm", "edge", "MACs", "features", "bytes", "cloud", "MACs", "train", "serve"),
     )
-    for item in models:
-        stats, costs = item.edge_stats, device_costs(setting, item)
-        table.add_row(
-            item.program.arm,
-            f"{stats.params:,}",
-            f"{stats.macs / 1e6:.2f} M",
-            "x".join(str(size) for size in item.edge.front_end.feature_shape),
-            f"{4 * stats.output_elements:,}",
-            f"{item.cloud_stats.params:,}",
-            f"{item.cloud_stats.macs / 1e6:.2f} M",
-            str(int(costs.training_feasible.sum())),
-            _serving(setting, costs),
-        )
+    for arm in models:
+        costs = device_costs(setting, arm)
+        for tier in arm.used():
+            item, members = arm.tiers[tier], arm.tier_of == tier
+            stats, alone = item.edge_stats, len(arm.used()) == 1
+            table.add_row(
+                arm.arm if alone else f"{arm.arm}: {item.program.tier} x {int(members.sum())}",
+                f"{stats.params:,}",
+                f"{stats.macs / 1e6:.2f} M",
+                "x".join(str(size) for size in item.edge.front_end.feature_shape),
+                f"{item.edge.payload_bytes:,}",
+                f"{item.cloud_stats.params:,}",
+                f"{item.cloud_stats.macs / 1e6:.2f} M",
+                str(int(costs.training_feasible[members].sum())),
+                _serving(setting, costs.serving_feasible[members]),
+            )
     return table
 
 
-def _serving(setting: Setting, costs: DeviceCosts) -> str:
-    fit, others = int(costs.serving_feasible.sum()), int((~costs.serving_feasible).sum())
+def _serving(setting: Setting, feasible: NDArray[np.bool_]) -> str:
+    fit, others = int(feasible.sum()), int((~feasible).sum())
     raw = setting.scenario.fleet.infeasible == "offload_raw" and others
     return f"{fit} + {others} raw" if raw else str(fit)
 
@@ -113,7 +117,7 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
         cores = 1
     training = scenario.training
     images = training.rounds * training.cohort_size * training.local_steps * training.batch_size
-    both = (models.edge_stats.macs + models.cloud_stats.macs) / 1e9
+    both = (models.main.edge_stats.macs + models.main.cloud_stats.macs) / 1e9
     parallel = min(cores, scenario.engine.cloud_threads)
     train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel
     parts = setting.data.parts
@@ -128,7 +132,7 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
 
 
 def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Table:
-    rate = reference_rate(models[0])["gmac_per_s"]
+    rate = reference_rate(models[0].main)["gmac_per_s"]
     table = _table(
         f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
         *("arm", "train s", "serve s", "attack s"),
@@ -138,7 +142,7 @@ def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Tabl
         guess = estimate(setting, item, rate)
         total += guess.train_s + guess.serve_s + guess.attack_s
         table.add_row(
-            item.program.arm,
+            item.arm,
             f"{guess.train_s:.0f}",
             f"{guess.serve_s:.0f}",
             f"{guess.attack_s:.0f}",

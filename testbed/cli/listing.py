@@ -1,11 +1,19 @@
 """``--list``: everything that is registered, one line each."""
 
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
+from testbed.core.components import Component
 from testbed.core.registries import ALL
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a default as a scenario would say it; a component by its name."""
+    value = field.get_default(call_default_factory=True)
+    return value.name if isinstance(value, Component) else repr(value)
 
 
 def print_listing(console: Console | None = None) -> None:
@@ -18,7 +26,7 @@ def print_listing(console: Console | None = None) -> None:
         table.add_column("options (defaults)", style="dim")
         for entry in registry:
             options = ", ".join(
-                f"{name}={field.default!r}" if not field.is_required() else name
+                name if field.is_required() else f"{name}={_default(field)}"
                 for name, field in entry.options.model_fields.items()
             )
             table.add_row(entry.name, entry.summary, options)

@@ -212,6 +212,11 @@ class Adversary(Section):
         """Whether its attack rebuilds images, rather than inferring something about them."""
         return bool(registries.ATTACKS.entry(self.attack.name).factory.rebuilds_images)  # type: ignore[attr-defined]
 
+    def can_attack(self, holds_weights: bool) -> bool:
+        """Return whether its attack can be mounted on a front-end whose weights it has, or not."""
+        asks = holds_weights or self.knowledge.queries is not False
+        return (holds_weights or not self.threat.weights) and (asks or not self.threat.queries)
+
     def refusal(self) -> str | None:
         """Return one sentence on what the attack needs and is not granted, or None."""
         needs, knowledge, where = self.threat, self.knowledge, f"adversaries.{self.name}"

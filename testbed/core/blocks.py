@@ -14,6 +14,17 @@ batch alone is too noisy. Gradients do not depend on it.
 """
 
 
+class BatchAverage(nn.Module):
+    """Base of layers that average something over batches, like batch norm does its statistics.
+
+    Attributes
+    ----------
+    momentum : weight of the next batch.
+    """
+
+    momentum: float = 1.0
+
+
 def running_weight(batches_before: int, batches: int = 1) -> float:
     """Return the weight of the newest ``batches`` in the running average: a mean, then moving."""
     moving = 1.0 - (1.0 - STATISTICS_MOMENTUM) ** batches
@@ -21,9 +32,9 @@ def running_weight(batches_before: int, batches: int = 1) -> float:
 
 
 def set_statistics_momentum(module: nn.Module, momentum: float) -> None:
-    """Make every batch norm of ``module`` give its next batch the weight ``momentum``."""
+    """Make everything in ``module`` that averages over batches weigh the next by ``momentum``."""
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | BatchAverage):
             layer.momentum = momentum
 
 

@@ -70,13 +70,13 @@ AvailabilityChoice = Annotated[Component, _component_validator(registries.AVAILA
 StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES)]
 
 
-def component(registry: Registry[Any], name: str) -> Any:
+def component(registry: Registry[Any], name: str, description: str | None = None) -> Any:
     """Return a field whose default is the component ``name`` with its default options."""
 
     def default() -> Component:
         return Component(name=name, options=registry.options(name, {}).model_dump())
 
-    return Field(default_factory=default)
+    return Field(default_factory=default, description=description)
 
 
 def overridden(registry: Registry[Any], base: Component, change: Any) -> Component:

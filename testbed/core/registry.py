@@ -29,12 +29,13 @@ class NoOptions(Options):
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered component."""
+    """One registered component; ``source`` is where the method was published, if anywhere."""
 
     name: str
     summary: str
     options: type[Options]
     factory: Callable[..., T]
+    source: str = ""
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -59,14 +60,14 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(
-        self, name: str, summary: str, options: type[Options] = NoOptions
+        self, name: str, summary: str, options: type[Options] = NoOptions, source: str = ""
     ) -> Callable[[F], F]:
         """Register the decorated factory; it is called as ``factory(options, **arguments)``."""
 
         def decorator(factory: F) -> F:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._entries[name] = Entry(name, summary, options, factory)
+            self._entries[name] = Entry(name, summary, options, factory, source)
             return factory
 
         return decorator

@@ -6,7 +6,7 @@ by name, or as a mapping with ``name`` and the component's own options.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from testbed.core import registries
 from testbed.core.adversary import Adversary, check_adversaries
@@ -21,8 +21,10 @@ from testbed.core.components import (
     StrategyChoice,
     check_options,
     component,
+    overridden,
 )
 from testbed.core.components import Component as Component
+from testbed.core.registry import Registry, nearest
 
 
 class Splits(Section):
@@ -82,6 +84,28 @@ class MixEntry(Section):
     )
 
 
+Precision = Literal["float32", "int8"]
+Change = str | dict[str, Any]
+"""Another component by its name, options on top of the arm's own, or another one with options."""
+
+
+class Assignment(Section):
+    """What some of the devices run instead of the arm's own front-end and defence: a tier."""
+
+    name: Name
+    devices: list[str] = Field(
+        min_length=1, description="device classes, or devices of the catalogue by name"
+    )
+    arms: list[str] | None = Field(default=None, description="only on these arms; null: on all")
+    front_end: Change | None = Field(
+        default=None, description="options on top of the arm's, or another front-end by its name"
+    )
+    defence: Change | None = Field(
+        default=None, description="options on top of the arm's, or another defence by its name"
+    )
+    precision: Precision | None = Field(default=None, description="null: as the arm")
+
+
 class FleetSection(Section):
     """How many devices, drawn from which mix, and how often they are reachable."""
 
@@ -92,10 +116,21 @@ class FleetSection(Section):
         description="your own device catalogues (CSV or YAML), relative to the working directory",
     )
     availability: AvailabilityChoice = component(registries.AVAILABILITIES, "bernoulli")
-    infeasible: Literal["drop", "offload_raw"] = Field(
+    assignments: list[Assignment] = Field(
+        default=[],
+        description="tiers: which devices run what; the first that names a device decides, and "
+        "devices that none names run the arm's own front-end",
+    )
+    infeasible: Literal["drop", "offload_raw", "smaller_front_end"] = Field(
         default="drop",
         description="what devices whose memory the front-end does not fit do when serving: "
-        "nothing, or send the raw image (fully exposed) and let the cloud run the front-end",
+        "nothing, or send the raw image (fully exposed) and let the cloud run the front-end, or "
+        "run the first of smaller_front_ends that fits",
+    )
+    smaller_front_ends: list[Change] | None = Field(
+        default=None,
+        description="tried in this order where infeasible is smaller_front_end; null: the "
+        "front-end's width, halved again and again",
     )
     loss_probability: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
         default=0.0,
@@ -161,6 +196,21 @@ class Arm(Section):
     name: Name
     front_end: FrontEndChoice = component(registries.FRONT_ENDS, "cnn")
     defence: DefenceChoice = component(registries.DEFENCES, "none")
+    precision: Precision = Field(
+        default="float32", description="int8: 8-bit weights, activations and features, emulated"
+    )
+
+
+PositiveMs = Annotated[float, Field(gt=0.0)]
+
+
+class ServiceTimes(Section):
+    """Milliseconds that both halves of a tier take at the cloud, for 1, 2, ... requests at once."""
+
+    cloud: list[PositiveMs] = Field(min_length=1, description="the cloud model on a batch")
+    front_end: list[PositiveMs] = Field(
+        min_length=1, description="the front-end on the raw images of a batch, one or more"
+    )
 
 
 class ServingSection(Section):
@@ -171,11 +221,45 @@ class ServingSection(Section):
     )
     cloud_device: str = "cloud-server"
     cloud_servers: Annotated[int, Field(ge=1)] = 1
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="requests that a server answers together; 1: no batching"
+    )
+    batch_window_ms: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="how long a batch waits to fill, from its first request on"
+    )
+    cloud_service: Literal["catalogue", "measured", "recorded"] = Field(
+        default="catalogue",
+        description="how long a batch takes: modelled for cloud_device; or timed on this host when "
+        "the run starts, which the resolved scenario then holds as recorded",
+    )
+    recorded_service_ms: dict[Name, dict[str, ServiceTimes]] = Field(
+        default={},
+        description="times by arm and tier ('own': its own front-end), for 'cloud_service: "
+        "recorded'",
+    )
+    cloud_price_usd_per_hour: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=None, description="of one server; null: as published for cloud_device, or unknown"
+    )
     request_deadline_ms: Annotated[float, Field(gt=0.0)] = 1000.0
     radio_sleep: bool = Field(
         default=True,
         description="cellular radios fall asleep between requests and take up to a second to wake",
     )
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        if self.batch_window_ms > 0.0 and self.max_batch == 1:
+            raise ValueError("batch_window_ms needs a max_batch above 1: one request fills a batch")
+        if self.recorded_service_ms and self.cloud_service != "recorded":
+            raise ValueError("recorded_service_ms needs 'cloud_service: recorded'")
+        for arm, tiers in self.recorded_service_ms.items():
+            for tier, times in tiers.items():
+                if min(len(times.cloud), len(times.front_end)) < self.max_batch:
+                    raise ValueError(
+                        f"recorded_service_ms.{arm}.{tier}: give a time for every batch of 1 to "
+                        f"max_batch ({self.max_batch}) requests, for cloud and for front_end"
+                    )
+        return self
 
 
 class EngineSection(Section):
@@ -218,14 +302,55 @@ class Scenario(Section):
         for label, names in (
             ("arms", [arm.name for arm in self.arms]),
             ("adversaries", [adversary.name for adversary in self.adversaries]),
+            ("fleet.assignments", [item.name for item in self.fleet.assignments]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
         check_adversaries(self.adversaries, self.data.name)
+        serving = self.serving
+        missing = [arm.name for arm in self.arms if arm.name not in serving.recorded_service_ms]
+        if serving.cloud_service == "recorded" and missing:
+            raise ValueError(f"serving.recorded_service_ms: no times of arm '{missing[0]}'")
         if self.training.cohort_size > self.fleet.size:
             raise ValueError(
                 f"training.cohort_size ({self.training.cohort_size}) exceeds "
                 f"fleet.size ({self.fleet.size})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _assignable(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for item in self.fleet.assignments:
+            where = f"fleet.assignments.{item.name}"
+            if unknown := sorted(set(item.arms or []) - set(names)):
+                raise ValueError(
+                    f"{where}.arms: no arm '{unknown[0]}'{nearest(unknown[0], names)}; "
+                    f"arms: {', '.join(names)}"
+                )
+            for arm in self.arms:
+                if item.arms is None or arm.name in item.arms:
+                    _check_change(f"{where}.front_end", registries.FRONT_ENDS, arm, item.front_end)
+                    _check_change(f"{where}.defence", registries.DEFENCES, arm, item.defence)
+        if self.fleet.smaller_front_ends and self.fleet.infeasible != "smaller_front_end":
+            raise ValueError(
+                "fleet.smaller_front_ends has no use unless fleet.infeasible is smaller_front_end"
+            )
+        for arm in self.arms:
+            for index, change in enumerate(self.fleet.smaller_front_ends or []):
+                where = f"fleet.smaller_front_ends.{index}"
+                _check_change(where, registries.FRONT_ENDS, arm, change)
+        return self
+
+
+def _check_change(where: str, registry: Registry[Any], arm: Arm, change: Change | None) -> None:
+    base = arm.front_end if registry is registries.FRONT_ENDS else arm.defence
+    try:
+        overridden(registry, base, change)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}.{key} (arm {arm.name}): {first['msg'].lower()}") from None
+    except ValueError as error:
+        raise ValueError(f"{where} (arm {arm.name}): {error}") from None

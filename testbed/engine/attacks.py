@@ -6,6 +6,7 @@ request numbers that never left this side.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +22,14 @@ from testbed.core.adversary import Adversary
 from testbed.data.federated import to_unit
 from testbed.engine.auxiliary import auxiliary_classes
 from testbed.engine.evidence import ANCHORS, AttackJob, Reading, attack_job, close_oracle
-from testbed.engine.floors import ArmFloor, arm_floor, floor_entry
+from testbed.engine.floors import ArmFloor, SmoothedVictims, arm_floor, floor_entry
+from testbed.engine.models import ArmModels
 from testbed.engine.positions import colluding_device
 from testbed.engine.replays import averaged_intercepts
 from testbed.engine.scoring import ScoredAttack, Victims, score_attack
 from testbed.engine.serving import ServedArm
 from testbed.engine.taps import Intercept, Tap
+from testbed.engine.training import TrainedArm
 from testbed.engine.world import Setting, World
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import mse
@@ -59,8 +62,8 @@ class AttackResults:
 
     Attributes
     ----------
-    read_nothing : the adversaries whose taps saw no answered request.
-    floor : the ``floor`` of the arm's entry.
+    read_nothing : the adversaries whose taps saw no answered request that they could attack.
+    floors : the ``floors`` of the arm's entry, one per tier.
     seconds : what each attack took on this host; never part of the results.
     """
 
@@ -68,58 +71,100 @@ class AttackResults:
     rows: list[Row]
     samples: dict[str, NDArray[np.uint8]]
     read_nothing: list[str]
-    floor: Row
+    floors: list[Row]
     seconds: list[Row]
 
 
 def attack_arm(
-    world: World,
-    deployed: DeployedFrontEnd,
-    taps: Sequence[Tap],
-    served: ServedArm,
-    front_end_macs: int,
+    world: World, arm: TrainedArm, taps: Sequence[Tap], served: ServedArm
 ) -> AttackResults:
-    """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions."""
-    setting, arm = world.setting, deployed.program.arm
-    floor = arm_floor(setting, deployed, front_end_macs)
-    everybody = [
-        (adversary, _attacked(setting, adversary, tap, served))
-        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
-    ]
-    read_raw = {
-        adversary.name: sum(1 for request in tap.raw_requests if request in served.answers)
-        for adversary, tap in zip(setting.scenario.adversaries, taps, strict=True)
+    """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions.
+
+    Tiers differ in front-end, hence in the shape and meaning of features: an adversary, who sees
+    which is which, attacks each of them apart.
+    """
+    setting, models = world.setting, arm.models
+    adversaries = setting.scenario.adversaries
+    deployed = {tier: arm.deployed(tier) for tier in models.used()}
+    floors = {
+        tier: arm_floor(setting, front_end, models.tiers[tier].edge_stats.macs)
+        for tier, front_end in deployed.items()
     }
     readings = [
-        _reading(setting, deployed, adversary, items, served, floor)
-        for adversary, items in everybody
-        if items
+        _reading(setting, deployed[tier], adversary, (tier, items), served, (models, floors[tier]))
+        for adversary, tap in zip(adversaries, taps, strict=True)
+        for tier, items in _by_tier(setting, models, adversary, tap, served)
     ]
     jobs = [
-        attack_job(setting, deployed, reading, served.answers, world.backend)
-        for reading in readings
+        attack_job(setting, deployed[item.tier], item, served.answers, world.backend)
+        for item in readings
     ]
+    left = Counter(item.adversary.name for item in readings)
+
+    def on_done(job_name: str) -> None:
+        """Count an adversary as done with its last tier."""
+        adversary = job_name.split("'")[1]
+        left[adversary] -= 1
+        world.progress.advance(0 if left[adversary] else 1, job_name)
+
     outcomes = world.backend.run_jobs(
         [
-            (f"adversary '{reading.adversary.name}' on arm '{arm}'", run_attacks, (job,))
-            for reading, job in zip(readings, jobs, strict=True)
+            (_job_name(models, item), run_attacks, (job,))
+            for item, job in zip(readings, jobs, strict=True)
         ],
-        lambda name: world.progress.advance(1, name),
+        on_done,
     )
-    replays = [reading.adversary.knowledge.replays for reading in readings]
+    replays = [item.adversary.knowledge.replays for item in readings] or [1]
     results = AttackResults(
         *([], [], {}),
-        [item.name for item, read in everybody if not read],
-        floor_entry(floor, replays or [1]),
+        [item.name for item in adversaries if item.name not in left],
+        [
+            {"tier": models.tiers[tier].program.tier, **floor_entry(floor, replays)}
+            for tier, floor in floors.items()
+        ],
         [],
     )
     judge = make_judge(setting)
-    for reading, job, mounted in zip(readings, jobs, outcomes, strict=True):
+    for job in jobs:
         close_oracle(job, world.backend)
-        _score_adversary(setting, arm, reading, served, job, mounted, judge, results)
+    for adversary in adversaries:
+        own = [
+            (item, job, mounted)
+            for item, job, mounted in zip(readings, jobs, outcomes, strict=True)
+            if item.adversary.name == adversary.name
+        ]
+        if own:
+            _score_adversary(setting, models, adversary, own, served, judge, results)
     for entry in results.entries:
-        entry["raw_requests"] = read_raw[entry["adversary"]]
+        tap = next(tap for tap in taps if tap.name == entry["adversary"])
+        entry["raw_requests"] = sum(1 for item in tap.raw_requests if item in served.answers)
     return results
+
+
+def _job_name(models: ArmModels, item: Reading) -> str:
+    tier = f", tier '{models.tiers[item.tier].program.tier}'" if len(models.used()) > 1 else ""
+    return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}"
+
+
+def _holds_weights(setting: Setting, models: ArmModels, adversary: Adversary, tier: int) -> bool:
+    """Return whether the adversary has a tier's weights; a colluding device has its own tier's."""
+    seed, fleet = setting.scenario.seed, setting.fleet
+    own = colluding_device(adversary.name, adversary.position, len(fleet), seed)
+    colludes = own is not None and int(models.tier_of[own]) == tier
+    return adversary.knowledge.weights or colludes
+
+
+def _by_tier(
+    setting: Setting, models: ArmModels, adversary: Adversary, tap: Tap, served: ServedArm
+) -> list[tuple[int, list[Intercept]]]:
+    """Sort the attacked intercepts by the tier of the device that sent them."""
+    attacked = _attacked(setting, adversary, tap, served)
+    tiers = sorted({int(models.tier_of[item.device]) for item in attacked})
+    return [
+        (tier, [item for item in attacked if models.tier_of[item.device] == tier])
+        for tier in tiers
+        if adversary.can_attack(_holds_weights(setting, models, adversary, tier))
+    ]
 
 
 def _attacked(
@@ -143,19 +188,21 @@ def _reading(
     setting: Setting,
     deployed: DeployedFrontEnd,
     adversary: Adversary,
-    items: Sequence[Intercept],
+    read: tuple[int, list[Intercept]],
     served: ServedArm,
-    floor: ArmFloor,
+    of_arm: tuple[ArmModels, ArmFloor],
 ) -> Reading:
+    (tier, items), (models, floor) = read, of_arm
     features = np.stack([item.features for item in items])
     replays = adversary.knowledge.replays
     if replays > 1:
-        truth = _victims(setting, items, served).images
+        truth = _victims(setting, models, items, served).images
         features = averaged_intercepts(deployed, truth, features, replays)
     # An attack that learns from its intercepts must not learn from what never crossed the wire.
     compared = adversary.rebuilds_images and not adversary.threat.learns_from_intercepts
     smoothed = floor.smoothed_victims(replays) if compared else None
-    return Reading(adversary, items, features, smoothed)
+    holds_weights = _holds_weights(setting, models, adversary, tier)
+    return Reading(adversary, tier, holds_weights, items, features, smoothed)
 
 
 def make_judge(setting: Setting) -> Judge | None:
@@ -174,23 +221,28 @@ def make_judge(setting: Setting) -> Judge | None:
 
 def _score_adversary(
     setting: Setting,
-    arm: str,
-    reading: Reading,
+    models: ArmModels,
+    adversary: Adversary,
+    own: Sequence[tuple[Reading, AttackJob, list[Mounted]]],
     served: ServedArm,
-    job: AttackJob,
-    mounted: Sequence[Mounted],
     judge: Judge | None,
     results: AttackResults,
 ) -> None:
-    adversary, count = reading.adversary, len(reading.items)
-    victims = _victims(setting, reading.items, served)
-    shown = np.arange(min(setting.scenario.evaluation.reconstructions_shown, count))
+    """Score one adversary's attacks over all tiers, and each tier by itself."""
+    arm, replays = models.arm, adversary.knowledge.replays
+    victims = _victims(setting, models, [x for reading, _, _ in own for x in reading.items], served)
+    shown = _shown([len(reading.items) for reading, _, _ in own], setting)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
-    replays = adversary.knowledge.replays
     scored: dict[str, ScoredAttack] = {}
-    for component, attack in zip(job.attacks, mounted, strict=True):
-        found, smoothed = _parted(attack.reconstruction, count)
-        made = score_attack(setting.scenario, victims, component.name, found, judge, replays)
+    for number, component in enumerate(own[0][1].attacks):
+        parts, smoothed = {}, []
+        for reading, _, mounted in own:
+            tier = models.tiers[reading.tier].program.tier
+            found, extra = _parted(mounted[number].reconstruction, len(reading.items))
+            parts[tier] = found
+            if reading.smoothed is not None:
+                smoothed.append({"tier": tier, **_smoothed_scores(reading.smoothed, extra)})
+        made = score_attack(setting.scenario, victims, component.name, parts, judge, replays)
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
@@ -201,16 +253,31 @@ def _score_adversary(
                 "position": adversary.position.words(),
                 "worse_than_mean_image": mean is not None and made.mse > mean.mse,
                 "replays": replays,
-                "smoothed": _smoothed_scores(reading, smoothed),
+                "smoothed": smoothed,
                 **made.entry,
             }
         )
         results.rows.extend({**facts, **row} for row in made.rows)
-        results.seconds.append({**facts, "cpu_s": attack.cpu_s})
+        took = sum(mounted[number].cpu_s for _, _, mounted in own)
+        results.seconds.append({**facts, "cpu_s": took})
+        images = np.concatenate([part.images for part in parts.values()])
         key = f"{arm}/{adversary.name}/{component.name}"
-        results.samples[key] = _pixels(found.images[shown])
-        pairs = np.concatenate([victims.images[made.extremes], found.images[made.extremes]])
+        results.samples[key] = _pixels(images[shown])
+        pairs = np.concatenate([victims.images[made.extremes], images[made.extremes]])
         results.samples[f"extremes/{key}"] = _pixels(pairs)
+
+
+def _shown(sizes: Sequence[int], setting: Setting) -> NDArray[np.int64]:
+    """Choose the victims that the report shows, from every tier in turn."""
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    wanted = min(setting.scenario.evaluation.reconstructions_shown, sum(sizes))
+    turns = [
+        (place, int(start) + place)
+        for start, size in zip(starts, sizes, strict=True)
+        for place in range(size)
+    ]
+    chosen = sorted(index for _, index in sorted(turns)[:wanted])
+    return np.array(chosen, dtype=np.int64)
 
 
 def _parted(found: Reconstruction, count: int) -> tuple[Reconstruction, NDArray[np.float32]]:
@@ -221,16 +288,16 @@ def _parted(found: Reconstruction, count: int) -> tuple[Reconstruction, NDArray[
     return replace(found, images=found.images[:count], inferred=said), found.images[count:]
 
 
-def _smoothed_scores(reading: Reading, images: NDArray[np.float32]) -> Row | None:
+def _smoothed_scores(smoothed: SmoothedVictims, images: NDArray[np.float32]) -> Row:
     """Return the error on smoothed victims, with its standard error; a floor holds for it."""
-    if reading.smoothed is None:
-        return None
-    errors = mse(images, reading.smoothed.images)
+    errors = mse(images, smoothed.images)
     error = float(errors.std(ddof=1) / len(errors) ** 0.5) if len(errors) > 1 else None
     return {"mse": float(errors.mean()), "standard_error": error, "images": len(errors)}
 
 
-def _victims(setting: Setting, read: Sequence[Intercept], served: ServedArm) -> Victims:
+def _victims(
+    setting: Setting, models: ArmModels, read: Sequence[Intercept], served: ServedArm
+) -> Victims:
     by_request = {item.request: item.image for item in served.requests}
     rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
     pool, pool_rows = setting.data.pool, setting.data.parts.victims
@@ -239,6 +306,7 @@ def _victims(setting: Setting, read: Sequence[Intercept], served: ServedArm) -> 
         rows=rows,
         devices=np.array([item.device for item in read], dtype=np.int64),
         device_classes=[setting.fleet.device_class(item.device) for item in read],
+        tiers=[models.tiers[int(models.tier_of[item.device])].program.tier for item in read],
         links=[setting.fleet.link(item.device).name for item in read],
         labels=pool.labels[rows],
         images=to_unit(pool.images[rows]),

@@ -37,8 +37,8 @@ class Backend(ABC):
     hosts: int
 
     @abstractmethod
-    def install(self, program: EdgeProgram) -> None:
-        """Install an arm's program on every host."""
+    def install(self, programs: Sequence[EdgeProgram]) -> None:
+        """Install an arm's programs, one per tier of the fleet, on every host."""
 
     @abstractmethod
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
@@ -104,9 +104,9 @@ class InlineBackend(Backend):
     ) -> None:
         self._host = Host(images, labels, device_rows)
 
-    def install(self, program: EdgeProgram) -> None:
-        """Install an arm's program."""
-        self._host.install(program)
+    def install(self, programs: Sequence[EdgeProgram]) -> None:
+        """Install an arm's programs."""
+        self._host.install(programs)
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run the shards one after another."""

@@ -22,34 +22,34 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
     The error is a mean over few images: only an error below the floor by more than three standard
     errors counts as beating it.
     """
-    if attacked.floor["reason"]:
-        return True, attacked.floor["reason"]
-    levels = {level["replays"]: level["mse"] for level in attacked.floor["levels"]}
+    reasons = sorted({floor["reason"] for floor in attacked.floors if floor["reason"]})
+    levels = {
+        (floor["tier"], level["replays"]): level["mse"]
+        for floor in attacked.floors
+        for level in floor["levels"]
+        if not floor["reason"]
+    }
     margins = []
     for entry in attacked.entries:
-        found = entry["smoothed"]
-        if found is not None:
+        for found in entry["smoothed"]:
             slack = 3.0 * (found["standard_error"] or 0.0)
-            ratio = (found["mse"] + slack) / levels[entry["replays"]]
-            margins.append((ratio, found["mse"], entry))
-    floors = ", ".join(
-        f"{value:.2g} for {replays} release{'s' if replays > 1 else ''}"
-        for replays, value in levels.items()
-    )
-    if not margins:
-        return True, f"floor {floors}; no attack was held against it"
-    ratio, error, entry = min(margins, key=lambda item: item[0])
-    return ratio >= 1.0, (
-        f"floor {floors} (MSE on images smoothed by N(0, 0.1^2)); nearest to it: "
-        f"{entry['attack']} of {entry['adversary']}, {error:.2g}"
-    )
+            ratio = (found["mse"] + slack) / levels[found["tier"], entry["replays"]]
+            margins.append((ratio, found["mse"], f"{entry['attack']} of {entry['adversary']}"))
+    said = [
+        f"floor {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
+        for (tier, replays), value in levels.items()
+    ]
+    if margins:
+        _, error, name = min(margins)
+        said.append(f"nearest to it on images smoothed by N(0, 0.1^2): {name}, MSE {error:.2g}")
+    return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*said, *reasons])
 
 
 def self_checks(
     arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
 ) -> list[Check]:
     """Return the checks of one arm."""
-    name = arm.models.program.arm
+    name = arm.models.arm
     ledger = arm.grid.ledger
     parts = setting.data.parts
     everyone = [
@@ -67,7 +67,8 @@ def self_checks(
     charged = ledger.total("serve", "uplink_bytes")
     finite = all(
         np.isfinite(value).all()
-        for value in (tensor.numpy() for tensor in arm.server.parameters.values())
+        for tier in arm.server.tiers
+        for value in (tensor.numpy() for tensor in tier.parameters.values())
     )
     floor_passed, floor_detail = _floor_check(attacked)
     in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)

@@ -1,6 +1,7 @@
-"""What one arm's front-end costs on every device of the fleet, in virtual time and energy."""
+"""What an arm's front-ends cost on every device of the fleet, in virtual time and energy."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from testbed.fleet.cost_model import (
     serving_feasibility,
     training_feasibility,
     training_parts_ms,
+    training_step_ms,
 )
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.links import radio_energy_mj, transfer_ms
@@ -23,55 +25,111 @@ from testbed.fleet.sampling import Fleet
 
 
 @dataclass(frozen=True)
-class DeviceCosts:
-    """Costs of one front-end for a fleet.
+class TierCosts:
+    """One tier's front-end on every device of the fleet, in the tier or not.
 
     Attributes
     ----------
     stats : sizes of the front-end for one image.
     jitter : (N,) factor on a device's compute time, drawn once per device and network.
-    training_feasible, serving_feasible : (N,) whether the front-end fits the device's memory.
+    training_feasible, serving_feasible : (N,) whether it fits the device's memory.
+    adversary : sizes of what the defence trains beside the front-end, for one image.
     """
 
-    fleet: Fleet
     stats: LayerStats
     jitter: NDArray[np.float64]
     training_feasible: NDArray[np.bool_]
     serving_feasible: NDArray[np.bool_]
+    adversary: LayerStats | None = None
 
     @classmethod
     def of(
-        cls, fleet: Fleet, stats: LayerStats, network: str, batch_size: int, seed: int
-    ) -> "DeviceCosts":
+        cls,
+        fleet: Fleet,
+        stats: LayerStats,
+        network: str,
+        batch_size: int,
+        seed: int,
+        adversary: LayerStats | None = None,
+    ) -> "TierCosts":
         """Compute the costs of the front-end ``network`` for every device."""
         models = fleet.models
-        trains = np.array([training_feasibility(m, stats, batch_size).fits for m in models])
+        trained = _together(stats, adversary) if adversary else stats
+        trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
         jitter = np.array([jitter_factor(seed, index, network) for index in range(len(fleet))])
-        return cls(fleet, stats, jitter, trains[fleet.model_index], serves[fleet.model_index])
+        fits = (trains[fleet.model_index], serves[fleet.model_index])
+        return cls(stats, jitter, *fits, adversary)
+
+
+class DeviceCosts:
+    """Costs of an arm's front-ends for a fleet.
+
+    Parameters
+    ----------
+    tiers : costs of every tier's front-end.
+    tier_of : (N,) the tier of every device; None puts all into the first.
+
+    Attributes
+    ----------
+    training_feasible, serving_feasible : (N,) whether a device's own front-end fits its memory.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tiers: Sequence[TierCosts],
+        tier_of: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.fleet = fleet
+        self.tiers = tuple(tiers)
+        self.tier_of = np.zeros(len(fleet), dtype=np.int64) if tier_of is None else tier_of
+        everyone = np.arange(len(fleet))
+        self.training_feasible: NDArray[np.bool_] = np.stack(
+            [tier.training_feasible for tier in self.tiers]
+        )[self.tier_of, everyone]
+        self.serving_feasible: NDArray[np.bool_] = np.stack(
+            [tier.serving_feasible for tier in self.tiers]
+        )[self.tier_of, everyone]
 
     @property
     def devices(self) -> int:
         """Return the size of the fleet."""
         return len(self.fleet)
 
-    def compute_ms(self, device: int, message_type: str, images: int) -> float:
-        """Return the virtual milliseconds a device computes for one message."""
+    def compute_ms(
+        self, device: int, message_type: str, images: int, tier: int | None = None
+    ) -> float:
+        """Return the virtual milliseconds a device computes for one message.
+
+        Parameters
+        ----------
+        tier : whose front-end it runs; None its own.
+        """
         if images == 0:
             return 0.0
         model = self.fleet.device(device)
+        costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
         if message_type == protocol.INFER:
-            plain = inference_ms(model, self.stats, images)
+            plain = inference_ms(model, costs.stats, images)
         elif message_type == protocol.FORWARD:
-            plain = training_parts_ms(model, self.stats, images)[0]
+            plain = training_parts_ms(model, costs.stats, images)[0]
         elif message_type == protocol.BACKWARD:
-            plain = training_parts_ms(model, self.stats, images)[1]
+            plain = training_parts_ms(model, costs.stats, images)[1]
+            if costs.adversary:  # once for the front-end's penalty, once for its own loss
+                plain += 2.0 * training_step_ms(model, costs.adversary, images)
         else:
             return 0.0
-        return plain * float(self.jitter[device])
+        return plain * float(costs.jitter[device])
 
     def charge(
-        self, device: int, message_type: str, images: int, delivery: Delivery, luck: Luck
+        self,
+        device: int,
+        message_type: str,
+        images: int,
+        delivery: Delivery,
+        luck: Luck,
+        tier: int | None = None,
     ) -> Charge:
         """Return what one message and its reply cost the device.
 
@@ -81,7 +139,7 @@ class DeviceCosts:
         uplink = float(self.fleet.uplink_mbit_s[device])
         downlink = float(self.fleet.downlink_mbit_s[device])
         rtt_ms = float(self.fleet.rtt_ms[device])
-        compute_ms = self.compute_ms(device, message_type, images)
+        compute_ms = self.compute_ms(device, message_type, images, tier)
         computing = compute_energy_mj(self.fleet.device(device), compute_ms)
         downlink_ms, received = luck.sent(transfer_ms(delivery.downlink_bytes, downlink, rtt_ms))
         uplink_ms, sent = luck.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
@@ -100,3 +158,17 @@ class DeviceCosts:
             downlink_ms,
             None if computing is None or radio is None else computing + radio,
         )
+
+
+def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:
+    """Return the memory that two networks need in a training step, the second fed by the first."""
+    return replace(
+        stats,
+        params=stats.params + adversary.params,
+        saved_activation_elements=(
+            stats.saved_activation_elements + adversary.saved_activation_elements
+        ),
+        peak_activation_elements=max(
+            stats.peak_activation_elements, adversary.peak_activation_elements
+        ),
+    )

@@ -34,16 +34,19 @@ class AttackJob:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one adversary intercepted, on the scorer's side.
+    """What one adversary intercepted from the devices of one tier, on the scorer's side.
 
     Attributes
     ----------
+    holds_weights : whether it has this tier's weights, by grant or from the colluding device.
     items : its intercepts, with the devices and requests that they came from.
     features : what it works on, (N, C, H, W): one release each, or means over several.
     smoothed : smoothed victims appended for the comparison with a floor, or None.
     """
 
     adversary: Adversary
+    tier: int
+    holds_weights: bool
     items: Sequence[Intercept]
     features: FloatArray
     smoothed: SmoothedVictims | None
@@ -73,8 +76,8 @@ def attack_job(
         auxiliary=auxiliary,
         auxiliary_validation=validation,
         intercepts=Intercepts(features, answered),
-        oracle=_oracle(deployed, adversary, draw, backend) if needs.queries else None,
-        query_limit=None if adversary.holds_weights else _limit(adversary),
+        oracle=_oracle(deployed, reading, draw, backend) if needs.queries else None,
+        query_limit=None if reading.holds_weights else _limit(adversary),
         design=deployed.program.front_end if needs.design and knowledge.design else None,
         replays=knowledge.replays,
     )
@@ -89,13 +92,14 @@ def _limit(adversary: Adversary) -> int | None:
 
 
 def _oracle(
-    deployed: DeployedFrontEnd, adversary: Adversary, draw: int, backend: Backend
+    deployed: DeployedFrontEnd, reading: Reading, draw: int, backend: Backend
 ) -> FrontEndOracle:
     """Return the front-end itself where weights are granted, else a way to ask it alone."""
     # Its own random draws: with the scenario's seed an adversary could undo a defence's noise.
     front_end = replace(deployed, program=replace(deployed.program, seed=draw))
-    if adversary.holds_weights:
+    if reading.holds_weights:
         return front_end
+    adversary = reading.adversary
     return backend.open_queries(front_end, adversary.name, _limit(adversary))
 
 

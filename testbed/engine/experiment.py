@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.attacks import attack_arm
 from testbed.engine.backend import Backend
 from testbed.engine.checks import self_checks
+from testbed.engine.cloud_service import settle_service_times
 from testbed.engine.comparisons import compare_arms
-from testbed.engine.costs import DeviceCosts
+from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.folder import (
     COLUMNS,
     Row,
     check_folder,
     open_folder,
     read_arm,
+    recorded_before,
     write_arm,
     write_json,
     write_samples,
@@ -40,7 +43,9 @@ from testbed.engine.models import ArmModels, build_models
 from testbed.engine.positions import devices_read
 from testbed.engine.progress import Progress
 from testbed.engine.reference import reference_rate
+from testbed.engine.release import measure_release
 from testbed.engine.sanity import sanity_checks
+from testbed.engine.second_estimates import second_estimates
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
 from testbed.engine.taps import Tap
@@ -74,6 +79,7 @@ class Experiment:
         self._reference: Row = {}
         self._sanity: list[Row] = []
         self._attack_seconds: list[Row] = []
+        self._second_estimates: list[Row] = []
 
     def run(
         self,
@@ -98,8 +104,12 @@ class Experiment:
         # 1. Everything that can be wrong is checked before anything is written.
         check_folder(self.folder, self.scenario, force, resume)
         with self.progress.phase("load data and fleet"):
+            if resume:
+                self.scenario = recorded_before(self.folder, self.scenario)
             self._setting = setting = read_setting(self.scenario)
             models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
+            self.scenario = settle_service_times(self.scenario, list(models.values()))
+            self._setting = setting = replace(setting, scenario=self.scenario)
         open_folder(self.folder, self.scenario, resume)
         on_open()
         with (
@@ -124,7 +134,8 @@ class Experiment:
                 # 4. What the simulation itself cost.
                 with self.progress.phase("measure the host"):
                     first = models[self.scenario.arms[0].name]
-                    self._reference = reference_rate(first)
+                    self._reference = reference_rate(first.main)
+                    self._second_estimates = second_estimates(setting, list(models.values()))
                     self._measure(backend)
         except KeyboardInterrupt:
             self.progress.stop_requested = lambda: False
@@ -134,11 +145,11 @@ class Experiment:
         return self._write("complete")
 
     def _arm(self, world: World, models: ArmModels) -> None:
-        name = models.program.arm
+        name = models.arm
         arm_folder = self.folder / "checkpoints" / name
         if name in self._finished:
             return
-        world.backend.install(models.program)
+        world.backend.install([tier.program for tier in models.tiers])
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
         restore(arm, arm_folder)
@@ -152,7 +163,8 @@ class Experiment:
             torch_threads(1),
         ):
             leakage = self._leakage(world.setting.data, arm)
-            attacked = attack_arm(world, arm.deployed(), taps, served, models.edge_stats.macs)
+            releases = self._releases(world.setting.data, arm)
+            attacked = attack_arm(world, arm, taps, served)
         devices = device_rows(world, arm, served)
         tables = {
             "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
@@ -160,9 +172,9 @@ class Experiment:
             "requests": served.rows,
             "attacks": attacked.rows,
         }
-        entry = arm_entry(world, arm, served, devices, leakage, attacked.entries)
+        entry = arm_entry(world, arm, served, devices, (leakage, releases), attacked.entries)
         self._attack_seconds += attacked.seconds
-        entry["floor"] = attacked.floor
+        entry["floors"] = attacked.floors
         entry["checks"] = self_checks(arm, served, attacked, world.setting)
         write_arm(arm_folder, entry, tables, attacked.samples)
         self._measure(world.backend)
@@ -188,17 +200,25 @@ class Experiment:
             shard_size=scenario.engine.shard_size,
             online=setting.online(),
             cloud_step_ms=lambda images: training_step_ms(
-                setting.cloud_device, models.cloud_stats, images
+                setting.cloud_device, models.main.cloud_stats, images
             ),
             losses=Losses(scenario.fleet.loss_probability, scenario.seed),
         )
         return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
 
-    def _leakage(self, data: FederatedData, arm: TrainedArm) -> Row:
-        """Measure x against z on the first victims; the truth is known here, to no adversary."""
+    def _leakage(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+        """Measure x against each tier's z on the first victims; no adversary knows the truth."""
         images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
-        features = released_features(arm, images).numpy()
-        return measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+        measured = {}
+        for tier in arm.models.used():
+            features = released_features(arm, images, tier).numpy()
+            measured[tier] = measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+        return measured
+
+    def _releases(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+        """Measure what each tier puts on the wire for the first victims."""
+        images = data.pool.images[data.parts.victims]
+        return {tier: measure_release(arm, tier, images) for tier in arm.models.used()}
 
     def _measure(self, backend: Backend) -> None:
         self._usage = {
@@ -277,6 +297,7 @@ class Experiment:
                 "processes": list(self._usage.values()),
                 "reference_rate": self._reference,
                 "attacks": self._attack_seconds,
+                "second_estimates": self._second_estimates,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),
@@ -286,14 +307,20 @@ class Experiment:
 
 
 def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
-    """Return what an arm's front-end costs on every device of the fleet."""
-    return DeviceCosts.of(
-        setting.fleet,
-        models.edge_stats,
-        models.program.front_end.name,
-        setting.scenario.training.batch_size,
-        setting.scenario.seed,
-    )
+    """Return what an arm's front-ends cost on every device of the fleet."""
+    scenario = setting.scenario
+    tiers = [
+        TierCosts.of(
+            setting.fleet,
+            tier.edge_stats,
+            tier.program.front_end.name,
+            scenario.training.batch_size,
+            scenario.seed,
+            tier.adversary_stats,
+        )
+        for tier in models.tiers
+    ]
+    return DeviceCosts(setting.fleet, tiers, models.tier_of)
 
 
 def default_hosts() -> int:
@@ -315,7 +342,9 @@ def arm_models(setting: Setting, arm: Arm) -> ArmModels:
         tuple(float(value) for value in setting.data.mean),
         tuple(float(value) for value in setting.data.std),
     )
-    return build_models(setting.scenario, arm, pool.image_shape, pool.num_classes, normalisation)
+    return build_models(
+        setting.scenario, arm, setting.fleet, pool.image_shape, pool.num_classes, normalisation
+    )
 
 
 def _data_facts(data: FederatedData) -> Row:

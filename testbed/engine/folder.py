@@ -21,11 +21,12 @@ from testbed.core.scenario import Scenario
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 
-_TEXT = ("arm", "adversary", "attack", "device_class", "model", "link", "status")
+_TEXT = ("arm", "adversary", "attack", "device_class", "tier", "model", "link", "status")
 _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
     *("request", "device", "victim", "label", "answer", "training_images", "requests"),
+    "batch_size",
 )
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -35,8 +36,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
     ),
     "devices": (
-        *("arm", "device", "device_class", "model", "link", "uplink_mbit_s", "downlink_mbit_s"),
-        *("rtt_ms", "ram_mb", "training_images", "training_feasible", "serving_feasible"),
+        *("arm", "device", "device_class", "tier", "model", "link"),
+        *(
+            "uplink_mbit_s",
+            "downlink_mbit_s",
+            "rtt_ms",
+            "ram_mb",
+            "training_images",
+            "training_feasible",
+            "serving_feasible",
+        ),
         *("edge_inference_ms", "participations", "stragglers", "offline", "failed"),
         *("train_uplink_bytes", "train_downlink_bytes", "train_compute_ms", "train_transfer_ms"),
         *("train_energy_mj", "serve_uplink_bytes", "serve_downlink_bytes", "serve_compute_ms"),
@@ -45,12 +54,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "requests": (
         *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
         *("status", "raw", "arrival_s", "compute_ms", "uplink_ms", "wake_ms", "queue_ms"),
-        *("cloud_ms", "downlink_ms", "latency_ms", "energy_mj", "uplink_bytes"),
-        "downlink_bytes",
+        *("cloud_ms", "downlink_ms", "latency_ms", "batch_size", "cloud_share_ms", "energy_mj"),
+        *("wake_tail_mj", "uplink_bytes", "downlink_bytes"),
     ),
     "attacks": (
-        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "label"),
-        *("mse", "psnr_db", "ssim", "reidentified"),
+        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "tier"),
+        *("label", "mse", "psnr_db", "ssim", "reidentified"),
     ),
 }
 
@@ -114,7 +123,7 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
     if not resolved.exists():
         raise UserError(f"{folder}: nothing to resume (no {RESOLVED}); run without --resume")
     before = load_scenario(resolved).model_dump()
-    now = scenario.model_dump()
+    now = recorded_before(folder, scenario).model_dump()
     # Hosts and backend change the wall time and nothing else.
     for tree in (before, now):
         for key in ("backend", "hosts"):
@@ -125,6 +134,16 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
             f"{resolved}: the run to resume has another scenario (differs in: "
             f"{', '.join(changed)}); resume with the same one, or start anew with another --out"
         )
+
+
+def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
+    """Return the scenario with the service times that the run in the folder measured, if it did."""
+    if scenario.serving.cloud_service != "measured":
+        return scenario
+    before = load_scenario(folder / RESOLVED).serving
+    names = ("cloud_service", "recorded_service_ms")
+    update = {name: getattr(before, name) for name in names}
+    return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -112,6 +112,10 @@ class FleetGrid(Grid):
         self._message_count = plain["message_count"]
         self.errors = plain["errors"]
 
+    def charge_radio(self, device: int, energy_mj: float | None) -> None:
+        """Charge a radio's wake-up and tail, which depend on everything the device sends."""
+        self.ledger.charge(device, "serve", Charge(0, 0, 0.0, 0.0, 0.0, energy_mj))
+
     # Flower's Grid -----------------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
@@ -205,9 +209,7 @@ class FleetGrid(Grid):
             device_of(message.metadata.dst_node_id),
             message.metadata.message_type,
         )
-        trains = message_type in TRAINING or message_type == protocol.ENROL
-        feasible = self.costs.training_feasible if trains else self.costs.serving_feasible
-        if not feasible[device] and not _needs_no_front_end(message):
+        if not self._fits(device, message) and not _needs_no_front_end(message):
             return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
         if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
             at_s, draw = self._round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
@@ -221,6 +223,15 @@ class FleetGrid(Grid):
         if message_type == protocol.FORWARD:
             self.ledger.count(device, "offline")
         return Error(protocol.OFFLINE, "the device is offline")
+
+    def _fits(self, device: int, message: Message) -> bool:
+        """Say whether the front-end that the message is about fits the device's memory."""
+        message_type = message.metadata.message_type
+        if message_type in TRAINING:  # perhaps another tier's (server.split_federated)
+            return bool(self.costs.tiers[_tier(message)].training_feasible[device])
+        if message_type == protocol.ENROL:
+            return bool(self.costs.training_feasible[device])
+        return bool(self.costs.serving_feasible[device])
 
     def _dispatch(self, messages: list[Message]) -> list[Delivery]:
         """Cut the messages into fixed-size shards of devices, and run each on its host."""
@@ -260,7 +271,8 @@ class FleetGrid(Grid):
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
         luck = self._options.losses.of(message, device)
-        charge = self.costs.charge(device, message_type, examples, delivery, luck)
+        tier = _tier(message) if message_type in TRAINING else None
+        charge = self.costs.charge(device, message_type, examples, delivery, luck, tier)
         self.ledger.charge(device, phase, charge)
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
         if failed:
@@ -322,6 +334,16 @@ def _examples(message_type: str, reply: Message) -> int:
     count = metrics[protocol.NUM_EXAMPLES] if metrics and protocol.NUM_EXAMPLES in metrics else 0
     assert isinstance(count, int)
     return count
+
+
+def _tier(message: Message) -> int:
+    """Return whose front-end a training message is about."""
+    config = message.content.config_records.get(protocol.CONFIG)
+    return (
+        int(config_number(message.content, protocol.TIER))
+        if config and protocol.TIER in config
+        else 0
+    )
 
 
 def _is_raw(reply: Message) -> bool:

@@ -107,9 +107,9 @@ class Host:
         self._app: ClientApp | None = None
         self._contexts: dict[int, Context] = {}
 
-    def install(self, program: EdgeProgram) -> None:
-        """Install an arm's program on all devices; earlier state is gone."""
-        self._app = build_client_app(program, self._data, keep_in_memory=True)
+    def install(self, programs: Sequence[EdgeProgram]) -> None:
+        """Install an arm's programs, one per tier, on all devices; earlier state is gone."""
+        self._app = build_client_app(programs, self._data, keep_in_memory=True)
         self._contexts = {}
 
     def _context(self, device: int) -> Context:

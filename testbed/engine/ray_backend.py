@@ -173,9 +173,9 @@ class RayBackend(Backend):
             raise HostError(f"{what} failed: {type(cause).__name__}: {cause}") from None
         return results
 
-    def install(self, program: EdgeProgram) -> None:
+    def install(self, programs: Sequence[EdgeProgram]) -> None:
         """Install an arm's program on every host."""
-        self._get([actor.install.remote(program) for actor in self._actors], "installing")
+        self._get([actor.install.remote(programs) for actor in self._actors], "installing")
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host."""

@@ -10,13 +10,13 @@ import torch
 from clients.program import compute_layout
 from server.cloud import torch_threads
 from testbed.core.seeds import torch_generator
-from testbed.engine.models import ArmModels
+from testbed.engine.models import TierModel
 
 REPEATS = 15
 BATCH = 8
 
 
-def reference_rate(models: ArmModels) -> dict[str, Any]:
+def reference_rate(models: TierModel) -> dict[str, Any]:
     """Measure inference of a front-end on one thread of this host.
 
     Returns

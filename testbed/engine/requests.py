@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from server.serving import Request
 from testbed.core.seeds import generator
+from testbed.engine.cloud_queue import CloudQueue, CloudTimes
 from testbed.engine.grid import RequestCharges
 from testbed.engine.host import device_of, node_of
 from testbed.engine.ledger import Charge
@@ -43,7 +44,9 @@ class Timing:
     ----------
     uplink_ms : sending, with the time that the radio took to wake up.
     wake_ms : that time alone.
-    queue_ms : waiting for the device, for its link and at the cloud, together.
+    queue_ms : waiting for the device, for its link and at the cloud (for a batch to fill, too).
+    cloud_ms : the service of its batch, of ``batch_size`` requests.
+    cloud_share_ms : what of it is on this request's account; they add up to the servers' busy time.
     """
 
     compute_ms: float
@@ -52,6 +55,8 @@ class Timing:
     cloud_ms: float
     downlink_ms: float
     wake_ms: float = 0.0
+    batch_size: int = 1
+    cloud_share_ms: float = 0.0
 
     @property
     def latency_ms(self) -> float:
@@ -62,89 +67,131 @@ class Timing:
 
 @dataclass(frozen=True)
 class ServedTimes:
-    """Timings by request id, and how busy the cloud was over the span it served."""
-
-    timings: dict[int, Timing]
-    cloud_utilisation: float
-
-
-@dataclass(frozen=True)
-class CloudTimes:
-    """What a request takes at the cloud.
+    """Timings by request id, and what the cloud did from its first arrival to its last answer.
 
     Attributes
     ----------
-    answer_ms : the cloud model on one request.
-    front_end_ms : the front-end, for a request that came as a raw image.
-    servers : how many requests are served at once.
+    wake_tail_mj : by request, what its device's radio drew while waking up for it and while staying
+        awake after it, until the next one or until asleep; None: unpublished.
     """
 
-    answer_ms: float
-    front_end_ms: float = 0.0
-    servers: int = 1
+    timings: dict[int, Timing]
+    wake_tail_mj: dict[int, float | None]
+    servers: int
+    batches: int
+    busy_ms: float
+    span_ms: float
 
-    def service_ms(self, charges: RequestCharges) -> float:
-        """Return how long one request keeps a server busy."""
-        return self.answer_ms + (self.front_end_ms if charges.raw else 0.0)
+    @property
+    def cloud_utilisation(self) -> float:
+        """Return the share of the servers' time that they were busy."""
+        available_ms = self.servers * self.span_ms
+        return self.busy_ms / available_ms if available_ms else 0.0
 
 
-COMPUTED, AT_CLOUD, BACK = range(3)  # events of one request, in their order at equal times
+COMPUTED, AT_CLOUD, START, BACK = range(4)  # events, in their order at equal times
 
 
-@dataclass
 class _Stations:
     """The stations that requests go through, and everything that is known of their times."""
 
-    cloud: CloudTimes
-    radio: RadioTimers | None
-    link_free: dict[int, float] = field(default_factory=dict)
-    timings: dict[int, Timing] = field(default_factory=dict)
-    last_ms: float = 0.0
-    busy_ms: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.server_free = [0.0] * self.cloud.servers
-        self.delivered: dict[int, tuple[float, float]] = {}
+    def __init__(
+        self, cloud: CloudTimes, radio: RadioTimers | None, one_way_ms: NDArray[np.float64] | None
+    ) -> None:
+        self.cloud = CloudQueue(cloud)
+        self.radio = radio
+        self.one_way_ms = one_way_ms
+        self.link_free: dict[int, float] = {}
+        self.sent: dict[int, tuple[float, float]] = {}
+        self.timings: dict[int, Timing] = {}
+        self.energy = _RadioEnergy(radio)
 
     def send(self, item: Request, sent: Charge, now_ms: float) -> float:
-        """Send a computed request over its device's link; return when the cloud has it."""
+        """Send a computed request over its device's link; return when the cloud has it.
+
+        The link is busy until the last bit is out: the way to the cloud does not occupy it.
+        """
         device = device_of(item.node)
         starts_ms = max(now_ms, self.link_free.get(device, 0.0))
         wake_ms = self.radio.wake_ms(device, starts_ms / 1000.0) if self.radio else 0.0
         uplink_ms = wake_ms + sent.uplink_ms
-        delivered = self.link_free[device] = starts_ms + uplink_ms
+        delivered = starts_ms + uplink_ms
+        way_ms = 0.0 if self.one_way_ms is None else float(self.one_way_ms[device])
+        out_ms = self.link_free[device] = max(starts_ms + wake_ms, delivered - way_ms)
         self._note_active(device, delivered)
-        waited = delivered - item.arrival_s * 1000.0 - sent.compute_ms - uplink_ms
-        self.delivered[item.request] = (wake_ms, max(0.0, waited))
+        self.energy.sends(device, item.request, starts_ms, wake_ms, out_ms)
+        waited = starts_ms - item.arrival_s * 1000.0 - sent.compute_ms
+        self.sent[item.request] = (wake_ms, max(0.0, waited))
         return delivered
 
-    def serve(self, item: Request, charges: RequestCharges, now_ms: float) -> float:
-        """Serve a request at the cloud; return when its device has the answer."""
-        starts_ms = max(now_ms, heapq.heappop(self.server_free))
-        service_ms = self.cloud.service_ms(charges)
-        heapq.heappush(self.server_free, starts_ms + service_ms)
-        self.last_ms = max(self.last_ms, starts_ms + service_ms)
-        self.busy_ms += service_ms
+    def answered(
+        self, item: Request, charges: RequestCharges, times: tuple[float, float, float, int]
+    ) -> float:
+        """Note what the cloud did with a request; return how long its answer takes back.
+
+        Parameters
+        ----------
+        times : waited, served and its share of that, in ms, and the size of the batch.
+        """
+        queued_ms, service_ms, share_ms, size = times
         sent, answer = charges.features, charges.answer
         assert answer is not None
-        wake_ms, waited_ms = self.delivered.pop(item.request)
+        wake_ms, waited_ms = self.sent.pop(item.request)
         self.timings[item.request] = Timing(
             sent.compute_ms,
             wake_ms + sent.uplink_ms,
-            waited_ms + starts_ms - now_ms,
+            waited_ms + queued_ms,
             service_ms,
             answer.downlink_ms,
             wake_ms,
+            size,
+            share_ms,
         )
-        return starts_ms + service_ms + answer.downlink_ms
+        return answer.downlink_ms
 
     def receive(self, item: Request, now_ms: float) -> None:
         """Note that a device has its answer."""
         self._note_active(device_of(item.node), now_ms)
+        self.energy.receives(device_of(item.node), now_ms)
 
     def _note_active(self, device: int, until_ms: float) -> None:
         if self.radio:
             self.radio.active_until(device, until_ms / 1000.0)
+
+
+@dataclass
+class _RadioEnergy:
+    """What radios draw beside sending and receiving: waking up, and staying awake afterwards."""
+
+    radio: RadioTimers | None
+    mj: dict[int, float] = field(default_factory=dict)
+    _awake: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+    def sends(
+        self, device: int, request: int, starts_ms: float, wake_ms: float, out_ms: float
+    ) -> None:
+        """Note a transmission: wake-up from ``starts_ms`` on, the last bit out at ``out_ms``."""
+        self._tail(device, starts_ms)
+        self.mj[request] = self.radio.wake_mj(device, wake_ms) if self.radio else 0.0
+        self._awake[device] = (out_ms, request)
+
+    def receives(self, device: int, now_ms: float) -> None:
+        """Note an answer: the tail begins anew, on the account of the device's last request."""
+        since_ms, request = self._awake[device]
+        if now_ms > since_ms:
+            self._tail(device, now_ms)
+            self._awake[device] = (now_ms, request)
+
+    def _tail(self, device: int, until_ms: float) -> None:
+        if self.radio and device in self._awake:
+            since_ms, request = self._awake[device]
+            self.mj[request] += self.radio.tail_mj(device, max(0.0, until_ms - since_ms))
+
+    def finish(self) -> dict[int, float | None]:
+        """Let every radio fall asleep; return the energy by request, None where unpublished."""
+        for device in self._awake:
+            self._tail(device, np.inf)
+        return {request: None if np.isnan(mj) else mj for request, mj in self.mj.items()}
 
 
 def time_requests(
@@ -152,6 +199,7 @@ def time_requests(
     charges: dict[int, RequestCharges],
     cloud: CloudTimes,
     radio: RadioTimers | None = None,
+    one_way_ms: NDArray[np.float64] | None = None,
 ) -> ServedTimes:
     """Send the answered requests through three first-come-first-served stations.
 
@@ -162,6 +210,8 @@ def time_requests(
     Parameters
     ----------
     radio : the timers of radios that sleep, all of them asleep at first; None never sleep.
+    one_way_ms : (devices,) the part of every uplink that is on its way and does not occupy the
+        link; None: none.
     """
     by_number = {
         item.request: item
@@ -176,7 +226,7 @@ def time_requests(
         device_free[item.node] = computed
         events.append((computed, COMPUTED, item.request))
     heapq.heapify(events)
-    stations = _Stations(cloud, radio)
+    stations = _Stations(cloud, radio, one_way_ms)
     while events:
         now_ms, event, number = heapq.heappop(events)
         item = by_number[number]
@@ -184,9 +234,30 @@ def time_requests(
             at_cloud = stations.send(item, charges[number].features, now_ms)
             heapq.heappush(events, (at_cloud, AT_CLOUD, number))
         elif event == AT_CLOUD:
-            back_ms = stations.serve(item, charges[number], now_ms)
-            heapq.heappush(events, (back_ms, BACK, number))
+            tier = cloud.tier_of.get(item.node, 0)
+            asks_ms = stations.cloud.arrive(number, tier, charges[number].raw, now_ms)
+            heapq.heappush(events, (asks_ms, START, number))
+        elif event == START:
+            batch, asks_again_ms = stations.cloud.start(now_ms)
+            if batch is None:
+                continue
+            size = len(batch.requests)
+            for member, waited, share in zip(
+                batch.requests, batch.waited_ms, batch.share_ms, strict=True
+            ):
+                times = (waited, batch.service_ms, share, size)
+                back = stations.answered(by_number[member], charges[member], times)
+                heapq.heappush(events, (batch.ends_ms + back, BACK, member))
+            if asks_again_ms is not None:
+                heapq.heappush(events, (asks_again_ms, START, number))
         else:
             stations.receive(item, now_ms)
-    available_ms = cloud.servers * stations.last_ms
-    return ServedTimes(stations.timings, stations.busy_ms / available_ms if available_ms else 0.0)
+    done = stations.cloud
+    return ServedTimes(
+        stations.timings,
+        stations.energy.finish(),
+        cloud.servers,
+        done.batches,
+        done.busy_ms,
+        done.span_ms,
+    )

@@ -1,13 +1,13 @@
 """Scores one attack's reconstructions against the truth, overall and by device class and link."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.adversaries.base import FloatArray, IntArray, Reconstruction
+from testbed.adversaries.base import FloatArray, Inferred, IntArray, Reconstruction
 from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Scenario
 from testbed.privacy.intervals import bootstrap_interval
@@ -36,6 +36,7 @@ class Victims:
     rows: IntArray
     devices: IntArray
     device_classes: Sequence[str]
+    tiers: Sequence[str]
     links: Sequence[str]
     labels: IntArray
     images: FloatArray
@@ -61,7 +62,7 @@ def score_attack(
     scenario: Scenario,
     victims: Victims,
     attack: str,
-    reconstruction: Reconstruction,
+    parts: Mapping[str, Reconstruction],
     judge: Judge | None = None,
     replays: int = 1,
 ) -> ScoredAttack:
@@ -69,11 +70,17 @@ def score_attack(
 
     Parameters
     ----------
+    parts : what the attack made of each tier's features, by tier, in the order of the victims.
     judge : names the class of a reconstruction, where there is one.
     replays : releases of each victim's image that the adversary averaged.
     """
-    table = score(reconstruction.images, victims.images, victims.pool, victims.pool_index)
-    columns = _columns(table, reconstruction, victims, judge)
+    images = np.concatenate([part.images for part in parts.values()])
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    columns = _columns(table, images, victims, judge)
+    tiers = np.array(victims.tiers)
+    # The curve of an attack is that of the tier with most victims; by_tier has all of them.
+    largest = max(parts, key=lambda name: int((tiers == name).sum()))
+    reconstruction = parts[largest]
     everyone = np.ones(len(victims.rows), dtype=bool)
     declared: Any = ATTACKS.entry(attack).factory
     order = np.argsort(table.mse, kind="stable")
@@ -84,7 +91,7 @@ def score_attack(
         "learns_from_intercepts": declared.threat.learns_from_intercepts,
         "threat_model": declared.threat.words(replays),
         "victims": len(victims.rows),
-        "queries": reconstruction.queries,
+        "queries": sum(part.queries for part in parts.values()),
         "scores": _intervals(scenario, columns, everyone),
         "pool_size": table.pool_size,
         "chance_reidentification": 1.0 / table.pool_size,
@@ -96,9 +103,17 @@ def score_attack(
             {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
             for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
         ],
-        "inferred": _inferred(scenario, reconstruction, victims),
+        "inferred": _inferred(scenario, joined_inference(parts), victims),
         "by_device_class": _by("device_class", victims.device_classes, scenario, columns),
         "by_link": _by("link", victims.links, scenario, columns),
+        "by_tier": [
+            {
+                **_by("tier", victims.tiers, scenario, columns, only=name)[0],
+                "best_epoch": part.best_epoch,
+                "curve": [asdict(point) for point in part.curve],
+            }
+            for name, part in parts.items()
+        ],
     }
     rows = [
         {
@@ -106,6 +121,7 @@ def score_attack(
             "victim": int(victims.rows[index]),
             "device": int(victims.devices[index]),
             "device_class": victims.device_classes[index],
+            "tier": victims.tiers[index],
             "label": int(victims.labels[index]),
             "mse": float(table.mse[index]),
             "psnr_db": float(table.psnr_db[index]),
@@ -118,7 +134,7 @@ def score_attack(
 
 
 def _columns(
-    table: ScoreTable, reconstruction: Reconstruction, victims: Victims, judge: Judge | None
+    table: ScoreTable, images: FloatArray, victims: Victims, judge: Judge | None
 ) -> dict[str, Values]:
     """Return one value per victim of every score."""
     columns = {
@@ -129,21 +145,41 @@ def _columns(
         "recognisable": (table.ssim > RECOGNISABLE_SSIM).astype(np.float64),
     }
     if judge is not None:
-        named = judge(reconstruction.images)
+        named = judge(images)
         columns["class_recovered"] = (named == victims.labels).astype(np.float64)
     return columns
 
 
 def _by(
-    key: str, groups: Sequence[str], scenario: Scenario, columns: dict[str, Values]
+    key: str,
+    groups: Sequence[str],
+    scenario: Scenario,
+    columns: dict[str, Values],
+    only: str | None = None,
 ) -> list[Row]:
+    """Return the scores of each group of victims, or of one."""
     names = np.array(groups)
     entries = []
-    for name in sorted(set(groups)):
+    for name in sorted(set(groups)) if only is None else [only]:
         own = names == name
         scores = _intervals(scenario, columns, own)
         entries.append({key: name, "victims": int(own.sum()), **scores})
     return entries
+
+
+def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
+    """Join what was inferred of each tier; companions are sought within a tier."""
+    found, start = [], 0
+    for part in parts.values():
+        if part.inferred is None:
+            return None
+        # Alone in its tier, a victim has no companion: it is taken for its own, which is wrong.
+        alone = np.arange(len(part.images), dtype=np.int64)
+        companions = part.inferred.companions if len(part.inferred.companions) else alone
+        found.append((part.inferred.classes, companions + start))
+        start += len(part.images)
+    classes, companions = zip(*found, strict=True)
+    return Inferred(np.concatenate(classes), np.concatenate(companions))
 
 
 def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[np.bool_]) -> Row:
@@ -157,13 +193,12 @@ def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[n
     }
 
 
-def _inferred(scenario: Scenario, reconstruction: Reconstruction, victims: Victims) -> Row | None:
+def _inferred(scenario: Scenario, said: Inferred | None, victims: Victims) -> Row | None:
     """Score what an attack says of classes and persons; chance is printed beside each."""
-    said = reconstruction.inferred
     if said is None:
         return None
     resamples, count = scenario.evaluation.bootstrap_resamples, len(victims.rows)
-    right = (said.classes[:count] == victims.labels).astype(np.float64)
+    right = (said.classes == victims.labels).astype(np.float64)
     largest = np.bincount(victims.labels).max() / count
     found: Row = {
         "class": bootstrap_interval(right, resamples, scenario.seed).as_dict(),
@@ -172,13 +207,13 @@ def _inferred(scenario: Scenario, reconstruction: Reconstruction, victims: Victi
         "chance_same_person": None,
     }
     persons = victims.persons
-    if persons is not None and count > 1 and len(said.companions) >= count:
+    if persons is not None and count > 1:
         same = persons[:, None] == persons[None, :]
         others = same.sum(axis=1) - 1
         known = others > 0  # nobody can find the companion of somebody pictured once
         if known.any():
-            companions = said.companions[:count]
-            hits = (persons[companions] == persons).astype(np.float64)
+            itself = said.companions == np.arange(count)
+            hits = ((persons[said.companions] == persons) & ~itself).astype(np.float64)
             rate = bootstrap_interval(hits[known], resamples, scenario.seed)
             found["same_person"] = rate.as_dict()
             found["chance_same_person"] = float((others[known] / (count - 1)).mean())

@@ -8,18 +8,21 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+from clients.program import deployable
 from server.cloud import torch_threads
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
+from testbed.engine.cloud_queue import CloudTimes
+from testbed.engine.cloud_service import batch_times
 from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
-from testbed.engine.requests import CloudTimes, ServedTimes, draw_requests, time_requests
-from testbed.engine.training import TrainedArm
+from testbed.engine.requests import ServedTimes, draw_requests, time_requests
+from testbed.engine.training import TrainedArm, node_tiers
 from testbed.engine.world import World
-from testbed.fleet.cost_model import inference_ms
 from testbed.fleet.link_effects import RadioTimers
+from testbed.fleet.queueing import BatchTimes
 
 TIMES = (
     *("compute_ms", "uplink_ms", "wake_ms", "queue_ms", "cloud_ms", "downlink_ms"),
-    "latency_ms",
+    *("latency_ms", "batch_size", "cloud_share_ms"),
 )
 
 
@@ -31,12 +34,14 @@ class ServedArm:
     ----------
     rows : rows of requests.parquet, in the order of arrival.
     answers : predicted class by request id.
+    batch : what the cloud took for a batch.
     """
 
     requests: list[Request]
     answers: dict[int, int]
     times: ServedTimes
     rows: list[dict[str, Any]]
+    batch: BatchTimes
 
 
 def serve(world: World, arm: TrainedArm) -> ServedArm:
@@ -51,8 +56,8 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     )
     serving = Serving(
         arm.cloud,
-        arm.server.parameters,
-        arm.server.statistics,
+        [(deployable(tier.parameters), tier.statistics) for tier in arm.server.tiers],
+        node_tiers(arm.models),
         _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
     )
     answers: dict[int, int] = {}
@@ -64,18 +69,19 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
         answers.update(serving.answer(grid, requests, world.progress.advance))
 
     app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+    batch = batch_times(setting, arm.models)
     times = time_requests(
         requests,
         arm.grid.request_charges,
-        CloudTimes(
-            inference_ms(setting.cloud_device, arm.models.cloud_stats),
-            inference_ms(setting.cloud_device, arm.models.edge_stats),
-            section.cloud_servers,
-        ),
+        CloudTimes(batch, section.cloud_servers, section.batch_window_ms, node_tiers(arm.models)),
         RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
+        setting.fleet.rtt_ms / 2.0,
     )
+    for item in requests:
+        if item.request in times.timings:
+            arm.grid.charge_radio(device_of(item.node), times.wake_tail_mj[item.request])
     rows = [_row(world, arm, item, answers, times) for item in requests]
-    return ServedArm(requests, answers, times, rows)
+    return ServedArm(requests, answers, times, rows, batch)
 
 
 def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
@@ -84,11 +90,12 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
     With the defence's release and the device's own draw: the answer is the one that the device
     would have got. The release hides nothing here, but the cloud model was trained on it.
     """
-    runner = arm.deployed().runner
+    runners = {tier: arm.deployed(tier).runner for tier in arm.models.used()}
+    tier_of = node_tiers(arm.models)
 
     def run(image: Tensor, node: int, request: int) -> Tensor:
         with torch_threads(1), torch.no_grad():  # one thread, as on a device
-            return runner.request_features(image, device_of(node), request)
+            return runners[tier_of[node]].request_features(image, device_of(node), request)
 
     return run
 
@@ -102,7 +109,7 @@ def _row(
     label = int(setting.data.pool.labels[item.image])
     answer = answers.get(item.request, NO_ANSWER)
     row: dict[str, Any] = {
-        "arm": arm.models.program.arm,
+        "arm": arm.models.arm,
         "request": item.request,
         "device": device,
         "device_class": setting.fleet.device_class(device),
@@ -117,10 +124,11 @@ def _row(
     for part in TIMES:
         row[part] = getattr(timing, part) if timing else None
     energy: float | None = None
+    wake_tail_mj = times.wake_tail_mj.get(item.request)
     if charges and charges.answer:
-        parts = (charges.features.energy_mj, charges.answer.energy_mj)
+        parts = (charges.features.energy_mj, charges.answer.energy_mj, wake_tail_mj)
         energy = None if None in parts else sum(part for part in parts if part is not None)
-    row["energy_mj"] = energy
+    row["energy_mj"], row["wake_tail_mj"] = energy, wake_tail_mj
     row["uplink_bytes"] = charges.features.uplink_bytes if charges else 0
     row["downlink_bytes"] = charges.answer.downlink_bytes if charges and charges.answer else 0
     return row

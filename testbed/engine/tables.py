@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 
 from testbed.core import protocol
-from testbed.core.scenario import Component
+from testbed.core.components import Component
 from testbed.engine.ledger import COUNTS
+from testbed.engine.models import TierModel
 from testbed.engine.serving import ServedArm
+from testbed.engine.serving_figures import ServingFigures, mean
 from testbed.engine.training import TrainedArm
 from testbed.engine.world import World
 from testbed.privacy.intervals import bootstrap_interval
 
 Row = dict[str, Any]
+BYTES = {"float32": 4, "int8": 1}
 LATENCY_PARTS = ("compute", "uplink", "queue", "cloud", "downlink")
 
 
@@ -28,9 +31,10 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
     for device in range(costs.devices):
         model, fleet = setting.fleet.device(device), setting.fleet
         row: Row = {
-            "arm": arm.models.program.arm,
+            "arm": arm.models.arm,
             "device": device,
             "device_class": model.device_class,
+            "tier": tier_name(arm, device),
             "model": model.name,
             "link": fleet.link(device).name,
             "uplink_mbit_s": float(fleet.uplink_mbit_s[device]),
@@ -56,30 +60,25 @@ def arm_entry(
     arm: TrainedArm,
     served: ServedArm,
     devices: Sequence[Row],
-    leakage: Row,
+    measured: tuple[dict[int, Row], dict[int, Row]],
     attacks: list[Row],
 ) -> Row:
-    """Return the summary of one arm."""
-    models, program = arm.models, arm.models.program
-    stats = models.edge_stats
-    feature_bytes = 4 * stats.output_elements
+    """Return the summary of one arm.
+
+    Parameters
+    ----------
+    measured : leakage of each tier's features, and what each tier puts on the wire. Where one
+        number stands for the arm, it is that of its main tier.
+    """
+    main, first = arm.models.main, arm.models.used()[0]
+    leakage, releases = measured
     accuracies = [
         row["validation_accuracy"] for row in arm.rounds if row["validation_accuracy"] is not None
     ]
     return {
-        "name": program.arm,
-        "front_end": _described(program.front_end),
-        "defence": _described(program.defence),
-        "cloud_model": models.edge.front_end.cloud_model[0],
-        "edge": {
-            "parameters": stats.params,
-            "macs": stats.macs,
-            "peak_activation_elements": stats.peak_activation_elements,
-            "feature_shape": list(models.edge.front_end.feature_shape),
-            "feature_bytes": feature_bytes,
-            "weight_bytes": 4 * stats.params,
-        },
-        "cloud": {"parameters": models.cloud_stats.params, "macs": models.cloud_stats.macs},
+        "name": arm.models.arm,
+        **_installed(main, releases[first]),
+        "cloud_model": main.edge.front_end.cloud_model[0],
         "accuracy": {
             "test": _accuracy(world, served.rows),
             "final_validation": accuracies[-1] if accuracies else None,
@@ -87,16 +86,76 @@ def arm_entry(
         },
         "training": _training(arm, devices),
         "serving": _serving(world, arm, served),
-        "leakage": leakage,
+        "leakage": leakage[first],
+        "tiers": [_tier_entry(world, arm, tier, served, measured) for tier in arm.models.used()],
         "by_device_class": _by_device_class(world, served, devices),
         "attacks": attacks,
         "errors": sorted(set(arm.grid.errors))[:20],
     }
 
 
+def tier_name(arm: TrainedArm, device: int) -> str:
+    """Return the name of a device's tier."""
+    return arm.models.tiers[int(arm.models.tier_of[device])].program.tier
+
+
+def _installed(tier: TierModel, release: Row) -> Row:
+    """Return what runs on the devices of a tier and in the cloud for them, with its sizes."""
+    stats, program = tier.edge_stats, tier.program
+    width = BYTES[program.precision]
+    return {
+        "front_end": _described(program.front_end),
+        "defence": _described(program.defence),
+        "precision": program.precision,
+        "edge": {
+            "parameters": stats.params,
+            "macs": stats.macs,
+            "peak_activation_elements": stats.peak_activation_elements,
+            "feature_shape": list(tier.edge.front_end.feature_shape),
+            "feature_bytes": release["feature_bytes"],
+            "weight_bytes": width * stats.params,
+        },
+        "cloud": {"parameters": tier.cloud_stats.params, "macs": tier.cloud_stats.macs},
+        "release": release["statistics"],
+    }
+
+
+def _tier_entry(
+    world: World,
+    arm: TrainedArm,
+    tier: int,
+    served: ServedArm,
+    measured: tuple[dict[int, Row], dict[int, Row]],
+) -> Row:
+    leakage, releases = measured
+    members = np.flatnonzero(arm.models.tier_of == tier)
+    own = set(members.tolist())
+    rows = [row for row in served.rows if row["device"] in own]
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
+    costs, fleet = arm.grid.costs, world.setting.fleet
+    return {
+        "tier": arm.models.tiers[tier].program.tier,
+        "devices": len(members),
+        "device_classes": sorted({fleet.device_class(int(device)) for device in members}),
+        **_installed(arm.models.tiers[tier], releases[tier]),
+        "infeasible_training": int((~costs.training_feasible[members]).sum()),
+        "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
+        **figures.of(rows),
+        "accuracy": _accuracy(world, rows),
+        "leakage": leakage[tier],
+    }
+
+
 def _described(component: Component) -> str:
     """Return a component and its options as one line of text."""
-    options = ", ".join(f"{name} {value}" for name, value in component.options.items())
+
+    def plainly(value: Any) -> str:
+        if not isinstance(value, dict):  # anything but a component under this one
+            return str(value)
+        rest = {name: item for name, item in value.items() if name != "name"}
+        return _described(Component(name=value["name"], options=rest))
+
+    options = ", ".join(f"{name} {plainly(value)}" for name, value in component.options.items())
     return f"{component.name} ({options})" if options else component.name
 
 
@@ -142,23 +201,14 @@ def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
 
 def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
     answered = [row for row in served.rows if row["status"] == "answered"]
-    deadline_ms = world.setting.scenario.serving.request_deadline_ms
-    unknown = {row["device"] for row in answered if row["energy_mj"] is None}
-    return {
-        "requests": len(served.rows),
-        "answered": len(answered),
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
+    return figures.of(served.rows) | {
         "offline": _status(served.rows, "offline"),
         "infeasible": _status(served.rows, "infeasible"),
         "failed": _status(served.rows, "failed"),
-        "offloaded_raw": _offloaded_raw(answered),
-        "deadline_misses": sum(1 for row in answered if row["latency_ms"] > deadline_ms),
-        "latency_ms": _percentiles(answered, {"median": 50, "p95": 95, "p99": 99}),
-        "latency_parts_ms": {part: _mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
-        "energy_mj_per_request": _mean(answered, "energy_mj"),
-        "energy_unknown_devices": len(unknown),
-        "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
-        "downlink_bytes_per_request": _mean(answered, "downlink_bytes"),
-        "cloud_utilisation": served.times.cloud_utilisation,
+        "latency_parts_ms": {part: mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
+        "downlink_bytes_per_request": mean(answered, "downlink_bytes"),
+        "cloud": figures.cloud(served.batch, [tier.program.tier for tier in arm.models.tiers]),
     }
 
 
@@ -166,26 +216,9 @@ def _status(rows: Sequence[Row], status: str) -> int:
     return sum(1 for row in rows if row["status"] == status)
 
 
-def _offloaded_raw(answered: Sequence[Row]) -> int:
-    return sum(1 for row in answered if row["raw"])
-
-
-def _mean(rows: Sequence[Row], column: str) -> float | None:
-    """Return the mean over rows where the value is known."""
-    known = [row[column] for row in rows if row[column] is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _percentiles(rows: Sequence[Row], wanted: dict[str, int]) -> Row:
-    latencies = [row["latency_ms"] for row in rows]
-    return {
-        name: float(np.percentile(latencies, percent)) if latencies else None
-        for name, percent in wanted.items()
-    }
-
-
 def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) -> list[Row]:
     entries = []
+    figures = ServingFigures(world.setting.scenario.serving, served.times)
     for name in sorted({row["device_class"] for row in devices}):
         own = [row for row in devices if row["device_class"] == name]
         rows = [row for row in served.rows if row["device_class"] == name]
@@ -196,13 +229,9 @@ def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) ->
                 "devices": len(own),
                 "infeasible_training": _infeasible(own, "training_feasible"),
                 "infeasible_serving": _infeasible(own, "serving_feasible"),
-                "requests": len(rows),
-                "offloaded_raw": _offloaded_raw(answered),
+                **figures.of(rows),
                 "accuracy": _accuracy(world, rows),
-                "latency_ms": _percentiles(answered, {"median": 50, "p95": 95}),
-                "energy_mj_per_request": _mean(answered, "energy_mj"),
-                "edge_compute_ms": _mean(answered, "compute_ms"),
-                "uplink_bytes_per_request": _mean(answered, "uplink_bytes"),
+                "edge_compute_ms": mean(answered, "compute_ms"),
                 "stragglers": _sum(own, "stragglers"),
                 "offline": _sum(own, "offline"),
                 "participations": _sum(own, "participations"),

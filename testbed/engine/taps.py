@@ -7,6 +7,8 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from testbed.core import protocol
+from testbed.core.encoding import decode
+from testbed.core.records import to_tensors
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Tap:
             self.raw_requests.append(int(request.metadata.group_id))
             return
         record = reply.content.array_records.get(protocol.FEATURES)
-        if record is None or protocol.Z not in record:
+        if record is None:
             return
-        features = record[protocol.Z].numpy()[0].astype(np.float32, copy=True)
+        features = decode(to_tensors(record)).numpy()[0]
         self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))

@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
+from clients.program import deployable
 from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
+from server.tiers import Tier
 from testbed.core.registries import STRATEGIES
 from testbed.core.seeds import torch_generator
 from testbed.data.federated import to_unit
 from testbed.engine import checkpoint
 from testbed.engine.grid import FleetGrid
-from testbed.engine.host import RUN_ID, SERVER_NODE
+from testbed.engine.host import RUN_ID, SERVER_NODE, node_of
 from testbed.engine.models import ArmModels
 from testbed.engine.world import World
 
@@ -42,12 +44,13 @@ class TrainedArm:
     models: ArmModels
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
-    def deployed(self) -> DeployedFrontEnd:
-        """Return the front-end as it is now."""
+    def deployed(self, tier: int) -> DeployedFrontEnd:
+        """Return one tier's front-end as it is now."""
+        kept = self.server.tiers[tier]
         return DeployedFrontEnd(
-            self.models.program,
-            {name: value.numpy() for name, value in self.server.parameters.items()},
-            {name: value.numpy() for name, value in self.server.statistics.items()},
+            self.models.tiers[tier].program,
+            {name: value.numpy() for name, value in deployable(kept.parameters).items()},
+            {name: value.numpy() for name, value in kept.statistics.items()},
         )
 
 
@@ -58,15 +61,25 @@ def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
     cloud = Cloud(
         models.cloud, training.cloud_optimiser, scenario.seed, scenario.engine.cloud_threads
     )
-    strategy = STRATEGIES.create(training.strategy.name, training.strategy.options)
-    parameters, statistics = models.edge.initial_weights()
-    server = SplitFederated(training, scenario.seed, cloud, strategy, parameters, statistics)
+    tiers = [
+        Tier(
+            STRATEGIES.create(training.strategy.name, training.strategy.options),
+            *tier.edge.initial_weights(),
+        )
+        for tier in models.tiers
+    ]
+    server = SplitFederated(training, scenario.seed, cloud, tiers, node_tiers(models))
     return TrainedArm(server, cloud, grid, models)
+
+
+def node_tiers(models: ArmModels) -> dict[int, int]:
+    """Return the tier of every Flower node."""
+    return {node_of(device): int(tier) for device, tier in enumerate(models.tier_of)}
 
 
 def train(world: World, arm: TrainedArm) -> None:
     """Run the remaining rounds as a Flower ServerApp, writing checkpoints and reporting."""
-    folder = world.folder / "checkpoints" / arm.models.program.arm
+    folder = world.folder / "checkpoints" / arm.models.arm
     total = arm.server.training.rounds
     world.progress.advance(arm.server.next_round - 1)
 
@@ -105,7 +118,7 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     if due or record.server_round == training.rounds:
         loss, accuracy = evaluate(world, arm)
     row: dict[str, Any] = {
-        "arm": arm.models.program.arm,
+        "arm": arm.models.arm,
         "round": record.server_round,
         "virtual_s": arm.grid.clock_ms / 1000.0,
         "training_loss": record.training_loss,
@@ -124,21 +137,28 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
 
 
 def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
-    """Return cross-entropy and accuracy of the current model on the validation images."""
+    """Return cross-entropy and accuracy of the current model on the validation images.
+
+    Each tier is evaluated on all of them, and counts by its share of the devices.
+    """
     data = world.setting.data
     rows = data.parts.validation
-    features = released_features(arm, data.pool.images[rows])
-    log_probabilities = arm.cloud.answer(features)
     labels = torch.from_numpy(data.pool.labels[rows])
-    loss = functional.nll_loss(log_probabilities, labels)
-    accuracy = (log_probabilities.argmax(dim=1) == labels).float().mean()
-    return float(loss), float(accuracy)
+    losses, accuracies = 0.0, 0.0
+    for tier in arm.models.used():
+        features = released_features(arm, data.pool.images[rows], tier)
+        log_probabilities = arm.cloud.answer(features, tier)
+        share = float((arm.models.tier_of == tier).mean())
+        losses += share * float(functional.nll_loss(log_probabilities, labels))
+        correct = log_probabilities.argmax(dim=1) == labels
+        accuracies += share * float(correct.float().mean())
+    return losses, accuracies
 
 
-def released_features(arm: TrainedArm, images: np.ndarray[Any, Any]) -> Tensor:
-    """Return what the current front-end releases for uint8 images (N, C, H, W)."""
-    runner = arm.deployed().runner
-    rng = torch_generator(arm.models.program.seed, "evaluation")
+def released_features(arm: TrainedArm, images: np.ndarray[Any, Any], tier: int) -> Tensor:
+    """Return what a tier's current front-end releases for uint8 images (N, C, H, W)."""
+    runner = arm.deployed(tier).runner
+    rng = torch_generator(arm.models.tiers[tier].program.seed, "evaluation")
     with torch_threads(arm.cloud.threads), torch.no_grad():
         return torch.cat(
             [
@@ -149,16 +169,18 @@ def released_features(arm: TrainedArm, images: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
-    tensors = {f"front_end.{name}": value for name, value in arm.server.parameters.items()}
-    tensors |= {f"statistics.{name}": value for name, value in arm.server.statistics.items()}
-    tensors |= {f"cloud.{name}": value for name, value in arm.cloud.state().items()}
-    tensors |= checkpoint.strategy_state(arm.server.strategy)
+    tensors = {f"cloud.{name}": value for name, value in arm.cloud.state().items()}
+    for number, tier in enumerate(arm.server.tiers):
+        kept = {f"front_end.{name}": value for name, value in tier.parameters.items()}
+        kept |= {f"statistics.{name}": value for name, value in tier.statistics.items()}
+        kept |= checkpoint.strategy_state(tier.strategy)
+        tensors |= {f"tier.{number}.{name}": value for name, value in kept.items()}
     grid_tensors, grid_state = arm.grid.state()
     tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
     state = {
         "round": server_round,
         "eligible": arm.server.eligible,
-        "aggregated_rounds": arm.server.aggregated_rounds,
+        "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
         "rounds": arm.rounds,
         "grid": grid_state,
     }
@@ -172,23 +194,25 @@ def restore(arm: TrainedArm, folder: Path) -> bool:
         return False
     tensors, state = found
 
-    def below(prefix: str) -> dict[str, Tensor]:
+    def below(prefix: str, within: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             name.removeprefix(prefix): value
-            for name, value in tensors.items()
+            for name, value in within.items()
             if name.startswith(prefix)
         }
 
-    # In the order of the model: the file is sorted by name, and the order of a sum sets its bits.
-    parameters, statistics = below("front_end."), below("statistics.")
-    arm.server.parameters = {name: parameters[name] for name in arm.server.parameters}
-    arm.server.statistics = {name: statistics[name] for name in arm.server.statistics}
-    arm.cloud.load_state(below("cloud."))
-    checkpoint.load_strategy_state(arm.server.strategy, tensors)
-    arm.grid.load_state(below("grid."), state["grid"])
+    for number, tier in enumerate(arm.server.tiers):
+        kept = below(f"tier.{number}.", tensors)
+        # In the order of the model: the file is sorted, and the order of a sum sets its bits.
+        parameters, statistics = below("front_end.", kept), below("statistics.", kept)
+        tier.parameters = {name: parameters[name] for name in tier.parameters}
+        tier.statistics = {name: statistics[name] for name in tier.statistics}
+        checkpoint.load_strategy_state(tier.strategy, kept)
+        tier.aggregated_rounds = state["aggregated_rounds"][number]
+    arm.cloud.load_state(below("cloud.", tensors))
+    arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
     arm.server.eligible = state["eligible"]
-    arm.server.aggregated_rounds = state["aggregated_rounds"]
     arm.server.next_round = state["round"] + 1
-    _LOG.info("continuing %s after round %d", arm.models.program.arm, state["round"])
+    _LOG.info("continuing %s after round %d", arm.models.arm, state["round"])
     return True

@@ -1,12 +1,13 @@
 """What all arms of a run share: data, fleet, availability, hosts and the results folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from testbed.core.errors import UserError
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
-from testbed.core.scenario import Scenario
+from testbed.core.registry import nearest
+from testbed.core.scenario import Assignment, Scenario
 from testbed.data.federated import FederatedData, load_federated_data
 from testbed.engine.auxiliary import ForeignImages, foreign_images
 from testbed.engine.backend import Backend, InlineBackend
@@ -64,7 +65,21 @@ def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
         section.devices_per_access_point,
     )
     cloud = catalogue.device(scenario.serving.cloud_device, "serving.cloud_device")
+    _check_assignments(section.assignments, catalogue)
     return fleet, cloud
+
+
+def _check_assignments(assignments: Sequence[Assignment], catalogue: Catalogue) -> None:
+    """Refuse an assignment to a class or device that the catalogue does not know."""
+    classes = sorted({device.device_class for device in catalogue})
+    known = [*classes, *(device.name for device in catalogue)]
+    for item in assignments:
+        for name in item.devices:
+            if name not in known:
+                raise UserError(
+                    f"fleet.assignments.{item.name}.devices: no device class or device "
+                    f"'{name}'{nearest(name, known)}; classes: {', '.join(classes)}"
+                )
 
 
 def check_components(scenario: Scenario, devices: int) -> None:

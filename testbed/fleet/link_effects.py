@@ -25,10 +25,12 @@ SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
 
 
 class RadioTimers:
-    """When each device's radio was last active, and what waking it costs (24 bytes per device).
+    """When each device's radio was last active, and what waking it costs (40 bytes per device).
 
     A device draws its two wake-up delays once: uniform over the measured round trips of each
-    state, less that of the active state. Devices on other media never sleep.
+    state, less that of the active state. Devices on other media never sleep. A radio that sleeps
+    draws its link's wake-up power for the delay, and its tail power after the last bit until it is
+    dormant or active again (Huang et al. MobiSys 2012, section 5).
     """
 
     def __init__(self, fleet: Fleet, seed: int) -> None:
@@ -39,6 +41,8 @@ class RadioTimers:
         asleep = sleeps[fleet.link_index].astype(np.float64)
         self._drowsy_ms = asleep * (_between(DROWSY_RTT_MS, place) - active)
         self._dormant_ms = asleep * (_between(DORMANT_RTT_MS, place) - active)
+        self._wake_mw = _power_mw(fleet, sleeps, [link.radio_wake_mw for link in fleet.profiles])
+        self._tail_mw = _power_mw(fleet, sleeps, [link.radio_tail_mw for link in fleet.profiles])
         self._active_until_s = np.full(len(fleet), -np.inf)
 
     def wake_ms(self, device: int, at_s: float) -> float:
@@ -50,9 +54,24 @@ class RadioTimers:
         """Note that the radio was sending or receiving until ``until_s``; never moves back."""
         self._active_until_s[device] = max(float(self._active_until_s[device]), until_s)
 
+    def wake_mj(self, device: int, wake_ms: float) -> float:
+        """Return the energy of a wake-up, NaN where the radio's power is unpublished."""
+        return float(self._wake_mw[device]) * wake_ms / 1000.0
+
+    def tail_mj(self, device: int, quiet_ms: float) -> float:
+        """Return the energy of the tail in ``quiet_ms`` without traffic, NaN: unpublished."""
+        return float(self._tail_mw[device]) * min(quiet_ms / 1000.0, DORMANT_AFTER_S)
+
     def delays_ms(self) -> tuple[Floats, Floats]:
         """Return the delays (N,) after a short and after a long idle time."""
         return self._drowsy_ms, self._dormant_ms
+
+
+def _power_mw(fleet: Fleet, sleeps: NDArray[np.bool_], given: list[float | None]) -> Floats:
+    """Return the devices' powers: those of their links, 0 for radios that never sleep."""
+    known = np.array([np.nan if power is None else power for power in given])
+    by_device: Floats = np.where(sleeps, known, 0.0)[fleet.link_index]
+    return by_device
 
 
 def _between(limits: tuple[float, float], place: Floats) -> Floats:

@@ -30,6 +30,8 @@ COLUMNS = (
     "radio_downlink_mw_per_mbit_s",
     "radio_downlink_base_mw",
     "radio_uj_per_byte",
+    "radio_wake_mw",
+    "radio_tail_mw",
     "source_uplink",
     "source_downlink",
     "source_rtt",
@@ -67,7 +69,8 @@ class RadioPower:
 class LinkProfile:
     """One kind of link; None stands for what nobody has published.
 
-    The radio's energy is given either per byte or as a power that grows with the rate.
+    The radio's energy is given either per byte or as a power that grows with the rate; what it
+    draws while it wakes up, and while it stays awake after the last bit, as a power.
     """
 
     name: str
@@ -79,6 +82,8 @@ class LinkProfile:
     radio_uplink: RadioPower | None
     radio_downlink: RadioPower | None
     radio_uj_per_byte: float | None
+    radio_wake_mw: float | None
+    radio_tail_mw: float | None
     source_uplink: str
     source_downlink: str
     source_rtt: str
@@ -145,6 +150,8 @@ def _parse(row: TableRow) -> LinkProfile:
         radio_uplink=_radio(row, "uplink"),
         radio_downlink=_radio(row, "downlink"),
         radio_uj_per_byte=row.optional_not_negative("radio_uj_per_byte"),
+        radio_wake_mw=_sourced(row, "radio_wake_mw"),
+        radio_tail_mw=_sourced(row, "radio_tail_mw"),
         source_uplink=row.text("source_uplink"),
         source_downlink=row.text("source_downlink"),
         source_rtt=row.text("source_rtt"),
@@ -173,6 +180,12 @@ def _radio(row: TableRow, direction: str) -> RadioPower | None:
     return RadioPower(row.not_negative(slope_column), row.not_negative(base_column))
 
 
+def _sourced(row: TableRow, column: str) -> float | None:
+    if row.given(column):
+        row.text("source_radio")
+    return row.optional_not_negative(column)
+
+
 def transfer_ms(nbytes: float, mbit_s: float, rtt_ms: float) -> float:
     """Return the milliseconds until a message sent one way has arrived.
 
@@ -193,7 +206,8 @@ def radio_energy_mj(
 ) -> float | None:
     """Return the millijoules that the device's radio adds for a transfer, None: unpublished.
 
-    Counted while bits flow; a cellular radio's tail after the last bit is not.
+    Counted while bits flow; waking a cellular radio up and its tail after the last bit depend on
+    what the device sends when (``testbed.fleet.link_effects.RadioTimers``).
     """
     if link.radio_uj_per_byte is not None:
         return link.radio_uj_per_byte * (uplink_bytes + downlink_bytes) / 1000.0

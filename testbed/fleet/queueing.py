@@ -93,6 +93,48 @@ def several_servers_starts(arrival_s: Floats, service_s: Floats, servers: int) -
 
 
 @dataclass(frozen=True)
+class BatchTimes:
+    """What a batch takes at the cloud: its requests of each tier run through the model by tier.
+
+    Attributes
+    ----------
+    cloud_s : (T, B) seconds of the cloud model on 1 to B requests of a tier; B is the largest
+        batch. (B,) stands for one tier.
+    front_end_s : (T, B) seconds more for 1 to B raw images among them; None: none come raw.
+    """
+
+    cloud_s: Floats
+    front_end_s: Floats | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cloud_s", np.atleast_2d(self.cloud_s))
+        if self.front_end_s is not None:
+            object.__setattr__(self, "front_end_s", np.atleast_2d(self.front_end_s))
+
+    @property
+    def largest(self) -> int:
+        """Return how many requests fit into a batch."""
+        return int(self.cloud_s.shape[1])
+
+    def answer_s(self, tier: int, count: int) -> float:
+        """Return how long ``count`` requests of a tier take, apart from raw images."""
+        return float(self.cloud_s[tier, count - 1]) if count else 0.0
+
+    def raw_s(self, tier: int, count: int) -> float:
+        """Return how much longer a batch takes for ``count`` raw images of a tier.
+
+        Raises
+        ------
+        ValueError : nobody knows how long the front-end takes.
+        """
+        if not count:
+            return 0.0
+        if self.front_end_s is None:
+            raise ValueError("raw images came, and no time is known for the front-end")
+        return float(self.front_end_s[tier, count - 1])
+
+
+@dataclass(frozen=True)
 class BatchServing:
     """What batching servers did.
 
@@ -110,29 +152,36 @@ class BatchServing:
 
 
 def batched(
-    arrival_s: Floats, batch_service_s: Floats, servers: int = 1, window_s: float = 0.0
+    arrival_s: Floats,
+    times: BatchTimes,
+    servers: int = 1,
+    window_s: float = 0.0,
+    tier: Integers | None = None,
+    raw: NDArray[np.bool_] | None = None,
 ) -> BatchServing:
     """Serve requests in batches.
 
     A free server waits until its batch is full or ``window_s`` has passed since the first request
-    in it arrived, and takes the requests that have arrived by then, at most as many as
-    ``batch_service_s`` has entries. With no window it takes what is there.
+    in it arrived, and takes the requests that have arrived by then, at most ``times.largest``.
+    With no window it takes what is there.
 
     Parameters
     ----------
     arrival_s : (N,) in order.
-    batch_service_s : (B,) seconds that a batch of 1, 2, ..., B requests takes.
     servers : equal servers that share the queue.
     window_s : how long a server waits for a batch to fill.
+    tier : (N,) the requests' tiers; None: all in the first.
+    raw : (N,) which requests are raw images; None: none.
     """
-    largest = len(batch_service_s)
+    largest = times.largest
     if largest == 1:
-        service = np.full(len(arrival_s), float(batch_service_s[0]))
+        service = _single_service_s(len(arrival_s), times, tier, raw)
         starts = several_servers_starts(arrival_s, service, servers)
         return BatchServing(starts, service, len(arrival_s), float(service.sum()))
-    arrivals, durations = arrival_s.tolist(), batch_service_s.tolist()
+    arrivals = arrival_s.tolist()
+    parts = _parts(len(arrivals), times, tier, raw)
     free_at = [0.0] * servers
-    starts_of_batches, sizes = [], []
+    starts_of_batches, sizes, service_of_batches = [], [], []
     first, count = 0, len(arrivals)
     while first < count:
         ready = arrivals[first] + window_s
@@ -142,15 +191,62 @@ def batched(
         start = max(free_at[0], ready, arrivals[first])
         after = bisect_right(arrivals, start, first, min(first + largest, count))
         after = max(after, first + 1)
-        heapq.heapreplace(free_at, start + durations[after - first - 1])
+        service_s = 0.0
+        for seconds, before in parts:
+            service_s += seconds[before[after] - before[first] if before else after - first]
+        heapq.heapreplace(free_at, start + service_s)
         starts_of_batches.append(start)
+        service_of_batches.append(service_s)
         sizes.append(after - first)
         first = after
     each = np.asarray(sizes, dtype=np.int64)
-    service_of_batches = batch_service_s[each - 1] if len(each) else np.zeros(0)
     return BatchServing(
         np.repeat(np.asarray(starts_of_batches, dtype=np.float64), each),
-        np.repeat(service_of_batches, each),
+        np.repeat(np.asarray(service_of_batches, dtype=np.float64), each),
         len(each),
-        float(service_of_batches.sum()),
+        float(sum(service_of_batches)),
     )
+
+
+def _single_service_s(
+    count: int, times: BatchTimes, tier: Integers | None, raw: NDArray[np.bool_] | None
+) -> Floats:
+    """Return what every request takes alone."""
+    of = np.zeros(count, dtype=np.int64) if tier is None else tier
+    service: Floats = times.cloud_s[of, 0]
+    if raw is not None and raw.any():
+        assert times.front_end_s is not None
+        service = service + np.where(raw, times.front_end_s[of, 0], 0.0)
+    return service
+
+
+Part = tuple[list[float], list[int] | None]
+"""Seconds by the number of a batch's requests that count, from 0 on, and how many of these come
+before each request and after the last; None: all count."""
+
+
+def _parts(
+    count: int, times: BatchTimes, tier: Integers | None, raw: NDArray[np.bool_] | None
+) -> list[Part]:
+    """Return what a batch's time is the sum of: by tier, the requests and the raw images."""
+    parts: list[Part] = []
+    for number in range(len(times.cloud_s)):
+        own = None if tier is None else tier == number
+        alone = own is None or own.all()
+        if alone or (own is not None and own.any()):
+            seconds = [0.0, *times.cloud_s[number].tolist()]
+            parts.append((seconds, None if alone or own is None else _before(own)))
+        own_raw = raw if own is None or raw is None else own & raw
+        if own_raw is not None and own_raw.any():
+            assert times.front_end_s is not None
+            parts.append(([0.0, *times.front_end_s[number].tolist()], _before(own_raw)))
+        if tier is None:
+            break
+    return parts
+
+
+def _before(counted: NDArray[np.bool_]) -> list[int]:
+    before = np.zeros(len(counted) + 1, dtype=np.int64)
+    np.cumsum(counted, out=before[1:])
+    listed: list[int] = before.tolist()
+    return listed

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import seeds
+from testbed.fleet.cloud_price import CloudCost, cost_per_1000
 from testbed.fleet.link_effects import wake_ms
-from testbed.fleet.queueing import Floats, batched, grouped_single_server_starts
+from testbed.fleet.queueing import BatchTimes, Floats, batched, grouped_single_server_starts
 from testbed.fleet.table import read_table
 
 Devices = NDArray[np.int64]
@@ -75,11 +76,14 @@ class DeviceTimes:
 
     Attributes
     ----------
-    compute_s : the front-end on the device.
-    uplink_s, downlink_s : serialisation of features and answer.
+    compute_s : the front-end on the device; 0 where it sends raw images.
+    uplink_s, downlink_s : serialisation of features or image, and of the answer.
     one_way_s : half a round trip, each way.
     drowsy_s, dormant_s : what waking the radio takes after a short and a long idle time; None for
         radios that never sleep (see ``testbed.fleet.link_effects``).
+    tier : which front-end each device runs, and thereby its way through the cloud model; None: all
+        the same.
+    raw : devices that send raw images, for the cloud to run both halves; None: none.
     """
 
     compute_s: Floats
@@ -88,6 +92,8 @@ class DeviceTimes:
     one_way_s: Floats
     drowsy_s: Floats | None = None
     dormant_s: Floats | None = None
+    tier: NDArray[np.int64] | None = None
+    raw: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,16 +102,16 @@ class Cloud:
 
     Attributes
     ----------
-    batch_service_s : (B,) seconds that a batch of 1 to B requests takes, as measured or modelled.
+    batch : seconds that a batch takes, as modelled or measured.
     servers : how many.
-    window_s : how long a server waits for a batch to fill.
-    price_per_server_hour : in any currency; None leaves the cost out.
+    window_s : how long a batch waits to fill, from its first request on.
+    usd_per_hour : price of one server; None leaves the cost out.
     """
 
-    batch_service_s: Floats
+    batch: BatchTimes
     servers: int = 1
     window_s: float = 0.0
-    price_per_server_hour: float | None = None
+    usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ class Served:
     uplink_wait_s, wake_s : until the device's uplink is free, and until its radio is awake.
     cloud_wait_s, cloud_s : in the cloud's queue (waiting for a batch included), and in service.
     latency_s : from arrival to answer.
-    batches, utilisation : of the cloud, over the time from the first arrival to the last answer.
+    batches, utilisation : of the cloud, from the first arrival there to its last service's end.
+    span_s : that time.
+    cost_per_1000 : of 1,000 answers, in US dollars.
     """
 
     requests: Requests
@@ -132,7 +140,7 @@ class Served:
     batches: int
     utilisation: float
     span_s: float
-    cost_per_1000: float | None
+    cost_per_1000: CloudCost
 
 
 def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
@@ -142,22 +150,25 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
     started = grouped_single_server_starts(device, requests.arrival_s, compute_s)
     device_wait_s = started - requests.arrival_s
     computed = started + compute_s
-    wake_s = _wake_s(device, computed, times)
+    wake_s = _wake_s(device, computed, times, cloud.batch)
     uplink_s = times.uplink_s[device] + wake_s
     sending = grouped_single_server_starts(device, computed, uplink_s)
     uplink_wait_s = sending - computed
     at_cloud = sending + uplink_s + times.one_way_s[device]
     del started, computed, sending, uplink_s
     order = np.argsort(at_cloud, kind="stable")
-    result = batched(at_cloud[order], cloud.batch_service_s, cloud.servers, cloud.window_s)
+    tier = None if times.tier is None or not times.tier.any() else times.tier[device[order]]
+    raw = None if times.raw is None else times.raw[device[order]]
+    result = batched(at_cloud[order], cloud.batch, cloud.servers, cloud.window_s, tier, raw)
     cloud_wait_s, cloud_s = np.empty_like(at_cloud), np.empty_like(at_cloud)
     cloud_wait_s[order] = result.start_s - at_cloud[order]
     cloud_s[order] = result.service_s
     back_s = times.downlink_s[device] + times.one_way_s[device]
-    latency_s = at_cloud + cloud_wait_s + cloud_s + back_s - requests.arrival_s
-    answered = latency_s + requests.arrival_s
-    span_s = float(answered.max() - requests.arrival_s.min()) if len(requests) else 0.0
+    leaves_s = at_cloud + cloud_wait_s + cloud_s
+    latency_s = leaves_s + back_s - requests.arrival_s
+    span_s = float(leaves_s.max() - at_cloud.min()) if len(requests) else 0.0
     available_s = cloud.servers * span_s
+    idle_ms = (available_s - result.busy_s) * MS / len(requests) if len(requests) else 0.0
     return Served(
         requests,
         device_wait_s,
@@ -170,25 +181,25 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
         result.batches,
         result.busy_s / available_s if available_s else 0.0,
         span_s,
-        _cost_per_1000(cloud, span_s, len(requests)),
+        cost_per_1000(cloud.usd_per_hour, result.busy_s * MS, len(requests), idle_ms),
     )
 
 
-def _wake_s(device: Devices, ready_s: Floats, times: DeviceTimes) -> Floats:
-    """Return how long each message waits for its radio, by the gap to the device's one before."""
+def _wake_s(device: Devices, ready_s: Floats, times: DeviceTimes, batch: BatchTimes) -> Floats:
+    """Return how long each message waits for its radio, by the gap to the device's one before.
+
+    The gap begins with the answer to that one, which is taken to have met no queue.
+    """
     if times.drowsy_s is None or times.dormant_s is None:
         return np.zeros(len(device))
+    tier = np.zeros(len(times.uplink_s), dtype=np.int64) if times.tier is None else times.tier
+    cloud_s = batch.cloud_s[tier, 0]
+    if times.raw is not None and batch.front_end_s is not None:
+        cloud_s = cloud_s + np.where(times.raw, batch.front_end_s[tier, 0], 0.0)
+    answered_s = times.uplink_s + 2.0 * times.one_way_s + times.downlink_s + cloud_s
     idle_s = np.diff(ready_s, prepend=-np.inf)
     idle_s[np.diff(device, prepend=-1) != 0] = np.inf  # a device's first message finds it asleep
-    awake_s = times.uplink_s[device]
-    return wake_ms(idle_s - awake_s, times.drowsy_s[device], times.dormant_s[device])
-
-
-def _cost_per_1000(cloud: Cloud, span_s: float, requests: int) -> float | None:
-    """Return the price of the servers' time for 1,000 answers, idle time included."""
-    if cloud.price_per_server_hour is None or not requests:
-        return None
-    return cloud.price_per_server_hour * cloud.servers * span_s / 3600.0 / requests * 1000.0
+    return wake_ms(idle_s - answered_s[device], times.drowsy_s[device], times.dormant_s[device])
 
 
 @dataclass(frozen=True)

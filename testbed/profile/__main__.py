@@ -36,7 +36,7 @@ from testbed.profile.tables import (
 )
 from testbed.profile.variants import Variant, all_variants
 
-WIDTH_WITHOUT_TERMINAL = 170
+WIDTH_WITHOUT_TERMINAL = 185
 WRITTEN = ("profile.csv", "profile.parquet", "sizes.csv", "latency_stacks.png", "break_even.png")
 MOST_DRAWN = 9
 DETAILED = "siftfunnel_cnn"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from testbed.profile.costs import Crossing, DeviceCost
-from testbed.profile.tables import Saving
+from testbed.profile.tables import PAPERS_CLAIM, Saving, show_ms
 from testbed.report import style
 
 if TYPE_CHECKING:
@@ -41,15 +41,18 @@ def latency_stacks(costs: list[DeviceCost], variants: list[str], link: str) -> "
             panel.barh(places, widths, BAR, left, color=colour, label=label)
             left += widths
         for place, name, total in zip(places, variants, left, strict=True):
-            if not of[device, name].feasible:
-                panel.text(total, place, " does not fit", va="center", fontsize=7.5)
+            unfit = "" if of[device, name].feasible else ", does not fit"
+            panel.text(total, place, f" {show_ms(total)}{unfit}", va="center", fontsize=7.5)
         panel.set_yticks(places, variants if panel in panels[::columns] else [""] * len(variants))
         panel.set_title(device)
         panel.grid(axis="y", visible=False)
-        panel.set_xlim(0, 1.4 * left.max())
+        panel.set_xlim(0, 1.65 * left.max())
+        panel.locator_params(axis="x", nbins=4)
     for panel in panels[len(devices) :]:
         panel.set_visible(False)
-    made.supxlabel(f"ms per request over {link}", fontsize=9)
+    made.supxlabel(
+        f"ms per request over {link} (scales differ; answer: half a round trip)", fontsize=9
+    )
     handles, labels = panels[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside upper center", ncols=len(PARTS))
     return made
@@ -68,8 +71,8 @@ def break_even(costs: list[DeviceCost], variants: list[str], link_mbit_s: float)
     of = {(cost.device, cost.variant): cost for cost in costs}
     made, axes = style.figure(1, 2, 1.1 + 0.27 * len(devices), sharey=True)
     panels = (
-        ("faster_than_whole", "faster than all on device", "above", SLOWEST_MBIT_S),
-        ("faster_than_raw", "faster than the raw image", "below", FASTEST_MBIT_S),
+        ("faster_than_whole", "Faster than all on the device", "above", SLOWEST_MBIT_S),
+        ("faster_than_raw", "Faster than sending the raw image", "below", FASTEST_MBIT_S),
     )
     for panel, (attribute, title, when, always_at) in zip(axes[0], panels, strict=True):
         for index, name in enumerate(variants):
@@ -85,15 +88,22 @@ def break_even(costs: list[DeviceCost], variants: list[str], link_mbit_s: float)
         panel.axvline(link_mbit_s, color=style.INK, linewidth=0.8, linestyle=":")
         panel.set_xscale("log")
         panel.set_xlim(SLOWEST_MBIT_S / 1.5, FASTEST_MBIT_S * 1.5)
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_major_formatter(FuncFormatter(_plain_rate))
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.set_title(f"{title} {when}")
+        panel.set_title(f"{title}\n{when} this uplink rate", fontsize=9.5)
     axes[0][0].set_ylim(-0.6, len(devices) - 0.4)
     axes[0][0].set_yticks(range(len(devices)), list(reversed(devices)))
-    made.supxlabel("uplink Mbit/s (dotted: this link)", fontsize=9)
+    made.supxlabel(
+        "uplink Mbit/s (dotted: this link; no mark: never, or does not fit; at the edge: always)",
+        fontsize=9,
+    )
     handles, labels = axes[0][0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside upper center", ncols=4)
     return made
+
+
+def _plain_rate(mbit_s: float, _: int) -> str:
+    return f"{mbit_s:,.0f}" if mbit_s >= 1.0 else f"{mbit_s:g}"
 
 
 def _mark(found: Crossing | None, when: str, always_at: float) -> float | None:
@@ -106,8 +116,9 @@ def _mark(found: Crossing | None, when: str, always_at: float) -> float | None:
 
 
 def savings_bars(found: list[Saving]) -> "Figure | None":
-    """Draw how many times less the funnel needs than each alternative."""
+    """Draw how many times less the funnel needs than each alternative, on a log axis."""
     from matplotlib.patches import Patch
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     if not found:
         return None
@@ -117,21 +128,34 @@ def savings_bars(found: list[Saving]) -> "Figure | None":
     places = np.arange(len(found))[::-1]
     for panel, heading in zip(axes[0], columns, strict=True):
         values = [_saving(saving, heading) for saving in found]
-        panel.barh(places, values, 0.7, color=[style.colour(names.index(f.variant)) for f in found])
+        lengths = [value - 1.0 if value else 0.0 for value in values]  # bars start at "equal"
+        colours = [style.colour(names.index(saving.variant)) for saving in found]
+        panel.barh(places, lengths, 0.7, 1.0, color=colours)
         for place, value in zip(places, values, strict=True):
-            panel.text(
-                value,
-                place,
-                f" {value:.0f}x" if value >= 10 else f" {value:.2g}x" if value else "",
+            panel.annotate(
+                f"{value:.0f}x" if value >= 10 else f"{value:.2g}x" if value else "sends nothing",
+                (value or 1.0, place),
+                xytext=(3 if value >= 1 or not value else -3, 0),
+                textcoords="offset points",
+                ha="left" if value >= 1 or not value else "right",
                 va="center",
                 fontsize=8,
             )
         panel.axvline(1.0, color=style.INK, linewidth=0.8)
-        panel.set_title(heading)
-        panel.set_xlim(0, 1.3 * max(*values, 1.0))
+        known = [value for value in values if value]
+        panel.set_xscale("log")
+        panel.set_xlim(min(0.5, min(known) / 10), max(2.0, max(known) * 4))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_title("device time, median" if heading == "device time" else heading)
         panel.grid(axis="y", visible=False)
+    axes[0][0].axvline(PAPERS_CLAIM, color=style.INK, linewidth=0.8, linestyle=":")
     axes[0][0].set_yticks(places, [f"{saving.against}" for saving in found])
-    made.supxlabel("times less than the alternative on the left", fontsize=9)
+    made.supxlabel(
+        "times less than the alternative on the left, log scale "
+        "(left of the line: more; dotted: the paper's 20x)",
+        fontsize=9,
+    )
     handles = [Patch(color=style.colour(index), label=name) for index, name in enumerate(names)]
     made.legend(handles=handles, loc="outside upper center", ncols=len(names))
     return made

@@ -12,6 +12,7 @@ from testbed.profile.variants import Variant
 PAPERS_CLAIM = 20.0
 CLAIM_TOLERANCE = 0.06
 FUNNEL = "siftfunnel"
+SERVERS = "server-desktop"
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
     table.add_column("device", style="bold", no_wrap=True)
     table.add_column("class", no_wrap=True)
     for name in variants:
-        table.add_column(name.replace("_", " "), justify="right")  # wraps at spaces only
+        heading = name.replace("_", " ")  # wraps at spaces only
+        longest = max(len(word) for word in heading.split())
+        table.add_column(heading, justify="right", min_width=longest)
     by_device: dict[str, dict[str, DeviceCost]] = {}
     for cost in costs:
         by_device.setdefault(cost.device, {})[cost.variant] = cost
@@ -231,9 +234,11 @@ def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
 
 
 def representatives(devices: list[CatalogueDevice]) -> list[CatalogueDevice]:
-    """Return the first device of every class, with two of the most unlike classes."""
+    """Return the first device of every class, with two of the most unlike classes; no servers."""
     chosen: dict[str, list[CatalogueDevice]] = {}
     for device in devices:
+        if device.device_class == SERVERS:
+            continue
         of_class = chosen.setdefault(device.device_class, [])
         if len(of_class) < (2 if device.device_class in ("mcu", "sbc") else 1):
             of_class.append(device)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
+from testbed.core.encoding import payload_bytes
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.registry import Entry
@@ -54,6 +56,7 @@ class _Release(nn.Module):
     def __init__(self, defence: Defence) -> None:
         super().__init__()
         self.defence = defence
+        self.layers = defence.release_layers
 
     def forward(self, z: Tensor) -> Tensor:
         return self.defence.release(z, torch_generator(0, "profile release"))
@@ -107,27 +110,41 @@ def _with_defences(
     plain = layer_stats(front_end, image_shape)
     free = []
     for defence in DEFENCES:
-        stats = _with_release(plain, defence.name)
+        found = _with_release(plain, defence.name, image_shape, num_classes)
+        if found is None:
+            continue
+        stats, sent = found
         if stats == plain:
             free.append(defence.name)
-        elif stats is not None:
-            sent = FLOAT_BYTES * stats.output_elements
+        else:
             name_of_both = f"{label} + {defence.name}"
             yield Variant(name_of_both, "split", stats, cloud, sent, (defence.name,))
     sent = FLOAT_BYTES * plain.output_elements
     yield Variant(label, "split", plain, cloud, sent, tuple(free), front_end)
 
 
-def _with_release(plain: LayerStats, defence: str) -> LayerStats | None:
-    """Add what a defence computes on the features, None where it needs options of its own."""
+def _with_release(
+    plain: LayerStats, defence: str, image_shape: Shape, num_classes: int
+) -> tuple[LayerStats, int] | None:
+    """Add what a defence computes on the features, and return what it sends in bytes.
+
+    None where it needs options of its own.
+    """
+    channels, height, width = plain.output_shape
     try:
         built = DEFENCES.create(defence, {})
+        built.build(image_shape, (channels, height, width), num_classes)
         if type(built).release is Defence.release:
-            return plain  # it changes the training only
+            return plain, FLOAT_BYTES * plain.output_elements  # it changes the training only
+        rng = torch_generator(0, "profile features")
+        with torch.no_grad():
+            z = torch.randn(1, channels, height, width, generator=rng)
+            released = built.release(z, rng)
+        sent = payload_bytes(built.encode(released))
         release = layer_stats(_Release(built), plain.output_shape)
     except (ValueError, RuntimeError, TypeError):
         return None
-    return replace(
+    both = replace(
         plain,
         macs=plain.macs + release.macs,
         params=plain.params + release.params,
@@ -138,6 +155,7 @@ def _with_release(plain: LayerStats, defence: str) -> LayerStats | None:
         output_elements=release.output_elements,
         output_shape=release.output_shape,
     )
+    return both, sent
 
 
 def alternatives(image_shape: Shape, num_classes: int) -> list[Variant]:

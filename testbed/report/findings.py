@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from testbed.report.schema import ArmResult, AttackResult, Summary
+from testbed.report.schema import ArmResult, AttackResult, Floor, Summary
 
 FEW_VICTIMS = 20
 """Below this many victims an interval is too wide, and too rough, to compare arms by."""
@@ -38,6 +38,15 @@ def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | 
 def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
     """Return the anchors (mean image, class mean) scored on the victims of ``adversary``."""
     return [a for a in arm.attacks if a.is_anchor and a.adversary == adversary]
+
+
+def weakest_floor(arm: ArmResult) -> Floor | None:
+    """Return the floor of the tier that is guaranteed least, or None where none was computed."""
+
+    def guaranteed(floor: Floor) -> float:
+        return 0.0 if floor.reason or not floor.levels else floor.levels[0].mse or 0.0
+
+    return min(arm.floors, key=guaranteed, default=None)
 
 
 def pool_size(attack: AttackResult) -> int | None:

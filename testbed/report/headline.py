@@ -143,7 +143,7 @@ def _cost_rows(arms: list[ArmResult]) -> list[Row]:
         for cell, arm in zip(energy.cells, arms, strict=True)
     ]
     return [
-        group("Cost at the device, per image (simulated)", len(arms)),
+        group("Cost, per image (simulated)", len(arms)),
         _compared(
             "multiply-accumulates", arms, lambda a: a.edge.macs if a.edge else None, numbers.scaled
         ),
@@ -181,7 +181,33 @@ def _cost_rows(arms: list[ArmResult]) -> list[Row]:
                 for cell, note in zip(energy.cells, energy_notes, strict=True)
             ],
         ),
+        *_radio_and_cloud_rows(arms),
     ]
+
+
+def _radio_and_cloud_rows(arms: list[ArmResult]) -> list[Row]:
+    """Return the energy without the radios' tails, where there are any, and the cloud's cost."""
+    served = [arm.serving for arm in arms if arm.serving]
+    rows = []
+    if any(part.work_mj_per_request != part.energy_mj_per_request for part in served):
+        rows.append(
+            _compared(
+                "the same without keeping radios awake",
+                arms,
+                lambda a: a.serving.work_mj_per_request if a.serving else None,
+                numbers.millijoules,
+            )
+        )
+    if any(part.cost_usd_per_1000.busy is not None for part in served):
+        rows.append(
+            _compared(
+                "busy cloud servers, per 1,000 images",
+                arms,
+                lambda a: a.serving.cost_usd_per_1000.busy if a.serving else None,
+                numbers.dollars,
+            )
+        )
+    return rows
 
 
 def _count_rows(arms: list[ArmResult]) -> list[Row]:

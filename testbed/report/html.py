@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from testbed.report import numbers, tables, threats
+from testbed.report import numbers, tables, tables_serving, threats
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
 from testbed.report.findings import adversaries, best_attack
 from testbed.report.folder import Results
@@ -14,6 +14,7 @@ from testbed.report.plots import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
 from testbed.report.strips import comparisons, image_row, pairs, png
 from testbed.report.style import PALETTE
+from testbed.report.tiers import tier_table
 
 
 def render(results: Results, plots: dict[str, bytes]) -> str:
@@ -46,8 +47,12 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "headline": headline_table(results),
         "fleet": tables.fleet_table(results),
         "arms": tables.arm_table(results),
+        "tiers": tier_table(results),
         "adversaries": [adversary_facts(summary, name) for name in adversaries(summary)],
         "classes": [entry for entry in arms_by_class if entry[1] is not None],
+        "serving": tables_serving.serving_table(results),
+        "clouds": [each for each in map(tables_serving.cloud_sentence, results.arms) if each],
+        "second": tables_serving.second_table(results),
         "attacks": tables.attack_table(results),
         "threats": threats.threat_table(results),
         "compared_arms": threats.comparison_table(results),

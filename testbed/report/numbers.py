@@ -70,6 +70,11 @@ def millijoules(value: float | None, absent: str = UNKNOWN) -> str:
     return f"{significant(value * 1e3)}{THIN}µJ" if value else f"0{THIN}mJ"
 
 
+def dollars(value: float | None, absent: str = UNKNOWN) -> str:
+    """Return an amount of US dollars with two figures, however small."""
+    return absent if value is None else f"${significant(value, 2)}"
+
+
 def percent(value: float | None, absent: str = ABSENT) -> str:
     """Return a share as per cent: one decimal, which is three figures at the usual 10 to 99."""
     return absent if value is None else f"{100 * value:.1f}{THIN}%"

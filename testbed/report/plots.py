@@ -109,8 +109,9 @@ PLOTS = (
         "energy",
         "cost",
         "Energy of a request at the device",
-        "Mean energy a device spends on one request; where no power figure is published for a "
-        "device class its energy is unknown, which is not zero.",
+        "Mean energy a device spends on one request, with what a cellular radio draws while waking "
+        "up before and staying awake after it; where no power figure is published for a device "
+        "class its energy is unknown, which is not zero.",
         plots_cost.energy,
     ),
 )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from testbed.report import style
-from testbed.report.findings import anchor_lines, mse, readable
+from testbed.report.findings import anchor_lines, mse, readable, weakest_floor
 from testbed.report.folder import Results
 from testbed.report.schema import ArmResult, AttackResult
 
@@ -39,7 +39,7 @@ def attacks_and_floors(results: Results) -> "Figure | None":
             fontsize=8,
             color=style.MUTED,
         )
-        floor = arm.floor
+        floor = weakest_floor(arm)
         if floor is not None and not floor.reason and floor.levels and floor.levels[0].mse:
             panel.plot([floor.levels[0].mse], [row], "|", color=style.INK, markersize=18)
             panel.annotate(

@@ -14,6 +14,7 @@ from testbed.report.findings import (
 )
 from testbed.report.folder import Results
 from testbed.report.schema import ArmResult, Interval, Serving, Summary
+from testbed.report.tiers import tier_words
 
 CLOUD_POSITION = "at the cloud, which receives every device's features"
 
@@ -81,6 +82,8 @@ def _arm_sentence(arm: ArmResult, first: ArmResult, majority: float | None) -> s
     best = best_attack(arm)
     if best is not None:
         parts.append(_attack_words(arm, first))
+    if tiers := tier_words(arm):
+        parts.append(tiers)
     if not parts:
         return "was not evaluated before the run ended."
     text = parts[0] if len(parts) == 1 else f"{'; '.join(parts[:-1])}; and {parts[-1]}"
@@ -169,7 +172,8 @@ def limits(summary: Summary) -> list[str]:
         "Latency and energy are modelled, not measured on the devices. Median errors to expect "
         "of the compute model: about 16 % on application CPUs, 20 % on GPUs and 14 % on "
         "microcontrollers; single models can be off by far more. Where no power figure is "
-        "published, energy is unknown and left out of means.",
+        "published, energy is unknown and left out of means. What a cellular radio draws while it "
+        "stays awake was measured on a phone of 2012; newer ones may draw less.",
     ]
     channels = summary.data.image_shape[0] if summary.data and summary.data.image_shape else None
     if channels == 3:

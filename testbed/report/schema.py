@@ -1,4 +1,4 @@
-"""The typed form of ``results.json`` and ``host.json`` (docs/results.md, schema version 1).
+"""The typed form of ``results.json`` (docs/results.md, schema version 1).
 
 Every number may be ``None``: unknown, or not reached because the run was interrupted. Keys that
 are not listed here are ignored, so that a newer run of the same schema version stays readable.
@@ -12,6 +12,7 @@ from testbed.report.schema_parts import Count, Name, Number, Part
 from testbed.report.schema_parts import Interval as Interval
 from testbed.report.schema_privacy import ArmComparison as ArmComparison
 from testbed.report.schema_privacy import AttackOnClass as AttackOnClass
+from testbed.report.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.report.schema_privacy import AttackResult as AttackResult
 from testbed.report.schema_privacy import Floor as Floor
 from testbed.report.schema_privacy import Leakage as Leakage
@@ -92,9 +93,19 @@ class Accuracy(Part):
     best_validation: Number = None
 
 
+class ProviderTraining(Part):
+    """Training at the service provider, before anything was deployed."""
+
+    epochs: Count = None
+    deployed_epoch: Count = None
+    images: Count = None
+
+
 class Training(Part):
     """Totals over all rounds; counts are of device-rounds, ``infeasible`` of devices."""
 
+    protocol: str | None = None
+    provider: ProviderTraining | None = None
     rounds: Count = None
     virtual_s: Number = None
     uplink_bytes: Number = None
@@ -126,41 +137,91 @@ class LatencyParts(Part):
     downlink: Number = None
 
 
-class Serving(Part):
-    """The victims' requests."""
+class CloudCost(Part):
+    """US dollars of server time for 1,000 answers: while busy only, and with idle time."""
+
+    busy: Number = None
+    provisioned: Number = None
+
+
+class ServingCloud(Part):
+    """The cloud that answered: its servers and the service times by the size of a batch."""
+
+    device: str = ""
+    servers: Count = None
+    max_batch: Count = None
+    batch_window_ms: Number = None
+    service: str = ""
+    service_ms: dict[str, list[float]] = Field(default={})
+    price_usd_per_hour: Number = None
+    span_s: Number = None
+
+
+class ServedPart(Part):
+    """The requests of the whole fleet, or of one device class."""
 
     requests: Count = None
     answered: Count = None
-    offline: Count = None
-    infeasible: Count = None
+    unanswered: Count = None
     offloaded_raw: Count = None
     deadline_misses: Count = None
-    latency_ms: Latency = Latency()
-    latency_parts_ms: LatencyParts = LatencyParts()
+    deadline_miss_share: Number = None
     energy_mj_per_request: Number = None
+    work_mj_per_request: Number = None
+    wake_tail_mj_per_request: Number = None
     energy_unknown_devices: Count = None
     uplink_bytes_per_request: Number = None
-    downlink_bytes_per_request: Number = None
     cloud_utilisation: Number = None
+    mean_batch: Number = None
+    cost_usd_per_1000: CloudCost = CloudCost()
 
 
-class ArmOnClass(Part):
+class Serving(ServedPart):
+    """The victims' requests."""
+
+    offline: Count = None
+    infeasible: Count = None
+    latency_ms: Latency = Latency()
+    latency_parts_ms: LatencyParts = LatencyParts()
+    downlink_bytes_per_request: Number = None
+    cloud: ServingCloud = ServingCloud()
+
+
+class ArmOnClass(ServedPart):
     """One arm on one device class."""
 
     device_class: str
     devices: Count = None
     infeasible_training: Count = None
     infeasible_serving: Count = None
-    requests: Count = None
-    offloaded_raw: Count = None
     accuracy: Interval | None = None
     latency_ms: Latency | None = None
-    energy_mj_per_request: Number = None
     edge_compute_ms: Number = None
-    uplink_bytes_per_request: Number = None
     stragglers: Count = None
     offline: Count = None
     participations: Count = None
+
+
+class TierResult(Part):
+    """What the devices of one tier run, what it costs them and how well it works."""
+
+    tier: str
+    devices: Count = None
+    device_classes: list[str] = Field(default=[])
+    front_end: str = ""
+    defence: str = ""
+    precision: str = ""
+    edge: Edge | None = None
+    cloud: Cloud | None = None
+    infeasible_training: Count = None
+    infeasible_serving: Count = None
+    requests: Count = None
+    accuracy: Interval | None = None
+    latency_ms: Latency | None = None
+    energy_mj_per_request: Number = None
+    uplink_bytes_per_request: Number = None
+    leakage: Leakage | None = None
+    release: dict[str, Number] = Field(default={})
 
 
 class ArmResult(Part):
@@ -176,7 +237,9 @@ class ArmResult(Part):
     training: Training | None = None
     serving: Serving | None = None
     leakage: Leakage | None = None
-    floor: Floor | None = None
+    tiers: list[TierResult] = Field(default=[])
+    release: dict[str, Number] = Field(default={})
+    floors: list[Floor] = Field(default=[])
     by_device_class: list[ArmOnClass] = Field(default=[])
     attacks: list[AttackResult] = Field(default=[])
 
@@ -201,49 +264,3 @@ class Summary(Part):
     arms: list[ArmResult] = Field(default=[])
     comparisons: list[ArmComparison] = Field(default=[])
     self_checks: list[SelfCheck] = Field(default=[])
-
-
-class Phase(Part):
-    """A stage of the run and the host's wall time it took."""
-
-    name: str
-    wall_s: Number = None
-
-
-class Process(Part):
-    """What one process of the simulation cost."""
-
-    name: str
-    cpu_s: Number = None
-    peak_rss_mb: Number = None
-
-
-class ReferenceRate(Part):
-    """The host's measured rate on a reference front-end."""
-
-    front_end: str = ""
-    images_per_s: Number = None
-    gmac_per_s: Number = None
-
-
-class AttackCost(Part):
-    """What one attack cost the host."""
-
-    arm: str
-    adversary: str
-    attack: str
-    cpu_s: Number = None
-
-
-class HostFacts(Part):
-    """The whole of ``host.json``: what the simulation itself cost."""
-
-    versions: dict[str, str] = Field(default={})
-    cores: Count = None
-    phases: list[Phase] = Field(default=[])
-    total_wall_s: Number = None
-    processes: list[Process] = Field(default=[])
-    reference_rate: ReferenceRate | None = None
-    attacks: list[AttackCost] = Field(default=[])
-    backend: str | None = None
-    hosts: Count = None

@@ -51,6 +51,19 @@ class AttackOnClass(Part):
     reidentification: Interval | None = None
 
 
+class AttackOnTier(Part):
+    """Scores of one attack on the victims of one tier."""
+
+    tier: str
+    victims: Count = None
+    mse: Interval | None = None
+    psnr_db: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+    best_epoch: int | None = None
+    curve: list[CurvePoint] = Field(default=[])
+
+
 class AttackOnLink(Part):
     """Scores of one attack on the victims behind one type of link."""
 
@@ -103,6 +116,7 @@ class AttackResult(Part):
     inferred: Inferred | None = None
     by_link: list[AttackOnLink] = Field(default=[])
     by_device_class: list[AttackOnClass] = Field(default=[])
+    by_tier: list[AttackOnTier] = Field(default=[])
 
 
 class FloorLevel(Part):
@@ -113,8 +127,9 @@ class FloorLevel(Part):
 
 
 class Floor(Part):
-    """What is guaranteed of an arm; ``reason`` says in words why there is nothing."""
+    """What is guaranteed of a tier of an arm; ``reason`` says in words why there is nothing."""
 
+    tier: str = ""
     reason: str = ""
     levels: list[FloorLevel] = Field(default=[])
 

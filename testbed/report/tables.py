@@ -200,6 +200,7 @@ def leakage_table(results: Results) -> Table | None:
                 number(leakage.dcor_v, numbers.significant),
                 number(leakage.mean_abs_feature, numbers.significant),
                 number(leakage.samples, numbers.count),
+                words(_release(arm)),
             ],
         )
         for arm, leakage in measured
@@ -213,6 +214,17 @@ def leakage_table(results: Results) -> Table | None:
             "dCor, V-statistic",
             "mean |z|",
             "samples",
+            "release, by its defence",
         ],
         rows,
     )
+
+
+def _release(arm: ArmResult) -> str:
+    """Return what a defence reports of its release, for instance its signal-to-noise ratio."""
+    facts = [
+        f"{readable(name.removesuffix('_db'))} {numbers.significant(value)}"
+        + (f"{numbers.THIN}dB" if name.endswith("_db") and value is not None else "")
+        for name, value in arm.release.items()
+    ]
+    return ", ".join(facts) or numbers.ABSENT

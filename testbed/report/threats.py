@@ -2,7 +2,7 @@
 
 from testbed.report import numbers
 from testbed.report.cells import Cell, Row, Table, group, number, scored, words
-from testbed.report.findings import best_attack, mse, readable
+from testbed.report.findings import best_attack, mse, readable, weakest_floor
 from testbed.report.folder import Results
 from testbed.report.schema import ArmResult, AttackResult, Interval
 
@@ -50,7 +50,7 @@ def _best_cell(arm: ArmResult, model: str) -> Cell:
 
 
 def _floor_cell(arm: ArmResult) -> Cell:
-    floor = arm.floor
+    floor = weakest_floor(arm)
     if floor is None:
         return words(numbers.ABSENT)
     if floor.reason or not floor.levels:

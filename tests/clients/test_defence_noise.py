@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import make_batch
 
 from clients.defences.bounded_noise import bound_power, signal_to_noise_db
 from testbed.core.registries import DEFENCES
@@ -35,8 +36,9 @@ def test_bounding_has_the_clips_gradients_also_at_zero():
 def test_signal_to_noise_ratio_by_hand():
     # Deviations of +-2 about a mean of 7: power 4; noise power 0.25; 10 log10(16).
     signal = torch.tensor([[5.0], [9.0]])
-    assert signal_to_noise_db(signal, 0.5) == pytest.approx(10 * math.log10(16.0))
-    assert signal_to_noise_db(torch.ones(4, 3), 0.5) == -math.inf
+    assert signal_to_noise_db(signal, 0.25) == pytest.approx(10 * math.log10(16.0))
+    assert signal_to_noise_db(torch.ones(4, 3), 0.25) == -math.inf
+    assert signal_to_noise_db(signal, 0.0) == math.inf
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
@@ -113,7 +115,9 @@ def test_vib_rate_is_the_divergence_of_gaussians():
     encoder = torch.distributions.Normal(z, 0.5)
     prior = torch.distributions.Normal(0.0, 1.0)
     expected = torch.distributions.kl_divergence(encoder, prior).mean()
-    torch.testing.assert_close(defence.penalty(torch.rand(3, 1, 4, 4), z, None), 0.2 * expected)
+    torch.testing.assert_close(
+        defence.penalty(make_batch(torch.rand(3, 1, 4, 4), z)), 0.2 * expected
+    )
 
 
 def test_vib_rate_bounds_the_information_of_a_gaussian_channel():

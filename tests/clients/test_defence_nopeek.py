@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import make_batch
 
 from testbed.core.registries import DEFENCES
 
@@ -30,33 +31,35 @@ def test_penalty_is_alpha_times_the_distance_correlation():
     z = torch.randn(8, 2, 2, 2, dtype=torch.float64)
     expected = slow_distance_correlation(x.flatten(1).tolist(), z.flatten(1).tolist())
     # Within the 1e-5 that keeps the distance of a sample to itself differentiable.
-    plain = DEFENCES.create("nopeek", {"alpha": 3.0}).penalty(x, z, None)
-    squared = DEFENCES.create("nopeek", {"alpha": 3.0, "squared": True}).penalty(x, z, None)
+    plain = DEFENCES.create("nopeek", {"alpha": 3.0}).penalty(make_batch(x, z))
+    squared = DEFENCES.create("nopeek", {"alpha": 3.0, "squared": True}).penalty(make_batch(x, z))
     assert float(plain) == pytest.approx(3.0 * expected, rel=1e-5)
     assert float(squared) == pytest.approx(3.0 * expected**2, rel=1e-5)
 
 
 def test_features_that_are_the_image_cost_the_whole_weight():
     x = torch.rand(16, 1, 4, 4)
-    assert float(DEFENCES.create("nopeek", {"alpha": 2.0}).penalty(x, x, None)) == pytest.approx(
-        2.0, rel=1e-4
-    )
+    assert float(
+        DEFENCES.create("nopeek", {"alpha": 2.0}).penalty(make_batch(x, x))
+    ) == pytest.approx(2.0, rel=1e-4)
 
 
 def test_descending_the_penalty_lowers_the_dependence():
     x = torch.rand(24, 6)
     defence = DEFENCES.create("nopeek", {})
     mix = torch.randn(6, 3).requires_grad_()
-    before = float(defence.penalty(x, torch.relu(x @ mix), None))
+    before = float(defence.penalty(make_batch(x, torch.relu(x @ mix))))
     for _ in range(60):
-        (gradient,) = torch.autograd.grad(defence.penalty(x, torch.relu(x @ mix), None), [mix])
+        (gradient,) = torch.autograd.grad(
+            defence.penalty(make_batch(x, torch.relu(x @ mix))), [mix]
+        )
         mix = (mix - 0.5 * gradient).detach().requires_grad_()
-    assert float(defence.penalty(x, torch.relu(x @ mix), None)) < 0.8 * before
+    assert float(defence.penalty(make_batch(x, torch.relu(x @ mix)))) < 0.8 * before
 
 
 def test_constant_features_cost_nothing_and_have_finite_gradients():
     z = torch.zeros(6, 4, requires_grad=True)
-    penalty = DEFENCES.create("nopeek", {}).penalty(torch.rand(6, 8), z, None)
+    penalty = DEFENCES.create("nopeek", {}).penalty(make_batch(torch.rand(6, 8), z))
     penalty.backward()
     assert float(penalty) == pytest.approx(0.0, abs=1e-3)
     assert torch.isfinite(z.grad).all()

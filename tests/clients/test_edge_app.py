@@ -38,7 +38,7 @@ def weights_of(program):
 
 def run_round(program, data, keep_in_memory, new_process_each_message=False, **extra):
     """Play the server for one device and one round; return all replies' arrays."""
-    app = build_client_app(program, data, keep_in_memory)
+    app = build_client_app([program], data, keep_in_memory)
     here, replies = context(), []
     for step in range(STEPS):
         content = RecordDict({protocol.CONFIG: config(step, **extra)})
@@ -49,7 +49,7 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
         z = reply.content[protocol.FEATURES][protocol.Z].numpy()
         gradient = np.cos(np.arange(z.size, dtype=np.float32)).reshape(z.shape) / z.size
         if new_process_each_message:
-            app = build_client_app(program, data, keep_in_memory)
+            app = build_client_app([program], data, keep_in_memory)
         content = RecordDict(
             {
                 protocol.CONFIG: config(step),
@@ -58,7 +58,7 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
         )
         replies.append(app(Message(content, 1, protocol.BACKWARD), here))
         if new_process_each_message:
-            app = build_client_app(program, data, keep_in_memory)
+            app = build_client_app([program], data, keep_in_memory)
     return [
         {
             f"{key}/{name}": array.numpy()
@@ -96,7 +96,7 @@ def test_the_last_reply_alone_carries_the_front_end(host_data):
 
 def test_inference_runs_the_deployed_weights(host_data):
     program = make_program()
-    app, here = build_client_app(program, host_data), context(2)
+    app, here = build_client_app([program], host_data), context(2)
     deployed = RecordDict(weights_of(program))
     deployed[protocol.CONFIG] = ConfigRecord({protocol.VERSION: "deployed"})
     app(Message(deployed, 3, protocol.DEPLOY), here)
@@ -108,6 +108,6 @@ def test_inference_runs_the_deployed_weights(host_data):
 
 
 def test_enrolment_counts_the_devices_images(host_data):
-    app = build_client_app(make_program(), host_data)
+    app = build_client_app([make_program()], host_data)
     reply = app(Message(RecordDict(), 2, protocol.ENROL), context(1))
     assert reply.content[protocol.METRICS][protocol.NUM_EXAMPLES] == 10

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import make_batch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -163,6 +164,6 @@ def test_output_before_the_funnel_can_be_regularised(name):
     assert not others
     assert torch.equal(output, at_the_time)  # nothing after it writes over it
     defence = DEFENCES.create("siftfunnel", {"regularise": "pre_funnel"})
-    defence.penalty(x, torch.zeros(2, *front_end.feature_shape), output).backward()
+    defence.penalty(make_batch(x, torch.zeros(2, *front_end.feature_shape), output)).backward()
     before = [p for p in layers.parameters() if p.grad is not None and bool(p.grad.any())]
     assert before

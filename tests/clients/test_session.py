@@ -44,7 +44,7 @@ def test_steps_match_torch_optim(host_data, method):
         reference.forward(step)
         graph = reference._graph
         optimiser.zero_grad()
-        graph.released.backward(gradient)
+        graph.batch.released.backward(gradient)
         torch.nn.utils.clip_grad_norm_(leaves, 1.0)
         optimiser.step()
     for name, value in session.parameters.items():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small import make_batch
 
 from clients.defences.siftfunnel import (
     SiftFunnel,
@@ -92,10 +93,10 @@ def test_penalty_is_the_weighted_sum_and_respects_the_place():
         + 0.1 * z.abs().mean()
         + 0.5 * channel_redundancy(z)
     )
-    torch.testing.assert_close(wire.penalty(x, z, pre), expected)
+    torch.testing.assert_close(wire.penalty(make_batch(x, z, pre)), expected)
     before = SiftFunnel(SiftFunnelOptions(regularise="pre_funnel"))
-    assert float(before.penalty(x, z, pre)) == pytest.approx(
-        float(SiftFunnel(SiftFunnelOptions()).penalty(x, pre, None))
+    assert float(before.penalty(make_batch(x, z, pre))) == pytest.approx(
+        float(SiftFunnel(SiftFunnelOptions()).penalty(make_batch(x, pre)))
     )
     with pytest.raises(ValueError, match="pre_funnel"):
-        before.penalty(x, z, None)
+        before.penalty(make_batch(x, z))

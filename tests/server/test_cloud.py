@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from server.cloud import Cloud
+from server.entries import TieredCloudModel
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.scenario import CloudOptimiserSection
 
@@ -14,7 +15,9 @@ def new_cloud(seed=0):
     model = CLOUD_MODELS.create(
         "cnn", {"cut": 2, "width": 8}, feature_shape=(16, 8, 8), num_classes=10
     )
-    return Cloud(model, CloudOptimiserSection(), seed=1, threads=1)
+    return Cloud(
+        TieredCloudModel(model, [(16, 8, 8)], 10), CloudOptimiserSection(), seed=1, threads=1
+    )
 
 
 def batch(size, seed):
@@ -25,7 +28,7 @@ def batch(size, seed):
 
 def test_each_device_gets_the_gradient_of_its_own_mean_loss():
     cloud = new_cloud()
-    cloud.model.layers[-1][2].p = 0.0  # the head's dropout
+    cloud.model.trunk.layers[-1][2].p = 0.0  # the head's dropout
     (z1, t1), (z2, t2) = batch(3, 1), batch(7, 2)
     z = torch.cat([z1, z2]).requires_grad_()
     cloud.model.train()

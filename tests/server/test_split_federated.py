@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from clients.edge import build_client_app
 from server.cloud import Cloud
+from server.entries import TieredCloudModel
 from server.split_federated import SplitFederated
+from server.tiers import Tier
 from testbed.core import protocol
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
@@ -56,9 +58,11 @@ def new_server(program, training, strategy="fedavg", options=None, devices=4):
     for layer in cloud_model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
+    cloud_model = TieredCloudModel(cloud_model, [model.front_end.feature_shape], 10)
     cloud = Cloud(cloud_model, CloudOptimiserSection(), program.seed, threads=1)
     flower = STRATEGIES.create(strategy, options or {})
-    return SplitFederated(training, program.seed, cloud, flower, *model.initial_weights()), model
+    tier = Tier(flower, *model.initial_weights())
+    return SplitFederated(training, program.seed, cloud, [tier]), model
 
 
 PLAIN = EdgeOptimiserSection(learning_rate=0.1, momentum=0.0, clip_norm=None)
@@ -68,7 +72,7 @@ def test_one_device_equals_centralised_training(host_data):
     program = make_program(optimiser=PLAIN)
     training = TrainingSection(rounds=1, cohort_size=1, local_steps=3, batch_size=4)
     server, model = new_server(program, training)
-    app = build_client_app(program, host_data, keep_in_memory=True)
+    app = build_client_app([program], host_data, keep_in_memory=True)
 
     reference, _ = new_server(program, training)
     front_end = model.front_end
@@ -95,7 +99,9 @@ def test_one_device_equals_centralised_training(host_data):
 
     server.train(DirectGrid(app, 1), lambda record: None)
     for name, value in front_end.named_parameters():
-        torch.testing.assert_close(server.parameters[name], value.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            server.tiers[0].parameters[name], value.detach(), rtol=1e-4, atol=1e-5
+        )
     for name, value in cloud.model.state_dict().items():
         torch.testing.assert_close(
             server.cloud.model.state_dict()[name], value, rtol=1e-3, atol=1e-4
@@ -106,7 +112,7 @@ def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **ex
     program = make_program(**extra)
     training = TrainingSection(rounds=rounds, cohort_size=4, local_steps=2, batch_size=4)
     server, _ = new_server(program, training, strategy, options)
-    app = build_client_app(program, host_data, keep_in_memory=True)
+    app = build_client_app([program], host_data, keep_in_memory=True)
     grid = DirectGrid(app, 4, spoil) if spoil else DirectGrid(app, 4)
     records = []
     server.train(grid, records.append)
@@ -129,17 +135,19 @@ def test_strategies_aggregate(host_data, strategy, options):
     server, records, _ = train(host_data, strategy, options)
     start = make_program().build().initial_weights()[0]
     assert [record.participants for record in records] == [4, 4]
-    assert all(torch.isfinite(value).all() for value in server.parameters.values())
-    assert any(not torch.equal(server.parameters[name], start[name]) for name in start)
-    assert all((server.statistics[n] >= 0).all() for n in server.statistics if "var" in n)
+    assert all(torch.isfinite(value).all() for value in server.tiers[0].parameters.values())
+    assert any(not torch.equal(server.tiers[0].parameters[name], start[name]) for name in start)
+    assert all(
+        (server.tiers[0].statistics[n] >= 0).all() for n in server.tiers[0].statistics if "var" in n
+    )
 
 
 def test_strategies_differ(host_data):
     mean, _, _ = train(host_data, "fedavg", rounds=1)
     median, _, _ = train(host_data, "fedmedian", rounds=1)
     assert any(
-        not torch.allclose(mean.parameters[name], median.parameters[name])
-        for name in mean.parameters
+        not torch.allclose(mean.tiers[0].parameters[name], median.tiers[0].parameters[name])
+        for name in mean.tiers[0].parameters
     )
 
 
@@ -152,13 +160,13 @@ def test_fedavg_is_the_mean_of_the_devices(host_data):
         return reply
 
     server, _, _ = train(host_data, spoil=keep, rounds=1)
-    for name, value in server.parameters.items():
+    for name, value in server.tiers[0].parameters.items():
         expected = np.mean([weights[name] for weights in sent], axis=0)
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_pooled_statistics_are_those_of_the_union():
-    from server.split_federated import _pool_statistics
+    from server.tiers import pool_statistics
 
     rng = np.random.default_rng(0)
     parts = [
@@ -180,7 +188,7 @@ def test_pooled_statistics_are_those_of_the_union():
         )
         replies.append(Message(content, 1, protocol.BACKWARD))
     like = {"bn.running_mean": torch.zeros(3), "bn.running_var": torch.zeros(3)}
-    pooled = _pool_statistics(replies, like)
+    pooled = pool_statistics(replies, like)
     union = np.concatenate(parts)
     np.testing.assert_allclose(pooled["bn.running_mean"], union.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(pooled["bn.running_var"], union.var(0), rtol=1e-4)
@@ -212,7 +220,7 @@ def test_broken_updates_are_rejected_and_counted(host_data, key, change):
     server, records, _ = train(host_data, spoil=spoil_device(2, key, change))
     assert [record.participants for record in records] == [3, 3]
     assert [record.rejected for record in records] == [1, 1]
-    assert all(torch.isfinite(value).all() for value in server.parameters.values())
+    assert all(torch.isfinite(value).all() for value in server.tiers[0].parameters.values())
 
 
 def test_a_device_that_stops_answering_is_left_out_for_the_round(host_data):

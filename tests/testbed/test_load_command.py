@@ -19,15 +19,15 @@ def loaded(capsys: Captured, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_every_arm_bears_the_load(capsys: Captured) -> None:
-    arms = loaded(capsys, "--requests-per-s", "20", "--price-per-server-hour", "1.5")
+    arms = loaded(capsys, "--requests-per-s", "20", "--cloud-price-usd-per-hour", "1.5")
     assert arms
     for arm in arms:
         *groups, everybody = arm["classes"]
         assert sum(group["requests"] for group in groups) == everybody["requests"]
         assert everybody["p50_ms"] <= everybody["p95_ms"] <= everybody["p99_ms"]
         assert 0.0 < arm["cloud_utilisation"] < 1.0
-        assert arm["cost_per_1000"] > 0.0
-    again = loaded(capsys, "--requests-per-s", "20", "--price-per-server-hour", "1.5")
+        assert 0.0 < arm["cost_usd_per_1000"]["busy"] < arm["cost_usd_per_1000"]["provisioned"]
+    again = loaded(capsys, "--requests-per-s", "20", "--cloud-price-usd-per-hour", "1.5")
     assert again == arms
 
 
@@ -41,7 +41,7 @@ def test_more_requests_wait_longer(capsys: Captured) -> None:
 
 def test_measured_cloud_and_batches(capsys: Captured) -> None:
     arguments = ("--requests-per-s", "2000", "--max-batch", "4", "--batch-window-ms", "50")
-    arms = loaded(capsys, *arguments, "--measure-cloud")
+    arms = loaded(capsys, *arguments, "--cloud-service", "measured")
     assert all(1.0 < arm["mean_batch"] <= 4.0 for arm in arms)
 
 
@@ -58,9 +58,11 @@ def test_recorded_requests(capsys: Captured, tmp_path: Path) -> None:
     [
         (["--requests-per-s", "-1"], "--requests-per-s: must be at least 0"),
         (["--requests-per-s", "nan"], "--requests-per-s: must be at least 0"),
-        (["--max-batch", "0"], "--max-batch: must be at least 1"),
-        (["--batch-window-ms", "inf"], "--batch-window-ms"),
-        (["--price-per-server-hour", "-2"], "--price-per-server-hour"),
+        (["--max-batch", "0"], "serving.max_batch: input should be greater than or equal to 1"),
+        (["--batch-window-ms", "-1"], "serving.batch_window_ms: input should be"),
+        (["--batch-window-ms", "5"], "batch_window_ms needs a max_batch above 1"),
+        (["--cloud-price-usd-per-hour", "-2"], "serving.cloud_price_usd_per_hour"),
+        (["--cloud-service", "guessed"], "serving.cloud_service: input should be"),
         (["--requests", "nowhere.csv"], "nowhere.csv: cannot read"),
         (["--set", "fleet.sise=3"], "did you mean 'size'?"),
     ],

@@ -27,6 +27,7 @@ FLOWER = {
     "server/split_federated.py",
     "server/serving.py",
     "server/strategies.py",
+    "server/tiers.py",
     "testbed/engine/backend.py",
     "testbed/engine/checkpoint.py",
     "testbed/engine/grid.py",

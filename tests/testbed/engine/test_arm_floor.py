@@ -9,6 +9,7 @@ from small import make_program
 
 from clients.deployed import DeployedFrontEnd
 from testbed.core.loading import validate_scenario
+from testbed.core.registries import DEFENCES
 from testbed.engine.attacks import AttackResults
 from testbed.engine.checks import _floor_check
 from testbed.engine.floors import arm_floor, floor_entry
@@ -73,10 +74,12 @@ def _results(mse, error, reason=""):
         "attack": "ridge",
         "adversary": "spy",
         "replays": 1,
-        "smoothed": {"mse": mse, "standard_error": error, "images": 24},
+        "smoothed": [{"tier": "own", "mse": mse, "standard_error": error, "images": 24}],
     }
-    floor = {"reason": reason, "levels": [{"mse": 0.005, "replays": 1}]}
-    return AttackResults([entry], [], {}, [], floor, [])
+    floor = {"tier": "own", "reason": reason, "levels": [{"mse": 0.005, "replays": 1}]}
+    if reason:
+        entry["smoothed"] = []
+    return AttackResults([entry], [], {}, [], [floor], [])
 
 
 def test_beating_the_floor_fails_the_check():
@@ -86,6 +89,25 @@ def test_beating_the_floor_fails_the_check():
     assert passed
     assert "ridge of spy" in said
     assert _floor_check(_results(0.0, 0.0, "the floor is 0")) == (True, "the floor is 0")
+
+
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_a_defence_with_known_noise_releases_its_signal_plus_that_noise(name):
+    deployed = _deployed(name)
+    noise_std = deployed.runner.defence.equivalent_noise_std()
+    if noise_std is None:
+        return
+    rng = np.random.default_rng(0)
+    images = [rng.random((8, 1, 32, 32), dtype=np.float32) for _ in range(2)]
+    noise = [
+        deployed.query(x, 3) - deployed.runner.signal(torch.from_numpy(x)).detach().numpy()
+        for x in images
+    ]
+    np.testing.assert_allclose(*noise, atol=1e-5)  # whatever the image
+    assert abs(float(noise[0].mean())) < 0.05 * noise_std
+    # Laplace noise of scale b has deviation sqrt(2) b, and tells as much as N(0, b^2).
+    expected = noise_std * (2.0**0.5 if name == "laplace_noise" else 1.0)
+    assert float(noise[0].std()) == pytest.approx(expected, rel=0.05)
 
 
 def test_averaged_intercepts_have_less_noise_by_the_root_of_their_number():

@@ -12,7 +12,7 @@ from testbed.core import protocol
 from testbed.core.records import to_record
 from testbed.core.scenario import FleetSection, MixEntry
 from testbed.engine.backend import InlineBackend
-from testbed.engine.costs import DeviceCosts
+from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.host import device_of, node_of
 from testbed.engine.ledger import Charge, Ledger
@@ -41,14 +41,14 @@ def new_grid(
     fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
     program = make_program()
     stats = layer_stats(program.build().front_end, (1, 32, 32))
-    costs = DeviceCosts.of(fleet, stats, "cnn", 4, seed=0)
+    costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     rng = np.random.default_rng(0)
     backend = InlineBackend(
         rng.integers(0, 256, (60, 1, 32, 32), dtype=np.uint8),
         rng.integers(0, 10, 60),
         [np.arange(10) + 10 * device for device in range(DEVICES)],
     )
-    backend.install(program)
+    backend.install([program])
     options = GridOptions(
         deadline_ms, shard_size, online, lambda images: cloud_ms * images, Losses(loss, seed=3)
     )

@@ -25,7 +25,7 @@ def backend():
 
 
 def test_every_process_listens_on_loopback_only(backend):
-    backend.install(make_program())
+    backend.install([make_program()])
     listening = {
         connection.laddr.ip
         for child in psutil.Process().children(recursive=True)

@@ -7,18 +7,25 @@ from hypothesis import strategies as st
 
 from server.serving import Request
 from testbed.core.scenario import FleetSection
+from testbed.engine.cloud_queue import CloudTimes
 from testbed.engine.grid import RequestCharges
 from testbed.engine.host import node_of
 from testbed.engine.ledger import Charge
-from testbed.engine.requests import CloudTimes, draw_requests, time_requests
+from testbed.engine.requests import draw_requests, time_requests
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.links import load_links
+from testbed.fleet.queueing import BatchTimes
 from testbed.fleet.sampling import sample_fleet
 
 
 def charge(compute_ms=0.0, uplink_ms=0.0, downlink_ms=0.0):
     return Charge(1, 1, compute_ms, uplink_ms, downlink_ms, None)
+
+
+def cloud(answer_ms, servers=1, front_end_ms=1.0):
+    batch = BatchTimes(np.array([answer_ms]) / 1000, np.array([front_end_ms]) / 1000)
+    return CloudTimes(batch, servers)
 
 
 def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, servers, radio=None):
@@ -30,7 +37,7 @@ def served(arrivals_s, nodes, compute_ms, uplink_ms, downlink_ms, cloud_ms, serv
         item.request: RequestCharges(charge(compute_ms, uplink_ms), charge(0, 0, downlink_ms))
         for item in requests
     }
-    return time_requests(requests, charges, CloudTimes(cloud_ms, servers=servers), radio)
+    return time_requests(requests, charges, cloud(cloud_ms, servers), radio)
 
 
 def test_two_requests_of_one_device_by_hand():
@@ -44,7 +51,7 @@ def test_two_requests_of_one_device_by_hand():
 
 def test_unanswered_requests_have_no_time():
     requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(1), 0, 0.0)]
-    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, CloudTimes(1.0))
+    times = time_requests(requests, {0: RequestCharges(charge(1.0))}, cloud(1.0))
     assert times.timings == {}
     assert times.cloud_utilisation == 0.0
 
@@ -131,10 +138,11 @@ def test_raw_requests_keep_the_cloud_busy_for_both_halves():
         0: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0), raw=True),
         1: RequestCharges(charge(0.0, 5.0), charge(0, 0, 2.0)),
     }
-    times = time_requests(requests, charges, CloudTimes(4.0, front_end_ms=6.0))
+    times = time_requests(requests, charges, cloud(4.0, front_end_ms=6.0))
     assert times.timings[0].cloud_ms == 10.0
     assert (times.timings[1].cloud_ms, times.timings[1].queue_ms) == (4.0, 10.0)
-    assert times.cloud_utilisation == pytest.approx(14.0 / 19.0)
+    assert times.cloud_utilisation == pytest.approx(1.0)  # from the first arrival on
+    assert [times.timings[number].cloud_share_ms for number in (0, 1)] == pytest.approx([10.0, 4.0])
 
 
 @settings(max_examples=40, deadline=None)
@@ -157,3 +165,55 @@ def test_slower_stations_never_answer_sooner(asked, compute_ms, uplink_ms, more_
         answered(compute_ms, uplink_ms + more_ms),
     ):
         assert all(b >= a - 1e-6 for a, b in zip(sooner, later, strict=True))
+
+
+def test_links_are_free_again_when_the_last_bit_is_out():
+    requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(0), 0, 0.0)]
+    charges = {n: RequestCharges(charge(0.0, 25.0), charge(0, 0, 2.0)) for n in (0, 1)}
+    # 25 ms are 5 ms of sending and 20 ms on the way; the second follows the first by 5 ms.
+    times = time_requests(requests, charges, cloud(1.0), one_way_ms=np.array([20.0]))
+    assert [times.timings[n].queue_ms for n in (0, 1)] == pytest.approx([0.0, 5.0])
+
+
+def energies(link, arrivals, uplink_ms=10.0, downlink_ms=2.0):
+    requests = [Request(n, node_of(0), 0, at) for n, at in enumerate(arrivals)]
+    charged = {
+        n: RequestCharges(charge(1.0, uplink_ms), charge(0, 0, downlink_ms))
+        for n in range(len(arrivals))
+    }
+    return time_requests(requests, charged, cloud(4.0), radios(link)).wake_tail_mj
+
+
+def test_a_radio_pays_for_waking_up_and_for_its_tail_once():
+    dormant_ms = radios("lte").delays_ms()[1][0]
+    wake_mj, tail_mw = 1210.7 * dormant_ms / 1000, 1060.0
+    # Ten seconds of tail follow the answer; 6 ms pass until it is there.
+    alone = wake_mj + tail_mw * (0.006 + 10.0)
+    assert energies("lte", [0.0])[0] == pytest.approx(alone)
+    apart = energies("lte", [0.0, 60.0])
+    assert [apart[0], apart[1]] == pytest.approx([alone, alone])
+    # Half a second later the radio is awake: the first request's tail ends when the second is sent.
+    gap_s = 0.5
+    second_s = (dormant_ms + 1.0 + 10.0 + 4.0 + 2.0) / 1000 + gap_s
+    both = energies("lte", [0.0, second_s])
+    assert both[0] == pytest.approx(wake_mj + tail_mw * (0.006 + gap_s + 0.001))
+    assert both[1] == pytest.approx(tail_mw * (0.006 + 10.0))
+
+
+def test_other_radios_have_no_tail_and_unpublished_ones_no_figure():
+    assert energies("wifi", [0.0, 5.0]) == {0: 0.0, 1: 0.0}
+    assert energies("5g-low-band", [0.0, 5.0]) == {0: None, 1: None}
+    awake = served([0.0, 5.0], [1, 1], 1.0, 10.0, 2.0, 4.0, 1)  # radio_sleep: false
+    assert awake.wake_tail_mj == {0: 0.0, 1: 0.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.0, 60.0), min_size=1, max_size=12))
+def test_a_radio_is_never_paid_twice_for_the_same_second(arrivals):
+    spent = energies("lte", sorted(arrivals))
+    wakes_mj = len(arrivals) * 1210.7 * radios("lte").delays_ms()[1][0] / 1000
+    end_s = max(arrivals) + 12.0 + 2.0 * len(arrivals)
+    assert min(spent.values()) >= 0.0
+    assert max(spent.values()) > 10_000.0  # the last tail is a whole one
+    assert sum(spent.values()) <= wakes_mj + 1060.0 * end_s
+    assert sum(spent.values()) <= wakes_mj + 1060.0 * 10.1 * len(arrivals)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.fleet.queueing import (
+    BatchTimes,
     batched,
     grouped_single_server_starts,
     several_servers_starts,
@@ -66,7 +67,7 @@ def test_no_requests() -> None:
     assert len(single_server_starts(empty, empty)) == 0
     assert len(grouped_single_server_starts(np.zeros(0, dtype=np.int64), empty, empty)) == 0
     assert len(several_servers_starts(empty, empty, 3)) == 0
-    assert batched(empty, np.array([1.0, 1.5])).batches == 0
+    assert batched(empty, BatchTimes(np.array([1.0, 1.5]))).batches == 0
 
 
 def reference_batches(
@@ -101,7 +102,7 @@ def test_batches_against_the_reference(
     duration = 1.5 + 0.5 * np.arange(largest)
     # a batch of one never waits for company
     window = window if largest > 1 else 0.0
-    found = batched(arrival, duration, servers, window)
+    found = batched(arrival, BatchTimes(duration), servers, window)
     starts, services = reference_batches(arrival, duration, servers, window)
     assert found.start_s.tolist() == starts
     assert found.service_s.tolist() == services
@@ -177,7 +178,7 @@ def test_littles_law() -> None:
 def test_batching_keeps_up_where_single_service_cannot() -> None:
     rng = np.random.default_rng(5)
     arrival = poisson(1.5, rng)  # one at a time would be 1.5 times what the server can do
-    found = batched(arrival, 0.9 + 0.1 * np.arange(1, 17))
+    found = batched(arrival, BatchTimes(0.9 + 0.1 * np.arange(1, 17)))
     assert (found.start_s - arrival).mean() < 5.0
     assert found.busy_s / arrival[-1] < 1.01
     assert MANY / found.batches > 1.5

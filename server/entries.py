@@ -1,0 +1,78 @@
+"""The shared cloud model with one entry per tier, so that unlike front-ends feed the same trunk.
+
+The trunk is the cloud half of the arm's own front-end. A tier whose features have another shape
+gets a small learned entry that brings them to the trunk's: while they are larger, the block that
+this tier's devices leave out (conv 3x3, BN, max-pool 2, ReLU); where they are smaller, nearest
+upsampling; then a 1x1 or 3x3 convolution to the trunk's channels.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from server.cloud_models.base import CloudModel
+from testbed.core.blocks import conv_block
+
+Shape = tuple[int, int, int]
+
+
+def entry(features: Shape, trunk: Shape) -> nn.Module:
+    """Return the layers from one tier's features (C, H, W) to the trunk's input (C', H', W')."""
+    if features == trunk:
+        return nn.Identity()
+    channels, height, width = features
+    layers: list[nn.Module] = []
+    while height >= 2 * trunk[1] and width >= 2 * trunk[2]:
+        layers.append(conv_block(channels, trunk[0]))
+        channels, height, width = trunk[0], height // 2, width // 2
+    if (height, width) != trunk[1:]:
+        layers.append(nn.Upsample(size=trunk[1:], mode="nearest"))
+    if channels != trunk[0] or layers == [] or isinstance(layers[-1], nn.Upsample):
+        kernel = 3 if layers else 1
+        layers += [
+            nn.Conv2d(channels, trunk[0], kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(trunk[0]),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class TieredCloudModel(CloudModel):
+    """One trunk, one entry per tier.
+
+    Parameters
+    ----------
+    trunk : from features of ``shapes[0]`` to class logits (N, K).
+    shapes : (C, H, W) of each tier's features; the first is the arm's own front-end's.
+    """
+
+    def __init__(self, trunk: CloudModel, shapes: Sequence[Shape], num_classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.entries = nn.ModuleList(entry(shape, shapes[0]) for shape in shapes)
+        self.shapes = tuple(shapes)
+        self.num_classes = num_classes
+
+    def enter(self, z: Tensor, tier: int) -> Tensor:
+        """Bring one tier's features (N, *shapes[tier]) to the trunk's input shape."""
+        entered: Tensor = self.entries[tier](z)
+        return entered
+
+    def forward(self, z: Tensor, tier: int = 0) -> Tensor:
+        """Map one tier's features to logits (N, K)."""
+        logits: Tensor = self.trunk(self.enter(z, tier))
+        return logits
+
+
+class TierPath(CloudModel):
+    """One tier's way through the shared model, as a module of its own; measures its sizes."""
+
+    def __init__(self, model: TieredCloudModel, tier: int) -> None:
+        super().__init__()
+        self.entry = model.entries[tier]
+        self.trunk = model.trunk
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map the tier's features to logits (N, K)."""
+        logits: Tensor = self.trunk(self.entry(z))
+        return logits

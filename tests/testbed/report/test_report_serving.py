@@ -1,0 +1,113 @@
+"""What the report says of serving: the cloud, its cost, radios, and both latency estimates."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from html_reader import Page
+from report_fixture import ARMS
+
+from testbed.report.build import build_report
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+PHONE = {
+    "answered": 70,
+    "unanswered": 4,
+    "deadline_miss_share": 0.25,
+    "energy_mj_per_request": 9000.0,
+    "work_mj_per_request": 40.0,
+    "wake_tail_mj_per_request": 8960.0,
+    "energy_unknown_devices": 3,
+    "cloud_utilisation": 0.00041,
+    "mean_batch": 2.5,
+    "cost_usd_per_1000": {"busy": 0.000091, "provisioned": 0.73},
+}
+CLOUD = {
+    "device": "cloud-server",
+    "servers": 2,
+    "max_batch": 4,
+    "batch_window_ms": 20.0,
+    "service": "recorded",
+    "service_ms": {"own": [2.2, 3.7, 5.0, 6.2]},
+    "price_usd_per_hour": 0.68,
+}
+
+
+def served(tree: dict[str, Any]) -> None:
+    for arm in tree["arms"]:
+        arm["serving"] |= {**PHONE, "cloud": CLOUD}
+        for entry in arm["by_device_class"]:
+            if entry["device_class"] == "phone":
+                entry |= PHONE
+                entry["latency_ms"]["p99"] = 1234.0
+
+
+@pytest.fixture
+def page(folder: Path, edit: Edit, without_figures: None) -> Page:
+    edit(served)
+    host = json.loads((folder / "host.json").read_text())
+    host["second_estimates"] = [
+        {
+            "arm": ARMS[0],
+            "device_class": name,
+            "devices": 28 - unknown,
+            "unknown_devices": unknown,
+            "model_ms": model_ms,
+            "second_ms": second_ms,
+            "disagreement": None if second_ms is None else second_ms / model_ms,
+        }
+        for name, unknown, model_ms, second_ms in (
+            ("phone", 2, 0.74, 0.82),
+            ("edge-gpu", 0, 4.72, 0.862),
+            ("phone-gpu", 28, None, None),
+        )
+    ]
+    (folder / "host.json").write_text(json.dumps(host))
+    return Page(build_report(folder).read_text(encoding="utf-8"))
+
+
+def test_serving_by_class_has_the_numbers_of_the_results(page: Page) -> None:
+    cells = [value for _, value in page.row("table-serving", "phone")]
+    assert cells[:2] == [70, 4]
+    assert cells[4:] == [1234.0, 0.25, 9000.0, 8960.0, 0.00041, 2.5, 0.000091, 0.73]
+    texts = [text for text, _ in page.row("table-serving", "phone")]
+    assert texts[-2:] == ["$0.000091", "$0.73"]
+    assert texts[-4] == "0.041\u202f%"
+    assert "all" in [row[0][0] for row in page.tables["table-serving"]]
+
+
+def test_energy_without_the_radio_stands_in_the_comparison(page: Page) -> None:
+    row = page.row("table-headline", "the same without keeping radios awake")
+    assert [value for _, value in row] == [40.0] * len(ARMS)
+    row = page.row("table-headline", "busy cloud servers, per 1,000 images")
+    assert [value for _, value in row] == [0.000091] * len(ARMS)
+
+
+def test_the_cloud_is_described(page: Page) -> None:
+    assert (
+        "undefended: 2 servers (cloud-server), up to 4 requests at a time, waiting 20.0\u202fms "
+        "for a batch; recorded 2.2\u202fms for one, 6.2\u202fms for 4; $0.68 per server and hour"
+    ) in page.text
+
+
+def test_both_estimates_and_their_disagreement(page: Page) -> None:
+    phone = page.row("table-second", "phone")
+    assert [value for _, value in phone] == [26, 0.74, 0.82, pytest.approx(0.82 / 0.74)]
+    board = page.row("table-second", "edge-gpu")
+    assert board[3][0] == "0.18"
+    assert page.text.count("far apart") == 1
+    assert page.row("table-second", "phone-gpu")[2][0] == "–"  # noqa: RUF001
+
+
+def test_results_without_the_new_figures_are_still_shown(folder: Path) -> None:
+    old = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "table-second" not in old.tables
+    assert page_has_no_cost(old)
+
+
+def page_has_no_cost(page: Page) -> bool:
+    labels = [row[0][0] for row in page.tables["table-headline"]]
+    return not any("cloud servers" in label for label in labels)
