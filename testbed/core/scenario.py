@@ -24,6 +24,7 @@ from testbed.core.components import (
     overridden,
 )
 from testbed.core.components import Component as Component
+from testbed.core.provider_section import ProviderSection
 from testbed.core.registry import Registry, nearest
 
 
@@ -168,10 +169,22 @@ class CloudOptimiserSection(Section):
 
 
 class TrainingSection(Section):
-    """Split-federated training: rounds, cohorts, local steps, and who is late."""
+    """Who trains and how: the fleet in rounds, or the provider before it deploys."""
 
-    protocol: Literal["split_federated"] = "split_federated"
-    rounds: Annotated[int, Field(ge=1)] = 10
+    protocol: Literal["split_federated", "provider"] = Field(
+        default="split_federated",
+        description="provider: trained centrally on data of its own, then deployed",
+    )
+    rounds: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="of split_federated; the provider has epochs instead"
+    )
+    provider: ProviderSection = ProviderSection()
+    fine_tune_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="split-federated rounds after the provider's training"
+    )
+    reuse_models: bool = Field(
+        default=True, description="take the provider's models from models/, and keep them there"
+    )
     cohort_size: Annotated[int, Field(ge=1)] = 20
     local_steps: Annotated[int, Field(ge=1)] = 4
     batch_size: Annotated[int, Field(ge=2)] = 10
@@ -188,6 +201,17 @@ class TrainingSection(Section):
     )
     edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
     cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
+
+    @property
+    def fleet_rounds(self) -> int:
+        """Return how many rounds the fleet trains in."""
+        return self.fine_tune_rounds if self.protocol == "provider" else self.rounds
+
+    @model_validator(mode="after")
+    def _fine_tunes_something(self) -> Self:
+        if self.fine_tune_rounds and self.protocol != "provider":
+            raise ValueError("fine_tune_rounds needs 'protocol: provider'; give rounds instead")
+        return self
 
 
 class Arm(Section):
@@ -293,7 +317,7 @@ class Scenario(Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
-        if self.training.cohort_size > self.fleet.size:
+        if self.training.fleet_rounds and self.training.cohort_size > self.fleet.size:
             raise ValueError(
                 f"training.cohort_size ({self.training.cohort_size}) exceeds "
                 f"fleet.size ({self.fleet.size})"

@@ -36,6 +36,7 @@ from testbed.engine.ledger import Ledger
 from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.progress import Progress
+from testbed.engine.provider import train_at_provider
 from testbed.engine.reference import reference_rate
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
@@ -67,6 +68,7 @@ class Experiment:
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
+        self._models: list[Row] = []
         self._reference: Row = {}
 
     def run(
@@ -129,9 +131,13 @@ class Experiment:
         world.backend.install([tier.program for tier in models.tiers])
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
-        restore(arm, arm_folder)
-        with self.progress.phase(f"train {name}", self.scenario.training.rounds):
-            train(world, arm)
+        central = self.scenario.training.protocol == "provider"
+        if not restore(arm, arm_folder) and central:
+            self._models.append(train_at_provider(world, arm))
+        if arm.server.training.rounds:
+            phase = f"{'fine-tune' if central else 'train'} {name}"
+            with self.progress.phase(phase, arm.server.training.rounds):
+                train(world, arm)
         with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
             served = serve(world, arm)
         with (
@@ -258,6 +264,7 @@ class Experiment:
                 "total_wall_s": self.progress.total_s,
                 "processes": list(self._usage.values()),
                 "reference_rate": self._reference,
+                "models": self._models,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),

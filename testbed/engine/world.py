@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.compute import choose_device
 from testbed.core.errors import UserError
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.registry import nearest
@@ -81,8 +82,11 @@ def check_components(scenario: Scenario, devices: int) -> None:
 
     Raises
     ------
-    UserError : a strategy or availability model refuses its options.
+    UserError : a strategy or availability model refuses its options, or this machine cannot train
+        as the provider is asked to.
     """
+    if scenario.training.protocol == "provider":
+        choose_device(scenario.training.provider)
     strategy, availability = scenario.training.strategy, scenario.fleet.availability
     try:
         STRATEGIES.create(strategy.name, strategy.options)

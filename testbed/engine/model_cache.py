@@ -1,0 +1,108 @@
+"""Trained models that several arms, scenarios and runs share: the folder ``models/``.
+
+A model is two files: the weights (safetensors), and a JSON file that says what they are, how their
+training went and what the weights' hash is. The JSON file is written last; an entry without it, or
+one that does not agree with what it says, counts as absent and is trained again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from server.schedule import EpochRecord
+from testbed.engine.folder import write_text
+from testbed.engine.model_key import Facts, key_of
+
+FOLDER_VARIABLE = "TESTBED_MODELS_DIR"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The weights that a provider deploys, and how their training went.
+
+    Attributes
+    ----------
+    weights : ``tier0.<name>``, ..., ``cloud.<name>``.
+    steps : batches trained on.
+    best_epoch : the epoch that the weights are from.
+    """
+
+    weights: dict[str, Tensor]
+    history: Sequence[EpochRecord]
+    steps: int
+    best_epoch: int
+
+
+def models_folder() -> Path:
+    """Return the folder of models: TESTBED_MODELS_DIR, or ``models`` in the working directory."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or "models").expanduser()
+
+
+def load_model(folder: Path, facts: Facts, like: dict[str, Tensor]) -> TrainedModel | None:
+    """Return the model that the facts describe, or None where there is none that can be trusted.
+
+    Parameters
+    ----------
+    like : tensors with the names and shapes that the weights must have.
+    """
+    path = folder / f"{key_of(facts)}.json"
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["model"] != json.loads(json.dumps(facts)):
+            raise ValueError("it describes another model")
+        weights_file = path.with_suffix(".safetensors")
+        if _digest(weights_file) != said["weights_sha256"]:
+            raise ValueError("the weights are not those that were saved")
+        weights = load_file(weights_file)
+        if {name: value.shape for name, value in weights.items()} != {
+            name: value.shape for name, value in like.items()
+        }:
+            raise ValueError("the weights have other names or shapes")
+        history = [EpochRecord(**record) for record in said["history"]]
+        return TrainedModel(weights, history, said["steps"], said["best_epoch"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        _LOG.warning("%s cannot be used (%s); the model is trained again", path, error)
+        return None
+
+
+def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
+    """Keep a model; a folder that cannot be written costs a log line, not the run."""
+    name = key_of(facts)
+    path = folder / f"{name}.safetensors"
+    # Two runs may train the same model at once: each writes its own file, and moves it into place.
+    temporary = folder / f"{name}.{os.getpid()}.part"
+    said: dict[str, Any] = {
+        "model": facts,
+        "epochs": len(model.history),
+        "best_epoch": model.best_epoch,
+        "steps": model.steps,
+        "history": [vars(record) for record in model.history],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(model.weights, temporary)
+        said["weights_sha256"] = _digest(temporary)
+        os.replace(temporary, path)
+        write_text(path.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
+    except (OSError, SafetensorError) as error:
+        _LOG.warning("%s was not kept (%s)", path, error)
+        temporary.unlink(missing_ok=True)
+    else:
+        _LOG.info("kept the trained model %s", path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
