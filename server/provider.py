@@ -302,6 +302,10 @@ class ProviderTraining:
         moments: dict[int, Weights] = {}
         for key, value in _below(tensors, "optimiser/").items():
             index, name = key.split("/")
+            leaf = self._parameters[int(index)]
+            if value.shape == leaf.shape:
+                # Fused optimisers walk through memory: moments need the weights' own layout.
+                value = torch.empty_like(leaf, requires_grad=False).copy_(value)
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})

@@ -5,6 +5,7 @@ training went and what the weights' hash is. The JSON file is written last; an e
 one that does not agree with what it says, counts as absent and is trained again.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -98,7 +99,8 @@ def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
         write_text(path.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         _LOG.warning("%s was not kept (%s)", path, error)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     else:
         _LOG.info("kept the trained model %s", path)
 

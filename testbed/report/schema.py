@@ -104,9 +104,19 @@ class Accuracy(Part):
     best_validation: Number = None
 
 
+class ProviderTraining(Part):
+    """Training at the service provider, before anything was deployed."""
+
+    epochs: Count = None
+    deployed_epoch: Count = None
+    images: Count = None
+
+
 class Training(Part):
     """Totals over all rounds; counts are of device-rounds, ``infeasible`` of devices."""
 
+    protocol: str | None = None
+    provider: ProviderTraining | None = None
     rounds: Count = None
     virtual_s: Number = None
     uplink_bytes: Number = None
