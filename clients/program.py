@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
 from testbed.core.blocks import set_statistics_momentum
@@ -142,6 +142,14 @@ class EdgeModel:
         parameters = dict(self.front_end.named_parameters())
         return parameters | {DEFENCE + n: p for n, p in self._modules.defence.named_parameters()}
 
+    def own_adversary(self) -> dict[str, nn.Parameter]:
+        """Return those of them that belong to the defence's adversary, without their prefix."""
+        return {
+            name.removeprefix(ADVERSARY): value
+            for name, value in self.own_parameters().items()
+            if name.startswith(ADVERSARY)
+        }
+
     def own_weights(self) -> dict[str, Tensor]:
         """Return ``own_parameters`` and the buffers beside them; training changes them in place."""
         return {**self.own_parameters(), **statistics_of(self.front_end)}
@@ -186,9 +194,12 @@ class EdgeModel:
             set_statistics_momentum(self.front_end, 1.0 / (training_step + 1))
         return self._run(weights, x, rng)
 
-    def own_features(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run the front-end as ``features`` does, with ``own_weights`` and in the mode it is in."""
-        return self._run(self.own_weights(), x, rng)
+    def own_batch(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Batch:
+        """Run the front-end with ``own_weights``, in the mode it is in; all results are float32."""
+        z, released, pre_funnel = self._run(self.own_weights(), x, rng)
+        # Distances and correlations need the range and the digits of single precision.
+        kept = None if pre_funnel is None else pre_funnel.float()
+        return Batch(x, labels, z.float(), released.float(), kept)
 
     def _run(
         self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator

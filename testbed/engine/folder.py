@@ -21,7 +21,17 @@ from testbed.core.scenario import Scenario
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 
-_TEXT = ("arm", "protocol", "adversary", "attack", "device_class", "tier", "model", "link", "status")
+_TEXT = (
+    "arm",
+    "protocol",
+    "adversary",
+    "attack",
+    "device_class",
+    "tier",
+    "model",
+    "link",
+    "status",
+)
 _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),

@@ -5,18 +5,19 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import clients.program
 import server.provider
-from clients.program import EdgeProgram
 from server.compute import describe_device
 from server.provider import ProviderImages
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.scenario import Scenario
+from testbed.engine.models import ArmModels
 
 FORMAT = 1
 PACKAGES = ("clients", "server", "testbed.core")
@@ -30,27 +31,41 @@ Facts = dict[str, Any]
 
 def describe_model(
     scenario: Scenario,
-    programs: Sequence[EdgeProgram],
-    cloud_model: tuple[str, dict[str, Any]],
+    models: ArmModels,
     images: ProviderImages,
     device: torch.device,
 ) -> Facts:
     """Return everything that the trained weights depend on, JSON-able.
 
-    The arm's name, the fleet and the adversaries are not part of it: a model is trained once for
-    all scenarios that agree on the rest.
+    The arm's name, the adversaries, and the fleet but for the shares of its tiers are not part of
+    it: a model is trained once for all scenarios that agree on the rest.
     """
     section = scenario.training.provider
+    used = models.used()
+    programs = [models.tiers[tier].program for tier in used]
     first = programs[0]
-    modules = [server.provider.__name__, CLOUD_MODELS.entry(cloud_model[0]).factory.__module__]
+    cloud_model, cloud_options = models.tiers[0].edge.front_end.cloud_model
+    modules = [server.provider.__name__, clients.program.__name__]
+    modules.append(CLOUD_MODELS.entry(cloud_model).factory.__module__)
     for program in programs:
         modules.append(FRONT_ENDS.entry(program.front_end.name).factory.__module__)
         modules.append(DEFENCES.entry(program.defence.name).factory.__module__)
     return {
         "format": FORMAT,
-        "front_ends": [program.front_end.model_dump() for program in programs],
-        "defences": [program.defence.model_dump() for program in programs],
-        "cloud_model": {"name": cloud_model[0], **cloud_model[1]},
+        "tiers": [
+            {
+                "front_end": program.front_end.model_dump(),
+                "defence": program.defence.model_dump(),
+                "precision": program.precision,
+                "share": models.share(tier),
+            }
+            for tier, program in zip(used, programs, strict=True)
+        ],
+        "cloud_model": {
+            "name": cloud_model,
+            **cloud_options,
+            "entries": [list(shape) for shape in models.cloud.shapes],
+        },
         "data": {
             "name": scenario.data.name,
             "options": scenario.data.options,
@@ -74,7 +89,7 @@ def key_of(facts: Facts) -> str:
     """Return the name of a model's files: readable in front, a hash of all facts behind."""
     text = json.dumps(facts, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    front_end, defence = facts["front_ends"][0]["name"], facts["defences"][0]["name"]
+    front_end, defence = (facts["tiers"][0][part]["name"] for part in ("front_end", "defence"))
     return f"{front_end}-{defence}-{facts['data']['name']}-{digest[:24]}"
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from server.compute import choose_device
-from server.provider import ProviderImages, ProviderTraining, Tier
+from server.edge_half import ProviderTier
+from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over
 from testbed.core.seeds import generator
 from testbed.engine import checkpoint
@@ -31,8 +32,7 @@ def train_at_provider(world: World, arm: TrainedArm) -> Row:
     training = _training(world.setting, arm, images)
     facts = describe_model(
         scenario,
-        [arm.models.program],
-        arm.models.edge.front_end.cloud_model,
+        arm.models,
         images,
         choose_device(scenario.training.provider),
     )
@@ -44,7 +44,7 @@ def train_at_provider(world: World, arm: TrainedArm) -> Row:
         if reuse:
             save_model(folder, facts, model)
     _install(arm, model, len(images.labels))
-    return {"arm": arm.models.program.arm, "model": key_of(facts), "reused": reused}
+    return {"arm": arm.models.arm, "model": key_of(facts), "reused": reused}
 
 
 def provider_images(setting: Setting) -> ProviderImages:
@@ -61,18 +61,20 @@ def provider_images(setting: Setting) -> ProviderImages:
         data.pool.labels[rows],
         data.pool.images[validation],
         data.pool.labels[validation],
-        data.pool.num_classes,
     )
 
 
 def _training(setting: Setting, arm: TrainedArm, images: ProviderImages) -> ProviderTraining:
     scenario = setting.scenario
-    section = scenario.training.provider
+    section, models = scenario.training.provider, arm.models
     return ProviderTraining(
         section,
         scenario.seed,
-        [Tier(arm.models.program.build())],
-        copy.deepcopy(arm.models.cloud),
+        [
+            ProviderTier(models.tiers[tier].program.build(), tier, models.share(tier))
+            for tier in models.used()
+        ],
+        copy.deepcopy(models.cloud),
         images,
         choose_device(section),
         scenario.engine.cloud_threads,
@@ -81,7 +83,7 @@ def _training(setting: Setting, arm: TrainedArm, images: ProviderImages) -> Prov
 
 def _train(world: World, arm: TrainedArm, training: ProviderTraining, facts: Facts) -> TrainedModel:
     """Train to the end, from the newest checkpoint if this arm was interrupted."""
-    name = arm.models.program.arm
+    name = arm.models.arm
     folder = world.folder / "checkpoints" / name / "provider"
     every = world.setting.scenario.training.checkpoint_every_rounds
     _restore(training, folder, key_of(facts))
@@ -120,14 +122,15 @@ def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
             if name.startswith(prefix)
         }
 
-    edge = below("tier0.")
-    arm.server.parameters = {name: edge[name] for name in arm.server.parameters}
-    arm.server.statistics = {name: edge[name] for name in arm.server.statistics}
+    for number, tier in enumerate(arm.models.used()):
+        edge, kept = below(f"tier{number}."), arm.server.tiers[tier]
+        kept.parameters = {name: edge[name] for name in kept.parameters}
+        kept.statistics = {name: edge[name] for name in kept.statistics}
+        # Fine-tuning blends its batch-norm statistics into these instead of starting over.
+        kept.aggregated_rounds = model.steps // arm.server.training.local_steps
     arm.cloud.model.load_state_dict(below("cloud."))
-    # Fine-tuning blends its batch-norm statistics into these instead of starting over.
     arm.cloud.steps = model.steps
-    arm.server.aggregated_rounds = model.steps // arm.server.training.local_steps
-    arm.rounds = [_row(arm.models.program.arm, record) for record in model.history]
+    arm.rounds = [_row(arm.models.arm, record) for record in model.history]
     arm.provider = {
         "epochs": len(model.history),
         "deployed_epoch": model.best_epoch,

@@ -153,7 +153,7 @@ def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
     for tier in arm.models.used():
         features = released_features(arm, data.pool.images[rows], tier)
         log_probabilities = arm.cloud.answer(features, tier)
-        share = float((arm.models.tier_of == tier).mean())
+        share = arm.models.share(tier)
         losses += share * float(functional.nll_loss(log_probabilities, labels))
         correct = log_probabilities.argmax(dim=1) == labels
         accuracies += share * float(correct.float().mean())

@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import make_program
+from small import make_batch, make_program
 
 from clients.program import initialise
 from server.compute import choose_device
-from server.provider import ProviderImages, ProviderTraining, Tier
+from server.edge_half import ProviderTier
+from server.entries import TieredCloudModel
+from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError
 from testbed.core.provider_section import ProviderSection
@@ -33,26 +35,27 @@ def some_images(count=40):
         rng.integers(0, 10, count),
         rng.integers(0, 256, (20, 1, 32, 32), dtype=np.uint8),
         rng.integers(0, 10, 20),
-        10,
     )
 
 
-def training(chosen=None, data=None, tiers=1, device=CPU, enter=None, **program):
+def training(chosen=None, data=None, tiers=1, device=CPU, shares=None, **program):
     edges = [make_program(**program).build() for _ in range(tiers)]
     name, cloud_options = edges[0].front_end.cloud_model
     shape = edges[0].front_end.feature_shape
-    cloud = CLOUD_MODELS.create(name, cloud_options, feature_shape=shape, num_classes=10)
+    trunk = CLOUD_MODELS.create(name, cloud_options, feature_shape=shape, num_classes=10)
+    cloud = TieredCloudModel(trunk, [shape] * tiers, 10)
     initialise(cloud, torch_generator(0, "cloud weights"))
-    more = {} if enter is None else {"enter": enter}
     return ProviderTraining(
         chosen or section(),
         1,
-        [Tier(edge, index) for index, edge in enumerate(edges)],
+        [
+            ProviderTier(edge, number, shares[number] if shares else 1.0)
+            for number, edge in enumerate(edges)
+        ],
         cloud,
         data or some_images(),
         device,
         1,
-        **more,
     )
 
 
@@ -101,8 +104,8 @@ def test_one_sgd_step_descends_the_loss_computed_by_hand():
     edge, cloud = found.tiers[0].edge, found.cloud
     x = torch.rand(6, 1, 32, 32)
     labels = torch.tensor([0, 3, 1, 9, 3, 4])
-    cloud.layers[-1][2].p = 0.0  # dropout draws would have to be repeated by hand
-    found._train_mode(True)
+    cloud.trunk.layers[-1][2].p = 0.0  # dropout draws would have to be repeated by hand
+    found.train_mode(True)
     edge_by_hand, cloud_by_hand = copy.deepcopy((edge.front_end, cloud))
     edge_by_hand, cloud_by_hand = edge_by_hand.double(), cloud_by_hand.double()
 
@@ -112,7 +115,7 @@ def test_one_sgd_step_descends_the_loss_computed_by_hand():
     gradients = torch.autograd.grad(loss, before)
     wanted = [w - 0.1 * (g + 0.01 * w) for w, g in zip(before, gradients, strict=True)]
 
-    figures = found.step(x, labels, torch.Generator())
+    figures = found.joint.step(x, labels, torch.Generator())
     after = [*edge.front_end.parameters(), *cloud.parameters()]
     for new, by_hand in zip(after, wanted, strict=True):
         assert torch.allclose(new.double(), by_hand, atol=2e-5)
@@ -186,53 +189,49 @@ def test_the_best_epoch_is_kept_and_evaluates_as_it_was_recorded():
     losses = [record.validation_loss for record in found.history]
     assert losses[best - 1] == min(losses)
     other = training()
-    tensors = found.selected()
-    edge = {n.removeprefix("tier0."): v for n, v in tensors.items() if n.startswith("tier0.")}
-    cloud = {n.removeprefix("cloud."): v for n, v in tensors.items() if n.startswith("cloud.")}
-    other.tiers[0].edge.front_end.load_state_dict(edge)
-    other.cloud.load_state_dict(cloud)
+    other.load_weights(found.selected())
     assert other.evaluate()[0] == found.history[best - 1].validation_loss
 
 
 def test_batch_norm_follows_the_published_momentum_after_a_mean_of_the_first_batches():
     found = training(section(batch_size=8, epochs=1), some_images(96), **SMALL_FUNNEL)
-    momenta = {id(layer): [] for layer, _ in found._norms}
-    published = {id(layer): momentum for layer, momentum in found._norms}
+    momenta = {id(layer): [] for layer, _ in found.averages}
+    published = {id(layer): momentum for layer, momentum in found.averages}
     assert set(published.values()) == {0.1, 0.01}
     for step in range(12):
-        found._blend_statistics(step)
-        for layer, _ in found._norms:
+        found.weigh_batch(step)
+        for layer, _ in found.averages:
             momenta[id(layer)].append(layer.momentum)
     for key, seen in momenta.items():
         assert seen == [max(published[key], 1.0 / (step + 1)) for step in range(12)]
 
 
-def test_with_two_tiers_the_cloud_learns_from_both_and_each_from_its_own():
-    entries = []
-
-    def enter(cloud, z, entry):
-        entries.append(entry)
-        return cloud(z) + entry
-
+def test_tiers_count_by_their_share_and_the_cloud_sees_all_of_them():
     optimiser = {"method": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
-    both = training(section(optimiser=optimiser), tiers=2, enter=enter)
-    alone = training(section(optimiser=optimiser))
-    for found in (both, alone):
-        found.cloud.layers[-1][2].p = 0.0
-        found._train_mode(True)
+    found = training(section(optimiser=optimiser), tiers=2, shares=(3.0, 1.0), defence="siftfunnel")
+    found.cloud.trunk.layers[-1][2].p = 0.0
+    with torch.no_grad():
+        found.tiers[1].edge.front_end.layers[0][0].weight.mul_(1.5)
+    found.train_mode(True)
     x, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
-    start = [value.clone() for value in both.tiers[0].edge.front_end.parameters()]
-    both.step(x, labels, torch.Generator())
-    alone.step(x, labels, torch.Generator())
-    assert entries == [0, 1]
-    first, second = (list(tier.edge.front_end.parameters()) for tier in both.tiers)
-    only = list(alone.tiers[0].edge.front_end.parameters())
-    for a, b, c, old in zip(first, second, only, start, strict=True):
-        # Equal tiers share the loss in halves, so each moves half as far as a tier on its own.
-        assert torch.allclose(a - old, 0.5 * (c - old), atol=1e-6)
-        assert torch.allclose(a, b, atol=1e-6)
-    for a, c in zip(both.cloud.parameters(), alone.cloud.parameters(), strict=True):
-        assert torch.allclose(a, c, atol=1e-5)
+    fronts = [copy.deepcopy(tier.edge.front_end) for tier in found.tiers]
+    cloud, defence = copy.deepcopy(found.cloud), found.tiers[0].edge.defence
+    features = [front((x - 0.3) / 0.4) for front in fronts]
+    logits = cloud.trunk(torch.cat(features)).split(6)
+    targets = defence.targets(labels, 10)
+    losses = [
+        5.0 * torch.nn.functional.kl_div(p.log_softmax(1), targets, reduction="batchmean")
+        + defence.penalty(make_batch(x, z))
+        for p, z in zip(logits, features, strict=True)
+    ]
+    before = [p for module in (*fronts, cloud) for p in module.parameters()]
+    gradients = torch.autograd.grad(0.75 * losses[0] + 0.25 * losses[1], before)
+    wanted = [w - 0.1 * g for w, g in zip(before, gradients, strict=True)]
+    found.joint.step(x, labels, torch.Generator())
+    modules = (*(tier.edge.front_end for tier in found.tiers), found.cloud)
+    after = [p for module in modules for p in module.parameters()]
+    for new, by_hand in zip(after, wanted, strict=True):
+        assert torch.allclose(new, by_hand, atol=1e-5)
 
 
 def test_bf16_trains_close_to_fp32():
@@ -248,7 +247,7 @@ def test_bf16_trains_close_to_fp32():
 
 def test_the_last_single_image_is_left_out():
     found = training(section(batch_size=13), some_images(40))
-    assert [len(batch) for batch in found._batches(np.arange(40))] == [13, 13, 13]
+    assert [len(batch) for batch in found.batches(np.arange(40))] == [13, 13, 13]
     found.run()
     assert found.steps == 9
 

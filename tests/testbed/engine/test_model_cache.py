@@ -22,8 +22,7 @@ from testbed.engine.provider import provider_images
 from testbed.engine.world import read_setting
 
 FACTS = {
-    "front_ends": [{"name": "cnn"}],
-    "defences": [{"name": "none"}],
+    "tiers": [{"front_end": {"name": "cnn"}, "defence": {"name": "none"}}],
     "data": {"name": "digits"},
     "seed": 3,
 }
@@ -35,8 +34,7 @@ def facts_of(tree):
     models = arm_models(setting, scenario.arms[0])
     return describe_model(
         scenario,
-        [models.program],
-        models.edge.front_end.cloud_model,
+        models,
         provider_images(setting),
         torch.device("cpu"),
     )
@@ -71,6 +69,7 @@ def changed(tree, path, value):
         ("training.provider.share_of_training", 0.5),
         ("arms.0.front_end", {"name": "cnn", "cut": 2, "width": 8}),
         ("arms.0.defence", "nopeek"),
+        ("arms.0.precision", "int8"),
         ("engine.cloud_threads", 2),
     ],
 )
@@ -109,8 +108,7 @@ def test_other_pixels_are_another_key(provider):
         images.images[0, 0, 0, 0] += change
         facts = describe_model(
             scenario,
-            [models.program],
-            models.edge.front_end.cloud_model,
+            models,
             images,
             torch.device("cpu"),
         )
