@@ -60,13 +60,10 @@ def load_model(folder: Path, facts: Facts, like: dict[str, Tensor]) -> TrainedMo
     if not path.exists():
         return None
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = _read(path)
         if said["model"] != json.loads(json.dumps(facts)):
             raise ValueError("it describes another model")
-        weights_file = path.with_suffix(".safetensors")
-        if _digest(weights_file) != said["weights_sha256"]:
-            raise ValueError("the weights are not those that were saved")
-        weights = load_file(weights_file)
+        weights = load_file(path.with_suffix(".safetensors"))
         if {name: value.shape for name, value in weights.items()} != {
             name: value.shape for name, value in like.items()
         }:
@@ -103,6 +100,63 @@ def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
             temporary.unlink()
     else:
         _LOG.info("kept the trained model %s", path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a JSON file says of its model, if the weights are the ones that it means."""
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if _digest(path.with_suffix(".safetensors")) != said["weights_sha256"]:
+        raise ValueError("the weights are not those that were saved")
+    return said
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """One entry of the folder, for people.
+
+    Attributes
+    ----------
+    figures : images, seed, epochs, deployed epoch and its validation accuracy; None if unreadable.
+    problem : why no run could use it, or None.
+    """
+
+    name: str
+    files: list[Path]
+    figures: tuple[str, ...] | None
+    problem: str | None
+
+
+def kept_models(folder: Path) -> list[KeptModel]:
+    """Return what is in the folder, by name; files of other kinds are left out."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        weights = path.with_suffix(".safetensors")
+        files = [path, weights] if weights.exists() else [path]
+        figures, problem = None, None
+        try:
+            said = _read(path)
+            best = said["history"][said["best_epoch"] - 1]
+            figures = (
+                f"{said['model']['data']['training_images']:,}",
+                str(said["model"]["seed"]),
+                str(said["epochs"]),
+                str(said["best_epoch"]),
+                f"{best['validation_accuracy']:.1%}",
+            )
+            if key_of(said["model"]) != path.stem:
+                problem = "it describes another model"
+        except (OSError, ValueError, KeyError, TypeError, LookupError) as error:
+            problem = f"cannot be used ({error})"
+        found.append(KeptModel(path.stem, files, figures, problem))
+    return found
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return weights without a description, and files that were never finished."""
+    weights = [
+        path for path in folder.glob("*.safetensors") if not path.with_suffix(".json").exists()
+    ]
+    return sorted([*weights, *folder.glob("*.part"), *folder.glob("*.json.tmp")])
 
 
 def _digest(path: Path) -> str:

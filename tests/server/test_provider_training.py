@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import make_batch, make_program
 
+from clients.defences.base import Defence
 from clients.program import initialise
 from server.compute import choose_device
 from server.edge_half import ProviderTier
@@ -17,7 +18,8 @@ from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError
 from testbed.core.provider_section import ProviderSection
-from testbed.core.registries import CLOUD_MODELS
+from testbed.core.registries import CLOUD_MODELS, DEFENCES
+from testbed.core.registry import Entry, NoOptions
 from testbed.core.seeds import torch_generator
 
 CPU = torch.device("cpu")
@@ -211,7 +213,7 @@ def test_tiers_count_by_their_share_and_the_cloud_sees_all_of_them():
     found = training(section(optimiser=optimiser), tiers=2, shares=(3.0, 1.0), defence="siftfunnel")
     found.cloud.trunk.layers[-1][2].p = 0.0
     with torch.no_grad():
-        found.tiers[1].edge.front_end.layers[0][0].weight.mul_(1.5)
+        next(found.tiers[1].edge.front_end.parameters()).mul_(1.5)
     found.train_mode(True)
     x, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
     fronts = [copy.deepcopy(tier.edge.front_end) for tier in found.tiers]
@@ -232,6 +234,90 @@ def test_tiers_count_by_their_share_and_the_cloud_sees_all_of_them():
     after = [p for module in modules for p in module.parameters()]
     for new, by_hand in zip(after, wanted, strict=True):
         assert torch.allclose(new, by_hand, atol=1e-5)
+
+
+class Playing(Defence):
+    """Mixes channels before it releases, and plays against a classifier of the released means."""
+
+    def build(self, image_shape, feature_shape, num_classes):
+        channels = feature_shape[0]
+        self.release_layers = torch.nn.Conv2d(channels, channels, 1)
+        self.adversary = torch.nn.Linear(channels, num_classes)
+
+    def release(self, z, rng):
+        return self.release_layers(z)
+
+    def adversary_loss(self, batch):
+        guess = self.adversary(batch.released.mean(dim=(2, 3)))
+        return torch.nn.functional.cross_entropy(guess, batch.labels)
+
+    def penalty(self, batch):
+        return -0.5 * self.adversary_loss(batch)
+
+    def adversary_learning_rate(self, name):
+        return {"weight": 0.02, "bias": 0.01}[name]
+
+
+@pytest.fixture
+def playing(monkeypatch):
+    """Register that defence for one test."""
+    DEFENCES.names()
+    monkeypatch.setitem(
+        DEFENCES._entries, "playing", Entry("playing", "", NoOptions, lambda options: Playing())
+    )
+    return {"defence": "playing"}
+
+
+def test_a_defence_s_adversary_moves_in_alternation_from_the_same_weights(playing):
+    optimiser = {"method": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    found = training(section(optimiser=optimiser), **playing)
+    found.cloud.trunk.layers[-1][2].p = 0.0
+    found.train_mode(True)
+    edge, defence = found.tiers[0].edge, found.tiers[0].edge.defence
+    x, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
+    front, cloud = copy.deepcopy(edge.front_end), copy.deepcopy(found.cloud)
+    mix, judge = copy.deepcopy(defence.release_layers), copy.deepcopy(defence.adversary)
+    released = mix(front((x - 0.3) / 0.4))
+
+    def judged(features):
+        return torch.nn.functional.cross_entropy(judge(features.mean(dim=(2, 3))), labels)
+
+    task = torch.nn.functional.cross_entropy(cloud(released, 0), labels)
+    mine = [*front.parameters(), *mix.parameters(), *cloud.parameters()]
+    gradients = torch.autograd.grad(task - 0.5 * judged(released), mine)
+    theirs = dict(judge.named_parameters())
+    against = torch.autograd.grad(judged(released.detach()), list(theirs.values()))
+    found.joint.step(x, labels, torch.Generator())
+    after = [
+        *edge.front_end.parameters(),
+        *defence.release_layers.parameters(),
+        *found.cloud.parameters(),
+    ]
+    for new, old, gradient in zip(after, mine, gradients, strict=True):
+        assert torch.allclose(new, old - 0.1 * gradient, atol=1e-5)
+    moved = dict(defence.adversary.named_parameters())
+    for (name, old), gradient in zip(theirs.items(), against, strict=True):
+        # Adam's first step has the length of its learning rate.
+        step = defence.adversary_learning_rate(name) * gradient / (gradient.abs() + 1e-8)
+        assert torch.allclose(moved[name], old - step, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_modules_of_a_defence_and_int8_front_ends_are_kept_and_resumed(playing, precision):
+    options, program = section(epochs=2), playing | {"precision": precision}
+    whole, cut = training(options, **program), training(section(epochs=1), **program)
+    names = set(whole.weights())
+    assert {"tier0.defence.release.weight", "tier0.defence.adversary.bias"} <= names
+    assert any("quantisers" in name for name in names) == (precision == "int8")
+    whole.run()
+    cut.run()
+    resumed = training(options, **program)
+    tensors, plain = cut.state()
+    resumed.load_state({n: v.contiguous().clone() for n, v in tensors.items()}, plain)
+    resumed.run()
+    assert everything(resumed) == everything(whole)
+    first, last = training(options, **program).weights(), whole.weights()
+    assert all(not torch.equal(first[name], last[name]) for name in names if "defence." in name)
 
 
 def test_bf16_trains_close_to_fp32():

@@ -206,6 +206,21 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
     assert run(provider, tmp_path / "cut", resume=True) == tuned
 
 
+def test_tiers_are_trained_together_and_deployed_apart(provider, tmp_path):
+    provider["fleet"]["assignments"] = [
+        {"name": "small", "devices": ["mcu"], "front_end": {"cut": 1}, "precision": "int8"}
+    ]
+    results = run(provider, tmp_path / "run")
+    arm = arm_of(results)
+    tiers = {tier["tier"]: tier for tier in arm["tiers"]}
+    assert set(tiers) == {"own", "small"}
+    assert tiers["own"]["edge"]["feature_shape"] != tiers["small"]["edge"]["feature_shape"]
+    assert arm["accuracy"]["test"]["value"] > 0.5
+    assert all(tier["accuracy"]["value"] > 0.3 for tier in tiers.values())
+    assert run(provider, tmp_path / "again") == results
+    assert [item["reused"] for item in origin(tmp_path / "again")] == [True]
+
+
 def test_the_provider_s_images_are_its_share_of_the_training_part(provider):
     setting = read_setting(validate_scenario(provider, "test"))
     parts, pool = setting.data.parts, setting.data.pool
