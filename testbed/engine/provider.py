@@ -39,6 +39,9 @@ def train_at_provider(world: World, arm: TrainedArm) -> Row:
     reuse, folder = scenario.training.reuse_models, models_folder()
     model = load_model(folder, facts, training.weights()) if reuse else None
     reused = model is not None
+    if reused:
+        with world.progress.phase(f"train {arm.models.arm}", 1):
+            world.progress.advance(1, f"kept model {key_of(facts)}")
     if model is None:
         model = _train(world, arm, training, facts)
         if reuse:

@@ -11,12 +11,13 @@ from small import TINY
 
 from testbed.core.errors import UserError
 from testbed.core.loading import validate_scenario
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import Experiment, arm_models
 from testbed.engine.folder import COLUMNS
 from testbed.engine.model_cache import FOLDER_VARIABLE
 from testbed.engine.progress import Progress
-from testbed.engine.provider import provider_images
-from testbed.engine.world import read_setting
+from testbed.engine.provider import provider_images, train_at_provider
+from testbed.engine.training import evaluate, prepare
+from testbed.engine.world import World, read_setting, start_backend
 
 FIXTURE_EPOCHS = 4
 
@@ -204,6 +205,33 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         run(provider, tmp_path / "cut", Progress(StopAt("fine-tune sift", 1)))
     assert run(provider, tmp_path / "cut", resume=True) == tuned
+
+
+def test_what_is_installed_evaluates_as_the_provider_recorded_it(provider, tmp_path):
+    setting = read_setting(validate_scenario(provider, "test"))
+    models = arm_models(setting, setting.scenario.arms[0])
+    world = World(setting, start_backend(setting, 1), tmp_path / "run", Progress())
+    arm = prepare(world, models, grid=None)
+    said = train_at_provider(world, arm)
+    assert said["arm"] == "sift"
+    deployed = arm.rounds[arm.provider["deployed_epoch"] - 1]
+    loss, accuracy = evaluate(world, arm)
+    assert loss == pytest.approx(deployed["validation_loss"], rel=1e-4)
+    assert accuracy == pytest.approx(deployed["validation_accuracy"])
+
+
+def test_a_single_training_image_is_one_sentence(provider):
+    provider["seed"] = 1
+    provider["fleet"]["size"] = 1
+    provider["data"]["splits"] = {
+        "training": 0.006,
+        "validation": 0.274,
+        "auxiliary": 0.38,
+        "auxiliary_validation": 0.14,
+        "victims": 0.2,
+    }
+    with pytest.raises(UserError, match=r"data\.splits\.training: a provider needs 2 images"):
+        read_setting(validate_scenario(provider, "test"))
 
 
 def test_tiers_are_trained_together_and_deployed_apart(provider, tmp_path):
