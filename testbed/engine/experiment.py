@@ -39,6 +39,7 @@ from testbed.engine.ledger import Ledger
 from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.progress import Progress
+from testbed.engine.provider import train_at_provider
 from testbed.engine.reference import reference_rate
 from testbed.engine.release import measure_release
 from testbed.engine.second_estimates import second_estimates
@@ -72,6 +73,7 @@ class Experiment:
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
+        self._models: list[Row] = []
         self._reference: Row = {}
         self._second_estimates: list[Row] = []
 
@@ -140,9 +142,13 @@ class Experiment:
         world.backend.install([tier.program for tier in models.tiers])
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
-        restore(arm, arm_folder)
-        with self.progress.phase(f"train {name}", self.scenario.training.rounds):
-            train(world, arm)
+        central = self.scenario.training.protocol == "provider"
+        if not restore(arm, arm_folder) and central:
+            self._models.append(train_at_provider(world, arm))
+        if arm.server.training.rounds:
+            phase = f"{'fine-tune' if central else 'train'} {name}"
+            with self.progress.phase(phase, arm.server.training.rounds):
+                train(world, arm)
         with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
             served = serve(world, arm)
         with (
@@ -276,6 +282,7 @@ class Experiment:
                 "processes": list(self._usage.values()),
                 "reference_rate": self._reference,
                 "second_estimates": self._second_estimates,
+                "models": self._models,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),

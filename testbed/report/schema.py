@@ -1,4 +1,4 @@
-"""The typed form of ``results.json`` and ``host.json`` (docs/results.md, schema version 1).
+"""The typed form of ``results.json`` (docs/results.md, schema version 1).
 
 Every number may be ``None``: unknown, or not reached because the run was interrupted. Keys that
 are not listed here are ignored, so that a newer run of the same schema version stays readable.
@@ -104,9 +104,19 @@ class Accuracy(Part):
     best_validation: Number = None
 
 
+class ProviderTraining(Part):
+    """Training at the service provider, before anything was deployed."""
+
+    epochs: Count = None
+    deployed_epoch: Count = None
+    images: Count = None
+
+
 class Training(Part):
     """Totals over all rounds; counts are of device-rounds, ``infeasible`` of devices."""
 
+    protocol: str | None = None
+    provider: ProviderTraining | None = None
     rounds: Count = None
     virtual_s: Number = None
     uplink_bytes: Number = None
@@ -340,52 +350,3 @@ class Summary(Part):
     fleet: FleetFacts | None = None
     arms: list[ArmResult] = []
     self_checks: list[SelfCheck] = []
-
-
-class Phase(Part):
-    """A stage of the run and the host's wall time it took."""
-
-    name: str
-    wall_s: Number = None
-
-
-class Process(Part):
-    """What one process of the simulation cost."""
-
-    name: str
-    cpu_s: Number = None
-    peak_rss_mb: Number = None
-
-
-class ReferenceRate(Part):
-    """The host's measured rate on a reference front-end."""
-
-    front_end: str = ""
-    images_per_s: Number = None
-    gmac_per_s: Number = None
-
-
-class SecondEstimate(Part):
-    """Both estimates of a front-end's latency on one device class: modelled, and measured here."""
-
-    arm: str
-    device_class: str
-    devices: Count = None
-    unknown_devices: Count = None
-    model_ms: Number = None
-    second_ms: Number = None
-    disagreement: Number = None
-
-
-class HostFacts(Part):
-    """The whole of ``host.json``: what the simulation itself cost."""
-
-    versions: dict[str, str] = {}
-    cores: Count = None
-    phases: list[Phase] = []
-    total_wall_s: Number = None
-    processes: list[Process] = []
-    reference_rate: ReferenceRate | None = None
-    second_estimates: list[SecondEstimate] = []
-    backend: str | None = None
-    hosts: Count = None

@@ -1,4 +1,4 @@
-"""What the report says of tiers: what each of them runs, what it costs, and which one leaks most."""
+"""What the report says of tiers: what each runs, what it costs, and which one leaks most."""
 
 from testbed.report import numbers
 from testbed.report.cells import Row, Table, group, number, scored, words
