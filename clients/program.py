@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
 from testbed.core.blocks import set_statistics_momentum
@@ -133,12 +133,27 @@ class EdgeModel:
 
     def initial_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return copies of the first parameters and buffers, by name."""
-        parameters = dict(self.front_end.named_parameters())
-        parameters |= {DEFENCE + n: p for n, p in self._modules.defence.named_parameters()}
         return (
-            {name: value.detach().clone() for name, value in parameters.items()},
+            {name: value.detach().clone() for name, value in self.own_parameters().items()},
             {name: value.clone() for name, value in statistics_of(self.front_end).items()},
         )
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that the modules were built with, by name, to be trained."""
+        parameters = dict(self.front_end.named_parameters())
+        return parameters | {DEFENCE + n: p for n, p in self._modules.defence.named_parameters()}
+
+    def own_adversary(self) -> dict[str, nn.Parameter]:
+        """Return those of them that belong to the defence's adversary, without their prefix."""
+        return {
+            name.removeprefix(ADVERSARY): value
+            for name, value in self.own_parameters().items()
+            if name.startswith(ADVERSARY)
+        }
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """Return ``own_parameters`` and the buffers beside them; training changes them in place."""
+        return {**self.own_parameters(), **statistics_of(self.front_end)}
 
     def on_device(self) -> nn.Module:
         """Return what a device runs for an image, to be measured; built weights, own modules."""
@@ -188,6 +203,18 @@ class EdgeModel:
         if training_step is not None:
             # All batches of a round count alike; the server blends the round into what it has.
             set_statistics_momentum(self.front_end, 1.0 / (training_step + 1))
+        return self._run(weights, x, rng)
+
+    def own_batch(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Batch:
+        """Run the front-end with ``own_weights``, in the mode it is in; all results are float32."""
+        z, released, pre_funnel = self._run(self.own_weights(), x, rng)
+        # Distances and correlations need the range and the digits of single precision.
+        kept = None if pre_funnel is None else pre_funnel.float()
+        return Batch(x, labels, z.float(), released.float(), kept)
+
+    def _run(
+        self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         normalised = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         self._pre_funnel = []
 
@@ -202,6 +229,11 @@ class EdgeModel:
             weights = self._int8.weights(weights)
         z, released = self.with_weights(weights, run)
         return z, released, self._pre_funnel.pop() if self._pre_funnel else None
+
+    def to(self, device: torch.device) -> None:
+        """Move the modules' own weights and the normalisation."""
+        self._modules.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
 
     def encode(self, released: Tensor) -> dict[str, Tensor]:
         """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""

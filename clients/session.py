@@ -1,7 +1,7 @@
 """One device's training within one round: forward steps, backward steps, in-place SGD or Adam."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ class TrainingSession:
         if not leaves:
             return []
         defence = self._model.defence
-        seen = replace(batch, z=batch.z.detach(), released=batch.released.detach())
+        seen = batch.without_gradients()
         loss = self._model.with_weights(weights, lambda: defence.adversary_loss(seen))
         return _gradients([loss], leaves, [torch.ones_like(loss)])
 

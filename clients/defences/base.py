@@ -1,6 +1,6 @@
 """The contract of a defence: what it changes in the targets, the loss and the features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ class Batch:
     z: Tensor
     released: Tensor
     pre_funnel: Tensor | None = None
+
+    def without_gradients(self) -> "Batch":
+        """Return the same values, cut off from the front-end: what an adversary learns from."""
+        return replace(self, z=self.z.detach(), released=self.released.detach())
 
 
 class Defence:

@@ -116,7 +116,13 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
     if scenario.engine.backend == "inline":
         cores = 1
     training = scenario.training
-    images = training.rounds * training.cohort_size * training.local_steps * training.batch_size
+    per_round = training.cohort_size * training.local_steps * training.batch_size
+    images: float = training.fleet_rounds * per_round
+    if training.protocol == "provider":
+        section = training.provider
+        held = section.share_of_training * len(setting.data.parts.training)
+        epoch = held + len(setting.data.parts.validation) / 3.0
+        images += section.epochs * epoch * len(models.used())
     both = (models.main.edge_stats.macs + models.main.cloud_stats.macs) / 1e9
     parallel = min(cores, scenario.engine.cloud_threads)
     train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel

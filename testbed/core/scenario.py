@@ -24,7 +24,9 @@ from testbed.core.components import (
     overridden,
 )
 from testbed.core.components import Component as Component
+from testbed.core.provider_section import ProviderSection
 from testbed.core.registry import Registry, nearest
+from testbed.core.serving_section import ServingSection as ServingSection
 
 
 class Splits(Section):
@@ -168,10 +170,22 @@ class CloudOptimiserSection(Section):
 
 
 class TrainingSection(Section):
-    """Split-federated training: rounds, cohorts, local steps, and who is late."""
+    """Who trains and how: the fleet in rounds, or the provider before it deploys."""
 
-    protocol: Literal["split_federated"] = "split_federated"
-    rounds: Annotated[int, Field(ge=1)] = 10
+    protocol: Literal["split_federated", "provider"] = Field(
+        default="split_federated",
+        description="provider: trained centrally on data of its own, then deployed",
+    )
+    rounds: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="of split_federated; the provider has epochs instead"
+    )
+    provider: ProviderSection = ProviderSection()
+    fine_tune_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="split-federated rounds after the provider's training"
+    )
+    reuse_models: bool = Field(
+        default=True, description="take the provider's models from models/, and keep them there"
+    )
     cohort_size: Annotated[int, Field(ge=1)] = 20
     local_steps: Annotated[int, Field(ge=1)] = 4
     batch_size: Annotated[int, Field(ge=2)] = 10
@@ -189,6 +203,17 @@ class TrainingSection(Section):
     edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
     cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
 
+    @property
+    def fleet_rounds(self) -> int:
+        """Return how many rounds the fleet trains in."""
+        return self.fine_tune_rounds if self.protocol == "provider" else self.rounds
+
+    @model_validator(mode="after")
+    def _fine_tunes_something(self) -> Self:
+        if self.fine_tune_rounds and self.protocol != "provider":
+            raise ValueError("fine_tune_rounds needs 'protocol: provider'; give rounds instead")
+        return self
+
 
 class Arm(Section):
     """One front-end and defence, evaluated on the same fleet, data and seeds as the others."""
@@ -199,67 +224,6 @@ class Arm(Section):
     precision: Precision = Field(
         default="float32", description="int8: 8-bit weights, activations and features, emulated"
     )
-
-
-PositiveMs = Annotated[float, Field(gt=0.0)]
-
-
-class ServiceTimes(Section):
-    """Milliseconds that both halves of a tier take at the cloud, for 1, 2, ... requests at once."""
-
-    cloud: list[PositiveMs] = Field(min_length=1, description="the cloud model on a batch")
-    front_end: list[PositiveMs] = Field(
-        min_length=1, description="the front-end on the raw images of a batch, one or more"
-    )
-
-
-class ServingSection(Section):
-    """The victims' requests: when they come, and the cloud that answers them."""
-
-    horizon_s: Annotated[float, Field(gt=0.0)] = Field(
-        default=600.0, description="virtual seconds over which the requests arrive (Poisson)"
-    )
-    cloud_device: str = "cloud-server"
-    cloud_servers: Annotated[int, Field(ge=1)] = 1
-    max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=1, description="requests that a server answers together; 1: no batching"
-    )
-    batch_window_ms: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.0, description="how long a batch waits to fill, from its first request on"
-    )
-    cloud_service: Literal["catalogue", "measured", "recorded"] = Field(
-        default="catalogue",
-        description="how long a batch takes: modelled for cloud_device; or timed on this host when "
-        "the run starts, which the resolved scenario then holds as recorded",
-    )
-    recorded_service_ms: dict[Name, dict[str, ServiceTimes]] = Field(
-        default={},
-        description="times by arm and tier ('own': its own front-end), for 'cloud_service: "
-        "recorded'",
-    )
-    cloud_price_usd_per_hour: Annotated[float, Field(ge=0.0)] | None = Field(
-        default=None, description="of one server; null: as published for cloud_device, or unknown"
-    )
-    request_deadline_ms: Annotated[float, Field(gt=0.0)] = 1000.0
-    radio_sleep: bool = Field(
-        default=True,
-        description="cellular radios fall asleep between requests and take up to a second to wake",
-    )
-
-    @model_validator(mode="after")
-    def _batches(self) -> Self:
-        if self.batch_window_ms > 0.0 and self.max_batch == 1:
-            raise ValueError("batch_window_ms needs a max_batch above 1: one request fills a batch")
-        if self.recorded_service_ms and self.cloud_service != "recorded":
-            raise ValueError("recorded_service_ms needs 'cloud_service: recorded'")
-        for arm, tiers in self.recorded_service_ms.items():
-            for tier, times in tiers.items():
-                if min(len(times.cloud), len(times.front_end)) < self.max_batch:
-                    raise ValueError(
-                        f"recorded_service_ms.{arm}.{tier}: give a time for every batch of 1 to "
-                        f"max_batch ({self.max_batch}) requests, for cloud and for front_end"
-                    )
-        return self
 
 
 class EngineSection(Section):
@@ -312,7 +276,7 @@ class Scenario(Section):
         missing = [arm.name for arm in self.arms if arm.name not in serving.recorded_service_ms]
         if serving.cloud_service == "recorded" and missing:
             raise ValueError(f"serving.recorded_service_ms: no times of arm '{missing[0]}'")
-        if self.training.cohort_size > self.fleet.size:
+        if self.training.fleet_rounds and self.training.cohort_size > self.fleet.size:
             raise ValueError(
                 f"training.cohort_size ({self.training.cohort_size}) exceeds "
                 f"fleet.size ({self.fleet.size})"

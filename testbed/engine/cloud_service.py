@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from server.cloud import torch_threads
 from server.entries import TierPath
 from testbed.core.errors import UserError
-from testbed.core.scenario import Scenario, ServiceTimes
+from testbed.core.scenario import Scenario
+from testbed.core.serving_section import ServiceTimes
 from testbed.engine.models import ArmModels, TierModel, plain_edge
 from testbed.engine.world import Setting
 from testbed.fleet.cost_model import inference_ms

@@ -42,6 +42,7 @@ from testbed.engine.losses import Losses
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.positions import devices_read
 from testbed.engine.progress import Progress
+from testbed.engine.provider import train_at_provider
 from testbed.engine.reference import reference_rate
 from testbed.engine.release import measure_release
 from testbed.engine.sanity import sanity_checks
@@ -76,6 +77,7 @@ class Experiment:
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
+        self._models: list[Row] = []
         self._reference: Row = {}
         self._sanity: list[Row] = []
         self._attack_seconds: list[Row] = []
@@ -152,9 +154,13 @@ class Experiment:
         world.backend.install([tier.program for tier in models.tiers])
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
-        restore(arm, arm_folder)
-        with self.progress.phase(f"train {name}", self.scenario.training.rounds):
-            train(world, arm)
+        central = self.scenario.training.protocol == "provider"
+        if not restore(arm, arm_folder) and central:
+            self._models.append(train_at_provider(world, arm))
+        if arm.server.training.rounds:
+            phase = f"{'fine-tune' if central else 'train'} {name}"
+            with self.progress.phase(phase, arm.server.training.rounds):
+                train(world, arm)
         with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
             served = serve(world, arm)
         with (
@@ -298,6 +304,7 @@ class Experiment:
                 "reference_rate": self._reference,
                 "attacks": self._attack_seconds,
                 "second_estimates": self._second_estimates,
+                "models": self._models,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
                 "torch_threads": torch.get_num_threads(),

@@ -21,7 +21,17 @@ from testbed.core.scenario import Scenario
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 
-_TEXT = ("arm", "adversary", "attack", "device_class", "tier", "model", "link", "status")
+_TEXT = (
+    "arm",
+    "protocol",
+    "adversary",
+    "attack",
+    "device_class",
+    "tier",
+    "model",
+    "link",
+    "status",
+)
 _FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
 _WHOLE = (
     *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
@@ -31,7 +41,8 @@ _WHOLE = (
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "rounds": (
-        *("arm", "round", "virtual_s", "training_loss", "penalty", "training_accuracy"),
+        *("arm", "protocol", "round", "virtual_s", "training_loss", "penalty"),
+        "training_accuracy",
         *("validation_loss", "validation_accuracy", "cohort", "participants"),
         *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
     ),
@@ -124,8 +135,9 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
         raise UserError(f"{folder}: nothing to resume (no {RESOLVED}); run without --resume")
     before = load_scenario(resolved).model_dump()
     now = recorded_before(folder, scenario).model_dump()
-    # Hosts and backend change the wall time and nothing else.
+    # Hosts, backend and kept models change the wall time and nothing else.
     for tree in (before, now):
+        tree["training"].pop("reuse_models")
         for key in ("backend", "hosts"):
             tree["engine"].pop(key)
     if before != now:

@@ -57,6 +57,10 @@ class ArmModels:
         """Return the tiers that at least one device is in."""
         return [int(tier) for tier in np.unique(self.tier_of)]
 
+    def share(self, tier: int) -> float:
+        """Return the share of the devices that are in a tier."""
+        return float((self.tier_of == tier).mean())
+
     @property
     def main(self) -> TierModel:
         """Return the tier that stands for the arm: its own front-end, if any device runs it."""

@@ -178,8 +178,10 @@ def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
         companions = part.inferred.companions if len(part.inferred.companions) else alone
         found.append((part.inferred.classes, companions + start))
         start += len(part.images)
-    classes, companions = zip(*found, strict=True)
-    return Inferred(np.concatenate(classes), np.concatenate(companions))
+    return Inferred(
+        np.concatenate([classes for classes, _ in found]),
+        np.concatenate([others for _, others in found]),
+    )
 
 
 def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[np.bool_]) -> Row:

@@ -81,7 +81,7 @@ def arm_entry(
         "cloud_model": main.edge.front_end.cloud_model[0],
         "accuracy": {
             "test": _accuracy(world, served.rows),
-            "final_validation": accuracies[-1] if accuracies else None,
+            "final_validation": _final_validation(arm),
             "best_validation": max(accuracies, default=None),
         },
         "training": _training(arm, devices),
@@ -146,6 +146,14 @@ def _tier_entry(
     }
 
 
+def _final_validation(arm: TrainedArm) -> float | None:
+    """Return the validation accuracy of what is deployed, where it was measured."""
+    rows = [row for row in arm.rounds if row["validation_accuracy"] is not None]
+    if rows and arm.provider and rows[-1]["protocol"] == "provider":
+        rows = [row for row in rows if row["round"] == arm.provider["deployed_epoch"]]
+    return rows[-1]["validation_accuracy"] if rows else None
+
+
 def _described(component: Component) -> str:
     """Return a component and its options as one line of text."""
 
@@ -185,7 +193,9 @@ def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
     known = [row["train_energy_mj"] for row in devices if row["train_energy_mj"] is not None]
     taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
     return {
-        "rounds": len(arm.rounds),
+        "protocol": "provider" if arm.provider else "split_federated",
+        "provider": arm.provider,
+        "rounds": sum(1 for row in arm.rounds if row["protocol"] == "split_federated"),
         "virtual_s": arm.grid.clock_ms / 1000.0,
         "uplink_bytes": _sum(devices, "train_uplink_bytes"),
         "downlink_bytes": _sum(devices, "train_downlink_bytes"),

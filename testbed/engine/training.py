@@ -26,6 +26,7 @@ from testbed.engine.host import RUN_ID, SERVER_NODE, node_of
 from testbed.engine.models import ArmModels
 from testbed.engine.world import World
 
+TOTALS = ("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes")
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,7 +36,8 @@ class TrainedArm:
 
     Attributes
     ----------
-    rounds : rows of rounds.parquet.
+    rounds : rows of rounds.parquet; a provider's epochs come first.
+    provider : what results.json says of the provider's training, if there was one.
     """
 
     server: SplitFederated
@@ -43,6 +45,7 @@ class TrainedArm:
     grid: FleetGrid
     models: ArmModels
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    provider: dict[str, Any] | None = None
 
     def deployed(self, tier: int) -> DeployedFrontEnd:
         """Return one tier's front-end as it is now."""
@@ -58,6 +61,7 @@ def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
     """Set an arm up at its first round."""
     scenario = world.setting.scenario
     training = scenario.training
+    training = training.model_copy(update={"rounds": training.fleet_rounds})
     cloud = Cloud(
         models.cloud, training.cloud_optimiser, scenario.seed, scenario.engine.cloud_threads
     )
@@ -108,7 +112,7 @@ def train(world: World, arm: TrainedArm) -> None:
 def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
     ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
     training = arm.server.training
-    counted = {name: int(ledger.counts[name].sum()) for name in ("stragglers", "offline", "failed")}
+    counted = {name: int(ledger.counts[name].sum()) for name in TOTALS[:3]}
     totals = counted | {
         "uplink_bytes": int(ledger.total("train", "uplink_bytes")),
         "downlink_bytes": int(ledger.total("train", "downlink_bytes")),
@@ -119,7 +123,8 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
         loss, accuracy = evaluate(world, arm)
     row: dict[str, Any] = {
         "arm": arm.models.arm,
-        "round": record.server_round,
+        "protocol": "split_federated",
+        "round": record.server_round + (arm.provider["epochs"] if arm.provider else 0),
         "virtual_s": arm.grid.clock_ms / 1000.0,
         "training_loss": record.training_loss,
         "penalty": record.penalty,
@@ -148,7 +153,7 @@ def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
     for tier in arm.models.used():
         features = released_features(arm, data.pool.images[rows], tier)
         log_probabilities = arm.cloud.answer(features, tier)
-        share = float((arm.models.tier_of == tier).mean())
+        share = arm.models.share(tier)
         losses += share * float(functional.nll_loss(log_probabilities, labels))
         correct = log_probabilities.argmax(dim=1) == labels
         accuracies += share * float(correct.float().mean())
@@ -182,6 +187,7 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
         "eligible": arm.server.eligible,
         "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
         "rounds": arm.rounds,
+        "provider": arm.provider,
         "grid": grid_state,
     }
     checkpoint.save(folder, server_round, tensors, state)
@@ -212,6 +218,7 @@ def restore(arm: TrainedArm, folder: Path) -> bool:
     arm.cloud.load_state(below("cloud.", tensors))
     arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
+    arm.provider = state["provider"]
     arm.server.eligible = state["eligible"]
     arm.server.next_round = state["round"] + 1
     _LOG.info("continuing %s after round %d", arm.models.arm, state["round"])

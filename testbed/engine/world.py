@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.compute import choose_device
+from server.provider import MIN_BATCH
 from testbed.core.errors import UserError
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.registry import nearest
@@ -87,8 +89,11 @@ def check_components(scenario: Scenario, devices: int) -> None:
 
     Raises
     ------
-    UserError : a strategy or availability model refuses its options.
+    UserError : a strategy or availability model refuses its options, or this machine cannot train
+        as the provider is asked to.
     """
+    if scenario.training.protocol == "provider":
+        choose_device(scenario.training.provider)
     strategy, availability = scenario.training.strategy, scenario.fleet.availability
     try:
         STRATEGIES.create(strategy.name, strategy.options)
@@ -115,6 +120,11 @@ def read_setting(scenario: Scenario) -> Setting:
     check_components(scenario, len(fleet))
     check_positions(scenario, fleet)
     data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed)
+    if scenario.training.protocol == "provider" and len(data.parts.training) < MIN_BATCH:
+        raise UserError(
+            f"data.splits.training: a provider needs {MIN_BATCH} images to train on, this part has "
+            f"{len(data.parts.training)}; raise its share, or data.max_images"
+        )
     return Setting(scenario, data, fleet, cloud, foreign_images(scenario, data))
 
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -16,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from testbed.core.errors import UserError
 from testbed.core.loading import describe
-from testbed.report.schema import SCHEMA_VERSION, ArmResult, HostFacts, Summary
+from testbed.report.host_schema import HostFacts
+from testbed.report.schema import SCHEMA_VERSION, ArmResult, Summary
 
 M = TypeVar("M", bound=BaseModel)
 Column = NDArray[Any]
@@ -30,6 +32,8 @@ ROUND_COLUMNS = (
     "validation_loss",
     "validation_accuracy",
 )
+# Results written before there were providers lack this one.
+ROUND_DEFAULTS = {"protocol": "split_federated"}
 REQUEST_COLUMNS = (
     "arm",
     "device_class",
@@ -41,7 +45,7 @@ REQUEST_COLUMNS = (
     "downlink_ms",
     "latency_ms",
 )
-_TEXT_COLUMNS = ("arm", "device_class", "status")
+_TEXT_COLUMNS = ("arm", "protocol", "device_class", "status")
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ def read_results(path: Path) -> Results:
         path=path,
         summary=summary,
         host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
-        rounds=_read_parquet(path / "rounds.parquet", ROUND_COLUMNS, may_be_missing),
+        rounds=_read_parquet(
+            path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS
+        ),
         requests=_read_parquet(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
     )
@@ -157,7 +163,14 @@ def _model(model: type[M], tree: Any, path: Path) -> M:
         raise UserError(describe(error, str(path), model)) from None
 
 
-def _read_parquet(path: Path, names: tuple[str, ...], may_be_missing: bool) -> Rows:
+def _read_parquet(
+    path: Path,
+    names: tuple[str, ...],
+    may_be_missing: bool,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> Rows:
+    """Read columns; text columns in ``defaults`` may be absent and are then filled."""
+    names = (*names, *defaults)
     if not path.exists():
         if not may_be_missing:
             raise UserError(f"{path}: missing, although results.json says the run is complete")
@@ -165,12 +178,15 @@ def _read_parquet(path: Path, names: tuple[str, ...], may_be_missing: bool) -> R
     try:
         with pq.ParquetFile(path) as file:
             present = set(file.schema_arrow.names)
-            missing = [name for name in names if name not in present]
+            absent = {name: text for name, text in defaults.items() if name not in present}
+            missing = [name for name in names if name not in present and name not in absent]
             if missing and file.metadata.num_rows > 0:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")
             if missing:
                 return _rows(pa.table({name: [] for name in names}), names)
-            table = file.read(columns=list(names))
+            table = file.read(columns=[name for name in names if name not in absent])
+        for name, text in absent.items():
+            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         return _rows(table, names)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None

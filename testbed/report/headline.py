@@ -210,6 +210,22 @@ def _radio_and_cloud_rows(arms: list[ArmResult]) -> list[Row]:
     return rows
 
 
+def _provider_rows(arms: list[ArmResult]) -> list[Row]:
+    """Return the rows on training at the provider, where there was any."""
+    found = [arm.training.provider if arm.training else None for arm in arms]
+    if not any(found):
+        return []
+    return [
+        group("Training at the provider", len(arms)),
+        Row("images", [number(p.images if p else None, numbers.count) for p in found]),
+        Row("epochs", [number(p.epochs if p else None, numbers.count) for p in found]),
+        Row(
+            "epoch deployed",
+            [number(p.deployed_epoch if p else None, numbers.count) for p in found],
+        ),
+    ]
+
+
 def _count_rows(arms: list[ArmResult]) -> list[Row]:
     def training(name: str, label: str) -> Row:
         return Row(
@@ -227,6 +243,7 @@ def _count_rows(arms: list[ArmResult]) -> list[Row]:
         )
 
     return [
+        *_provider_rows(arms),
         group("Training, device-rounds", len(arms)),
         training("participations", "took part"),
         training("stragglers", "stragglers, past the deadline"),

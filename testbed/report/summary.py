@@ -11,7 +11,8 @@ from testbed.report.cells import Row
 from testbed.report.findings import best_attack, readable
 from testbed.report.folder import Results, read_results
 from testbed.report.headline import headline_table
-from testbed.report.schema import ArmResult, Phase
+from testbed.report.host_schema import Phase
+from testbed.report.schema import ArmResult
 
 MAX_ARMS = 4
 MAX_PHASES = 6

@@ -3,7 +3,8 @@
 from testbed.report import numbers
 from testbed.report.cells import Cell, Row, Table, group, number
 from testbed.report.folder import Results
-from testbed.report.schema import ArmOnClass, ArmResult, SecondEstimate, Serving
+from testbed.report.host_schema import SecondEstimate
+from testbed.report.schema import ArmOnClass, ArmResult, Serving
 
 LARGE_DISAGREEMENT = 1.5
 """From this ratio on, neither estimate should be trusted; most errors of the model are smaller."""

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from html_reader import Page
 from PIL import Image
 from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
 
 from testbed.report.build import build_report
+from testbed.report.folder import read_results
 from testbed.report.plots import PLOTS
+from testbed.report.plots_training import training_curves
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -254,3 +258,39 @@ def test_drawing_library_is_not_loaded_for_the_summary(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
+    folder: Path, edit: Edit
+) -> None:
+    rows = pq.read_table(folder / "rounds.parquet").to_pylist()
+    for row in rows:
+        at_provider = row["arm"] == "undefended" and row["round"] <= 7
+        row["protocol"] = "provider" if at_provider else "split_federated"
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rounds.parquet")
+    edit(
+        lambda tree: tree["arms"][0]["training"].update(
+            protocol="provider", provider={"epochs": 7, "deployed_epoch": 6, "images": 988}
+        )
+    )
+    results = read_results(folder)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert page.row("table-headline", "epoch deployed") == [("6", 6.0), ("–", None)]  # noqa: RUF001
+    figure = training_curves(results)
+    assert figure is not None
+    panel = figure.axes[1]
+    assert panel.get_xlabel() == "epoch at the provider (ring: deployed), then round"
+    rings = [line for line in panel.lines if line.get_markerfacecolor() == "none"]
+    mine = results.rounds.where(arm="undefended")
+    assert [list(line.get_xdata()) for line in rings] == [[6.0]]
+    assert list(rings[0].get_ydata()) == list(mine["validation_accuracy"][mine["round"] == 6])
+
+
+def test_results_from_before_there_were_providers_are_of_the_fleet(folder: Path) -> None:
+    results = read_results(folder)
+    assert set(results.rounds["protocol"]) == {"split_federated"}
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "Training at the provider" not in page.text
+    figure = training_curves(results)
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "round"

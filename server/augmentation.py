@@ -1,0 +1,90 @@
+"""Random changes of a batch of training images: flip, crop, brightness, contrast, saturation.
+
+Every image gets its own draws, made on the CPU and applied on the images' device, so that a batch
+is changed alike wherever it lies. The order is fixed: geometry first, then brightness, contrast,
+saturation, each clipped to [0, 1].
+"""
+
+import torch
+from torch import Tensor
+
+from testbed.core.provider_section import AugmentationSection
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luminance (ITU-R BT.601)."""
+
+
+def augment(images: Tensor, section: AugmentationSection, rng: torch.Generator) -> Tensor:
+    """Return changed copies of images in [0, 1], (N, C, H, W) with C of 1 or 3.
+
+    Parameters
+    ----------
+    rng : CPU generator; the same state gives the same changes.
+    """
+    count = len(images)
+    if section.horizontal_flip:
+        chosen = torch.rand(count, generator=rng) < 0.5
+        images = flip(images, chosen.to(images.device))
+    if section.crop_padding_px:
+        shifts = torch.randint(2 * section.crop_padding_px + 1, (2, count), generator=rng)
+        images = crop(images, section.crop_padding_px, shifts.to(images.device))
+    for change, strength in (
+        (scale_brightness, section.brightness),
+        (scale_contrast, section.contrast),
+        (scale_saturation, section.saturation),
+    ):
+        if strength:
+            factors = 1.0 + strength * (2.0 * torch.rand(count, generator=rng) - 1.0)
+            images = change(images, factors.to(images.device, images.dtype))
+    return images
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror left and right the images (N, C, H, W) for which ``chosen`` (N,) is true."""
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
+def crop(images: Tensor, padding: int, shifts: Tensor) -> Tensor:
+    """Pad (N, C, H, W) with black on all sides, and cut the original size out.
+
+    Parameters
+    ----------
+    shifts : int64 (2, N), rows and columns of the cut's corner in the padded image, each from 0 to
+        ``2 * padding``.
+    """
+    count, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    rows = shifts[0][:, None] + torch.arange(height, device=images.device)
+    columns = shifts[1][:, None] + torch.arange(width, device=images.device)
+    of_image = torch.arange(count, device=images.device)[:, None, None]
+    # Indexed this way the channels come last, which is the layout that convolutions want.
+    cut = padded.permute(0, 2, 3, 1)[of_image, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Return the luminance (N, 1, H, W) of images with 1 or 3 channels."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _blend(images: Tensor, other: Tensor, factors: Tensor) -> Tensor:
+    weight = factors[:, None, None, None]
+    return (weight * images + (1.0 - weight) * other).clamp_(0.0, 1.0)
+
+
+def scale_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each image by its factor (N,)."""
+    return _blend(images, torch.zeros_like(images), factors)
+
+
+def scale_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale each image's distance from its own mean luminance by its factor (N,)."""
+    return _blend(images, grey(images).mean(dim=(2, 3), keepdim=True), factors)
+
+
+def scale_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale each pixel's distance from its own luminance by its factor (N,)."""
+    return _blend(images, grey(images), factors)

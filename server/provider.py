@@ -1,0 +1,228 @@
+"""The service provider's training: both halves, end to end, before anything is deployed.
+
+The setting of SiftFunnel (arXiv 2501.00824): one loss over both halves,
+
+    L = task_weight * KL(targets || p) + penalty
+
+with targets, penalty, task weight and release of the arm's defence, averaged over the tiers: every
+batch goes through every tier's front-end, and the one cloud model sees all of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from server.augmentation import augment
+from server.cloud import torch_threads
+from server.compute import repeatable
+from server.edge_half import ProviderTier
+from server.entries import TieredCloudModel
+from server.joint_step import JointStep, Weights
+from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
+from testbed.core.blocks import BatchAverage
+from testbed.core.provider_section import ProviderSection
+from testbed.core.seeds import generator, torch_generator
+
+MIN_BATCH = 2  # batch norm needs two
+EVALUATION_BATCH = 256
+REPORTS_PER_EPOCH = 10
+AVERAGE_MOMENTUM = 0.1  # of what is averaged like batch norm and has no published momentum
+
+
+@dataclass(frozen=True)
+class ProviderImages:
+    """The provider's own images, uint8 (n, C, H, W), and their labels, int64 (n,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    validation_images: NDArray[np.uint8]
+    validation_labels: NDArray[np.int64]
+
+
+class ProviderTraining:
+    """The training and its state; weights leave through ``selected``.
+
+    Parameters
+    ----------
+    tiers, cloud : the halves, trained in place.
+    threads : torch threads; they decide the order of sums, hence the bits.
+
+    Attributes
+    ----------
+    history : the epochs so far.
+    """
+
+    def __init__(
+        self,
+        section: ProviderSection,
+        seed: int,
+        tiers: Sequence[ProviderTier],
+        cloud: TieredCloudModel,
+        data: ProviderImages,
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        self.section, self.tiers, self.cloud, self.data = section, tiers, cloud, data
+        self.history: list[EpochRecord] = []
+        self._seed, self._device, self._threads = seed, device, threads
+        for tier in tiers:
+            tier.edge.to(device)
+            tier.edge.front_end.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        cloud.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.joint = JointStep(section, tiers, cloud, device)
+        self.averages = _averages([*(tier.edge.front_end for tier in tiers), cloud])
+        self._best: Weights = {}
+
+    @property
+    def steps(self) -> int:
+        """Return how many batches have been trained on."""
+        return len(self.history) * len(self.batches(np.arange(len(self.data.images))))
+
+    def run(
+        self,
+        on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+        on_batch: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Train until it is over, reporting every epoch, and now and then within one."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch_threads(self._threads), repeatable(self._device):
+            while not is_over(self.section, self.history):
+                with torch.random.fork_rng(devices=devices):
+                    record = self._epoch(len(self.history) + 1, on_batch)
+                self.history.append(record)
+                if best_epoch(self.section, self.history) == record.epoch:
+                    self._best = self.weights()
+                on_epoch(record)
+
+    def _epoch(self, epoch: int, on_batch: Callable[[str], None]) -> EpochRecord:
+        self.joint.scale_learning_rates(learning_rate_scale(self.section, self.history))
+        torch.manual_seed(int(generator(self._seed, "provider dropout", epoch).integers(2**63)))
+        changes = torch_generator(self._seed, "provider augmentation", epoch)
+        release = torch_generator(self._seed, "provider release", epoch)
+        order = generator(self._seed, "provider batches", epoch).permutation(len(self.data.images))
+        batches = self.batches(order)
+        totals = torch.zeros(3, dtype=torch.float64, device=self._device)
+        self.train_mode(True)
+        first_step = self.steps
+        for index, rows in enumerate(batches):
+            if index % max(1, len(batches) // REPORTS_PER_EPOCH) == 0:
+                on_batch(f"epoch {epoch}/{self.section.epochs}, batch {index}/{len(batches)}")
+            self.weigh_batch(first_step + index)
+            x = augment(self._unit(self.data.images[rows]), self.section.augmentation, changes)
+            labels = torch.from_numpy(self.data.labels[rows])
+            totals += self.joint.step(x, labels, release) * len(rows)
+        loss, penalty, accuracy = (totals / sum(len(rows) for rows in batches)).tolist()
+        return EpochRecord(epoch, loss, penalty, accuracy, *self.evaluate())
+
+    def batches(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut an order of the images into batches; a single image left over is left out."""
+        size = self.section.batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        return [part for part in parts if len(part) >= MIN_BATCH]
+
+    def weigh_batch(self, step: int) -> None:
+        """Set how much this batch counts in batch-norm statistics.
+
+        The published momenta, except that the first batches are averaged instead of forgotten.
+        """
+        for layer, momentum in self.averages:
+            layer.momentum = max(momentum, 1.0 / (step + 1))
+
+    def _unit(self, images: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(images).to(self._device).float().div_(255.0)
+
+    def train_mode(self, training: bool) -> None:
+        """Switch both halves between training and evaluation."""
+        for tier in self.tiers:
+            tier.edge.front_end.train(training)
+        self.cloud.train(training)
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Return cross-entropy and accuracy on the validation images, averaged over tiers."""
+        self.train_mode(False)
+        totals = torch.zeros(2, dtype=torch.float64, device=self._device)
+        shares = sum(tier.share for tier in self.tiers)
+        for tier in self.tiers:
+            rng = torch_generator(self._seed, "provider evaluation")
+            for images, labels in self._validation():
+                released = tier.edge.own_batch(images, labels, rng).released
+                logits = self.cloud(released, tier.entry)
+                correct = (logits.argmax(dim=1) == labels).double().sum()
+                lost = functional.cross_entropy(logits, labels, reduction="sum").double()
+                totals += torch.stack([lost, correct]) * (tier.share / shares)
+        loss, accuracy = (totals / len(self.data.validation_labels)).tolist()
+        return loss, accuracy
+
+    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.data.validation_labels), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            labels = torch.from_numpy(self.data.validation_labels[rows])
+            yield self._unit(self.data.validation_images[rows]), labels.to(self._device)
+
+    # State ---------------------------------------------------------------------------------------
+
+    def _own_weights(self) -> Weights:
+        """Return the weights themselves, which training changes."""
+        found: Weights = {}
+        for number, tier in enumerate(self.tiers):
+            found |= {f"tier{number}.{n}": value for n, value in tier.edge.own_weights().items()}
+        return found | {f"cloud.{n}": value for n, value in self.cloud.state_dict().items()}
+
+    def weights(self) -> Weights:
+        """Return copies of the weights as they are now, named like ``selected``."""
+        return {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in self._own_weights().items()
+        }
+
+    def selected(self) -> Weights:
+        """Return the weights of the best epoch: ``tier0.<name>``, ..., ``cloud.<name>``."""
+        return dict(self._best)
+
+    @torch.no_grad()
+    def load_weights(self, weights: Weights) -> None:
+        """Put weights named like ``selected`` into both halves."""
+        for name, value in self._own_weights().items():
+            value.copy_(weights[name])
+
+    def state(self) -> tuple[Weights, dict[str, Any]]:
+        """Return tensors and JSON-able state from which another object continues alike."""
+        moments, scaler = self.joint.state()
+        tensors = {f"now/{name}": value for name, value in self.weights().items()}
+        tensors |= {f"best/{name}": value for name, value in self._best.items()}
+        tensors |= {f"optimiser/{name}": value for name, value in moments.items()}
+        return tensors, {"history": [vars(record) for record in self.history], "scaler": scaler}
+
+    def load_state(self, tensors: Weights, plain: dict[str, Any]) -> None:
+        """Restore what ``state`` returned."""
+        self.history = [EpochRecord(**record) for record in plain["history"]]
+        self._best = _below(tensors, "best/")
+        self.load_weights(_below(tensors, "now/"))
+        self.joint.load_state(_below(tensors, "optimiser/"), plain["scaler"])
+
+
+def _averages(modules: Sequence[nn.Module]) -> list[tuple[nn.BatchNorm2d | BatchAverage, float]]:
+    """Return the layers that average over batches, and the momenta they were built with."""
+    found: list[tuple[nn.BatchNorm2d | BatchAverage, float]] = []
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                found.append((layer, float(layer.momentum or AVERAGE_MOMENTUM)))
+            elif isinstance(layer, BatchAverage):
+                found.append((layer, AVERAGE_MOMENTUM))
+    return found
+
+
+def _below(tensors: Weights, prefix: str) -> Weights:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,74 @@
+"""Command line: ``python -m testbed.models`` lists and removes kept provider-trained models."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.core.errors import UserError
+from testbed.engine.model_cache import KeptModel, kept_models, leftovers, models_folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.models",
+        description="List the provider-trained models that runs share, or remove them.",
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="default: TESTBED_MODELS_DIR, or models/ in this directory"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--clean", action="store_true", help="remove what no run could use")
+    chosen.add_argument("--remove", action="store_true", help="remove all models")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    folder = options.folder or models_folder()
+    try:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of models")
+        models = kept_models(folder)
+        if options.remove:
+            _remove([path for model in models for path in model.files] + leftovers(folder))
+        elif options.clean:
+            damaged = [path for model in models if model.problem for path in model.files]
+            _remove(damaged + leftovers(folder))
+        else:
+            _show(folder, models)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"failed: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink()
+    print(f"removed {len(paths)} files")
+
+
+def _show(folder: Path, models: list[KeptModel]) -> None:
+    table = Table(title=f"models in {folder}", title_justify="left", box=None, pad_edge=False)
+    for column in ("model", "images", "seed", "epochs", "deployed", "accuracy", "MB", "state"):
+        left = column in ("model", "state")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for model in models:
+        table.add_row(
+            model.name,
+            *(model.figures or ("", "", "", "", "")),
+            f"{sum(path.stat().st_size for path in model.files) / 1e6:.1f}",
+            model.problem or "sound",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
