@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from testbed.report.schema_parts import Count, Name
+from testbed.report.schema_parts import Count as Count
 from testbed.report.schema_parts import Interval as Interval
+from testbed.report.schema_parts import Name as Name
 from testbed.report.schema_parts import Number as Number
 from testbed.report.schema_parts import Part as Part
 from testbed.report.schema_privacy import ArmComparison as ArmComparison

@@ -1,5 +1,6 @@
 """The engine's promise: hosts, backends and interruptions change no bit of the results."""
 
+import copy
 import json
 
 import numpy as np
@@ -34,8 +35,6 @@ def with_engine(tree, **engine):
 
 @pytest.fixture(scope="module")
 def inline_results(tmp_path_factory):
-    import copy
-
     from small import TINY
 
     folder = tmp_path_factory.mktemp("inline") / "run"
@@ -53,6 +52,30 @@ def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline
 def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results, hosts):
     tree = with_engine(tiny, backend="ray", hosts=hosts)
     assert everything(run(tree, tmp_path / f"hosts{hosts}")) == inline_results
+
+
+def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path):
+    """What a query service answers, and what the driver computes, are results like any other."""
+    tiny["training"]["rounds"] = 1
+    noise = {"name": "gaussian_noise", "scale": 0.5}
+    tiny["arms"] = [{**tiny["arms"][0], "defence": noise}]
+    asks = {"weights": False, "queries": 80}
+    tiny["adversaries"] = [
+        {"name": "asks", "attack": "ridge", "knowledge": asks},
+        {"name": "labels", "attack": "label_inference", "knowledge": {"weights": False}},
+        {"name": "replays", "attack": "ridge", "knowledge": {"replays": 4}},
+    ]
+    inline = everything(run(copy.deepcopy(tiny), tmp_path / "inline"))
+    ray = with_engine(tiny, backend="ray", hosts=2)
+    assert everything(run(ray, tmp_path / "ray")) == inline
+    summary = json.loads(inline[0])
+    assert all(check["passed"] for check in summary["self_checks"])
+    (floor,) = summary["arms"][0]["floors"]
+    assert [level["replays"] for level in floor["levels"]] == [1, 4]
+    attacks = {(a["adversary"], a["attack"]): a for a in summary["arms"][0]["attacks"]}
+    assert 0 < attacks["asks", "ridge"]["queries"] <= 80
+    assert attacks["replays", "ridge"]["smoothed"][0]["mse"] > floor["levels"][1]["mse"]
+    assert attacks["labels", "label_inference"]["inferred"]["class"]["n"] > 5
 
 
 def test_another_seed_gives_other_results(tiny, tmp_path, inline_results):

@@ -1,0 +1,129 @@
+"""Threat models, floors, comparisons, inference and attack cards in the report."""
+
+import json
+
+import numpy as np
+import pytest
+
+from testbed.report.cards import cards
+from testbed.report.folder import read_results
+from testbed.report.html import render
+from testbed.report.threats import (
+    comparison_table,
+    inference_table,
+    link_table,
+    threat_table,
+)
+
+
+@pytest.fixture
+def results(folder):
+    """Return the fixture's results with threat models, a floor and an inference added."""
+    path = folder / "results.json"
+    tree = json.loads(path.read_text())
+    for arm in tree["arms"]:
+        for attack in arm["attacks"]:
+            free = attack["attack"] == "substitute"
+            attack["threat_model"] = "no queries" if free else "queries without end"
+    first, second = tree["arms"]
+    first["floors"] = [{"tier": "own", "reason": "the floor is 0: deterministic", "levels": []}]
+    second["floors"] = [
+        {"tier": "own", "reason": "", "levels": [{"mse": 0.004, "replays": 1}]},
+        {"tier": "small", "reason": "", "levels": [{"mse": 0.002, "replays": 1}]},
+    ]
+    interval = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
+    second["attacks"].append(
+        {
+            "adversary": "eavesdropper",
+            "attack": "label_inference",
+            "is_anchor": False,
+            "rebuilds_images": False,
+            "threat_model": "labels",
+            "victims": 40,
+            # Its images are class means: their error must not make it the best attack.
+            "scores": {"mse": {"value": 0.0001}},
+            "inferred": {
+                "class": interval,
+                "majority_class": 0.1,
+                "same_person": None,
+                "chance_same_person": None,
+            },
+        }
+    )
+    apart = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 90}
+    unclear = {"value": 0.01, "low": -0.02, "high": 0.03, "n": 90}
+    tree["comparisons"] = [
+        {
+            "arm": second["name"],
+            "reference": first["name"],
+            "adversary": "eavesdropper",
+            "attack": "ridge",
+            "reference_attack": "residual_decoder",
+            "victims": 90,
+            "devices": 30,
+            "difference": {"mse": apart, "ssim": unclear, "reidentified": unclear},
+        }
+    ]
+    path.write_text(json.dumps(tree))
+    arm = first["name"]
+    samples = folder / "reconstructions" / "samples.npz"
+    with np.load(samples) as archive:
+        arrays = dict(archive)
+    arrays[f"extremes/{arm}/eavesdropper/ridge"] = np.full((6, 1, 32, 32), 7, dtype=np.uint8)
+    np.savez(samples, **arrays)
+    return read_results(folder)
+
+
+def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
+    table = threat_table(results)
+    rows = {row.label: row for row in table.rows}
+    assert set(rows) == {"queries without end", "no queries", "floor for any attack"}
+    assert [cell.value for cell in rows["queries without end"].cells] == [0.0061, 0.0312]
+    assert "residual decoder" in rows["queries without end"].cells[0].note
+    assert [cell.value for cell in rows["no queries"].cells] == [0.0361, 0.0588]
+    floors = rows["floor for any attack"].cells
+    assert [cell.value for cell in floors] == [0.0, 0.002]
+    assert "deterministic" in floors[0].note
+
+
+def test_differences_say_when_nothing_is_shown(results):
+    (row,) = comparison_table(results).rows
+    assert [cell.value for cell in row.cells[1:3]] == [0.02, 0.01]
+    assert "not shown to differ" not in row.cells[1].note
+    assert "not shown to differ" in row.cells[2].note
+
+
+def test_inference_stands_beside_the_majority_class(results):
+    (row,) = inference_table(results).rows
+    assert [cell.value for cell in row.cells[:2]] == [0.8, 0.1]
+
+
+def test_links_are_listed_for_the_best_attack_of_each_arm(results):
+    labels = [row.label for row in link_table(results).rows]
+    assert labels.count("wifi") == labels.count("lte") == 2
+    assert all("label inference" not in label for label in labels)
+
+
+def test_cards_tell_threat_cost_and_extremes(results):
+    by_adversary = dict(cards(results))
+    card = next(
+        card
+        for card in by_adversary["eavesdropper"]
+        if card.title == f"ridge on {results.arms[0].name}"
+    )
+    assert card.threat == "Has queries without end."
+    assert "18,300 images queried" in card.lines[0]
+    assert card.pairs.shape == (6, 32, 32, 1)
+    assert card.pair_labels.startswith("best MSE")
+    decoder = next(c for c in by_adversary["eavesdropper"] if "residual decoder" in c.title)
+    assert len(decoder.curve.split()) == 60
+    inferred = next(c for c in by_adversary["eavesdropper"] if "label inference" in c.title)
+    assert "80.0 %" in inferred.lines[1]
+
+
+def test_the_page_holds_all_of_it(results):
+    page = render(results, {})
+    for part in ("table-threats", "table-comparisons", "table-inference", "table-links"):
+        assert f'id="{part}"' in page
+    assert page.count('<div class="card ') == sum(len(own) for _, own in cards(results))
+    assert "<polyline" in page
