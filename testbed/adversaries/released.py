@@ -58,9 +58,9 @@ class ReleasedFeatures:
         self.auxiliary, self.auxiliary_validation = self._affordable(evidence)
 
     @property
-    def is_limited(self) -> bool:
-        """Whether there is a limit on queries."""
-        return self._left is not None
+    def may_vary(self) -> bool:
+        """Whether new images can be asked for all the time: no limit, and one release each."""
+        return self._left is None and self._replays == 1
 
     def _affordable(self, evidence: Evidence) -> tuple[LabelledImages, LabelledImages]:
         auxiliary, validation = evidence.auxiliary, evidence.auxiliary_validation

@@ -60,8 +60,8 @@ class ResidualDecoderOptions(Options):
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
     augment: bool = Field(
         default=True,
-        description="vary the auxiliary images every epoch, unless queries are limited; each "
-        "variation is queried",
+        description="vary the auxiliary images with every pass, unless queries are limited or "
+        "releases averaged; each variation is queried",
     )
 
 
@@ -158,7 +158,7 @@ class DecoderTraining:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
         released, images = self._released, self._images
         # The first pass is over the images as they are: their features fitted the normaliser.
-        if number > 0 and self.options.augment and not (released.is_limited or self._is_flat):
+        if number > 0 and self.options.augment and released.may_vary and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)
             features = released.release(images, number)
         else:

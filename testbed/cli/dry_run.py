@@ -19,6 +19,7 @@ from testbed.engine.world import Setting, read_setting
 START_S = 8.0  # libraries, hosts and report, measured on two cores
 ATTACK_GMAC_PER_IMAGE = 0.05  # forward and backward of the default decoder, per image and epoch
 ATTACK_EPOCHS = 40
+FEWEST_PER_EPOCH = 320  # few images are passed over several times in an epoch
 OVERHEAD = 1.3  # of training over its arithmetic, measured on two cores
 
 
@@ -129,7 +130,7 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
     parts = setting.data.parts
     serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
     trained_images = sum(
-        adversary.knowledge.auxiliary_share * len(parts.auxiliary)
+        max(adversary.knowledge.auxiliary_share * len(parts.auxiliary), FEWEST_PER_EPOCH)
         for adversary in scenario.adversaries
     )
     pixels = torch.tensor(setting.data.pool.images.shape[2:]).prod().item() / 32**2
