@@ -91,7 +91,8 @@ class Substitute:
                 "attack 'substitute' needs the architecture of the front-end; its adversary is "
                 "granted none"
             )
-        features = evidence.intercepts.features
+        sent = evidence.intercepts.features
+        features = np.where(np.isfinite(sent), sent, np.float32(0.0))
         mean = mean_of(evidence.auxiliary)
         if len(features) < 2 or not ChannelNormaliser.fit(features).scale.any():
             return Reconstruction(np.broadcast_to(mean, (len(features), *mean.shape)).copy())

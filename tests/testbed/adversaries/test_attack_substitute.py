@@ -13,7 +13,7 @@ from testbed.core.errors import UserError
 from testbed.core.registries import FRONT_ENDS
 
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
-OPTIONS = {"steps": 250, "decoder": {"max_epochs": 12, "min_epoch_steps": 20}}
+OPTIONS = {"steps": 250, "decoder": {"max_epochs": 6, "min_epoch_steps": 20}}
 SHORT = {"steps": 2, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
 
 
