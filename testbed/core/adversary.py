@@ -45,14 +45,14 @@ class ThreatModel:
     design: bool = False
     learns_from_intercepts: bool = False
 
-    def words(self, replays: int = 1) -> str:
+    def words(self, knowledge: "Knowledge | None" = None) -> str:
         """Return the threat model as part of a sentence.
 
         Parameters
         ----------
-        replays : releases of each victim's image that are averaged.
+        knowledge : the adversary's, where its own images, queries or replays are special.
         """
-        granted = ["labelled auxiliary images" if self.labels else "auxiliary images"]
+        granted = [self._images(knowledge)]
         if self.answers:
             granted.append("the answers sent back")
         if self.learns_from_intercepts:
@@ -62,12 +62,22 @@ class ThreatModel:
         if self.weights:
             granted += ["queries", "the weights of the deployed front-end"]
         elif self.queries:
-            granted.append("queries to the deployed front-end")
-        if replays > 1:
-            granted.append(f"{replays} releases of each image, actively asked for")
-        if granted == ["auxiliary images"]:
-            return "auxiliary images only"
-        return f"{', '.join(granted[:-1])} and {granted[-1]}" if granted[1:] else granted[0]
+            limited = knowledge is not None and not isinstance(knowledge.queries, bool)
+            number = f"at most {knowledge.queries} " if knowledge and limited else ""
+            granted.append(f"{number}queries to the deployed front-end")
+        if knowledge is not None and knowledge.replays > 1 and (self.weights or self.queries):
+            granted.append(f"{knowledge.replays} releases of each image, actively asked for")
+        if len(granted) == 1:
+            return f"{granted[0]} only"
+        return f"{', '.join(granted[:-1])} and {granted[-1]}"
+
+    def _images(self, knowledge: "Knowledge | None") -> str:
+        images = "labelled auxiliary images" if self.labels else "auxiliary images"
+        if knowledge is not None and knowledge.auxiliary_data is not None:
+            return f"images of another dataset ({knowledge.auxiliary_data.name})"
+        if knowledge is not None and knowledge.auxiliary_classes == "disjoint_half":
+            return f"{images} of other classes than the victims'"
+        return images
 
 
 class Position(Section):

@@ -229,7 +229,7 @@ def _score_adversary(
     results: AttackResults,
 ) -> None:
     """Score one adversary's attacks over all tiers, and each tier by itself."""
-    arm, replays = models.arm, adversary.knowledge.replays
+    arm, knowledge = models.arm, adversary.knowledge
     victims = _victims(setting, models, [x for reading, _, _ in own for x in reading.items], served)
     shown = _shown([len(reading.items) for reading, _, _ in own], setting)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
@@ -242,7 +242,7 @@ def _score_adversary(
             parts[tier] = found
             if reading.smoothed is not None:
                 smoothed.append({"tier": tier, **_smoothed_scores(reading.smoothed, extra)})
-        made = score_attack(setting.scenario, victims, component.name, parts, judge, replays)
+        made = score_attack(setting.scenario, victims, component.name, parts, judge, knowledge)
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
@@ -252,7 +252,7 @@ def _score_adversary(
                 "attack": component.name,
                 "position": adversary.position.words(),
                 "worse_than_mean_image": mean is not None and made.mse > mean.mse,
-                "replays": replays,
+                "replays": knowledge.replays,
                 "smoothed": smoothed,
                 **made.entry,
             }

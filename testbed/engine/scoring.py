@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.adversaries.base import FloatArray, Inferred, IntArray, Reconstruction
+from testbed.core.adversary import Knowledge
 from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Scenario
 from testbed.privacy.intervals import bootstrap_interval
@@ -64,7 +65,7 @@ def score_attack(
     attack: str,
     parts: Mapping[str, Reconstruction],
     judge: Judge | None = None,
-    replays: int = 1,
+    knowledge: Knowledge | None = None,
 ) -> ScoredAttack:
     """Score the reconstructions of one attack.
 
@@ -72,7 +73,7 @@ def score_attack(
     ----------
     parts : what the attack made of each tier's features, by tier, in the order of the victims.
     judge : names the class of a reconstruction, where there is one.
-    replays : releases of each victim's image that the adversary averaged.
+    knowledge : the adversary's, for the words of its threat model.
     """
     images = np.concatenate([part.images for part in parts.values()])
     table = score(images, victims.images, victims.pool, victims.pool_index)
@@ -89,7 +90,7 @@ def score_attack(
         "is_anchor": declared.is_anchor,
         "rebuilds_images": declared.rebuilds_images,
         "learns_from_intercepts": declared.threat.learns_from_intercepts,
-        "threat_model": declared.threat.words(replays),
+        "threat_model": declared.threat.words(knowledge),
         "victims": len(victims.rows),
         "queries": sum(part.queries for part in parts.values()),
         "scores": _intervals(scenario, columns, everyone),

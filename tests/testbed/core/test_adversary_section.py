@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed.core.adversary import Position, ThreatModel
+from testbed.core.adversary import AuxiliaryData, Knowledge, Position, ThreatModel
 from testbed.core.errors import UserError
 from testbed.core.loading import load_scenario
 
@@ -101,6 +101,15 @@ def test_positions_and_threat_models_are_said_in_words():
     typed = Position(links_by_type={"lte": 0.5}, colluding_device=True)
     assert typed.words() == "links by type: 50% of lte, and one colluding device"
     assert ThreatModel().words() == "auxiliary images only"
-    white = ThreatModel(weights=True, queries=True).words(replays=8)
+    white = ThreatModel(weights=True, queries=True).words(Knowledge(replays=8))
     assert "weights" in white
     assert "8 releases" in white
+    asking = ThreatModel(queries=True)
+    assert asking.words() == "auxiliary images and queries to the deployed front-end"
+    few = Knowledge(weights=False, queries=60, auxiliary_classes="disjoint_half")
+    assert asking.words(few) == (
+        "auxiliary images of other classes than the victims' and at most 60 queries to the "
+        "deployed front-end"
+    )
+    foreign = Knowledge(auxiliary_data=AuxiliaryData(name="cifar10"))
+    assert ThreatModel().words(foreign) == "images of another dataset (cifar10) only"

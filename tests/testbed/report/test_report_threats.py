@@ -118,7 +118,7 @@ def test_cards_tell_threat_cost_and_extremes(results):
     decoder = next(c for c in by_adversary["eavesdropper"] if "residual decoder" in c.title)
     assert len(decoder.curve.split()) == 60
     inferred = next(c for c in by_adversary["eavesdropper"] if "label inference" in c.title)
-    assert "80.0 %" in inferred.lines[1]
+    assert "class of 80.0" in inferred.lines[1]
 
 
 def test_the_page_holds_all_of_it(results):
