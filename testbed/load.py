@@ -153,7 +153,7 @@ def print_arm(console: Console, load: ArmLoad, deadline_ms: float) -> None:
     console.print(
         f"means: {parts}\ncloud {load.cloud_utilisation:.0%} busy, {load.mean_batch:.2g} requests "
         f"per batch{_cost(load.cost_usd_per_1000, load.requests)}\n{load.infeasible_devices} "
-        f"devices cannot run the front-end; {load.offloaded_raw:,} requests were sent as raw images",
+        f"devices cannot run the front-end; {load.offloaded_raw:,} requests were sent raw",
         highlight=False,
     )
 
