@@ -105,7 +105,8 @@ class EdgeModel:
         if training_step is not None:
             # All batches of a round count alike; the server blends the round into what it has.
             set_statistics_momentum(self.front_end, 1.0 / (training_step + 1))
-        normalised = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        normalised = (self.defence.view(x) - self._mean) / self._std
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
         self._pre_funnel = []
         z = torch.func.functional_call(self.front_end, dict(weights), (normalised,))
         released = self.defence.release(z, rng)

@@ -7,11 +7,15 @@ from torch import Tensor
 class Defence:
     """No change at all; a defence overrides what it changes.
 
-    The device's loss is ``task_weight * KL(targets || p) + penalty(x, z)``; what travels is
-    ``release(z)``, in training as in serving.
+    The front-end sees ``view(x)``, the device's loss is ``task_weight * KL(targets || p) +
+    penalty(x, z)``, and what travels is ``release(z)``, in training as in serving.
     """
 
     task_weight: float = 1.0
+
+    def view(self, x: Tensor) -> Tensor:
+        """Return what the front-end sees in place of images ``x`` (N, C, H, W) in [0, 1]."""
+        return x
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the label distribution (N, K) that the device sends; one-hot by default."""
