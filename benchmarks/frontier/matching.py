@@ -1,5 +1,6 @@
 """Comparison at matched accuracy: what the other defences reach where one defence stands."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
@@ -58,7 +59,7 @@ def reached(points: Sequence[Point], accuracy: float) -> float | None:
     hull = upper_hull(points)
     if not hull or hull[0][0] < accuracy:
         return None
-    for better, worse in zip(hull, hull[1:], strict=False):
+    for better, worse in itertools.pairwise(hull):
         if worse[0] < accuracy:
             share = (better[0] - accuracy) / (better[0] - worse[0])
             return better[1] + share * (worse[1] - better[1])

@@ -70,13 +70,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def verdicts(rows: Sequence[dict[str, Any]], metric: str = "best_mse") -> str:
     """Return, for each arm of ours, what all others reach at its accuracy, as a Markdown table."""
     others = [(row["accuracy"], row[metric]) for row in rows if not is_ours(row)]
-    lines = ["| arm | accuracy, % | MSE | others at that accuracy | ratio |", "|---|---|---|---|---|"]
+    lines = ["| arm | accuracy, % | MSE | others reach | ratio |", "|---|---|---|---|---|"]
     for row in sorted(filter(is_ours, rows), key=lambda each: -each["accuracy"]):
         other = reached(others, row["accuracy"])
-        found = ("not reached", "") if other is None else (f"{other:.4f}", f"{row[metric] / other:.2f}")
+        found = "not that accuracy | "
+        if other is not None:
+            found = f"{other:.4f} | {row[metric] / other:.2f}"
         lines.append(
-            f"| `{row['arm']}` | {100 * row['accuracy']:.1f} | {row[metric]:.4f} "
-            f"| {found[0]} | {found[1]} |"
+            f"| `{row['arm']}` | {100 * row['accuracy']:.1f} | {row[metric]:.4f} | {found} |"
         )
     return "\n".join(lines)
 
@@ -94,9 +95,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     others = [(row["accuracy"], row["best_mse"]) for row in rows if not is_ours(row)]
     hull = upper_hull(others)
-    axes.plot(
-        [100 * x for x, _ in hull], [y for _, y in hull], color="#888888", label="hull of the others"
-    )
+    corners = [100 * x for x, _ in hull], [y for _, y in hull]
+    axes.plot(*corners, color="#888888", label="hull of the others")
     for ours, colour, marker in ((False, "#4a6fa5", "o"), (True, "#c44e52", "D")):
         own = [row for row in rows if is_ours(row) == ours]
         axes.scatter(

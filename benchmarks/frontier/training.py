@@ -115,7 +115,9 @@ def train(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-                losses.append((float(task.detach()), 0.0 if penalty is None else float(penalty)))
+                losses.append(
+                    (float(task.detach()), 0.0 if penalty is None else float(penalty.detach()))
+                )
                 step += 1
             if progress is not None:
                 mean_task, mean_penalty = np.mean(losses, axis=0)

@@ -57,7 +57,7 @@ class SiftFunnelPlusOptions(Options):
         default=True, description="give every view the same contrast; needs hidden frequencies"
     )
     leak_weight: Weight = Field(
-        default=0.0, description="of the variance share that a closed-form decoder predicts"
+        default=0.5, description="of the variance share that a closed-form decoder predicts"
     )
     correlation_weight: Weight = Field(
         default=0.0, description="of the bias-corrected distance correlation"
