@@ -88,10 +88,19 @@ def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str
     draw(averaged, out / "frontier.png", anchors)
     said = ", ".join(f"{name} {value:.4f}" for name, value in anchors.items())
     first = averaged[0]
+    hidden = images.hidden_variance()
     text = "\n\n".join(
         (
             f"{first['images']:,} training images, {first['epochs']} epochs. MSE without features: "
             f"{said}.",
+            "Variance per element that a view hides, by its hidden frequencies per axis:",
+            "| "
+            + " | ".join(str(k) for k in hidden)
+            + " |\n"
+            + "|---" * len(hidden)
+            + "|\n| "
+            + " | ".join(f"{value:.4f}" for value in hidden.values())
+            + " |",
             table(averaged),
             "Against the hull of all other defences at the same accuracy:",
             verdicts(averaged),

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from clients.defences.siftfunnel_plus import without_low_frequencies
 from frontier.measurement import AttackSetting
 from testbed.adversaries.base import LabelledImages
 from testbed.core.errors import UserError
@@ -42,6 +44,16 @@ class FrontierImages:
         return {
             "mean image": float(np.square(victims - mean_image).mean()),
             "each image's mean colour": float(np.square(victims - mean_colour).mean()),
+        }
+
+    def hidden_variance(self) -> dict[int, float]:
+        """Return the variance per element that a view without k x k frequencies hides, by k."""
+        images = torch.from_numpy(self.attack_setting.auxiliary.images)
+        deviations = images - images.mean(dim=0)
+        total = float(deviations.square().mean())
+        return {
+            k: total - float(without_low_frequencies(deviations, k).square().mean())
+            for k in (1, 2, 3, 4, 6, 8)
         }
 
 
