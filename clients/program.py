@@ -215,7 +215,8 @@ class EdgeModel:
     def _run(
         self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        normalised = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        normalised = (self.defence.view(x) - self._mean) / self._std
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
         self._pre_funnel = []
 
         def run() -> tuple[Tensor, Tensor]:

@@ -152,13 +152,15 @@ def print_arm(console: Console, load: ArmLoad, deadline_ms: float) -> None:
     parts = ", ".join(f"{name} {value:.3g} ms" for name, value in load.mean_parts_ms.items())
     console.print(
         f"means: {parts}\ncloud {load.cloud_utilisation:.0%} busy, {load.mean_batch:.2g} requests "
-        f"per batch{_cost(load.cost_usd_per_1000)}\n{load.infeasible_devices} devices cannot run "
-        f"the front-end; {load.offloaded_raw:,} requests were sent as raw images",
+        f"per batch{_cost(load.cost_usd_per_1000, load.requests)}\n{load.infeasible_devices} "
+        f"devices cannot run the front-end; {load.offloaded_raw:,} requests were sent raw",
         highlight=False,
     )
 
 
-def _cost(cost: CloudCost) -> str:
+def _cost(cost: CloudCost, requests: int) -> str:
+    if not requests:
+        return ""
     if cost.busy is None or cost.provisioned is None:
         return "; the servers' price is unknown"
     return (

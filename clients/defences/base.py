@@ -37,8 +37,8 @@ class Batch:
 class Defence:
     """No change at all; a defence overrides what it changes.
 
-    The device's loss is ``task_weight * KL(targets || p) + penalty(batch)``; what travels is
-    ``release(z)``, in training as in serving.
+    The front-end sees ``view(x)``, the device's loss is ``task_weight * KL(targets || p) +
+    penalty(batch)``, and what travels is ``release(z)``, in training as in serving.
 
     A defence may have trained modules of its own, which ``build`` makes. Their weights travel and
     are aggregated with the front-end's. The testbed puts a device's weights into them before it
@@ -64,6 +64,10 @@ class Defence:
         ------
         ValueError : the defence does not work with these shapes, and why.
         """
+
+    def view(self, x: Tensor) -> Tensor:
+        """Return what the front-end sees in place of images ``x`` (N, C, H, W) in [0, 1]."""
+        return x
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the label distribution (N, K) that the device sends; one-hot by default."""

@@ -20,9 +20,12 @@ FUNNEL_CHANNELS = 12
 
 
 class SiftFunnelCnnOptions(Options):
-    """Width of the first block; 64 in the paper."""
+    """Width of the first block (64 in the paper) and of the funnel."""
 
     width: Annotated[int, Field(ge=32, le=256, multiple_of=32)] = 64
+    channels: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=FUNNEL_CHANNELS, description="of the features; 12 in the paper"
+    )
 
 
 @FRONT_ENDS.register(
@@ -34,6 +37,7 @@ class SiftFunnelCnn(FrontEnd):
     def __init__(self, options: SiftFunnelCnnOptions, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = image_shape
+        funnel = options.channels
         self.block = conv_block(channels, options.width)
         self.attention = nn.Sequential(SqueezeExcitation(options.width, 32), TripletAttention())
         self.funnel = nn.Sequential(
@@ -41,12 +45,12 @@ class SiftFunnelCnn(FrontEnd):
             nn.BatchNorm2d(16),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
-            nn.Conv2d(16, FUNNEL_CHANNELS, 1),
-            funnel_tail(FUNNEL_CHANNELS),
-            SqueezeExcitation(FUNNEL_CHANNELS, 4),
-            Cbam(FUNNEL_CHANNELS, 6),
+            nn.Conv2d(16, funnel, 1),
+            funnel_tail(funnel),
+            SqueezeExcitation(funnel, min(4, funnel)),
+            Cbam(funnel, min(6, funnel)),
         )
-        self.feature_shape = (FUNNEL_CHANNELS, height // 4, width // 4)
+        self.feature_shape = (funnel, height // 4, width // 4)
         self.cloud_model = ("siftfunnel_cnn", {"width": options.width})
 
     def pre_funnel(self) -> nn.Module:

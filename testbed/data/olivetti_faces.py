@@ -69,7 +69,7 @@ def load_olivetti_faces(
 
 def _download_faces() -> NDArray[np.uint8]:
     """Return the faces (400, 64, 64), ordered by person, from the public archive."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # slow to import
+    from scipy.io import loadmat  # slow to import
 
     try:
         with urllib.request.urlopen(ARCHIVE_URL, timeout=TIMEOUT_S) as reply:

@@ -16,6 +16,7 @@ import server.provider
 from server.compute import describe_device
 from server.provider import ProviderImages
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
+from testbed.core.registry import Registry
 from testbed.core.scenario import Scenario
 from testbed.engine.models import ArmModels
 
@@ -48,8 +49,8 @@ def describe_model(
     modules = [server.provider.__name__, clients.program.__name__]
     modules.append(CLOUD_MODELS.entry(cloud_model).factory.__module__)
     for program in programs:
-        modules.append(FRONT_ENDS.entry(program.front_end.name).factory.__module__)
-        modules.append(DEFENCES.entry(program.defence.name).factory.__module__)
+        modules += modules_of(FRONT_ENDS, program.front_end.model_dump())
+        modules += modules_of(DEFENCES, program.defence.model_dump())
     return {
         "format": FORMAT,
         "tiers": [
@@ -104,6 +105,15 @@ def _digest_of_images(images: ProviderImages) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def modules_of(registry: Registry[Any], component: Facts) -> list[str]:
+    """Return the modules that define a component, and the components that its options name."""
+    found = [registry.entry(component["name"]).factory.__module__]
+    for value in component.values():
+        if isinstance(value, dict) and value.get("name") in registry.names():
+            found += modules_of(registry, value)
+    return found
 
 
 def digest_of_code(modules: Iterable[str]) -> str:

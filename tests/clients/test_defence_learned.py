@@ -10,10 +10,12 @@ from clients.defences.inversion_decoder import standardised
 from clients.program import ADVERSARY
 from clients.session import TrainingSession
 from testbed.core.errors import UserError
+from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES
-from testbed.core.scenario import Arm, EdgeOptimiserSection, Scenario
+from testbed.core.scenario import EdgeOptimiserSection
+from testbed.engine.experiment import arm_models
 from testbed.engine.host import HostData
-from testbed.engine.models import build_models
+from testbed.engine.world import read_setting
 
 SHAPES = ((1, 16, 16), (6, 4, 4), 10)
 
@@ -188,10 +190,9 @@ def test_a_combination_that_cannot_work_is_refused_with_its_reason(tiny):
             "defence": {"name": "cem", "base": {"name": "siftfunnel", "regularise": "pre_funnel"}},
         },
     ]
-    scenario = Scenario.model_validate(tiny)
+    setting = read_setting(validate_scenario(tiny, "test"))
     reasons = ("at least one has to go", "needs a front-end with a funnel")
-    for arm, reason in zip(scenario.arms, reasons, strict=True):
-        assert isinstance(arm, Arm)
+    for arm, reason in zip(setting.scenario.arms, reasons, strict=True):
         with pytest.raises(UserError, match=reason) as refused:
-            build_models(scenario, arm, (1, 32, 32), 10, ((0.3,), (0.4,)))
+            arm_models(setting, arm)
         assert "\n" not in str(refused.value)

@@ -7,7 +7,8 @@ from small import make_program
 
 from clients.edge import build_client_app
 from testbed.core import protocol
-from testbed.core.records import to_record
+from testbed.core.encoding import decode
+from testbed.core.records import to_record, to_tensors
 from testbed.core.scenario import EdgeOptimiserSection
 
 pytestmark = pytest.mark.usefixtures("identity")
@@ -46,7 +47,7 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
             content.update(weights_of(program))
         reply = app(Message(content, 1, protocol.FORWARD), here)
         replies.append(reply)
-        z = reply.content[protocol.FEATURES][protocol.Z].numpy()
+        z = decode(to_tensors(reply.content[protocol.FEATURES])).numpy()
         gradient = np.cos(np.arange(z.size, dtype=np.float32)).reshape(z.shape) / z.size
         if new_process_each_message:
             app = build_client_app([program], data, keep_in_memory)
@@ -71,7 +72,7 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
 
 @pytest.mark.parametrize("extra", [{}, {"proximal-mu": 0.5}])
 @pytest.mark.parametrize("method", ["sgd", "adam"])
-@pytest.mark.parametrize("defence", ["none", "siftfunnel"])
+@pytest.mark.parametrize("defence", ["none", "siftfunnel", "adversarial_decoder", "disco", "mid"])
 def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, method, extra):
     program = make_program(
         defence=defence,

@@ -302,6 +302,18 @@ def test_a_defence_s_adversary_moves_in_alternation_from_the_same_weights(playin
         assert torch.allclose(moved[name], old - step, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_every_defence_trains_all_that_it_has(name):
+    found = training(section(epochs=1, batch_size=20), defence=name)
+    before = found.weights()
+    found.run()
+    after = found.weights()
+    assert all(bool(torch.isfinite(value.float()).all()) for value in after.values())
+    assert math.isfinite(found.history[0].penalty)
+    trained = {f"tier0.{parameter}" for parameter in found.tiers[0].edge.own_parameters()}
+    assert {key for key in trained if torch.equal(before[key], after[key])} == set()
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_modules_of_a_defence_and_int8_front_ends_are_kept_and_resumed(playing, precision):
     options, program = section(epochs=2), playing | {"precision": precision}

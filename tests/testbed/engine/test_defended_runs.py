@@ -19,7 +19,7 @@ from testbed.core.records import to_record, to_tensors
 from testbed.core.registries import DEFENCES
 from testbed.core.scenario import FleetSection, MixEntry, Position
 from testbed.engine.backend import InlineBackend
-from testbed.engine.costs import DeviceCosts
+from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.experiment import Experiment
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.host import node_of
@@ -123,9 +123,9 @@ def defended_grid(name):
         rng.integers(0, 10, 30),
         [np.arange(10) + 10 * device for device in range(DEVICES)],
     )
-    backend.install(program)
+    backend.install([program])
     stats = layer_stats(program.build().on_device(), program.image_shape)
-    costs = DeviceCosts.of(fleet, stats, "cnn", 4, seed=0)
+    costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     tap = Tap("all", Position(tap="cloud"), DEVICES, seed=1)
     options = GridOptions(1e9, 2, lambda *_: True, lambda images: 0.0, Losses(0.0, seed=3))
     return FleetGrid(backend, costs, Ledger(DEVICES), [tap], options), program, tap

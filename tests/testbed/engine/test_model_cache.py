@@ -9,6 +9,7 @@ import torch
 
 from server.schedule import EpochRecord
 from testbed.core.loading import validate_scenario
+from testbed.core.registries import DEFENCES
 from testbed.engine.experiment import arm_models
 from testbed.engine.model_cache import (
     FOLDER_VARIABLE,
@@ -17,7 +18,7 @@ from testbed.engine.model_cache import (
     models_folder,
     save_model,
 )
-from testbed.engine.model_key import describe_model, digest_of_code, key_of
+from testbed.engine.model_key import describe_model, digest_of_code, key_of, modules_of
 from testbed.engine.provider import provider_images
 from testbed.engine.world import read_setting
 
@@ -130,6 +131,11 @@ def test_the_code_that_a_model_uses_is_part_of_the_key(tmp_path, monkeypatch):
     assert digest_of_code(["clients_under_test.defence"]) == before
     (package / "helper.py").write_text("VALUE = 2\n")
     assert digest_of_code(["clients_under_test.defence"]) != before
+
+
+def test_the_code_of_a_wrapped_component_counts_too():
+    wrapped = {"name": "nopeek", "alpha": 1.0, "inner": {"name": "vib", "beta": 0.1}}
+    assert modules_of(DEFENCES, wrapped) == ["clients.defences.nopeek", "clients.defences.vib"]
 
 
 def a_model():

@@ -156,6 +156,19 @@ def test_strategies_with_moments_survive_a_resume(tiny, tmp_path):
     assert everything(tmp_path / "cut") == whole
 
 
+def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, tmp_path):
+    combined = {"name": "cem", "base": {"name": "quantisation", "base": "disco"}}
+    tiny["arms"] = [{**tiny["arms"][1], "defence": combined}]
+    tiny["training"]["strategy"] = {"name": "fedadam", "eta": 0.01}
+    whole = everything(run(tiny, tmp_path / "whole"))
+    on_ray = with_engine(tiny, backend="ray", hosts=2)
+    scenario = validate_scenario(on_ray, "test")
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2))).run()
+    Experiment(scenario, tmp_path / "cut", Progress()).run(resume=True)
+    assert everything(tmp_path / "cut") == whole
+
+
 def test_a_dead_host_is_reported_and_the_run_can_be_resumed(tiny, tmp_path, inline_results):
     import psutil
 

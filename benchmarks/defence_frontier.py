@@ -1,0 +1,149 @@
+"""Compares defences on one frontier of accuracy and attack error, under one training budget.
+
+    python benchmarks/defence_frontier.py --images 10000 --epochs 12 --seeds 0 1 2 \
+        --defences cnn:cut=2/none none gaussian_noise:scale=1.0 siftfunnel_plus
+
+Arms are written ``[front_end[:key=value,...]/]defence[:key=value,...]``; the front-end is
+``siftfunnel_cnn`` where none is named. Data is CIFAR-10. Finished arms are kept in
+``frontier.csv`` and are not trained again; table and figure are made from all rows of the budget.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from frontier.arms import ComparedArm, parse_arm
+from frontier.images import FrontierImages, load_images
+from frontier.matching import average_seeds
+from frontier.measurement import attack, is_random, measures
+from frontier.output import draw, table, verdicts, write_between_marks
+from frontier.records import read_rows, write_rows
+from frontier.training import Budget, accuracy, train
+
+from testbed.core.errors import UserError
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--defences", nargs="*", default=[], metavar="ARM")
+    parser.add_argument("--images", type=int, default=10_000, help="training images")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--auxiliary", type=int, default=3000, help="the attacker's own images")
+    parser.add_argument("--victims", type=int, default=500, help="images that are attacked")
+    parser.add_argument("--tested", type=int, default=4000, help="images that accuracy is over")
+    parser.add_argument("--decoder-epochs", type=int, default=60, help="at most; 0: no decoder")
+    parser.add_argument(
+        "--replays", type=int, nargs="*", default=[], help="releases averaged, where random"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("results/frontier"))
+    parser.add_argument("--document", type=Path, help="Markdown file that gets the tables")
+    return parser.parse_args()
+
+
+def run_arm(
+    arm: ComparedArm, images: FrontierImages, arguments: argparse.Namespace, seed: int
+) -> dict[str, Any]:
+    """Train one arm with one seed and measure it."""
+    began = time.monotonic()
+    trained = train(
+        arm,
+        images.training_images,
+        images.training_labels,
+        images.num_classes,
+        Budget(arguments.images, arguments.epochs),
+        seed,
+        progress=lambda line: print(f"  {line}", flush=True),
+    )
+    training_s = time.monotonic() - began
+    attacks: list[tuple[str, dict[str, Any]]] = [("ridge", {}), ("kernel_ridge", {})]
+    if arguments.decoder_epochs:
+        attacks.append(("residual_decoder", {"max_epochs": arguments.decoder_epochs}))
+    tested = images.tested
+    row = {
+        "arm": arm.text,
+        "seed": seed,
+        "images": arguments.images,
+        "epochs": arguments.epochs,
+        "accuracy": accuracy(trained, tested.images, tested.labels),
+        "random": is_random(trained, tested.images[:2]),
+        **attack(trained, images.attack_setting, attacks, seed),
+        **measures(trained, tested.images),
+    }
+    for draws in arguments.replays if row["random"] else ():
+        replayed = attack(trained, images.attack_setting, attacks, seed, draws)
+        row |= {f"replay{draws}_{name}": replayed[f"best_{name}"] for name in ("mse", "ssim")}
+    return row | {"training_s": training_s, "all_s": time.monotonic() - began}
+
+
+def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str:
+    """Draw the figure, write and return the tables."""
+    averaged = average_seeds(rows)
+    anchors = images.anchors()
+    draw(averaged, out / "frontier.png", anchors)
+    said = ", ".join(f"{name} {value:.4f}" for name, value in anchors.items())
+    first = averaged[0]
+    hidden = images.hidden_variance()
+    text = "\n\n".join(
+        (
+            f"{first['images']:,} training images, {first['epochs']} epochs. MSE without features: "
+            f"{said}.",
+            "Variance per element that a view hides, by its hidden frequencies per axis:",
+            "| "
+            + " | ".join(str(k) for k in hidden)
+            + " |\n"
+            + "|---" * len(hidden)
+            + "|\n| "
+            + " | ".join(f"{value:.4f}" for value in hidden.values())
+            + " |",
+            table(averaged),
+            "Against the hull of all other defences at the same accuracy:",
+            verdicts(averaged),
+        )
+    )
+    (out / "frontier.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def main() -> int:
+    """Run every arm with every seed, then report."""
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    try:
+        arms = [parse_arm(text) for text in arguments.defences]
+        images = load_images(
+            arguments.images, arguments.auxiliary, arguments.victims, arguments.tested
+        )
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / "frontier.csv"
+        for seed in arguments.seeds:
+            for arm in arms:
+                rows = read_rows(path)
+                key = (arm.text, seed, arguments.images, arguments.epochs)
+                if key in {(r["arm"], r["seed"], r["images"], r["epochs"]) for r in rows}:
+                    continue
+                print(f"{arm.text}, seed {seed}", flush=True)
+                row = run_arm(arm, images, arguments, seed)
+                write_rows(path, [*read_rows(path), row])
+                print(f"  accuracy {row['accuracy']:.3f}, best MSE {row['best_mse']:.4f}")
+        budget = (arguments.images, arguments.epochs)
+        rows = [row for row in read_rows(path) if (row["images"], row["epochs"]) == budget]
+        if not rows:
+            raise UserError(f"--defences: no arm, and none of this budget in {path}")
+        text = report(rows, images, arguments.out)
+        print(text)
+        if arguments.document is not None:
+            write_between_marks(arguments.document, text)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

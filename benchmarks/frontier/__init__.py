@@ -1,0 +1,1 @@
+"""Accuracy against attack error of many defences under one training budget."""

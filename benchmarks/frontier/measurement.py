@@ -1,0 +1,130 @@
+"""What one trained arm leaks, by attack and by measure, and what its edge costs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontier.training import TrainedArm
+from testbed.adversaries.base import (
+    Evidence,
+    FloatArray,
+    FrontEndOracle,
+    Intercepts,
+    LabelledImages,
+)
+from testbed.adversaries.mounting import mount
+from testbed.fleet.layer_stats import layer_stats
+from testbed.privacy.leakage import measure_leakage
+from testbed.privacy.scores import score
+
+VICTIM_DRAW = 1_000_000
+"""Far above the draws of attackers, who start from 0 and use one per epoch."""
+
+
+@dataclass(frozen=True)
+class AveragedOracle:
+    """A front-end asked ``draws`` times for the same image: the replay attack on random releases.
+
+    Attributes
+    ----------
+    draws : releases averaged into one query.
+    """
+
+    oracle: FrontEndOracle
+    draws: int
+
+    def query(self, images: FloatArray, draw: int) -> FloatArray:
+        """Return the mean of ``draws`` releases; different ``draw`` share none of them."""
+        first = draw * self.draws
+        total = self.oracle.query(images, first)
+        for index in range(1, self.draws):
+            total = total + self.oracle.query(images, first + index)
+        mean: FloatArray = total / np.float32(self.draws)
+        return mean
+
+
+@dataclass(frozen=True)
+class AttackSetting:
+    """Whose images the attacker owns, and whom it attacks; disjoint."""
+
+    auxiliary: LabelledImages
+    auxiliary_validation: LabelledImages
+    victims: LabelledImages
+    num_classes: int
+
+
+def attack(
+    arm: TrainedArm,
+    setting: AttackSetting,
+    attacks: Sequence[tuple[str, dict[str, Any]]],
+    seed: int,
+    draws: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Mount the attacks on the defended wire.
+
+    Parameters
+    ----------
+    attacks : names and options; each is scored by itself, and the best is repeated as ``best``.
+    draws : releases of each image that the attacker averages, in training as in attack.
+
+    Returns
+    -------
+    Mean MSE per element, PSNR, SSIM and re-identification of each attack.
+    """
+    oracle: FrontEndOracle = AveragedOracle(arm.deployed, draws)
+    evidence = Evidence(
+        num_classes=setting.num_classes,
+        auxiliary=setting.auxiliary,
+        auxiliary_validation=setting.auxiliary_validation,
+        intercepts=Intercepts(
+            oracle.query(setting.victims.images, VICTIM_DRAW),
+            np.zeros(len(setting.victims.labels), dtype=np.int64),
+        ),
+        oracle=oracle,
+    )
+    found: dict[str, Any] = {}
+    scored = []
+    truth = setting.victims.images
+    for name, options in attacks:
+        images = mount(name, options, evidence, seed, progress).images
+        table = score(images, truth, truth, np.arange(len(truth)))
+        own = {
+            "mse": float(table.mse.mean()),
+            "psnr_db": float(table.psnr_db.mean()),
+            "ssim": float(table.ssim.mean()),
+            "reidentified": float(table.reidentified.mean()),
+        }
+        found[f"{name}_mse"] = own["mse"]
+        found[f"{name}_ssim"] = own["ssim"]
+        scored.append((own["mse"], name, own))
+    best = min(scored, key=lambda one: one[0])
+    found["best_attack"] = best[1]
+    return found | {f"best_{key}": value for key, value in best[2].items()}
+
+
+def measures(arm: TrainedArm, images: FloatArray) -> dict[str, Any]:
+    """Return leakage measures on these images, and the costs of the edge."""
+    leakage = measure_leakage(images, arm.deployed.query(images, VICTIM_DRAW))
+    front_end = arm.deployed.program.build().front_end
+    stats = layer_stats(front_end, arm.deployed.program.image_shape)
+    return {
+        "dcor_v": leakage.dcor_v,
+        "dcor_u": leakage.dcor_u,
+        "live_channels": leakage.live_channels,
+        "channels": leakage.channels,
+        "participation_ratio": leakage.participation_ratio,
+        "spectral_rank": leakage.spectral_rank,
+        "edge_macs": stats.macs,
+        "edge_params": stats.params,
+        "wire_bytes": 4 * stats.output_elements,
+    }
+
+
+def is_random(arm: TrainedArm, images: NDArray[np.float32]) -> bool:
+    """Tell whether two releases of the same images differ."""
+    query = arm.deployed.query
+    return not np.array_equal(query(images, 0), query(images, 1))

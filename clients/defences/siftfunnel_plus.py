@@ -1,0 +1,228 @@
+"""SiftFunnel+: what the task does not need never enters the front-end, the rest is sifted unbiased.
+
+Three parts replace the loss of SiftFunnel (arXiv 2501.00824), whose biased terms reward dead
+channels; none of them rewards shrinking, dying or low-dimensional features:
+
+1. **View.** The front-end sees v(x) = s (x - P x) + 1/2, where P projects each colour channel on
+   its ``hidden_frequencies``^2 lowest DCT-II coefficients, and s sets an equal contrast. Natural
+   images have most of their energy there (a 1/f^2 spectrum; Field 1987, JOSA A 4(12)), and classes
+   are told by edges and texture. Features depend on x through v(x) alone, so for any attacker
+
+       MSE >= (1/d) E |P x - E[P x | v(x)]|^2.
+
+2. **Decoder penalty.** ``leak_weight`` times the share of the batch's pixel variance that a kernel
+   ridge decoder predicts for each image from the features of the *others*: leave-one-out residuals
+   are e_i = [A x]_i / A_ii with A = (K + a I)^-1 (Allen's PRESS; Cook and Weisberg 1982). It is out
+   of sample, so that high-dimensional features cost nothing by themselves.
+3. **Distance correlation** as a U-statistic (Szekely and Rizzo 2014): zero in expectation for
+   independent features of any dimension, unlike D of SiftFunnel and NoPeek.
+
+The released features may be averaged to a coarse grid, and noise may be added to features of equal
+power. All terms are functions of one batch: nothing is remembered between steps, and a run stays
+the same for any number of hosts.
+"""
+
+import math
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from clients.defences.base import Batch, Defence
+from testbed.core.registries import DEFENCES
+from testbed.core.registry import Options
+
+Weight = Annotated[float, Field(ge=0.0)]
+
+VIEW_CONTRAST = 0.25
+"""Root mean square of a view's pixels, about that of natural images in [0, 1]."""
+
+CONTRAST_FLOOR = 0.01
+"""Root mean square below which an image counts as flat and its contrast is not raised further."""
+
+PENALTIES = (0.03, 0.3, 3.0, 30.0)
+"""Ridge penalties that the closed-form decoder may choose from, relative to features of power 1."""
+
+
+class SiftFunnelPlusOptions(Options):
+    """What the view hides, what is penalised, and how features are released."""
+
+    hidden_frequencies: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=3, description="lowest DCT frequencies per axis that are hidden; 0 shows the image"
+    )
+    equal_contrast: bool = Field(
+        default=True, description="give every view the same contrast; needs hidden frequencies"
+    )
+    leak_weight: Weight = Field(
+        default=0.5, description="of the variance share that a closed-form decoder predicts"
+    )
+    correlation_weight: Weight = Field(
+        default=0.0, description="of the bias-corrected distance correlation"
+    )
+    grid: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="cells per axis that features are averaged to; null keeps all"
+    )
+    noise: Weight = Field(
+        default=0.0, description="standard deviation of noise on features of power 1; 0: none"
+    )
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+@lru_cache(maxsize=32)
+def dct_basis(size: int, count: int) -> Tensor:
+    """Return the ``count`` lowest vectors of the orthonormal DCT-II, float32 (size, count)."""
+    position = torch.arange(size, dtype=torch.float64)[:, None] + 0.5
+    frequency = torch.arange(count, dtype=torch.float64)[None, :]
+    basis = torch.cos(math.pi / size * position * frequency) * math.sqrt(2.0 / size)
+    basis[:, 0] *= math.sqrt(0.5)
+    return basis.float()
+
+
+def without_low_frequencies(x: Tensor, count: int) -> Tensor:
+    """Return x - P x: images (N, C, H, W) without their ``count`` x ``count`` lowest DCT terms.
+
+    Raises
+    ------
+    ValueError : fewer pixels along an axis than frequencies to hide.
+    """
+    if min(x.shape[2:]) <= count:
+        raise ValueError(f"hidden_frequencies: {count} of {min(x.shape[2:])} pixels leave nothing")
+    rows, columns = (dct_basis(size, count).to(x) for size in x.shape[2:])
+    return x - rows @ (rows.T @ x @ columns) @ columns.T
+
+
+def decoder_leak(x: Tensor, z: Tensor) -> Tensor:
+    """Return the share of the variance of ``x`` that a decoder on ``z`` predicts out of sample.
+
+    1 - sum |e_i|^2 / sum |x_i - mean of the others|^2 with the leave-one-out residuals e_i of
+    kernel ridge regression, for the best of ``PENALTIES``. The kernel is the inner product plus a
+    Gaussian, of features scaled to power 1 (so that their scale does not matter), plus a constant
+    for the intercept. About 0 for independent features, 1 at most; slightly negative if no penalty
+    predicts better than the mean.
+
+    Parameters
+    ----------
+    x, z : (N, ...) images and features, flattened per sample.
+    """
+    count = len(x)
+    images, features = (side.flatten(1) - side.flatten(1).mean(dim=0) for side in (x, z))
+    power = features.square().sum(dim=1)
+    features = features * power.mean().clamp_min(1e-12).rsqrt()
+    products = features @ features.T
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares[None, :] - 2.0 * products).clamp_min(0.0)
+    kernel = products + torch.exp(-0.5 * distances)
+    # |x_i - mean of the others| = N / (N - 1) |x_i - mean|
+    total = images.square().sum() * (count / (count - 1)) ** 2
+    shares = []
+    for penalty in PENALTIES:
+        # The constant is a free intercept: whoever is left out has no part in it.
+        inverse = torch.linalg.inv(kernel + penalty * (torch.eye(count).to(kernel) + 100.0))
+        residuals = (inverse @ images) / inverse.diagonal()[:, None]
+        shares.append(1.0 - residuals.square().sum() / total.clamp_min(1e-12))
+    return torch.stack(shares).amax()
+
+
+def unbiased_distance_correlation(x: Tensor, z: Tensor) -> Tensor:
+    """Return the squared distance correlation with U-centred distances; it may be negative.
+
+    Parameters
+    ----------
+    x, z : (N, ...) samples, N at least 4, flattened per sample.
+
+    References
+    ----------
+    Szekely, Rizzo, Annals of Statistics 42(6), 2014, definitions 2 and 3.
+    """
+    count = len(x)
+    others = 1.0 - torch.eye(count).to(z)
+
+    def centred(samples: Tensor) -> Tensor:
+        flat = samples.flatten(1)
+        # Not the matrix-multiplication form: it loses small distances to cancellation.
+        plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = (plain.square() + 1e-10).sqrt() * others
+        sums = distances.sum(dim=0)
+        grand = sums.sum() / ((count - 1) * (count - 2))
+        return (distances - (sums[:, None] + sums[None, :]) / (count - 2) + grand) * others
+
+    a, b = centred(x), centred(z)
+    return (a * b).sum() / (a.square().sum() * b.square().sum()).clamp_min(1e-20).sqrt()
+
+
+class SiftFunnelPlus(Defence):
+    """View, decoder penalty and unbiased distance correlation; see the module's formulas."""
+
+    def __init__(self, options: SiftFunnelPlusOptions) -> None:
+        self.options = options
+
+    def view(self, x: Tensor) -> Tensor:
+        """Return the images without their low frequencies, at equal contrast, around 1/2."""
+        options = self.options
+        if options.hidden_frequencies == 0:
+            return x
+        detail = without_low_frequencies(x, options.hidden_frequencies)
+        if options.equal_contrast:
+            power = detail.square().mean(dim=(1, 2, 3), keepdim=True)
+            detail = detail * (VIEW_CONTRAST * power.clamp_min(CONTRAST_FLOOR**2).rsqrt())
+        return detail + 0.5
+
+    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """Return 1 - s for the true class and s / (K - 1) for the others, (N, K)."""
+        smoothing = self.options.smoothing
+        targets = torch.full(
+            (len(labels), num_classes), smoothing / (num_classes - 1), device=labels.device
+        )
+        return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
+
+    def sifted(self, z: Tensor) -> Tensor:
+        """Return what is released before noise, at the size it carries information in.
+
+        Raises
+        ------
+        ValueError : a grid finer than the features.
+        """
+        options = self.options
+        if options.grid is not None:
+            if options.grid > min(z.shape[2:]):
+                raise ValueError(f"grid: {options.grid} cells, features of {tuple(z.shape[1:])}")
+            z = functional.adaptive_avg_pool2d(z, options.grid)
+        if options.noise:
+            z = functional.layer_norm(z, z.shape[1:])  # equal power: nothing to gain by growing
+        return z
+
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """Return the weighted sum of the decoder penalty and the distance correlation."""
+        options, x, z = self.options, batch.x, batch.z
+        terms = []
+        if len(x) < 4:  # neither statistic exists: a device with so few images adds no penalty
+            return None
+        if options.leak_weight:
+            terms.append(options.leak_weight * decoder_leak(x, self.sifted(z)))
+        if options.correlation_weight:
+            correlation = unbiased_distance_correlation(x, self.sifted(z))
+            terms.append(options.correlation_weight * correlation)
+        return torch.stack(terms).sum() if terms else None
+
+    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the sifted features with noise, each cell of the grid repeated to the shape."""
+        sifted = self.sifted(z)
+        if self.options.noise:
+            noise = torch.randn(sifted.shape, generator=rng, device=rng.device)
+            sifted = sifted + self.options.noise * noise.to(device=z.device, dtype=z.dtype)
+        if sifted.shape != z.shape:
+            sifted = functional.interpolate(sifted, size=z.shape[2:], mode="nearest")
+        return sifted
+
+
+@DEFENCES.register(
+    "siftfunnel_plus",
+    "hides low frequencies from the front-end, penalises what a decoder predicts, unbiased",
+    SiftFunnelPlusOptions,
+)
+def siftfunnel_plus(options: SiftFunnelPlusOptions) -> Defence:
+    """Build the SiftFunnel+ defence."""
+    return SiftFunnelPlus(options)

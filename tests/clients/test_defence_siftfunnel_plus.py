@@ -1,0 +1,242 @@
+"""SiftFunnel+: every term against a slow reference, and the invariances it is built for."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dctn, idctn
+from small import TINY, make_batch, make_program
+
+from clients.defences.siftfunnel_plus import (
+    PENALTIES,
+    decoder_leak,
+    unbiased_distance_correlation,
+    without_low_frequencies,
+)
+from testbed.core.errors import UserError
+from testbed.core.registries import DEFENCES, FRONT_ENDS
+from testbed.core.scenario import Scenario
+from testbed.engine.experiment import arm_models
+from testbed.engine.world import read_setting
+from testbed.privacy.leakage import distance_correlation_u
+
+TERMS = {"leak": decoder_leak, "correlation": unbiased_distance_correlation}
+
+
+def plus(**options):
+    return DEFENCES.create("siftfunnel_plus", options)
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# The view
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_view_removes_what_scipy_calls_the_lowest_frequencies(count):
+    x = torch.rand(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+    coefficients = dctn(x.numpy().astype(np.float64), axes=(2, 3), norm="ortho")
+    coefficients[:, :, :count, :count] = 0.0
+    expected = idctn(coefficients, axes=(2, 3), norm="ortho")
+    np.testing.assert_allclose(without_low_frequencies(x, count).numpy(), expected, atol=1e-6)
+
+
+def test_view_knows_nothing_of_low_frequencies_brightness_or_contrast():
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    low = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    low = low - without_low_frequencies(low, 3)
+    defence = plus(hidden_frequencies=3)
+    torch.testing.assert_close(defence.view(x + low), defence.view(x), atol=2e-5, rtol=0.0)
+    torch.testing.assert_close(defence.view(0.4 * x + 0.3), defence.view(x), atol=2e-5, rtol=0.0)
+
+
+def test_equal_contrast_and_its_limit():
+    x = torch.rand(2, 3, 16, 16) * torch.tensor([1.0, 0.3])[:, None, None, None]
+    detail = plus().view(x) - 0.5
+    torch.testing.assert_close(detail.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((2,), 0.25))
+    flat = plus().view(torch.full((1, 3, 16, 16), 0.7))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.5), atol=1e-4, rtol=0.0)
+    plain = plus(equal_contrast=False).view(x)
+    torch.testing.assert_close(plain, without_low_frequencies(x, 3) + 0.5)
+
+
+def test_nothing_hidden_is_the_image_itself():
+    x = torch.rand(2, 1, 16, 16)
+    assert plus(hidden_frequencies=0).view(x) is x
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "siftfunnel_cnn"])
+def test_released_features_do_not_depend_on_what_is_hidden(front_end):
+    program = make_program(front_end, {"width": 32}, "siftfunnel_plus", {"noise": 0.5})
+    model = program.build()
+    parameters, statistics = model.initial_weights()
+    x = torch.rand(2, 1, 32, 32)
+    other = x + 0.2 * (torch.linspace(0, 1, 32)[:, None].expand(32, 32))
+    other = x + (other - x) - without_low_frequencies(other - x, 3)
+    released = [
+        model.features({**parameters, **statistics}, images, torch.Generator().manual_seed(0))[1]
+        for images in (x, other)
+    ]
+    torch.testing.assert_close(*released, atol=1e-3, rtol=1e-3)
+    plain = make_program(front_end, {"width": 32}).build()
+    shown = [
+        plain.features({**parameters, **statistics}, images, torch.Generator())[1]
+        for images in (x, other)
+    ]
+    assert float((shown[0] - shown[1]).abs().max()) > 1e-2 * float(shown[0].abs().max())
+
+
+# The decoder penalty
+
+
+def slow_leak(x, z, penalty):
+    """Kernel ridge with an unpenalised intercept, fitted anew without each image."""
+    z = z.reshape(len(z), -1).numpy()
+    x = x.reshape(len(x), -1).numpy()
+    z = z - z.mean(axis=0)
+    z = z / np.sqrt((z**2).sum(axis=1).mean())
+    errors = totals = 0.0
+    for left in range(len(x)):
+        rows = [i for i in range(len(x)) if i != left]
+        gram = z[rows] @ z[rows].T
+        away = ((z[rows][:, None] - z[rows][None]) ** 2).sum(axis=2)
+        kernel = gram + np.exp(-away / 2) + penalty * np.eye(len(rows))
+        bordered = np.block([[kernel, np.ones((len(rows), 1))], [np.ones((1, len(rows))), 0.0]])
+        solution = np.linalg.solve(bordered, np.vstack([x[rows], np.zeros((1, x.shape[1]))]))
+        to_left = z[rows] @ z[left] + np.exp(-((z[rows] - z[left]) ** 2).sum(axis=1) / 2)
+        predicted = to_left @ solution[:-1] + solution[-1]
+        errors += ((x[left] - predicted) ** 2).sum()
+        totals += ((x[left] - x[rows].mean(axis=0)) ** 2).sum()
+    return 1.0 - errors / totals
+
+
+def test_leak_against_refitting_without_each_image():
+    z = normal(14, 5, dtype=torch.float64)
+    x = torch.tanh(z @ normal(5, 9, seed=1, dtype=torch.float64)) + 0.1 * normal(14, 9, seed=2)
+    expected = max(slow_leak(x, z, penalty) for penalty in PENALTIES)
+    # Within what the finite constant of the kernel differs from a free intercept.
+    assert float(decoder_leak(x, z)) == pytest.approx(expected, abs=0.02)
+
+
+def test_leak_of_a_copy_is_high_and_of_noise_none():
+    x = normal(64, 6)
+    assert float(decoder_leak(x, 3.0 * x + 1.0)) > 0.9
+    noise = [float(decoder_leak(x, normal(64, 6, seed=seed))) for seed in range(1, 9)]
+    assert abs(np.mean(noise)) < 0.06
+
+
+# What both penalties have in common
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_scale_shift_and_dead_channels_change_nothing(name):
+    x, z = torch.rand(20, 1, 6, 6), normal(20, 4, 3, 3)
+    z = z + x[:, :, :3, :3]
+    term = TERMS[name]
+    before = float(term(x, z))
+    assert float(term(x, 0.01 * z)) == pytest.approx(before, abs=1e-3)
+    assert float(term(x, z + 5.0)) == pytest.approx(before, abs=1e-3)
+    with_dead = torch.cat([z, torch.full((20, 8, 3, 3), 2.0)], dim=1)
+    assert float(term(x, with_dead)) == pytest.approx(before, abs=1e-3)
+
+
+@pytest.mark.parametrize("dimensions", [1, 12, 768])
+@pytest.mark.parametrize("name", TERMS)
+def test_independent_features_cost_nothing_in_any_dimension(name, dimensions):
+    # The V-statistic of the published loss is 0.15 to 0.98 here.
+    values = [
+        float(TERMS[name](normal(128, 300, seed=seed), normal(128, dimensions, seed=seed + 100)))
+        for seed in range(6)
+    ]
+    assert abs(np.mean(values)) < 0.03
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_equal_features_cost_nothing_and_have_finite_gradients(name):
+    z = torch.zeros(8, 3, 2, 2, requires_grad=True)
+    value = TERMS[name](torch.rand(8, 1, 4, 4), z)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0.0, abs=0.01)
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("weight", ["leak_weight", "correlation_weight"])
+def test_descending_a_penalty_lowers_what_the_measure_reports(weight):
+    x = torch.rand(48, 12, generator=torch.Generator().manual_seed(4))
+    own = normal(48, 12, seed=5)
+    defence = plus(**{weight: 1.0})
+    mix = torch.eye(12).requires_grad_()
+
+    def features():
+        return ((x @ mix) + 0.1 * own).reshape(48, 12, 1, 1)
+
+    before = distance_correlation_u(x.numpy(), features().detach().numpy())
+    for _ in range(40):
+        penalty = defence.penalty(make_batch(x.reshape(48, 12, 1, 1), features()))
+        (gradient,) = torch.autograd.grad(penalty, [mix])
+        mix = (mix - 0.5 * gradient).detach().requires_grad_()
+    assert distance_correlation_u(x.numpy(), features().detach().numpy()) < 0.8 * before
+
+
+def test_distance_correlation_is_the_reported_measure():
+    x, z = torch.rand(17, 2, 4, 4), normal(17, 3, 2, 2)
+    expected = distance_correlation_u(x.numpy(), z.numpy())
+    assert float(unbiased_distance_correlation(x, z)) == pytest.approx(expected, abs=1e-4)
+
+
+# The defence as a whole
+
+
+def test_penalty_is_the_weighted_sum_of_what_is_released():
+    x, z = torch.rand(9, 1, 8, 8), normal(9, 3, 4, 4)
+    defence = plus(leak_weight=2.0, correlation_weight=0.5, grid=2)
+    pooled = z.reshape(9, 3, 2, 2, 2, 2).mean(dim=(3, 5))
+    expected = 2.0 * decoder_leak(x, pooled) + 0.5 * unbiased_distance_correlation(x, pooled)
+    torch.testing.assert_close(defence.penalty(make_batch(x, z)), expected)
+    assert plus(leak_weight=0.0, correlation_weight=0.0).penalty(make_batch(x, z)) is None
+    assert defence.penalty(make_batch(x[:3], z[:3])) is None
+
+
+def test_release_repeats_cells_and_noise_has_the_stated_strength():
+    z = normal(6, 3, 8, 8)
+    coarse = plus(grid=2).release(z, torch.Generator())
+    expected = z.reshape(6, 3, 2, 4, 2, 4).mean(dim=(3, 5))
+    torch.testing.assert_close(coarse[:, :, ::4, ::4], expected)
+    assert torch.equal(coarse[:, :, 0, 0], coarse[:, :, 3, 3])
+    defence = plus(noise=2.0)
+    many = torch.stack(
+        [defence.release(z, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    )
+    assert float(many.std(dim=0).mean()) == pytest.approx(2.0, rel=0.02)
+    clean = many.mean(dim=0)
+    assert float(clean.square().mean()) == pytest.approx(1.0 + 4.0 / 200, rel=0.05)
+    # Larger features are not less noisy.
+    louder = defence.release(50.0 * z, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(louder, many[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS.names())
+def test_penalties_reach_every_front_end(front_end):
+    model = FRONT_ENDS.create(front_end, {}, image_shape=(3, 32, 32))
+    defence = plus(leak_weight=1.0, correlation_weight=1.0)
+    x = torch.rand(6, 3, 32, 32)
+    defence.penalty(make_batch(x, model(defence.view(x)))).backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+def test_a_grid_finer_than_the_features_is_refused_in_one_sentence():
+    scenario = Scenario.model_validate(
+        {
+            **TINY,
+            "arms": [
+                {
+                    "name": "plus",
+                    "front_end": {"name": "cnn", "cut": 4, "width": 8},
+                    "defence": {"name": "siftfunnel_plus", "grid": 4},
+                }
+            ],
+        }
+    )
+    with pytest.raises(UserError, match=r"arms.plus.*grid: 4 cells, features of"):
+        arm_models(read_setting(scenario), scenario.arms[0])

@@ -1,0 +1,50 @@
+"""Kernel ridge: the fit against an independent solution, and what it can that a line cannot."""
+
+import numpy as np
+import torch
+from sklearn.kernel_ridge import KernelRidge as IndependentKernelRidge
+
+from testbed.adversaries.kernel_ridge import Kernel, combined, fit
+from testbed.adversaries.mounting import mount
+
+
+def test_fit_equals_an_independent_solution():
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(30, 5)).astype(np.float32)
+    fresh = rng.normal(size=(7, 5)).astype(np.float32)
+    targets = rng.normal(size=(30, 4)).astype(np.float32)
+    unit = np.sqrt((own.astype(np.float64) ** 2).sum(axis=1).mean())
+
+    def kernel(a, b):
+        return a @ b / unit**2 + np.exp(-np.linalg.norm(a - b) / unit / 2.0)
+
+    independent = IndependentKernelRidge(alpha=0.1, kernel=kernel).fit(own, targets)
+    parts = Kernel(own)
+    weights = fit(combined(parts.parts(own), 2.0), 0.1, targets)
+    found = combined(parts.parts(fresh), 2.0) @ weights
+    np.testing.assert_allclose(found, independent.predict(fresh), atol=2e-3)
+
+
+def test_a_code_that_no_line_inverts(build_case):
+    # A sign that says nothing of the image flips all other features: no line can undo that.
+    def coded(x, rng):
+        coarse = torch.nn.functional.avg_pool2d(x - 0.5, 8)
+        sign = torch.sign(torch.sin(40.0 * x[:, :, :1, :1]))
+        return torch.cat([coarse * sign, sign.expand_as(coarse)], dim=1)
+
+    case = build_case(coded, auxiliary=600, victims=64)
+    line = case.mse(mount("ridge", {}, case.evidence, 0))
+    assert case.mse(mount("kernel_ridge", {}, case.evidence, 0)) < 0.85 * line
+
+
+def test_random_releases_are_drawn_several_times(build_case, front_ends):
+    case = build_case(front_ends["noisy"])
+    mount("kernel_ridge", {"releases_per_image": 3}, case.evidence, 0)
+    full = [draw for count, draw in case.oracle.queries if count == 48]
+    assert len(full) == len(set(full)) == 3
+
+
+def test_samples_are_capped(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    capped = mount("kernel_ridge", {"max_samples": 30}, case.evidence, 0).images
+    assert np.abs(capped - mount("kernel_ridge", {}, case.evidence, 0).images).max() > 1e-3
