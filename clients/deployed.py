@@ -73,7 +73,8 @@ class FrontEndRunner:
     def signal(self, x: Tensor) -> Tensor:
         """Return the features that the release adds its noise to, with gradients to ``x``."""
         z = self._model.features(self._weights, x, torch_generator(0, "signal"))[0]
-        return self._model.defence.signal(z)
+        defence = self._model.defence
+        return self._model.with_weights(self._weights, lambda: defence.signal(z))
 
     @torch.no_grad()
     def released_array(

@@ -106,7 +106,10 @@ class Defence:
         return {}
 
     def signal(self, z: Tensor) -> Tensor:
-        """Return what ``release`` adds its noise to, where it adds any; differentiable."""
+        """Return what ``release`` adds its noise to, where it adds any; differentiable.
+
+        What happens to the noisy signal afterwards does not matter: it cannot tell more.
+        """
         return z
 
     def equivalent_noise_std(self) -> float | None:

@@ -86,6 +86,14 @@ class Cem(Wrapping):
         base = self.base.penalty(batch)
         return self.options.weight * bound + (0.0 if base is None else base)
 
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the features themselves: its own noise comes first, whatever the base adds."""
+        return z
+
+    def equivalent_noise_std(self) -> float:
+        """Return the standard deviation of its own noise."""
+        return self.options.scale
+
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the base's release of the noisy features."""
         noise = torch.randn(z.shape, generator=rng, device=rng.device)

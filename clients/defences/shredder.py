@@ -79,6 +79,14 @@ class Shredder(Defence):
         noise: Tensor = self.release_layers(standard)
         return bound_power(z, self.options.bound) + noise
 
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the bounded features in units of the scale of their noise."""
+        return bound_power(z, self.options.bound) / self.release_layers.log_scale.exp()
+
+    def equivalent_noise_std(self) -> float:
+        """Return 1, in those units: the location tells nothing, it is the same for all images."""
+        return 1.0
+
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
         """Return signal over noise; the location is the same for all images and hides nothing."""
         variance = 2.0 * float((2.0 * self.release_layers.log_scale.detach()).exp().mean())

@@ -207,6 +207,14 @@ class SiftFunnelPlus(Defence):
             terms.append(options.correlation_weight * correlation)
         return torch.stack(terms).sum() if terms else None
 
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the sifted features."""
+        return self.sifted(z)
+
+    def equivalent_noise_std(self) -> float | None:
+        """Return the standard deviation of the noise, None without."""
+        return self.options.noise or None
+
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the sifted features with noise, each cell of the grid repeated to the shape."""
         sifted = self.sifted(z)

@@ -46,6 +46,14 @@ class Wrapping(Defence):
         """Return what the base releases."""
         return self.base.release(z, rng)
 
+    def signal(self, z: Tensor) -> Tensor:
+        """Return what the base adds its noise to."""
+        return self.base.signal(z)
+
+    def equivalent_noise_std(self) -> float | None:
+        """Return the base's noise: what is done to its release afterwards tells nothing more."""
+        return self.base.equivalent_noise_std()
+
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
         """Return the statistics of the base's release."""
         return self.base.release_statistics(z, released)
