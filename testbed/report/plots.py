@@ -43,7 +43,7 @@ PLOTS = (
         "Attacks, anchors and floors",
         "Every attack of every arm on one axis, the strongest one named. A floor holds for any "
         "attack there will ever be (on images smoothed by noise of deviation 0.1); an arm without "
-        "one is guaranteed nothing, and what is left of its strongest attack is unknown.",
+        "one is guaranteed nothing. Where releases of one image are averaged, the floor is lower.",
         plots_floor.attacks_and_floors,
     ),
     Plot(

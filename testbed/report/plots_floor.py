@@ -40,11 +40,14 @@ def attacks_and_floors(results: Results) -> "Figure | None":
             color=style.MUTED,
         )
         floor = weakest_floor(arm)
-        if floor is not None and not floor.reason and floor.levels and floor.levels[0].mse:
-            panel.plot([floor.levels[0].mse], [row], "|", color=style.INK, markersize=18)
+        for level in floor.levels if floor is not None and not floor.reason else []:
+            if not level.mse:
+                continue
+            once = level.replays in (None, 1)
+            panel.plot([level.mse], [row], "|", color=style.INK, markersize=18)
             panel.annotate(
-                "floor",
-                (floor.levels[0].mse, row),
+                "floor" if once else f"{level.replays} releases",
+                (level.mse, row),
                 xytext=(0, -14),
                 textcoords="offset points",
                 ha="center",

@@ -227,8 +227,10 @@ def attack_by_class(results: Results) -> "Figure | None":
             lowest = line.at == min(other.at for other in lines if other.name == line.name)
             _anchor(panel, line, vertical=True, before=lowest)
         panel.set(title=name, xlabel="MSE per element")
-        panel.set_xlim(left=-0.03 * panel.get_xlim()[1])
         panel.grid(visible=False, axis="y")
+    # The axes share their range: it is set once, when everything that must fit is known.
+    right = max(panel.dataLim.x1 for panel in axes.flat[: len(names)])
+    axes[0][0].set_xlim(-0.03 * right, 1.05 * right)
     axes[0][0].set_yticks(range(len(classes)), classes)
     axes[0][0].set_ylim(len(classes) - 0.5, -0.5)
     style.arm_legend(made, [arm.name for arm in summary.arms], marks=True)
