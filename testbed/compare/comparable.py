@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.runs import Run
+from testbed.compare.runs import Run, training_of
 from testbed.core.errors import UserError
 
 IntArray = NDArray[np.int64]
@@ -46,9 +46,7 @@ def training_differences(runs: Sequence[Run]) -> list[str]:
     """Return the keys of the training section in which runs differ from the first."""
     keys = []
     for run in runs[1:]:
-        found = _difference(
-            {"training": runs[0].scenario["training"]}, {"training": run.scenario["training"]}
-        )
+        found = _difference({"training": training_of(runs[0])}, {"training": training_of(run)})
         if found is not None:
             keys.append(found[0])
     return sorted(set(keys))

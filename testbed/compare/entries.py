@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.compare.runs import Run
+from testbed.compare.runs import Run, training_of
 from testbed.core.errors import UserError
 from testbed.core.registry import nearest
 from testbed.report.schema import ArmResult
@@ -125,7 +125,7 @@ def _identity(run: Run, arm: ArmResult) -> str:
             arm.precision,
             arm.cloud_model,
             assignments,
-            run.scenario["training"],
+            training_of(run),
         ],
         sort_keys=True,
         default=str,

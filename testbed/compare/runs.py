@@ -113,6 +113,15 @@ def read_run(path: Path) -> Run:
     )
 
 
+def training_of(run: Run) -> dict[str, Any]:
+    """Return the training section, without what changes no result."""
+    return {
+        key: value
+        for key, value in run.scenario["training"].items()
+        if key not in ("checkpoint_every_rounds", "reuse_models")
+    }
+
+
 def tiers_by_name(arm: ArmResult) -> dict[str, TierResult]:
     """Return an arm's tiers by their names."""
     return {tier.tier: tier for tier in arm.tiers}
