@@ -45,7 +45,7 @@ REQUEST_COLUMNS = (
     "downlink_ms",
     "latency_ms",
 )
-_TEXT_COLUMNS = ("arm", "protocol", "device_class", "status")
+_TEXT_COLUMNS = ("arm", "adversary", "attack", "protocol", "device_class", "status", "tier")
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def read_results(path: Path) -> Results:
         path=path,
         summary=summary,
         host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
-        rounds=_read_parquet(
+        rounds=read_columns(
             path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS
         ),
-        requests=_read_parquet(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
+        requests=read_columns(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
     )
 
@@ -163,13 +163,20 @@ def _model(model: type[M], tree: Any, path: Path) -> M:
         raise UserError(describe(error, str(path), model)) from None
 
 
-def _read_parquet(
+def read_columns(
     path: Path,
     names: tuple[str, ...],
-    may_be_missing: bool,
+    may_be_missing: bool = False,
     defaults: Mapping[str, str] = MappingProxyType({}),
 ) -> Rows:
-    """Read columns; text columns in ``defaults`` may be absent and are then filled."""
+    """Read columns of a parquet file of a run.
+
+    Text columns in ``defaults`` may be absent and are then filled.
+
+    Raises
+    ------
+    UserError : the file is missing or damaged, or lacks a column.
+    """
     names = (*names, *defaults)
     if not path.exists():
         if not may_be_missing:

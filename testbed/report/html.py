@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from testbed.report import numbers, tables, tables_serving, threats
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
@@ -25,15 +25,21 @@ def render(results: Results, plots: dict[str, bytes]) -> str:
     results : the folder, read.
     plots : PNG bytes by the names of :data:`testbed.report.plots.PLOTS`.
     """
-    environment = Environment(
-        loader=PackageLoader("testbed.report", "templates"),
+    template = environment("testbed.report").get_template("report.html.j2")
+    return template.render(_context(results, plots))
+
+
+def environment(*packages: str) -> Environment:
+    """Return the templates of these packages, set up so that every text is escaped."""
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "templates") for package in packages]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["n"] = numbers
-    return environment.get_template("report.html.j2").render(_context(results, plots))
+    made.globals["n"] = numbers
+    return made
 
 
 def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:

@@ -233,6 +233,7 @@ class ArmResult(Part):
     name: Name
     front_end: str = ""
     defence: str = ""
+    precision: str = ""
     cloud_model: str = ""
     edge: Edge | None = None
     cloud: Cloud | None = None

@@ -13,6 +13,7 @@ class Leakage(Part):
     channels: Count = None
     live_channels: Count = None
     participation_ratio: Number = None
+    spectral_rank: Number = None
     dcor_v: Number = None
     dcor_u: Number = None
     mean_abs_feature: Number = None

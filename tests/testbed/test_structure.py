@@ -19,6 +19,7 @@ ALLOWED = {
     "testbed.adversaries": {"testbed.core", "testbed.adversaries"},
     "testbed.privacy": {"testbed.core", "testbed.privacy", "testbed.adversaries"},
     "testbed.report": {"testbed.core", "testbed.report"},
+    "testbed.compare": {"testbed.core", "testbed.privacy", "testbed.report", "testbed.compare"},
 }
 # Flower: the apps, the strategies, the Grid with what carries its messages, and their conversions.
 FLOWER = {

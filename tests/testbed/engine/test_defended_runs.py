@@ -17,7 +17,7 @@ from testbed.core.encoding import decode, payload_bytes
 from testbed.core.loading import validate_scenario
 from testbed.core.records import to_record, to_tensors
 from testbed.core.registries import DEFENCES
-from testbed.core.scenario import FleetSection, MixEntry, Position
+from testbed.core.scenario import FleetSection, MixEntry
 from testbed.engine.backend import InlineBackend
 from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.experiment import Experiment
@@ -126,7 +126,7 @@ def defended_grid(name):
     backend.install([program])
     stats = layer_stats(program.build().on_device(), program.image_shape)
     costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
-    tap = Tap("all", Position(tap="cloud"), DEVICES, seed=1)
+    tap = Tap("all", frozenset(range(DEVICES)))
     options = GridOptions(1e9, 2, lambda *_: True, lambda images: 0.0, Losses(0.0, seed=3))
     return FleetGrid(backend, costs, Ledger(DEVICES), [tap], options), program, tap
 

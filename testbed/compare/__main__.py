@@ -1,0 +1,104 @@
+"""Command line: ``python -m testbed.compare RUN RUN ...`` compares runs made apart."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from testbed.compare.comparison import MAX_ACCURACY_LOSS, RESAMPLES, Comparison, compare
+from testbed.core.errors import UserError
+
+EPILOG = """\
+examples:
+  python -m testbed.compare results/stress-0 results/stress-1 results/stress-2
+  python -m testbed.compare results/stress-* --reference undefended --max-accuracy-loss 0.05
+  python -m testbed.compare results/stress-* --out results/stress --markdown docs/defences.md
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.compare",
+        description="Compare runs made apart: seeds of one scenario, or scenarios on the same "
+        "data, fleet and adversaries.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", default=Path("results/compare"),
+        help="folder for the comparison (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace an existing comparison")
+    parser.add_argument(
+        "--reference", metavar="ARM", help="compare with this arm (default: first undefended one)"
+    )
+    parser.add_argument(
+        "--max-accuracy-loss", type=float, default=MAX_ACCURACY_LOSS, metavar="SHARE",
+        help="match defences at the reference's accuracy minus this (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resamples", type=int, default=RESAMPLES, metavar="N",
+        help="bootstrap resamples (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE",
+        help="put the table of all arms between the two marks of this document",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print compare.json, not the table")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare; return 0, or 2 with one sentence on standard error for bad input."""
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = _parser().parse_args(given)
+    try:
+        _dispatch(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _dispatch(chosen: argparse.Namespace) -> None:
+    from testbed.compare.build import check_folder, json_text, write_comparison
+    from testbed.compare.markdown import markdown_table, replaced, write_markdown
+
+    check_folder(chosen.out, chosen.force)
+    if chosen.markdown is not None:
+        replaced(chosen.markdown, "")  # refused before anything is written
+    comparison = compare(chosen.runs, chosen.reference, chosen.max_accuracy_loss, chosen.resamples)
+    command = _command(chosen)
+    page = write_comparison(comparison, chosen.out, command)
+    if chosen.markdown is not None:
+        write_markdown(chosen.markdown, markdown_table(comparison, command))
+    if chosen.json:
+        print(json_text(comparison), end="")
+    else:
+        _print(comparison, page)
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """Return the command that makes the comparison again; absolute paths lose their folders."""
+    words = ["python", "-m", "testbed.compare"]
+    words += [str(run) if not run.is_absolute() else run.name for run in chosen.runs]
+    if chosen.reference is not None:
+        words += ["--reference", chosen.reference]
+    if chosen.max_accuracy_loss != MAX_ACCURACY_LOSS:
+        words += ["--max-accuracy-loss", f"{chosen.max_accuracy_loss:g}"]
+    if chosen.resamples != RESAMPLES:
+        words += ["--resamples", str(chosen.resamples)]
+    return shlex.join(words)
+
+
+def _print(comparison: Comparison, page: Path) -> None:
+    from rich.console import Console
+
+    from testbed.compare.terminal import short_table
+
+    Console().print(short_table(comparison, page))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

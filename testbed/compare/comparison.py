@@ -1,0 +1,182 @@
+"""The whole comparison of some runs, made in one readable function."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.compare.comparable import check_comparable, training_differences
+from testbed.compare.entries import Entry, entries_of, find_reference
+from testbed.compare.groups import CLASS, TIER, Groups, groups_of
+from testbed.compare.matched import Matched, match
+from testbed.compare.measures import Measured, measure
+from testbed.compare.pareto import TRADES, Front, front_of
+from testbed.compare.population import Resamples, mean_interval, population_of, resample
+from testbed.compare.runs import Run, read_run
+from testbed.core.errors import UserError
+from testbed.report.schema import Interval, Summary
+
+RESAMPLES = 1000
+MAX_ACCURACY_LOSS = 0.03
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An entry minus the reference, over the requests and victims that both have."""
+
+    accuracy: Interval
+    mse: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the outputs show.
+
+    Attributes
+    ----------
+    measured : the entries, in the order of their first appearance.
+    reference : the place of the entry that the others are compared with.
+    differences : per entry, None for the reference.
+    notes : what a reader must know before believing a number.
+    """
+
+    runs: Sequence[Run]
+    seeds: list[int]
+    resamples: int
+    max_accuracy_loss: float
+    measured: Sequence[Measured]
+    reference: int
+    differences: Sequence[Difference | None]
+    fronts: Sequence[Front]
+    matched: Sequence[Matched]
+    tiers: Sequence[Groups]
+    classes: Sequence[Groups]
+    notes: Sequence[str]
+
+    @property
+    def summary(self) -> Summary:
+        """The first run's summary, for what all runs share."""
+        return self.runs[0].results.summary
+
+    @property
+    def labels(self) -> list[str]:
+        """The entries' labels."""
+        return [item.entry.label for item in self.measured]
+
+    @property
+    def seeds_per_entry(self) -> Mapping[str, int]:
+        """How many seeds each entry has."""
+        return {item.entry.label: len(item.entry.members) for item in self.measured}
+
+    def front(self, name: str) -> Front:
+        """Return the front of a trade by its name."""
+        return next(front for front in self.fronts if front.trade.name == name)
+
+
+def compare(
+    folders: Sequence[Path],
+    reference: str | None = None,
+    max_accuracy_loss: float = MAX_ACCURACY_LOSS,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Read the runs and compare their arms.
+
+    Parameters
+    ----------
+    folders : results folders of complete runs.
+    reference : label of the entry to compare with; None: the first undefended one.
+    max_accuracy_loss : how far below the reference's accuracy defences are matched, 0 to 1.
+
+    Raises
+    ------
+    UserError : a folder is unreadable, runs may not be compared, or there is no such reference.
+    """
+    if not 0.0 <= max_accuracy_loss < 1.0:
+        raise UserError(
+            f"--max-accuracy-loss {max_accuracy_loss:g}: give a share from 0 to below 1, "
+            "for instance 0.03 for three points"
+        )
+    if resamples < 100:
+        raise UserError(f"--resamples {resamples}: give at least 100, or intervals mean nothing")
+    runs = [read_run(folder) for folder in folders]
+    check_comparable(runs)
+    entries = entries_of(runs)
+    place = entries.index(find_reference(entries, reference))
+    population = population_of(runs)
+    draws = resample(population, resamples)
+    measured = [measure(entry, population, draws) for entry in entries]
+    return Comparison(
+        runs=runs,
+        seeds=population.seeds,
+        resamples=resamples,
+        max_accuracy_loss=max_accuracy_loss,
+        measured=measured,
+        reference=place,
+        differences=[
+            None if item is measured[place] else _difference(item, measured[place], draws)
+            for item in measured
+        ],
+        fronts=[front_of(trade, measured) for trade in TRADES],
+        matched=match(measured, place, max_accuracy_loss),
+        tiers=groups_of(measured, TIER),
+        classes=groups_of(measured, CLASS),
+        notes=_notes(runs, entries, population.seeds),
+    )
+
+
+def _difference(item: Measured, other: Measured, draws: Resamples) -> Difference:
+    accuracy = item.correct.minus(other.correct)
+    mse = Interval()
+    if item.best is not None and other.best is not None:
+        column = item.best.scored.column("mse").minus(other.best.scored.column("mse"))
+        mse = mean_interval(column, draws.means(column))
+    return Difference(mean_interval(accuracy, draws.means(accuracy)), mse)
+
+
+def _notes(runs: Sequence[Run], entries: Sequence[Entry], seeds: Sequence[int]) -> list[str]:
+    notes = []
+    if len(seeds) == 1:
+        notes.append(
+            f"There is one seed ({seeds[0]}): intervals cover devices and images alone. How much "
+            "another training, fleet or split would change is unknown; run more seeds."
+        )
+    else:
+        fewest = min(len(entry.members) for entry in entries)
+        if fewest < len(seeds):
+            fewer = [entry.label for entry in entries if len(entry.members) < len(seeds)]
+            notes.append(
+                f"Not every arm has all {len(seeds)} seeds: {_listed(fewer)}. Their intervals "
+                "cover the seeds that they have."
+            )
+        if len(seeds) < 5:
+            notes.append(
+                f"Intervals resample {len(seeds)} seeds, their devices and images. So few seeds "
+                "tell the spread between trainings roughly: it may well be larger."
+            )
+    changed = training_differences(runs)
+    if changed:
+        notes.append(
+            f"The runs were not trained alike ({_listed(changed)} differs): arms of one name and "
+            "unlike training are entries of their own."
+        )
+    if (runs[0].scenario.get("serving") or {}).get("cloud_service") == "recorded":
+        notes.append(
+            "The cloud's service times were measured on the machines that made the runs: latencies "
+            "differ with them."
+        )
+    versions = sorted({run.results.summary.testbed_version for run in runs})
+    if len(versions) > 1:
+        notes.append(f"The runs were made by different versions of the testbed: {versions}.")
+    checks = [
+        f"{check.name} ({run.name})"
+        for run in runs
+        for check in run.results.summary.self_checks
+        if check.passed is False
+    ]
+    if checks:
+        notes.append(f"A self-check failed: {_listed(checks)}.")
+    return notes
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,183 @@
+"""The comparison as ``compare.json`` and ``entries.csv`` (docs/compare.md)."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+
+from testbed.compare.attacks import SCORES, Attacked
+from testbed.compare.comparison import Comparison, Difference
+from testbed.compare.groups import Groups, GroupScore, group_names, relative_leakage
+from testbed.compare.matched import Matched
+from testbed.compare.measures import EDGE, LEAKAGE, PERCENTILES, Measured
+from testbed.compare.pareto import Front
+from testbed.privacy.intervals import LEVEL
+from testbed.report.schema import Interval
+
+SCHEMA_VERSION = 1
+COSTS = (*EDGE, "uplink_bytes", "energy_mj", *PERCENTILES)
+CSV_NUMBERS = ("accuracy", *SCORES, *LEAKAGE, *COSTS)
+
+Tree = dict[str, Any]
+
+
+def document(comparison: Comparison) -> Tree:
+    """Return the whole comparison as plain values; unknown numbers are None."""
+    data, fleet = comparison.summary.data, comparison.summary.fleet
+    reference = comparison.measured[comparison.reference]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": [
+            {
+                "folder": run.name,
+                "scenario": run.results.summary.scenario.name,
+                "seed": run.seed,
+                "testbed_version": run.results.summary.testbed_version,
+                "arms": [arm.name for arm in run.results.arms],
+            }
+            for run in comparison.runs
+        ],
+        "seeds": comparison.seeds,
+        "resampled": [*(["seed"] if len(comparison.seeds) > 1 else []), "device", "image"],
+        "resamples": comparison.resamples,
+        "level": LEVEL,
+        "data": data.model_dump(include={"name", "image_shape", "num_classes"}) if data else None,
+        "devices": fleet.size if fleet else None,
+        "reference": reference.entry.label,
+        "max_accuracy_loss": comparison.max_accuracy_loss,
+        "notes": list(comparison.notes),
+        "entries": [
+            _entry(item, difference)
+            for item, difference in zip(comparison.measured, comparison.differences, strict=True)
+        ],
+        "pareto": [_front(front, comparison.labels) for front in comparison.fronts],
+        "matched": [_matched(found) for found in comparison.matched],
+        "tiers": _groups(comparison, comparison.tiers),
+        "device_classes": _groups(comparison, comparison.classes),
+    }
+
+
+def table_csv(comparison: Comparison) -> str:
+    """Return one line per entry: what it is, and each number with its interval."""
+    names = ["label", "family", "front_end", "defence", "precision", "seeds"]
+    names += ["adversary", "attack", "attack_failed"]
+    names += [f"{name}{end}" for name in CSV_NUMBERS for end in ("", "_low", "_high")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for item in comparison.measured:
+        arm, best = item.entry.arm, item.best
+        row: list[Any] = [item.entry.label, item.entry.family, arm.front_end, arm.defence]
+        row += [arm.precision, " ".join(map(str, item.entry.seeds))]
+        row += [best.facts.adversary, best.facts.attack, best.failed] if best else [None] * 3
+        for name in CSV_NUMBERS:
+            shown = item[name].shown
+            row += [shown.value, shown.low, shown.high]
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _entry(item: Measured, difference: Difference | None) -> Tree:
+    arm = item.entry.arm
+    return {
+        "label": item.entry.label,
+        "name": arm.name,
+        "family": item.entry.family,
+        "front_end": arm.front_end,
+        "defence": arm.defence,
+        "precision": arm.precision,
+        "seeds": item.entry.seeds,
+        "runs": [member.run.name for member in item.entry.members],
+        "accuracy": _interval(item["accuracy"].shown),
+        "best_attack": _attacked(item.best),
+        "by_adversary": [_attacked(found) for found in item.attacks.by_adversary.values()],
+        "leakage": {name: _interval(item[name].shown) for name in LEAKAGE},
+        "cost": {name: _interval(item[name].shown) for name in COSTS},
+        "to_reference": {
+            "accuracy": _interval(difference.accuracy),
+            "mse": _interval(difference.mse),
+        }
+        if difference
+        else None,
+    }
+
+
+def _attacked(attacked: Attacked | None) -> Tree | None:
+    if attacked is None:
+        return None
+    return {
+        "adversary": attacked.facts.adversary,
+        "attack": attacked.facts.attack,
+        "threat_model": attacked.facts.threat_model,
+        "mean_image_mse": attacked.mean_image_mse,
+        "worse_than_mean_image": attacked.failed,
+        **{name: _interval(attacked.scores[name]) for name in SCORES},
+    }
+
+
+def _front(front: Front, labels: list[str]) -> Tree:
+    return {
+        "name": front.trade.name,
+        "x": front.trade.x,
+        "y": front.trade.y,
+        "better": {front.trade.x: "higher", front.trade.y: front.trade.y_better},
+        "front": [label for label, on in zip(labels, front.on_front, strict=True) if on],
+        "share_of_resamples": {
+            label: float(share) if np.isfinite(share) else None
+            for label, share in zip(labels, front.share, strict=True)
+        },
+    }
+
+
+def _matched(found: Matched) -> Tree:
+    return {
+        "accuracy": found.accuracy,
+        "below_reference": found.below_reference,
+        "families": [
+            {
+                "family": standing.family,
+                "reached": standing.reached,
+                "settings": list(standing.settings),
+                "mse": _interval(standing.mse),
+                "reached_share": standing.reached_share,
+                "rank": standing.rank,
+                "rank_shares": list(standing.rank_shares),
+                "to_best": _interval(standing.to_best) if standing.to_best else None,
+                "like_best": standing.like_best,
+            }
+            for standing in found.standings
+        ],
+    }
+
+
+def _groups(comparison: Comparison, groups: "Any") -> Tree:
+    def entry(item: Groups) -> Tree:
+        weakest = item.weakest
+        return {
+            "label": item.label,
+            "weakest": weakest.group if weakest else None,
+            "groups": [_group(score) for score in item.scores],
+        }
+
+    return {
+        "names": group_names(groups),
+        "relative_mse": relative_leakage(groups, comparison.measured),
+        "entries": [entry(item) for item in groups],
+    }
+
+
+def _group(score: GroupScore) -> Tree:
+    return {
+        "group": score.group,
+        "victims": score.victims,
+        "adversary": score.attacked.facts.adversary,
+        "attack": score.attacked.facts.attack,
+        **{name: _interval(score.attacked.scores[name]) for name in SCORES},
+        "to_mean": _interval(score.to_mean),
+        "weakest_share": score.weakest_share,
+    }
+
+
+def _interval(shown: Interval) -> Tree:
+    return {"value": shown.value, "low": shown.low, "high": shown.high, "n": shown.n}

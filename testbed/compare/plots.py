@@ -1,0 +1,308 @@
+"""The comparison's figures: fronts, matched accuracy, and the devices that leak most."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testbed.compare.comparison import Comparison
+from testbed.compare.groups import Groups, group_names
+from testbed.compare.matched import families_of
+from testbed.compare.pareto import Front
+from testbed.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "mse": "best attack's MSE per element",
+    "ssim": "best attack's SSIM",
+    "macs": "edge multiply-accumulates per request",
+    "uplink_bytes": "uplink bytes per request",
+    "latency_ms_median": "median latency (ms)",
+}
+LOG = {"macs", "uplink_bytes", "latency_ms_median"}
+MAX_LABELS = 14
+ROW_IN = 0.27
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: file name without ending, section, title and how to read it."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    draw: "Callable[[Comparison], Figure | None]"
+
+
+def front_figure(name: str) -> "Callable[[Comparison], Figure | None]":
+    """Return the drawing of one trade."""
+
+    def draw(comparison: Comparison) -> "Figure | None":
+        return _front(comparison, comparison.front(name))
+
+    return draw
+
+
+def _front(comparison: Comparison, front: Front) -> "Figure | None":
+    from matplotlib.ticker import PercentFormatter
+
+    trade = front.trade
+    known = [
+        place
+        for place, item in enumerate(comparison.measured)
+        if item[trade.x].shown.value is not None and item[trade.y].shown.value is not None
+    ]
+    if not known:
+        return None
+    made, axes = style.figure(1, 1, 4.9)
+    panel = axes[0][0]
+    looks = _looks(comparison)
+    for place in known:
+        item = comparison.measured[place]
+        x, y = item[trade.x].shown, item[trade.y].shown
+        shade, mark = looks[item.entry.family]
+        on = bool(front.on_front[place])
+        panel.errorbar(
+            [x.value],
+            [y.value],
+            xerr=style.error_arms(x),
+            yerr=style.error_arms(y),
+            fmt=mark,
+            color=shade if on else style.pale(shade),
+            markersize=7.5 if on else 5.5,
+            markeredgecolor=shade,
+            markerfacecolor=shade if on else "white",
+            elinewidth=0.9,
+            capsize=1.8,
+            zorder=4 if on else 3,
+        )
+    _staircase(panel, comparison, front)
+    if trade.y in LOG:
+        panel.set_yscale("log")
+        style.plain_log_ticks(panel.yaxis)
+    _name_points(panel, comparison, front, known)
+    panel.annotate(
+        "better ↗" if trade.y_better == "higher" else "better ↘",
+        (1, 1 if trade.y_better == "higher" else 0),
+        xycoords="axes fraction",
+        xytext=(-4, -4 if trade.y_better == "higher" else 4),
+        textcoords="offset points",
+        ha="right",
+        va="top" if trade.y_better == "higher" else "bottom",
+        fontweight="bold",
+        color=style.INK,
+    )
+    panel.margins(0.09)
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    panel.set(xlabel="test accuracy", ylabel=LABELS[trade.y])
+    _family_legend(made, looks)
+    return made
+
+
+def _staircase(panel: "Axes", comparison: Comparison, front: Front) -> None:
+    """Join the entries on the front by the border of what they dominate."""
+    points = sorted(
+        (item[front.trade.x].shown.value or 0.0, item[front.trade.y].shown.value or 0.0)
+        for place, item in enumerate(comparison.measured)
+        if front.on_front[place]
+    )
+    x, y = [list(column) for column in zip(*points, strict=True)] if points else ([], [])
+    panel.step(x, y, where="pre", color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+
+
+def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Sequence[int]) -> None:
+    """Name the entries on the front, and the reference, beside their marks."""
+    named = [place for place in known if front.on_front[place] or place == comparison.reference]
+    for turn, place in enumerate(named[:MAX_LABELS]):
+        item = comparison.measured[place]
+        panel.annotate(
+            item.entry.label,
+            (item[front.trade.x].shown.value or 0.0, item[front.trade.y].shown.value or 0.0),
+            xytext=(6, 6) if turn % 2 == 0 else (6, -11),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=style.INK,
+            zorder=6,
+        )
+
+
+def matched_figure(comparison: Comparison) -> "Figure | None":
+    """Draw the MSE of every family at the matched accuracies, a panel each."""
+    shown = [found for found in comparison.matched if any(s.rank for s in found.standings)]
+    if not shown:
+        return None
+    shown = shown[:4]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    most = max(sum(1 for s in found.standings if s.rank) for found in shown)
+    made, axes = style.figure(rows, columns, rows * (0.9 + ROW_IN * most), sharex=True)
+    looks = _looks(comparison)
+    for spare in axes.flat[len(shown) :]:
+        spare.set_axis_off()
+    for panel, found in zip(axes.flat, shown, strict=False):
+        ranked = [standing for standing in found.standings if standing.rank]
+        for at, standing in enumerate(ranked):
+            shade, mark = looks[standing.family]
+            panel.errorbar(
+                [standing.mse.value],
+                [at],
+                xerr=style.error_arms(standing.mse),
+                fmt=mark,
+                color=shade,
+                markersize=6.5,
+                fillstyle="none" if standing.like_best else "full",
+                capsize=2.5,
+                elinewidth=1.2,
+            )
+        panel.set_yticks(range(len(ranked)), [standing.family for standing in ranked])
+        panel.set_ylim(len(ranked) - 0.5, -0.5)
+        panel.grid(axis="y", visible=False)
+        below = found.below_reference
+        title = f"at {100 * found.accuracy:.1f} % accuracy"
+        if below is not None:
+            title += f" (reference − {100 * below:g})"  # noqa: RUF001
+        panel.set_title(title)
+    tops = [s.mse.high or s.mse.value or 0.0 for found in shown for s in found.standings]
+    axes[0][0].set_xlim(0, 1.05 * max(tops))  # shared by all panels
+    for panel in axes[-1]:
+        panel.set_xlabel("MSE per element, higher hides more")
+    return made
+
+
+def groups_figure(which: str) -> "Callable[[Comparison], Figure | None]":
+    """Return the drawing of the best attack's MSE by tier or device class."""
+
+    def draw(comparison: Comparison) -> "Figure | None":
+        return _groups(comparison, getattr(comparison, which))
+
+    return draw
+
+
+def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None":
+    names = group_names(groups)
+    if len(names) < 2:
+        return None
+    made, axes = style.figure(1, 1, 1.1 + ROW_IN * len(groups))
+    panel = axes[0][0]
+    width = 0.7 / len(names)
+    for place, item in enumerate(groups):
+        for index, name in enumerate(names):
+            score = item.score(name)
+            if score is None or score.attacked.scores["mse"].value is None:
+                continue
+            panel.errorbar(
+                [score.attacked.mse],
+                [place + (index - (len(names) - 1) / 2) * width],
+                xerr=style.error_arms(score.attacked.scores["mse"]),
+                fmt=style.MARKERS[index % len(style.MARKERS)],
+                color=style.colour(index),
+                markersize=4.5,
+                elinewidth=0.9,
+                capsize=1.5,
+                fillstyle="full" if score is item.weakest else "none",
+            )
+    panel.set_yticks(range(len(groups)), [item.label for item in groups])
+    panel.set_ylim(len(groups) - 0.5, -0.5)
+    panel.set_xlim(left=0)
+    panel.set_xlabel("best attack's MSE per element, further left leaks more")
+    style.arm_legend(made, names, marks=True)
+    return made
+
+
+def _looks(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Return a colour and a mark for every family, distinct for up to 49 of them."""
+    number = len(style.PALETTE)
+    return {
+        family: (style.colour(index), style.MARKERS[(index + index // number) % len(style.MARKERS)])
+        for index, family in enumerate(families_of(comparison.measured))
+    }
+
+
+def _family_legend(made: "Figure", looks: dict[str, tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = [
+        Line2D([], [], color=shade, marker=mark, linestyle="", label=family)
+        for family, (shade, mark) in looks.items()
+    ]
+    made.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)))
+
+
+_INTERVALS = "95 % intervals resample seeds, devices and images. "
+PLOTS = (
+    Plot(
+        "pareto_accuracy_mse",
+        "privacy",
+        "Privacy against accuracy",
+        "Each mark is an arm, its colour the defence. Further right answers better, further up is "
+        "reconstructed worse. Filled marks, joined by the dashed border, are on the Pareto front: "
+        "no other arm is better in both. " + _INTERVALS,
+        front_figure("accuracy_mse"),
+    ),
+    Plot(
+        "pareto_accuracy_ssim",
+        "privacy",
+        "Likeness against accuracy",
+        "As above with SSIM, the likeness of reconstruction and image: lower hides more.",
+        front_figure("accuracy_ssim"),
+    ),
+    Plot(
+        "matched",
+        "matched",
+        "Defences at matched accuracy",
+        "MSE of the best attack where each defence's frontier meets the accuracy on top. Open "
+        "marks are not distinguishable from the best (the paired interval covers 0); defences "
+        "that do not reach the accuracy are left out. " + _INTERVALS,
+        matched_figure,
+    ),
+    Plot(
+        "pareto_accuracy_macs",
+        "cost",
+        "Computing against accuracy",
+        "Mean over answered requests; a device of another tier counts with its own front-end.",
+        front_figure("accuracy_macs"),
+    ),
+    Plot(
+        "pareto_accuracy_bytes",
+        "cost",
+        "Bytes against accuracy",
+        "Serialised bytes that a device sends for one request, on average.",
+        front_figure("accuracy_bytes"),
+    ),
+    Plot(
+        "pareto_accuracy_latency",
+        "cost",
+        "Latency against accuracy",
+        "Median over answered requests, in virtual time.",
+        front_figure("accuracy_latency"),
+    ),
+    Plot(
+        "tiers",
+        "tiers",
+        "Best attack by tier",
+        "MSE of the best attack on each tier's victims; the filled mark of an arm is the tier "
+        "that leaks most. Overlapping intervals do not show a difference.",
+        groups_figure("tiers"),
+    ),
+    Plot(
+        "device_classes",
+        "classes",
+        "Best attack by device class",
+        "As above, by device class.",
+        groups_figure("classes"),
+    ),
+)
+
+
+def draw_all(comparison: Comparison) -> dict[str, bytes]:
+    """Return the PNG bytes of every figure there is data for, by name."""
+    drawn: dict[str, bytes] = {}
+    with style.applied():
+        for plot in PLOTS:
+            made = plot.draw(comparison)
+            if made is not None:
+                drawn[plot.name] = style.png(made)
+    return drawn

@@ -1,0 +1,264 @@
+"""The comparison's tables as cells (testbed.report.cells)."""
+
+from collections.abc import Sequence
+
+from testbed.compare.comparison import Comparison
+from testbed.compare.groups import Groups, GroupScore, group_names, relative_leakage
+from testbed.compare.matched import Matched, Standing
+from testbed.compare.measures import Measured
+from testbed.privacy.intervals import LEVEL
+from testbed.report import numbers
+from testbed.report.cells import Cell, Format, Row, Table, number, scored, words
+from testbed.report.findings import FEW_VICTIMS, readable
+
+TIMES_OR_FEWER = 2
+
+
+def entry_table(comparison: Comparison) -> Table:
+    """Return utility and the best attack of every entry; those on the front are marked."""
+    front = comparison.front("accuracy_mse").on_front
+    rows = []
+    for place, item in enumerate(comparison.measured):
+        difference = comparison.differences[place]
+        rows.append(
+            Row(
+                item.entry.label,
+                [
+                    _cell(item, "accuracy", numbers.percent, as_percent=True),
+                    scored(difference.accuracy, _points, as_percent=True)
+                    if difference
+                    else words("reference"),
+                    _which(item),
+                    _cell(item, "mse", numbers.significant),
+                    scored(difference.mse, numbers.significant)
+                    if difference
+                    else words("reference"),
+                    _cell(item, "psnr_db", numbers.significant),
+                    _cell(item, "ssim", numbers.significant, digits=2),
+                    _cell(item, "reidentification", numbers.percent, as_percent=True),
+                    _cell(item, "recognisable_share", numbers.percent, as_percent=True),
+                ],
+                _kind(item),
+                "best" if front[place] else "",
+            )
+        )
+    headings = ["arm", "accuracy", "to the reference", "best attack by", "MSE"]
+    headings += ["to the reference", "PSNR (dB)", "SSIM", "re-identified", "SSIM above 0.5"]
+    return Table(headings, rows)
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Return what every entry costs its devices, and the leakage measures without an attack."""
+    columns: list[tuple[str, str, Format]] = [
+        ("edge MACs", "macs", numbers.scaled),
+        ("edge parameters", "parameters", numbers.scaled),
+        ("features", "feature_bytes", lambda v: numbers.scaled(v, "B")),
+        ("uplink per request", "uplink_bytes", lambda v: numbers.scaled(v, "B")),
+        ("latency, median", "latency_ms_median", numbers.milliseconds),
+        ("latency, p95", "latency_ms_p95", numbers.milliseconds),
+        ("energy, mJ", "energy_mj", lambda v: numbers.significant(v, absent=numbers.UNKNOWN)),
+    ]
+    rows = [
+        Row(item.entry.label, [_cell(item, name, fmt) for _, name, fmt in columns])
+        for item in comparison.measured
+    ]
+    return Table(["arm", *(heading for heading, _, _ in columns)], rows)
+
+
+def leakage_table(comparison: Comparison) -> Table:
+    """Return the leakage measures that need no attack."""
+    columns = {
+        "dCor, bias-corrected": "dcor_u",
+        "dCor, V-statistic": "dcor_v",
+        "live channels": "live_channels",
+        "channels": "channels",
+        "participation ratio": "participation_ratio",
+        "spectral rank": "spectral_rank",
+    }
+    rows = [
+        Row(
+            item.entry.label,
+            [_cell(item, name, numbers.significant) for name in columns.values()],
+        )
+        for item in comparison.measured
+    ]
+    return Table(["arm", *columns], rows)
+
+
+def adversary_table(comparison: Comparison) -> Table | None:
+    """Return the MSE of every adversary's best attack on every entry."""
+    names = list(
+        dict.fromkeys(name for item in comparison.measured for name in item.attacks.by_adversary)
+    )
+    if len(names) < TIMES_OR_FEWER:
+        return None
+    rows = []
+    for item in comparison.measured:
+        cells = []
+        for name in names:
+            found = item.attacks.by_adversary.get(name)
+            cell = scored(found.scores["mse"] if found else None, numbers.significant)
+            what = readable(found.facts.attack) if found else ""
+            failed = "failed" if found and found.failed else ""
+            note = "; ".join(filter(None, (cell.note, what, failed)))
+            cells.append(Cell(cell.text, cell.value, note))
+        rows.append(Row(item.entry.label, cells))
+    return Table(["arm", *names], rows)
+
+
+def front_table(comparison: Comparison) -> Table:
+    """Return for every trade which entries are on the front, and how often in the resamples."""
+    rows = []
+    for place, item in enumerate(comparison.measured):
+        cells = []
+        for front in comparison.fronts:
+            share = float(front.share[place])
+            known = share == share
+            text = numbers.ABSENT if not known else "front" if front.on_front[place] else "no"
+            note = f"{100 * share:.0f}{numbers.THIN}% of resamples" if known else ""
+            cells.append(Cell(text, share if known else None, note))
+        rows.append(Row(item.entry.label, cells))
+    headings = {
+        "accuracy_mse": "accuracy and MSE",
+        "accuracy_ssim": "accuracy and SSIM",
+        "accuracy_macs": "accuracy and edge MACs",
+        "accuracy_bytes": "accuracy and uplink",
+        "accuracy_latency": "accuracy and latency",
+    }
+    return Table(["arm", *(headings[front.trade.name] for front in comparison.fronts)], rows)
+
+
+def matched_table(found: Matched) -> Table:
+    """Return the ranking of the families at one accuracy."""
+    rows = [
+        Row(standing.family, _standing(standing), _verdict(standing), _mark(standing))
+        for standing in found.standings
+    ]
+    headings = ["defence", "rank", "MSE", "to the best", "first in", "settings used"]
+    return Table(headings, rows)
+
+
+def _standing(standing: Standing) -> list[Cell]:
+    if standing.rank is None:
+        return [words("")] * 4 + [words("does not reach this accuracy")]
+    to_best = standing.to_best
+    first = standing.rank_shares[0] if standing.rank_shares else None
+    return [
+        number(standing.rank, numbers.count),
+        scored(standing.mse, numbers.significant),
+        scored(to_best, numbers.significant) if to_best else words("best"),
+        number(first, numbers.percent),
+        words(
+            " and ".join(standing.settings),
+            "more accurate than asked" if standing.reached == "more accurate" else "",
+        ),
+    ]
+
+
+def _verdict(standing: Standing) -> str:
+    said = "not distinguishable from the best" if standing.like_best else ""
+    seldom = ""
+    if standing.rank is not None and standing.reached_share < LEVEL:
+        seldom = f"reaches it in {100 * standing.reached_share:.0f} % of the resamples"
+    return "; ".join(filter(None, (said, seldom)))
+
+
+def _mark(standing: Standing) -> str:
+    return "best" if standing.rank == 1 else "anchor" if standing.rank is None else ""
+
+
+def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
+    """Return for every entry the group of devices that leaks most."""
+    rows = []
+    for item, found in zip(comparison.measured, groups, strict=True):
+        weakest = found.weakest
+        if weakest is None:
+            continue
+        mean = item["mse"].shown.value
+        share = weakest.attacked.mse / mean - 1.0 if mean else None
+        rows.append(
+            Row(
+                found.label,
+                [
+                    words(weakest.group, f"{100 * weakest.weakest_share:.0f} % of resamples"),
+                    _victims(weakest),
+                    scored(weakest.attacked.scores["mse"], numbers.significant),
+                    _signed(share),
+                    scored(weakest.to_mean, numbers.significant),
+                    scored(weakest.attacked.scores["ssim"], numbers.significant, digits=2),
+                    scored(
+                        weakest.attacked.scores["reidentification"],
+                        numbers.percent,
+                        as_percent=True,
+                    ),
+                ],
+            )
+        )
+    headings = ["arm", "leaks most", "victims", "MSE", "relative to the arm", "MSE minus the arm's"]
+    return Table([*headings, "SSIM", "re-identified"], rows) if rows else None
+
+
+def group_matrix(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
+    """Return entries by groups: the MSE of the best attack, the group that leaks most marked."""
+    names = group_names(groups)
+    if len(names) < TIMES_OR_FEWER:
+        return None
+    rows = []
+    for item in groups:
+        cells = []
+        for name in names:
+            score = item.score(name)
+            cell = scored(score.attacked.scores["mse"] if score else None, numbers.significant)
+            few = "few" if score and score.victims < FEW_VICTIMS else ""
+            most = "leaks most" if score and score is item.weakest else ""
+            note = "; ".join(filter(None, (cell.note, few, most)))
+            cells.append(Cell(cell.text, cell.value, note))
+        rows.append(Row(item.label, cells))
+    relative = relative_leakage(groups, comparison.measured)
+    mean = [_signed(relative[name] - 1.0 if name in relative else None) for name in names]
+    rows.append(Row("mean, relative to the arm", mean, kind="anchor"))
+    return Table(["arm", *names], rows)
+
+
+def _victims(score: GroupScore) -> Cell:
+    few = score.victims < FEW_VICTIMS
+    return number(score.victims, numbers.count, "few" if few else "")
+
+
+def _signed(share: float | None) -> Cell:
+    if share is None:
+        return words(numbers.ABSENT)
+    sign = "+" if share > 0 else "\u2212" if share < 0 else ""
+    return Cell(f"{sign}{100 * abs(share):.0f}{numbers.THIN}%", share)
+
+
+def _points(value: float | None) -> str:
+    if value is None:
+        return numbers.ABSENT
+    sign = "+" if value > 0 else "\u2212" if value < 0 else ""
+    return f"{sign}{100 * abs(value):.1f}"
+
+
+def _cell(
+    item: Measured, name: str, fmt: Format, as_percent: bool = False, digits: int = 3
+) -> Cell:
+    shown = item[name].shown
+    if shown.low is not None and shown.low == shown.high:  # a constant needs no interval
+        return number(shown.value, fmt)
+    return scored(shown, fmt, as_percent, digits)
+
+
+def _which(item: Measured) -> Cell:
+    if item.best is None:
+        return words("none")
+    facts = item.best.facts
+    failed = "; failed: worse than the mean image" if item.best.failed else ""
+    return words(facts.adversary, f"{readable(facts.attack)}{failed}")
+
+
+def _kind(item: Measured) -> str:
+    arm = item.entry.arm
+    precision = arm.precision if arm.precision not in ("", "float32") else ""
+    seeds = f"{len(item.entry.members)} {'seed' if len(item.entry.members) == 1 else 'seeds'}"
+    parts = (readable(arm.front_end), readable(arm.defence), precision, seeds)
+    return ", ".join(filter(None, parts))

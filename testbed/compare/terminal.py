@@ -1,0 +1,42 @@
+"""The short table at the end of a comparison."""
+
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from testbed.compare.comparison import Comparison
+from testbed.compare.prose import in_short
+from testbed.report import numbers
+
+MAX_ROWS = 30
+
+
+def short_table(comparison: Comparison, page: Path) -> RenderableType:
+    """Return the entries, the findings and the page's path as a rich renderable."""
+    front = comparison.front("accuracy_mse").on_front
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    drawn.add_column("arm", no_wrap=True)
+    for heading in ("accuracy", "MSE", "SSIM", "MACs", "uplink", "median"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for place, item in enumerate(comparison.measured[:MAX_ROWS]):
+        mark = " *" if front[place] else ""
+        failed = " (failed)" if item.best is not None and item.best.failed else ""
+        drawn.add_row(
+            Text(item.entry.label + mark, style="bold" if mark else ""),
+            numbers.percent(item["accuracy"].shown.value),
+            numbers.significant(item["mse"].shown.value) + failed,
+            numbers.significant(item["ssim"].shown.value, 2),
+            numbers.scaled(item["macs"].shown.value),
+            numbers.scaled(item["uplink_bytes"].shown.value, "B"),
+            numbers.milliseconds(item["latency_ms_median"].shown.value),
+        )
+    parts: list[RenderableType] = [drawn]
+    if len(comparison.measured) > MAX_ROWS:
+        parts.append(Text(f"and {len(comparison.measured) - MAX_ROWS} more arms", style="dim"))
+    parts.append(Text("* on the Pareto front of accuracy and MSE", style="dim"))
+    parts += [Text(f"{name}: {sentence}") for name, sentence in in_short(comparison)]
+    parts += [Text(note, style="yellow") for note in comparison.notes]
+    parts.append(Text(f"comparison: {page}", style="bold"))
+    return Group(*parts)
