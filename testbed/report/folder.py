@@ -113,9 +113,7 @@ def read_results(path: Path) -> Results:
         path=path,
         summary=summary,
         host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
-        rounds=read_columns(
-            path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS
-        ),
+        rounds=read_columns(path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS),
         requests=read_columns(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
     )
