@@ -66,7 +66,7 @@ def test_replays_of_a_deterministic_release_cost_nothing(build_case, front_ends)
     assert once.queries == again.queries
 
 
-@pytest.mark.parametrize("name", ["ridge", "residual_decoder", "label_inference"])
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "residual_decoder", "label_inference"])
 @pytest.mark.parametrize("front_end", ["pooled", "noisy"])
 @pytest.mark.parametrize("limit", [20, 45, 300])
 def test_attacks_keep_within_their_queries(build_case, front_ends, name, front_end, limit):
