@@ -80,7 +80,7 @@ def _dispatch(chosen: argparse.Namespace) -> None:
 
 
 def _command(chosen: argparse.Namespace) -> str:
-    """Return the command that makes the comparison again; absolute paths lose their folders."""
+    """Return the command that makes the comparison again; absolute paths keep their names only."""
     words = ["python", "-m", "testbed.compare"]
     words += [str(run) if not run.is_absolute() else run.name for run in chosen.runs]
     if chosen.reference is not None:
@@ -89,6 +89,9 @@ def _command(chosen: argparse.Namespace) -> str:
         words += ["--max-accuracy-loss", f"{chosen.max_accuracy_loss:g}"]
     if chosen.resamples != RESAMPLES:
         words += ["--resamples", str(chosen.resamples)]
+    if chosen.markdown is not None:
+        shown = chosen.markdown.name if chosen.markdown.is_absolute() else str(chosen.markdown)
+        words += ["--markdown", shown]
     return shlex.join(words)
 
 

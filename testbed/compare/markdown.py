@@ -93,7 +93,9 @@ def _line(item: Measured) -> str:
         if name == "mse" and item.best is not None and item.best.failed:
             text += "*"
         if name == "live_channels" and shown.value is not None:
-            text += f" of {numbers.significant(item['channels'].shown.value)}"
+            whole = shown.value == int(shown.value)
+            text = f"{numbers.count(shown.value) if whole else text} of "
+            text += numbers.count(item["channels"].shown.value)
         bounds = numbers.bounds(shown, as_percent)
         cells.append(f"{text} ({bounds})" if bounds and name in _WITH_INTERVAL else text)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -289,7 +289,7 @@ def test_markdown_goes_between_the_marks(runs, tmp_path, capsys):
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(standard_arms())
     assert len({line.count("|") for line in rows}) == 1
-    assert "60.0 of 64.0" in text
+    assert "60 of 64" in text
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert document.read_text() == text
     document.write_text("no marks\n")
