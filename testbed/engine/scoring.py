@@ -104,6 +104,7 @@ def score_attack(
             {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
             for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
         ],
+        "class_on_originals": _share_named(judge, victims),
         "inferred": _inferred(scenario, joined_inference(parts), victims),
         "by_device_class": _by("device_class", victims.device_classes, scenario, columns),
         "by_link": _by("link", victims.links, scenario, columns),
@@ -149,6 +150,11 @@ def _columns(
         named = judge(images)
         columns["class_recovered"] = (named == victims.labels).astype(np.float64)
     return columns
+
+
+def _share_named(judge: Judge | None, victims: Victims) -> float | None:
+    """Return the share of victims whose class the judge names from the original image."""
+    return None if judge is None else float(np.mean(judge(victims.images) == victims.labels))
 
 
 def _by(

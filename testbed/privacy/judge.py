@@ -2,7 +2,7 @@
 
 What it still recognises in a reconstruction is what a person or a machine could: pixels' errors
 say little about that. It is the scorer's, and no adversary has it. Kernel classification of
-whitened principal components is old, strong on few images, and needs no training schedule.
+principal components is old, strong on few images, and needs no training schedule.
 
 References
 ----------
@@ -47,7 +47,8 @@ class Judge:
         components = max(1, min(COMPONENTS, len(flat) - 1, flat.shape[1]))
         # The full solver: the randomised one would depend on a random state.
         self._pipeline = make_pipeline(
-            PCA(components, whiten=True, svd_solver="full"),
+            # Not whitened: that would enlarge the errors of a reconstruction, not what it shows.
+            PCA(components, svd_solver="full"),
             SVC(C=PENALTY, kernel="rbf", gamma="scale"),
         )
         self._pipeline.fit(flat, labels)

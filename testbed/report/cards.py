@@ -94,6 +94,8 @@ def _achieved(attack: AttackResult) -> list[str]:
     )
     if scores.class_recovered.value is not None:
         text += f"; a classifier names the class of {_share(scores.class_recovered)}"
+        if attack.class_on_originals is not None:
+            text += f" ({numbers.percent(attack.class_on_originals)} of the originals)"
     lines = [f"{text}."]
     if attack.worse_than_mean_image:
         lines.append("Worse than the mean image: the attack failed, which is not privacy.")

@@ -114,6 +114,7 @@ class AttackResult(Part):
     curve: list[CurvePoint] = Field(default=[])
     queries: Count = None
     extremes: list[Extreme] = Field(default=[])
+    class_on_originals: Number = None
     inferred: Inferred | None = None
     by_link: list[AttackOnLink] = Field(default=[])
     by_device_class: list[AttackOnClass] = Field(default=[])
