@@ -42,8 +42,10 @@ PLOTS = (
         "privacy",
         "Attacks, anchors and floors",
         "Every attack of every arm on one axis, the strongest one named. A floor holds for any "
-        "attack there will ever be (on images smoothed by noise of deviation 0.1); an arm without "
-        "one is guaranteed nothing. Where releases of one image are averaged, the floor is lower.",
+        "attack there will ever be, on images smoothed by noise of deviation 0.1: open marks are "
+        "attacks on such images, and none of them may lie left of it; filled marks, on the images "
+        "as they are, may. An arm without a floor is guaranteed nothing. Where releases of one "
+        "image are averaged, the floor is lower.",
         plots_floor.attacks_and_floors,
     ),
     Plot(

@@ -29,6 +29,9 @@ def attacks_and_floors(results: Results) -> "Figure | None":
     for row, (index, arm) in enumerate(arms):
         for attack in _attacks(arm):
             panel.plot([mse(attack)], [row], "o", color=style.colour(index), markersize=5)
+            for item in attack.smoothed:
+                look = {"color": style.colour(index), "fillstyle": "none", "markersize": 5}
+                panel.plot([item.mse], [row + 0.22], "o", **look)
         best = min(_attacks(arm), key=lambda attack: mse(attack) or 0.0)
         panel.annotate(
             f"{readable(best.attack)}",
@@ -44,10 +47,10 @@ def attacks_and_floors(results: Results) -> "Figure | None":
             if not level.mse:
                 continue
             once = level.replays in (None, 1)
-            panel.plot([level.mse], [row], "|", color=style.INK, markersize=18)
+            panel.plot([level.mse], [row + 0.22], "|", color=style.INK, markersize=12)
             panel.annotate(
                 "floor" if once else f"{level.replays} releases",
-                (level.mse, row),
+                (level.mse, row + 0.22),
                 xytext=(0, -14),
                 textcoords="offset points",
                 ha="center",

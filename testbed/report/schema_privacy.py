@@ -92,6 +92,13 @@ class Inferred(Part):
     chance_same_person: Number = None
 
 
+class OnSmoothed(Part):
+    """An attack's error on the smoothed victims of a tier, which a floor holds for."""
+
+    tier: str
+    mse: Number = None
+
+
 class AttackResult(Part):
     """One attack of one adversary on one arm."""
 
@@ -114,6 +121,7 @@ class AttackResult(Part):
     curve: list[CurvePoint] = Field(default=[])
     queries: Count = None
     extremes: list[Extreme] = Field(default=[])
+    smoothed: list[OnSmoothed] = Field(default=[])
     class_on_originals: Number = None
     inferred: Inferred | None = None
     by_link: list[AttackOnLink] = Field(default=[])

@@ -60,7 +60,7 @@ def _floor_cell(arm: ArmResult) -> Cell:
         f"{numbers.significant(item.mse, 2)} after {numbers.count(item.replays)} releases"
         for item in floor.levels[1:]
     )
-    return number(level.mse, numbers.significant, others)
+    return number(level.mse, numbers.significant, f"on smoothed images; {others}".rstrip("; "))
 
 
 def link_table(results: Results) -> Table | None:
