@@ -132,11 +132,13 @@ def test_raw_images_share_their_own_time():
     ),
     st.integers(1, 5),
     st.integers(1, 3),
-    st.sampled_from([0.0, 1.0, 4.0]),
+    st.sampled_from([0.0, 1.2713, 4.3171]),
 )
 def test_the_same_batches_as_under_load(asked, largest, servers, window_ms):
     arrivals, raw, tier = (list(column) for column in zip(*sorted(asked), strict=True))
-    answer_s, front_end_s = 0.0015 + 0.0005 * np.arange(largest), 0.001 * (1.0 + np.arange(largest))
+    # Odd figures: where a request came at the very moment of a start, rounding would decide.
+    answer_s = 0.0015317 + 0.0004729 * np.arange(largest)
+    front_end_s = 0.0010103 * (1.0 + np.arange(largest))
     # two tiers: the second's front-end and way through the cloud model take twice as long
     batch = BatchTimes(np.stack([answer_s, 2 * answer_s]), np.stack([front_end_s, 2 * front_end_s]))
     window_ms = window_ms if largest > 1 else 0.0
