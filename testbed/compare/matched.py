@@ -47,7 +47,7 @@ def place_at(accuracy: Values, mse: Values, target: float) -> Place:
     """
     chosen = np.flatnonzero(non_dominated(np.stack([accuracy, mse], axis=-1)))
     chosen = chosen[np.lexsort((chosen, -accuracy[chosen]))]  # by falling accuracy, rising MSE
-    if not len(chosen) or accuracy[chosen[0]] < target:
+    if not len(chosen) or not accuracy[chosen[0]] >= target:  # also where the target is unknown
         return Place(None, "not reached")
     for better, worse in pairwise(chosen):
         if accuracy[worse] < target:
