@@ -230,6 +230,7 @@ class SiftFunnelPlus(Defence):
     "siftfunnel_plus",
     "hides low frequencies from the front-end, penalises what a decoder predicts, unbiased",
     SiftFunnelPlusOptions,
+    source="this project, docs/siftfunnel_plus.md",
 )
 def siftfunnel_plus(options: SiftFunnelPlusOptions) -> Defence:
     """Build the SiftFunnel+ defence."""
