@@ -9,6 +9,7 @@ Arms are written ``[front_end[:key=value,...]/]defence[:key=value,...]``; the fr
 """
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -138,7 +139,10 @@ def main() -> int:
         text = report(rows, images, arguments.out)
         print(text)
         if arguments.document is not None:
-            write_between_marks(arguments.document, text)
+            figure = arguments.document.parent / "images" / "frontier.png"
+            shutil.copy(arguments.out / "frontier.png", figure)
+            link = "![Accuracy against the best attack's error](images/frontier.png)"
+            write_between_marks(arguments.document, f"{text}\n\n{link}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -97,7 +97,8 @@ class _OnDevice(nn.Module):
         self._defence = defence
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._defence.release(self.front_end(x), torch_generator(0, "measured release"))
+        z = self.front_end(self._defence.view(x))
+        return self._defence.release(z, torch_generator(0, "measured release"))
 
 
 class EdgeModel:
@@ -157,7 +158,7 @@ class EdgeModel:
 
     def on_device(self) -> nn.Module:
         """Return what a device runs for an image, to be measured; built weights, own modules."""
-        if self.defence.release_layers is None:
+        if self.defence.release_layers is None and not self.defence.changes_view:
             return self.front_end
         return _OnDevice(self.front_end, self.defence)
 

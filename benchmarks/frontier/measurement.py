@@ -109,8 +109,8 @@ def attack(
 def measures(arm: TrainedArm, images: FloatArray) -> dict[str, Any]:
     """Return leakage measures on these images, and the costs of the edge."""
     leakage = measure_leakage(images, arm.deployed.query(images, VICTIM_DRAW))
-    front_end = arm.deployed.program.build().front_end
-    stats = layer_stats(front_end, arm.deployed.program.image_shape)
+    edge = arm.deployed.program.build()
+    stats = layer_stats(edge.on_device(), arm.deployed.program.image_shape)
     return {
         "dcor_v": leakage.dcor_v,
         "dcor_u": leakage.dcor_u,
@@ -120,7 +120,7 @@ def measures(arm: TrainedArm, images: FloatArray) -> dict[str, Any]:
         "spectral_rank": leakage.spectral_rank,
         "edge_macs": stats.macs,
         "edge_params": stats.params,
-        "wire_bytes": 4 * stats.output_elements,
+        "wire_bytes": edge.payload_bytes,
     }
 
 

@@ -1,25 +1,25 @@
 """Joint training of front-end, defence and cloud half on one pool of images.
 
 The setting of the SiftFunnel paper (arXiv 2501.00824): the provider trains both halves before they
-are deployed. Every arm sees the same images in the same order with the same optimiser.
+are deployed. Every arm sees the same images in the same order with the same optimiser, that of the
+paper's code at the learning rate that is stable here; nothing is selected, the last epoch counts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram, compute_layout, initialise
+from clients.program import EdgeProgram, deployable, initialise
 from frontier.arms import ComparedArm
-from server.cloud_models.base import CloudModel
+from server.edge_half import ProviderTier
+from server.entries import TieredCloudModel
+from server.joint_step import JointStep
 from testbed.core.blocks import set_statistics_momentum
+from testbed.core.provider_section import ProviderOptimiserSection, ProviderSection
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.scenario import EdgeOptimiserSection
 from testbed.core.seeds import generator, torch_generator
@@ -42,7 +42,7 @@ class TrainedArm:
     """Both trained halves of an arm."""
 
     deployed: DeployedFrontEnd
-    cloud: CloudModel
+    cloud: TieredCloudModel
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -78,65 +78,46 @@ def train(
     )
     edge = program.build()
     name, options = edge.front_end.cloud_model
-    cloud = CLOUD_MODELS.create(
-        name, options, feature_shape=edge.front_end.feature_shape, num_classes=num_classes
-    )
+    shape = edge.front_end.feature_shape
+    trunk = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=num_classes)
+    cloud = TieredCloudModel(trunk, [shape], num_classes)
     initialise(cloud, torch_generator(seed, "cloud weights"))
-    cloud = cloud.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    first, statistics = edge.initial_weights()
-    parameters = {key: compute_layout(value).requires_grad_() for key, value in first.items()}
-    # The optimiser of the paper's code, at the learning rate that is stable there.
-    optimiser = torch.optim.Adam(
-        [*parameters.values(), *cloud.parameters()],
-        budget.learning_rate,
-        betas=(0.5, 0.999),
-        weight_decay=1e-3,
-        amsgrad=True,
+    for half in (edge.front_end, cloud):
+        half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    section = ProviderSection(
+        optimiser=ProviderOptimiserSection(learning_rate=budget.learning_rate)
     )
+    joint = JointStep(section, [ProviderTier(edge)], cloud, torch.device("cpu"))
     step = 0
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.set_state(torch_generator(seed, "dropout").get_state())
         for epoch in range(budget.epochs):
             order = generator(seed, "joint batches", epoch).permutation(len(images))
-            losses = []
+            edge.front_end.train()
             cloud.train()
+            figures = []
             for start in range(0, len(order) - budget.batch_size + 1, budget.batch_size):
                 rows = order[start : start + budget.batch_size]
                 x = torch.from_numpy(images[rows]).float().div_(255.0)
-                set_statistics_momentum(cloud, max(MOMENTUM, 1.0 / (step + 1)))
-                z, released, pre_funnel = edge.features(
-                    {**parameters, **statistics},
-                    x,
-                    torch_generator(seed, "joint release", step),
-                    training_step=min(step, round(1.0 / MOMENTUM) - 1),
-                )
-                batch = Batch(x, torch.from_numpy(labels[rows]), z, released, pre_funnel)
-                wanted = edge.defence.targets(batch.labels, num_classes)
-                task = _divergence(cloud(released), wanted)
-                penalty = edge.with_weights(
-                    {**parameters, **statistics}, partial(edge.defence.penalty, batch)
-                )
-                loss = edge.defence.task_weight * task + (0.0 if penalty is None else penalty)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                losses.append(
-                    (float(task.detach()), 0.0 if penalty is None else float(penalty.detach()))
-                )
+                for half in (edge.front_end, cloud):
+                    set_statistics_momentum(half, max(MOMENTUM, 1.0 / (step + 1)))
+                release = torch_generator(seed, "joint release", step)
+                figures.append(joint.step(x, torch.from_numpy(labels[rows]), release))
                 step += 1
             if progress is not None:
-                mean_task, mean_penalty = np.mean(losses, axis=0)
-                progress(f"epoch {epoch + 1}: task {mean_task:.3f} penalty {mean_penalty:.3f}")
+                task, penalty, correct = torch.stack(figures).mean(dim=0).tolist()
+                progress(
+                    f"epoch {epoch + 1}: task {task:.3f}, penalty {penalty:.3f}, "
+                    f"training accuracy {correct:.3f}"
+                )
+    weights = {key: value.detach().contiguous() for key, value in edge.own_weights().items()}
+    parameters = deployable({key: weights[key] for key in edge.own_parameters()})
     deployed = DeployedFrontEnd(
         program,
-        {key: value.detach().contiguous().numpy() for key, value in parameters.items()},
-        {key: value.numpy() for key, value in statistics.items()},
+        {key: value.numpy() for key, value in parameters.items()},
+        {key: value.numpy() for key, value in weights.items() if key not in edge.own_parameters()},
     )
     return TrainedArm(deployed, cloud.eval())
-
-
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    return functional.kl_div(functional.log_softmax(logits, dim=1), wanted, reduction="batchmean")
 
 
 @torch.no_grad()
@@ -146,7 +127,7 @@ def accuracy(
     """Return the share of images in [0, 1] whose released features are classified correctly."""
     features = torch.from_numpy(arm.deployed.query(images, draw))
     parts = [
-        arm.cloud(part.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+        arm.cloud(part.contiguous(memory_format=torch.channels_last), 0).argmax(dim=1)
         for part in torch.split(features, 64)
     ]
     return float((torch.cat(parts).numpy() == labels).mean())

@@ -52,6 +52,8 @@ class Defence:
     """
 
     task_weight: float = 1.0
+    changes_view: bool = False
+    """Whether ``view`` does anything, so that its work is measured with the device's."""
     wire: WireFormat = FLOAT32
     """What the wire may assume of released features; it never changes their bits."""
     release_layers: nn.Module | None = None
@@ -66,7 +68,10 @@ class Defence:
         """
 
     def view(self, x: Tensor) -> Tensor:
-        """Return what the front-end sees in place of images ``x`` (N, C, H, W) in [0, 1]."""
+        """Return what the front-end sees in place of images ``x`` (N, C, H, W) in [0, 1].
+
+        One image's view does not depend on the other images of the batch, nor on chance.
+        """
         return x
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:

@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from clients.defences.base import Batch, Defence
+from clients.defences.base import Batch, Defence, Shape
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
 
@@ -42,6 +42,8 @@ VIEW_CONTRAST = 0.25
 
 CONTRAST_FLOOR = 0.01
 """Root mean square below which an image counts as flat and its contrast is not raised further."""
+
+FEWEST_IMAGES = 4
 
 PENALTIES = (0.03, 0.3, 3.0, 30.0)
 """Ridge penalties that the closed-form decoder may choose from, relative to features of power 1."""
@@ -82,14 +84,7 @@ def dct_basis(size: int, count: int) -> Tensor:
 
 
 def without_low_frequencies(x: Tensor, count: int) -> Tensor:
-    """Return x - P x: images (N, C, H, W) without their ``count`` x ``count`` lowest DCT terms.
-
-    Raises
-    ------
-    ValueError : fewer pixels along an axis than frequencies to hide.
-    """
-    if min(x.shape[2:]) <= count:
-        raise ValueError(f"hidden_frequencies: {count} of {min(x.shape[2:])} pixels leave nothing")
+    """Return x - P x: images (N, C, H, W) without their ``count`` x ``count`` lowest DCT terms."""
     rows, columns = (dct_basis(size, count).to(x) for size in x.shape[2:])
     return x - rows @ (rows.T @ x @ columns) @ columns.T
 
@@ -158,6 +153,20 @@ class SiftFunnelPlus(Defence):
 
     def __init__(self, options: SiftFunnelPlusOptions) -> None:
         self.options = options
+        self.changes_view = options.hidden_frequencies > 0
+
+    def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
+        """Check the options against the shapes; there are no modules.
+
+        Raises
+        ------
+        ValueError : a view that hides everything, or a grid finer than the features.
+        """
+        hidden, grid = self.options.hidden_frequencies, self.options.grid
+        if hidden >= min(image_shape[1:]):
+            raise ValueError(f"hidden_frequencies: {hidden} of images of {image_shape}")
+        if grid is not None and grid > min(feature_shape[1:]):
+            raise ValueError(f"grid: {grid} cells per axis, features of {feature_shape}")
 
     def view(self, x: Tensor) -> Tensor:
         """Return the images without their low frequencies, at equal contrast, around 1/2."""
@@ -179,36 +188,33 @@ class SiftFunnelPlus(Defence):
         return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
 
     def sifted(self, z: Tensor) -> Tensor:
-        """Return what is released before noise, at the size it carries information in.
-
-        Raises
-        ------
-        ValueError : a grid finer than the features.
-        """
+        """Return what is released before noise, at the size it carries information in."""
         options = self.options
         if options.grid is not None:
-            if options.grid > min(z.shape[2:]):
-                raise ValueError(f"grid: {options.grid} cells, features of {tuple(z.shape[1:])}")
             z = functional.adaptive_avg_pool2d(z, options.grid)
         if options.noise:
             z = functional.layer_norm(z, z.shape[1:])  # equal power: nothing to gain by growing
         return z
 
     def penalty(self, batch: Batch) -> Tensor | None:
-        """Return the weighted sum of the decoder penalty and the distance correlation."""
-        options, x, z = self.options, batch.x, batch.z
-        terms = []
-        if len(x) < 4:  # neither statistic exists: a device with so few images adds no penalty
+        """Return the weighted sum of the decoder penalty and the distance correlation.
+
+        None for fewer than 4 images: neither statistic exists then.
+        """
+        options = self.options
+        if len(batch.x) < FEWEST_IMAGES:
             return None
+        sifted = self.sifted(batch.z)
+        terms = []
         if options.leak_weight:
-            terms.append(options.leak_weight * decoder_leak(x, self.sifted(z)))
+            terms.append(options.leak_weight * decoder_leak(batch.x, sifted))
         if options.correlation_weight:
-            correlation = unbiased_distance_correlation(x, self.sifted(z))
+            correlation = unbiased_distance_correlation(batch.x, sifted)
             terms.append(options.correlation_weight * correlation)
         return torch.stack(terms).sum() if terms else None
 
     def signal(self, z: Tensor) -> Tensor:
-        """Return the sifted features."""
+        """Return the sifted features; repeating a cell adds nothing to them."""
         return self.sifted(z)
 
     def equivalent_noise_std(self) -> float | None:

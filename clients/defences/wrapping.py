@@ -20,11 +20,16 @@ class Wrapping(Defence):
         self.base: Defence = DEFENCES.create(base.name, base.options)
         self.task_weight = self.base.task_weight
         self.wire = self.base.wire
+        self.changes_view = self.base.changes_view
 
     def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
         """Build the base; its modules are this one's."""
         self.base.build(image_shape, feature_shape, num_classes)
         self.release_layers, self.adversary = self.base.release_layers, self.base.adversary
+
+    def view(self, x: Tensor) -> Tensor:
+        """Return the base's view."""
+        return self.base.view(x)
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return the base's targets."""

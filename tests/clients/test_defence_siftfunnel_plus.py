@@ -1,22 +1,22 @@
 """SiftFunnel+: every term against a slow reference, and the invariances it is built for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.fft import dctn, idctn
-from small import TINY, make_batch, make_program
+from small import make_program
 
+from clients.defences.base import Batch
 from clients.defences.siftfunnel_plus import (
     PENALTIES,
     decoder_leak,
     unbiased_distance_correlation,
     without_low_frequencies,
 )
-from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.scenario import Scenario
-from testbed.engine.experiment import arm_models
-from testbed.engine.world import read_setting
+from testbed.fleet.layer_stats import layer_stats
 from testbed.privacy.leakage import distance_correlation_u
 
 TERMS = {"leak": decoder_leak, "correlation": unbiased_distance_correlation}
@@ -24,6 +24,10 @@ TERMS = {"leak": decoder_leak, "correlation": unbiased_distance_correlation}
 
 def plus(**options):
     return DEFENCES.create("siftfunnel_plus", options)
+
+
+def batch_of(x, z):
+    return Batch(x, torch.zeros(len(x), dtype=torch.int64), z, z)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -173,7 +177,7 @@ def test_descending_a_penalty_lowers_what_the_measure_reports(weight):
 
     before = distance_correlation_u(x.numpy(), features().detach().numpy())
     for _ in range(40):
-        penalty = defence.penalty(make_batch(x.reshape(48, 12, 1, 1), features()))
+        penalty = defence.penalty(batch_of(x.reshape(48, 12, 1, 1), features()))
         (gradient,) = torch.autograd.grad(penalty, [mix])
         mix = (mix - 0.5 * gradient).detach().requires_grad_()
     assert distance_correlation_u(x.numpy(), features().detach().numpy()) < 0.8 * before
@@ -193,9 +197,9 @@ def test_penalty_is_the_weighted_sum_of_what_is_released():
     defence = plus(leak_weight=2.0, correlation_weight=0.5, grid=2)
     pooled = z.reshape(9, 3, 2, 2, 2, 2).mean(dim=(3, 5))
     expected = 2.0 * decoder_leak(x, pooled) + 0.5 * unbiased_distance_correlation(x, pooled)
-    torch.testing.assert_close(defence.penalty(make_batch(x, z)), expected)
-    assert plus(leak_weight=0.0, correlation_weight=0.0).penalty(make_batch(x, z)) is None
-    assert defence.penalty(make_batch(x[:3], z[:3])) is None
+    torch.testing.assert_close(defence.penalty(batch_of(x, z)), expected)
+    assert plus(leak_weight=0.0, correlation_weight=0.0).penalty(batch_of(x, z)) is None
+    assert defence.penalty(batch_of(x[:3], z[:3])) is None
 
 
 def test_release_repeats_cells_and_noise_has_the_stated_strength():
@@ -221,22 +225,36 @@ def test_penalties_reach_every_front_end(front_end):
     model = FRONT_ENDS.create(front_end, {}, image_shape=(3, 32, 32))
     defence = plus(leak_weight=1.0, correlation_weight=1.0)
     x = torch.rand(6, 3, 32, 32)
-    defence.penalty(make_batch(x, model(defence.view(x)))).backward()
+    defence.penalty(batch_of(x, model(defence.view(x)))).backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
 
 
-def test_a_grid_finer_than_the_features_is_refused_in_one_sentence():
-    scenario = Scenario.model_validate(
-        {
-            **TINY,
-            "arms": [
-                {
-                    "name": "plus",
-                    "front_end": {"name": "cnn", "cut": 4, "width": 8},
-                    "defence": {"name": "siftfunnel_plus", "grid": 4},
-                }
-            ],
-        }
-    )
-    with pytest.raises(UserError, match=r"arms.plus.*grid: 4 cells, features of"):
-        arm_models(read_setting(scenario), scenario.arms[0])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": 4}, r"grid: 4 cells per axis, features of \(64, 2, 2\)"),
+        ({"hidden_frequencies": 16}, r"hidden_frequencies: 16 of images of \(1, 16, 16\)"),
+    ],
+)
+def test_what_leaves_nothing_is_refused_with_a_reason(options, message):
+    side = 16 if "hidden_frequencies" in options else 32
+    program = make_program("cnn", {"cut": 4, "width": 8}, "siftfunnel_plus", options)
+    with pytest.raises(ValueError, match=message):
+        replace(program, image_shape=(1, side, side)).build()
+
+
+def test_the_view_is_measured_with_what_the_device_runs():
+    def macs(**options):
+        program = make_program("cnn", {"width": 8}, "siftfunnel_plus", options)
+        return layer_stats(program.build().on_device(), program.image_shape).macs
+
+    # Two thin products there and two back, of one 32x32 channel and 3 frequencies.
+    assert macs(hidden_frequencies=3) - macs(hidden_frequencies=0) == 2 * (3 * 32 * 32 + 3 * 3 * 32)
+
+
+@pytest.mark.parametrize("wrapper", ["cem", "quantisation", "top_k"])
+def test_defences_on_top_keep_the_view(wrapper):
+    x = torch.rand(3, 1, 32, 32)
+    on_top = DEFENCES.create(wrapper, {"base": {"name": "siftfunnel_plus"}})
+    torch.testing.assert_close(on_top.view(x), plus().view(x))
+    assert on_top.changes_view
