@@ -23,7 +23,7 @@ def average_seeds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name, value in own[0].items():
             if isinstance(value, float | int) and not isinstance(value, bool):
                 values = [row.get(name) for row in own]
-                if all(isinstance(each, float | int) for each in values):
+                if len(set(values)) > 1 and all(isinstance(v, float | int) for v in values):
                     first[name] = fmean(values)  # type: ignore[arg-type]
         errors = [row["best_mse"] for row in own]
         first["seeds"] = len(own)

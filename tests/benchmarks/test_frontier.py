@@ -91,7 +91,8 @@ def test_seeds_are_averaged_and_ours_is_set_against_the_others():
     rows = rows_of(("none", 0.6, 0.01), ("none", 0.4, 0.03), ("siftfunnel_plus", 0.5, 0.03))
     averaged = average_seeds(rows)
     assert averaged[0]["accuracy"] == pytest.approx(0.5)
-    assert averaged[0]["seeds"] == 2
+    assert (averaged[0]["seeds"], averaged[0]["images"]) == (2, 10)
+    assert isinstance(averaged[0]["images"], int)
     assert averaged[0]["mse_spread"] == pytest.approx(np.std([0.01, 0.03], ddof=1))
     assert "| 0.0200 | 1.50 |" in verdicts(averaged)
 
