@@ -97,6 +97,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
     hull = upper_hull(others)
     corners = [100 * x for x, _ in hull], [y for _, y in hull]
     axes.plot(*corners, color="#888888", label="hull of the others")
+    accuracies = [row["accuracy"] for row in rows]
+    middle = (min(accuracies) + max(accuracies)) / 2
     for ours, colour, marker in ((False, "#4a6fa5", "o"), (True, "#c44e52", "D")):
         own = [row for row in rows if is_ours(row) == ours]
         axes.scatter(
@@ -107,10 +109,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
             label="SiftFunnel+" if ours else "other defences",
         )
         for row in own:
+            right = row["accuracy"] > middle  # labels grow inwards, or they leave the figure
             axes.annotate(
                 row["arm"].removeprefix("siftfunnel_cnn/"),
                 (100 * row["accuracy"], row["best_mse"]),
-                xytext=(4, 3),
+                xytext=(-5 if right else 5, 4),
+                ha="right" if right else "left",
                 textcoords="offset points",
                 fontsize=6,
             )
