@@ -31,6 +31,7 @@ from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 
+FEW_IMAGES = 100
 _DECAY = 0.4
 _CHUNK = 256
 
@@ -52,16 +53,17 @@ class ResidualDecoderOptions(Options):
         default=0.01, description="relative fall of the validation error that counts as progress"
     )
     min_epoch_steps: Annotated[int, Field(ge=1)] = Field(
-        default=40,
+        default=18,
         description="steps of an epoch at least: few images are passed over several times, so "
         "that the plateau is one of training and not of a handful of steps",
     )
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
-    augment: bool = Field(
-        default=True,
+    augment: bool | None = Field(
+        default=None,
         description="vary the auxiliary images with every pass, unless queries are limited or "
-        "releases averaged; each variation is queried",
+        "releases averaged; each variation is queried. null: where there are fewer than "
+        f"{FEW_IMAGES} of them; with more it costs epochs and wins nothing",
     )
 
 
@@ -79,7 +81,7 @@ class ResidualDecoder:
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
         "capacity": ("small", "medium", "large"),
         "learning_rate": (0.001, 0.003, 0.01),
-        "augment": (False, True),
+        "augment": (None, False, True),
     }
 
     def __init__(self, options: ResidualDecoderOptions) -> None:
@@ -107,6 +109,9 @@ class DecoderTraining:
         self._is_flat = not self._normalise.scale.any()
         self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
         self._images = self._released.auxiliary.images
+        self._varies = options.augment
+        if options.augment is None:
+            self._varies = len(self._images) < FEW_IMAGES
         self._seed = seed
         self._validation = self._released.auxiliary_validation
         self._validation_inputs = _channels_last(self._normalise(self._released.validation()))
@@ -158,7 +163,7 @@ class DecoderTraining:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
         released, images = self._released, self._images
         # The first pass is over the images as they are: their features fitted the normaliser.
-        if number > 0 and self.options.augment and released.may_vary and not self._is_flat:
+        if number > 0 and self._varies and released.may_vary and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)
             features = released.release(images, number)
         else:
