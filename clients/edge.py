@@ -20,7 +20,7 @@ from clients.deployed import FrontEndRunner
 from clients.program import EdgeProgram, compute_layout
 from clients.session import MIN_BATCH, TrainingSession
 from testbed.core import protocol
-from testbed.core.records import config_number, to_record, to_tensors
+from testbed.core.records import config_number, tier_of, to_record, to_tensors
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
 MOMENT = "moment-"
@@ -165,11 +165,11 @@ def build_client_app(
 
     @app.train("forward")
     def forward(message: Message, context: Context) -> Message:
-        return _forward(runtimes[_tier(message.content)], message, context)
+        return _forward(runtimes[tier_of(message.content)], message, context)
 
     @app.train("backward")
     def backward(message: Message, context: Context) -> Message:
-        return _backward(runtimes[_tier(message.content)], message, context)
+        return _backward(runtimes[tier_of(message.content)], message, context)
 
     @app.query("deploy")
     def deploy(message: Message, context: Context) -> Message:
@@ -180,18 +180,13 @@ def build_client_app(
 
     @app.query("infer")
     def infer(message: Message, context: Context) -> Message:
-        return _infer(runtimes[_tier(context.state)], message, context)
+        return _infer(runtimes[tier_of(context.state)], message, context)
 
     @app.query("answer")
     def answer(message: Message, context: Context) -> Message:
         return Message(RecordDict(), reply_to=message)
 
     return app
-
-
-def _tier(content: RecordDict) -> int:
-    config = content.config_records.get(protocol.CONFIG)
-    return int(config_number(content, protocol.TIER)) if config and protocol.TIER in config else 0
 
 
 def _device(context: Context) -> int:

@@ -223,14 +223,17 @@ class EdgeModel:
         def run() -> tuple[Tensor, Tensor]:
             z = self.front_end(normalised)
             released = self.defence.release(z, rng)
-            # A defence that quantises needs no second rounding.
-            eight_bits = self._int8 is not None and self.defence.wire.bits > INT8_BITS
-            return z, quantise(released, INT8_BITS) if eight_bits else released
+            return z, quantise(released, INT8_BITS) if self._rounds_release else released
 
         if self._int8 is not None:
             weights = self._int8.weights(weights)
         z, released = self.with_weights(weights, run)
         return z, released, self._pre_funnel.pop() if self._pre_funnel else None
+
+    @property
+    def _rounds_release(self) -> bool:
+        """Say whether features are rounded to int8; a defence that quantises has done it."""
+        return self._int8 is not None and self.defence.wire.bits > INT8_BITS
 
     def to(self, device: torch.device) -> None:
         """Move the modules' own weights and the normalisation."""
@@ -239,7 +242,7 @@ class EdgeModel:
 
     def encode(self, released: Tensor) -> dict[str, Tensor]:
         """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""
-        if self._int8 is not None and self.defence.wire.bits > INT8_BITS:
+        if self._rounds_release:
             return encode(released, replace(self.defence.wire, bits=INT8_BITS))
         return self.defence.encode(released)
 

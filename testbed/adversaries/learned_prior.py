@@ -23,15 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import Evidence, FloatArray, Reconstruction, WhiteBoxOracle
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.decoder_network import ResidualBlock, convolution
 from testbed.adversaries.feature_search import FeatureDistance, chunks
-from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.adversaries.white_box import first_start
 from testbed.core import seeds
 from testbed.core.adversary import ThreatModel
-from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 
@@ -90,15 +89,11 @@ class LearnedPrior:
         ------
         UserError : the adversary is granted queries only.
         """
-        if not isinstance(evidence.oracle, WhiteBoxOracle):
-            raise UserError(
-                "attack 'learned_prior' needs the weights of the deployed front-end; "
-                "its adversary is granted queries only"
-            )
+        oracle = granted_weights(evidence, "learned_prior")
         options = self.options
         released = ReleasedFeatures(evidence, "learned_prior")
         normalise = ChannelNormaliser.fit(released.training(0))
-        distance = FeatureDistance(evidence.oracle, normalise, released.is_random)
+        distance = FeatureDistance(oracle, normalise, released.is_random)
         start, account = first_start(options.start, options.decoder, evidence, seed, progress)
         features = evidence.intercepts.features
         if distance.is_flat or len(features) == 0:

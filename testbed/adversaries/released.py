@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, LabelledImages
+from testbed.adversaries.base import (
+    Evidence,
+    FloatArray,
+    FrontEndOracle,
+    LabelledImages,
+    WhiteBoxOracle,
+)
 from testbed.core.errors import UserError
 
 VALIDATION_DRAW = 0
@@ -165,3 +171,18 @@ class ChannelNormaliser:
         np.nan_to_num(normalised, copy=False, nan=0.0)
         clamped: FloatArray = np.clip(normalised, -self.LARGEST, self.LARGEST)
         return clamped
+
+
+def granted_weights(evidence: Evidence, attack: str) -> WhiteBoxOracle:
+    """Return the front-end with its weights.
+
+    Raises
+    ------
+    UserError : the adversary of this attack is granted queries only, or nothing.
+    """
+    if not isinstance(evidence.oracle, WhiteBoxOracle):
+        raise UserError(
+            f"attack '{attack}' needs the weights of the deployed front-end; "
+            "its adversary is granted queries only"
+        )
+    return evidence.oracle

@@ -20,14 +20,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from testbed.adversaries.base import Evidence, FloatArray, Reconstruction, WhiteBoxOracle
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.feature_search import Descent, FeatureDistance
 from testbed.adversaries.mean_image import mean_of
-from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.adversary import ThreatModel
-from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 
@@ -80,14 +79,10 @@ class WhiteBox:
         self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
     ) -> Reconstruction:
         """Make a start, tune on the attacker's validation images, search every victim's image."""
-        if not isinstance(evidence.oracle, WhiteBoxOracle):
-            raise UserError(
-                "attack 'white_box' needs the weights of the deployed front-end; "
-                "its adversary is granted queries only"
-            )
+        oracle = granted_weights(evidence, "white_box")
         released = ReleasedFeatures(evidence, "white_box")
         normalise = ChannelNormaliser.fit(released.training(0))
-        distance = FeatureDistance(evidence.oracle, normalise, released.is_random)
+        distance = FeatureDistance(oracle, normalise, released.is_random)
         options = self.options
         first, account = first_start(options.start, options.decoder, evidence, seed, progress)
         features = evidence.intercepts.features

@@ -1,7 +1,6 @@
 """The comparison's figures: fronts, matched accuracy, and the devices that leak most."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from testbed.compare.comparison import Comparison
@@ -9,6 +8,7 @@ from testbed.compare.groups import Groups, group_names
 from testbed.compare.matched import families_of
 from testbed.compare.pareto import Front
 from testbed.report import style
+from testbed.report.figures import Plot, draw_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,17 +24,6 @@ LABELS = {
 LOG = {"macs", "uplink_bytes", "latency_ms_median"}
 MAX_LABELS = 14
 ROW_IN = 0.27
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure: file name without ending, section, title and how to read it."""
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    draw: "Callable[[Comparison], Figure | None]"
 
 
 def front_figure(name: str) -> "Callable[[Comparison], Figure | None]":
@@ -232,7 +221,7 @@ def _family_legend(made: "Figure", looks: dict[str, tuple[str, str]]) -> None:
 
 
 _INTERVALS = "95 % intervals resample seeds, devices and images. "
-PLOTS = (
+PLOTS: tuple[Plot[Comparison], ...] = (
     Plot(
         "pareto_accuracy_mse",
         "privacy",
@@ -299,10 +288,4 @@ PLOTS = (
 
 def draw_all(comparison: Comparison) -> dict[str, bytes]:
     """Return the PNG bytes of every figure there is data for, by name."""
-    drawn: dict[str, bytes] = {}
-    with style.applied():
-        for plot in PLOTS:
-            made = plot.draw(comparison)
-            if made is not None:
-                drawn[plot.name] = style.png(made)
-    return drawn
+    return draw_figures(PLOTS, comparison)

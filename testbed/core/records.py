@@ -7,7 +7,7 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
 
-from testbed.core.protocol import CONFIG
+from testbed.core.protocol import CONFIG, TIER
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -37,3 +37,14 @@ def config_number(content: RecordDict, key: str) -> int | float:
     if not isinstance(value, int | float):
         raise TypeError(f"configuration '{key}' is {value!r}, not a number")
     return value
+
+
+def tier_of(content: RecordDict) -> int:
+    """Return whose front-end a message or a device's state is about: a tier, 0 where none is named.
+
+    Raises
+    ------
+    TypeError : what is named is not a number.
+    """
+    config = content.config_records.get(CONFIG)
+    return int(config_number(content, TIER)) if config and TIER in config else 0

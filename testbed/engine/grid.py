@@ -15,7 +15,7 @@ from flwr.supercore.run import Run
 from torch import Tensor
 
 from testbed.core import protocol
-from testbed.core.records import config_number
+from testbed.core.records import config_number, tier_of
 from testbed.engine.backend import Backend
 from testbed.engine.costs import DeviceCosts
 from testbed.engine.host import RUN_ID, Delivery, device_of, node_of, set_identity
@@ -228,7 +228,7 @@ class FleetGrid(Grid):
         """Say whether the front-end that the message is about fits the device's memory."""
         message_type = message.metadata.message_type
         if message_type in TRAINING:  # perhaps another tier's (server.split_federated)
-            return bool(self.costs.tiers[_tier(message)].training_feasible[device])
+            return bool(self.costs.tiers[tier_of(message.content)].training_feasible[device])
         if message_type == protocol.ENROL:
             return bool(self.costs.training_feasible[device])
         return bool(self.costs.serving_feasible[device])
@@ -271,7 +271,7 @@ class FleetGrid(Grid):
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
         luck = self._options.losses.of(message, device)
-        tier = _tier(message) if message_type in TRAINING else None
+        tier = tier_of(message.content) if message_type in TRAINING else None
         charge = self.costs.charge(device, message_type, examples, delivery, luck, tier)
         self.ledger.charge(device, phase, charge)
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
@@ -334,16 +334,6 @@ def _examples(message_type: str, reply: Message) -> int:
     count = metrics[protocol.NUM_EXAMPLES] if metrics and protocol.NUM_EXAMPLES in metrics else 0
     assert isinstance(count, int)
     return count
-
-
-def _tier(message: Message) -> int:
-    """Return whose front-end a training message is about."""
-    config = message.content.config_records.get(protocol.CONFIG)
-    return (
-        int(config_number(message.content, protocol.TIER))
-        if config and protocol.TIER in config
-        else 0
-    )
 
 
 def _is_raw(reply: Message) -> bool:

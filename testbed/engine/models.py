@@ -104,7 +104,8 @@ def build_models(
 
     plan = _plan(scenario, arm, fleet, program_of)
     programs = [program_of(spec) for spec in plan.specs]
-    edges = [_edge(arm, spec, program) for spec, program in zip(plan.specs, programs, strict=True)]
+    built = [_edge(arm, spec, program) for spec, program in zip(plan.specs, programs, strict=True)]
+    edges = [edge for edge, _ in built]
     own = edges[0].front_end
     shapes = [edge.front_end.feature_shape for edge in edges]
     name, options = own.cloud_model
@@ -121,8 +122,8 @@ def build_models(
             f"{image_shape} ({error})"
         ) from None
     tiers = [
-        TierModel(program, edge, edge_stats(program), way, _adversary_stats(edge))
-        for program, edge, way in zip(programs, edges, ways, strict=True)
+        TierModel(program, edge, stats, way, _adversary_stats(edge))
+        for program, (edge, stats), way in zip(programs, built, ways, strict=True)
     ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
 
@@ -159,17 +160,18 @@ def _plan(
         ) from None
 
 
-def _edge(arm: Arm, spec: TierSpec, program: EdgeProgram) -> EdgeModel:
+def _edge(arm: Arm, spec: TierSpec, program: EdgeProgram) -> tuple[EdgeModel, LayerStats]:
+    """Build a tier's front-end and measure it."""
     try:
         edge = program.build()
-        edge_stats(program)
+        stats = edge_stats(program)
         _try_defence(edge)
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"arms.{arm.name}: front_end '{spec.front_end.name}' with defence "
             f"'{spec.defence.name}' does not work on images of {program.image_shape} ({error})"
         ) from None
-    return edge
+    return edge, stats
 
 
 def _try_defence(edge: EdgeModel) -> None:

@@ -4,29 +4,11 @@ Every figure is one function from results to a matplotlib figure, or None where 
 nothing to draw. Adding a figure is a function and a row of :data:`PLOTS`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from testbed.report import plots_cost, plots_floor, plots_privacy, plots_training, style
+from testbed.report import plots_cost, plots_floor, plots_privacy, plots_training
+from testbed.report.figures import Plot, draw_figures
 from testbed.report.folder import Results
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure: its file name without ending, its section, title and how to read it."""
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    draw: "Callable[[Results], Figure | None]"
-
-
-PLOTS = (
+PLOTS: tuple[Plot[Results], ...] = (
     Plot(
         "privacy_utility",
         "privacy",
@@ -121,10 +103,4 @@ PLOTS = (
 
 def draw_all(results: Results) -> dict[str, bytes]:
     """Return the PNG bytes of every figure that the results have data for, by name."""
-    drawn: dict[str, bytes] = {}
-    with style.applied():
-        for plot in PLOTS:
-            made = plot.draw(results)
-            if made is not None:
-                drawn[plot.name] = style.png(made)
-    return drawn
+    return draw_figures(PLOTS, results)
