@@ -1,22 +1,27 @@
 """Compares defences on one frontier of accuracy and attack error, under one training budget.
 
+    python benchmarks/defence_frontier.py --images 4000 --epochs 8 --document docs/cifar10.md
     python benchmarks/defence_frontier.py --images 10000 --epochs 12 --seeds 0 1 2 \
         --defences cnn:cut=2/none none gaussian_noise:scale=1.0 siftfunnel_plus
 
-Arms are written ``[front_end[:key=value,...]/]defence[:key=value,...]``; the front-end is
-``siftfunnel_cnn`` where none is named. Data is CIFAR-10. Finished arms are kept in
-``frontier.csv`` and are not trained again; table and figure are made from all rows of the budget.
+Without ``--defences`` every registered defence is compared. Arms are written
+``[front_end[:key=value,...]/]defence[:key=value,...]``; the front-end is ``siftfunnel_cnn`` where
+none is named. Data is CIFAR-10. Finished arms are kept in ``frontier.csv``, not trained again;
+table and figure are made from all rows of equal training and equal attackers.
 """
 
 import argparse
+import multiprocessing
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
-from frontier.arms import ComparedArm, parse_arm
+from frontier.arms import DEFAULT_ARMS, ComparedArm, parse_arm
 from frontier.images import FrontierImages, load_images
 from frontier.matching import average_seeds
 from frontier.measurement import attack, is_random, measures
@@ -30,7 +35,7 @@ from testbed.core.errors import UserError
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--defences", nargs="*", default=[], metavar="ARM")
+    parser.add_argument("--defences", nargs="*", default=list(DEFAULT_ARMS), metavar="ARM")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -41,10 +46,35 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--replays", type=int, nargs="*", default=[], help="releases averaged, where random"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="arms trained at once")
     parser.add_argument("--out", type=Path, default=Path("results/frontier"))
     parser.add_argument("--document", type=Path, help="Markdown file that gets the tables")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.processes < 1:
+        parser.error("--processes: at least 1")
+    return arguments
+
+
+def terms(arguments: argparse.Namespace) -> dict[str, int]:
+    """Return what has to be equal for two rows to be compared."""
+    names = ("images", "epochs", "auxiliary", "victims", "tested", "decoder_epochs")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def same_terms(row: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Tell whether a row was trained and attacked as the command line says."""
+    return all(row.get(name) == value for name, value in terms(arguments).items())
+
+
+def load(arguments: argparse.Namespace) -> FrontierImages:
+    """Load the images that the command line asks for."""
+    return load_images(arguments.images, arguments.auxiliary, arguments.victims, arguments.tested)
+
+
+def run_apart(text: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one arm in a process of its own."""
+    torch.set_num_threads(1)
+    return run_arm(parse_arm(text), load(arguments), arguments, seed)
 
 
 def run_arm(
@@ -59,7 +89,7 @@ def run_arm(
         images.num_classes,
         Budget(arguments.images, arguments.epochs),
         seed,
-        progress=lambda line: print(f"  {line}", flush=True),
+        progress=lambda line: print(f"  {arm.text}: {line}", flush=True),
     )
     training_s = time.monotonic() - began
     attacks: list[tuple[str, dict[str, Any]]] = [("ridge", {}), ("kernel_ridge", {})]
@@ -69,8 +99,7 @@ def run_arm(
     row = {
         "arm": arm.text,
         "seed": seed,
-        "images": arguments.images,
-        "epochs": arguments.epochs,
+        **terms(arguments),
         "accuracy": accuracy(trained, tested.images, tested.labels),
         "random": is_random(trained, tested.images[:2]),
         **attack(trained, images.attack_setting, attacks, seed),
@@ -80,6 +109,28 @@ def run_arm(
         replayed = attack(trained, images.attack_setting, attacks, seed, draws)
         row |= {f"replay{draws}_{name}": replayed[f"best_{name}"] for name in ("mse", "ssim")}
     return row | {"training_s": training_s, "all_s": time.monotonic() - began}
+
+
+def finished(
+    arms: Sequence[ComparedArm],
+    images: FrontierImages,
+    arguments: argparse.Namespace,
+    known: Sequence[dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of arms and seeds that are not known yet, as they are finished."""
+    have = {(row["arm"], row["seed"]) for row in known if same_terms(row, arguments)}
+    missing = [
+        (arm, seed) for seed in arguments.seeds for arm in arms if (arm.text, seed) not in have
+    ]
+    if arguments.processes == 1:
+        for arm, seed in missing:
+            yield run_arm(arm, images, arguments, seed)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    with ProcessPoolExecutor(arguments.processes, context) as pool:
+        futures = [pool.submit(run_apart, arm.text, seed, arguments) for arm, seed in missing]
+        for future in as_completed(futures):
+            yield future.result()
 
 
 def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str:
@@ -92,8 +143,10 @@ def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str
     hidden = images.hidden_variance()
     text = "\n\n".join(
         (
-            f"{first['images']:,} training images, {first['epochs']} epochs. MSE without features: "
-            f"{said}.",
+            f"{first['images']:,} training images, {first['epochs']} epochs; attackers hold "
+            f"{first['auxiliary']:,} images and train decoders for at most "
+            f"{first['decoder_epochs']} epochs; {first['victims']} victims, accuracy and measures "
+            f"on {first['tested']:,} images. MSE without features: {said}.",
             "Variance per element that a view hides, by its hidden frequencies per axis:",
             "| "
             + " | ".join(str(k) for k in hidden)
@@ -114,28 +167,18 @@ def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str
 def main() -> int:
     """Run every arm with every seed, then report."""
     arguments = parse()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     try:
         arms = [parse_arm(text) for text in arguments.defences]
-        images = load_images(
-            arguments.images, arguments.auxiliary, arguments.victims, arguments.tested
-        )
+        images = load(arguments)
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / "frontier.csv"
-        for seed in arguments.seeds:
-            for arm in arms:
-                rows = read_rows(path)
-                key = (arm.text, seed, arguments.images, arguments.epochs)
-                if key in {(r["arm"], r["seed"], r["images"], r["epochs"]) for r in rows}:
-                    continue
-                print(f"{arm.text}, seed {seed}", flush=True)
-                row = run_arm(arm, images, arguments, seed)
-                write_rows(path, [*read_rows(path), row])
-                print(f"  accuracy {row['accuracy']:.3f}, best MSE {row['best_mse']:.4f}")
-        budget = (arguments.images, arguments.epochs)
-        rows = [row for row in read_rows(path) if (row["images"], row["epochs"]) == budget]
+        for row in finished(arms, images, arguments, read_rows(path)):
+            write_rows(path, [*read_rows(path), row])
+            print(f"  {row['arm']}: accuracy {row['accuracy']:.3f}, MSE {row['best_mse']:.4f}")
+        rows = [row for row in read_rows(path) if same_terms(row, arguments)]
         if not rows:
-            raise UserError(f"--defences: no arm, and none of this budget in {path}")
+            raise UserError(f"--defences: no arm, and none on these terms in {path}")
         text = report(rows, images, arguments.out)
         print(text)
         if arguments.document is not None:

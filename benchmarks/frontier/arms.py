@@ -13,6 +13,28 @@ from testbed.core.scenario import Component
 
 DEFAULT_FRONT_END = "siftfunnel_cnn"
 
+DEFAULT_ARMS = (
+    "cnn:cut=2/none",
+    "none",
+    "cnn:cut=2/gaussian_noise:scale=0.5",
+    "cnn:cut=2/laplace_noise:scale=0.5",
+    "cnn:cut=2/feature_dropout:probability=0.5",
+    "cnn:cut=2/nopeek:alpha=1.0",
+    "cnn:cut=2/mid:beta=0.1",
+    "cnn:cut=2/vib:beta=0.1",
+    "cnn:cut=2/shredder:target=2.0",
+    "cnn:cut=2/disco:pruned_share=0.5",
+    "cnn:cut=2/adversarial_decoder:weight=1.0",
+    "cnn:cut=2/cem:weight=0.5,scale=0.3",
+    "cnn:cut=2/quantisation:bits=2",
+    "cnn:cut=2/top_k:share=0.05",
+    "siftfunnel",
+    "siftfunnel_plus",
+    "siftfunnel_plus:leak_weight=2.0",
+)
+"""Every registered defence, at a strength that its paper or its file suggests. Those of others are
+cut where the paper's undefended counterpart is; both SiftFunnels need the funnel."""
+
 
 @dataclass(frozen=True)
 class ComparedArm:

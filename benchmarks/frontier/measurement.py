@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from frontier.training import TrainedArm
@@ -16,10 +17,12 @@ from testbed.adversaries.base import (
     LabelledImages,
 )
 from testbed.adversaries.mounting import mount
+from testbed.core.encoding import payload_bytes
 from testbed.fleet.layer_stats import layer_stats
 from testbed.privacy.leakage import measure_leakage
 from testbed.privacy.scores import score
 
+MEASURED_ON_WIRE = 128
 VICTIM_DRAW = 1_000_000
 """Far above the draws of attackers, who start from 0 and use one per epoch."""
 
@@ -98,8 +101,7 @@ def attack(
             "ssim": float(table.ssim.mean()),
             "reidentified": float(table.reidentified.mean()),
         }
-        found[f"{name}_mse"] = own["mse"]
-        found[f"{name}_ssim"] = own["ssim"]
+        found |= {f"{name}_{key}": own[key] for key in ("mse", "psnr_db", "ssim")}
         scored.append((own["mse"], name, own))
     best = min(scored, key=lambda one: one[0])
     found["best_attack"] = best[1]
@@ -120,8 +122,16 @@ def measures(arm: TrainedArm, images: FloatArray) -> dict[str, Any]:
         "spectral_rank": leakage.spectral_rank,
         "edge_macs": stats.macs,
         "edge_params": stats.params,
-        "wire_bytes": edge.payload_bytes,
+        "wire_bytes": _mean_wire_bytes(arm, images[:MEASURED_ON_WIRE]),
     }
+
+
+def _mean_wire_bytes(arm: TrainedArm, images: FloatArray) -> float:
+    """Return the mean bytes that one image's features take as they travel."""
+    released = torch.from_numpy(arm.deployed.query(images, VICTIM_DRAW))
+    return float(
+        np.mean([payload_bytes(arm.deployed.runner.encode(one[None])) for one in released])
+    )
 
 
 def is_random(arm: TrainedArm, images: NDArray[np.float32]) -> bool:

@@ -17,20 +17,28 @@ COLUMNS = (
     ("accuracy", "accuracy, %"),
     ("best_mse", "best attack's MSE"),
     ("best_attack", "best attack"),
-    ("best_psnr_db", "PSNR, dB"),
-    ("best_ssim", "SSIM"),
+    ("residual_decoder_mse", "decoder's MSE"),
+    ("residual_decoder_psnr_db", "PSNR, dB"),
+    ("residual_decoder_ssim", "SSIM"),
     ("best_reidentified", "re-identified, %"),
     ("replay64_mse", "MSE, 64 releases"),
     ("dcor_v", "dCor² V"),
     ("dcor_u", "dCor² U"),
     ("live_channels", "live channels"),
-    ("participation_ratio", "participation ratio"),
+    ("participation_ratio", "effective rank"),
     ("edge_macs", "edge MACs, M"),
     ("edge_params", "edge params"),
     ("wire_bytes", "bytes"),
 )
 _PERCENT = {"accuracy", "best_reidentified"}
-_DIGITS = {"best_psnr_db": 1, "best_ssim": 2, "dcor_v": 2, "dcor_u": 2, "participation_ratio": 1}
+_ERRORS = {"best_mse", "residual_decoder_mse", "replay64_mse"}
+_DIGITS = {
+    "residual_decoder_psnr_db": 1,
+    "residual_decoder_ssim": 2,
+    "dcor_v": 2,
+    "dcor_u": 2,
+    "participation_ratio": 1,
+}
 
 
 def is_ours(row: dict[str, Any]) -> bool:
@@ -46,7 +54,7 @@ def _cell(name: str, row: dict[str, Any]) -> str:
         return f"`{value}`"
     if name in _PERCENT:
         return f"{100 * value:.1f}"
-    if name in ("best_mse", "replay64_mse"):
+    if name in _ERRORS:
         return f"{value:.4f}"
     if name == "edge_macs":
         return f"{value / 1e6:.2f}"

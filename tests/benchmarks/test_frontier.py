@@ -5,7 +5,7 @@ import itertools
 import defence_frontier
 import numpy as np
 import pytest
-from frontier.arms import parse_arm
+from frontier.arms import DEFAULT_ARMS, parse_arm
 from frontier.images import FrontierImages
 from frontier.matching import average_seeds, reached, upper_hull
 from frontier.measurement import AttackSetting, AveragedOracle
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from testbed.adversaries.base import LabelledImages
 from testbed.core.errors import UserError
+from testbed.core.registries import DEFENCES
 
 points = st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 0.1)), min_size=1, max_size=12)
 
@@ -50,6 +51,10 @@ def test_arms_are_written_as_documented():
     assert (arm.front_end.name, arm.front_end.options) == ("cnn", {"cut": 1, "width": 8})
     assert (arm.defence.name, arm.defence.options) == ("gaussian_noise", {"scale": 2.5})
     assert parse_arm("none").front_end.name == "siftfunnel_cnn"
+
+
+def test_without_arms_every_registered_defence_is_compared():
+    assert {parse_arm(text).defence.name for text in DEFAULT_ARMS} == set(DEFENCES.names())
 
 
 @pytest.mark.parametrize(
