@@ -1,0 +1,1 @@
+"""Speed of the fleet engine against peers and against the arithmetic alone."""

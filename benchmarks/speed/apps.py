@@ -1,0 +1,119 @@
+"""Workloads A and B as Flower apps: the same server loop and ClientApp for either Grid."""
+
+import time
+from functools import cache
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from speed.workload import (
+    CLOUD_SHAPES,
+    EDGE_SHAPES,
+    SHAPES,
+    Pool,
+    Weights,
+    features,
+    finish,
+    initial_weights,
+    local_sgd,
+    to_input,
+)
+from testbed.core.records import to_record, to_tensors
+
+FINISHED_AT_ONCE = 100  # images per forward pass of the server
+
+
+@cache
+def _pool() -> Pool:
+    return Pool.make()
+
+
+def client_app(data: Any = None) -> ClientApp:
+    """Build the ClientApp.
+
+    Parameters
+    ----------
+    data : the devices' images (``training(device)``); drawn in this process where there is none.
+    """
+    app = ClientApp()
+    decoded: dict[str, tuple[object, Weights]] = {}
+
+    def weights_of(message: Message) -> Weights:
+        """Decode weights once per process, however many devices get the same record."""
+        record = message.content["arrays"]
+        assert isinstance(record, ArrayRecord)
+        if "arrays" not in decoded or decoded["arrays"][0] is not record:
+            decoded["arrays"] = (record, to_tensors(record))
+        return decoded["arrays"][1]
+
+    def images_of(context: Context) -> Any:
+        return (data or _pool()).training(int(context.node_config["partition-id"]))
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        images, labels = images_of(context)
+        trained = local_sgd(weights_of(message), images, labels)
+        metrics = MetricRecord({"num-examples": len(images)})
+        content = RecordDict({"arrays": to_record(trained), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        images, _ = images_of(context)
+        with torch.no_grad():
+            z = features(weights_of(message), to_input(images))
+        return Message(RecordDict({"features": to_record({"z": z})}), reply_to=message)
+
+    return app
+
+
+def wait_for(grid: Grid, devices: int) -> None:
+    """Wait until every node has registered."""
+    while len(list(grid.get_node_ids())) < devices:
+        time.sleep(0.1)
+
+
+def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
+    """Run workload A with Flower's FedAvg; return the seconds of each round."""
+    wait_for(grid, devices)
+    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=devices)
+    arrays = to_record(initial_weights(SHAPES))
+    seconds = []
+    for server_round in range(1, rounds + 1):
+        began = time.perf_counter()
+        messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+        replies = list(grid.send_and_receive(messages))
+        assert len(replies) == devices
+        assert not any(reply.has_error() for reply in replies)
+        averaged, _ = strategy.aggregate_train(server_round, replies)
+        assert averaged is not None
+        arrays = averaged
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+@torch.no_grad()
+def serve_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
+    """Run workload B; return the seconds of each round."""
+    wait_for(grid, devices)
+    torch.set_num_threads(1)
+    cloud = initial_weights(CLOUD_SHAPES)
+    content = RecordDict({"arrays": to_record(initial_weights(EDGE_SHAPES))})
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        nodes = list(grid.get_node_ids())
+        replies = list(grid.send_and_receive([Message(content, node, "query") for node in nodes]))
+        assert len(replies) == devices
+        z = [to_tensors(reply.content.array_records["features"])["z"] for reply in replies]
+        for part in torch.split(torch.cat(z), FINISHED_AT_ONCE):
+            finish(cloud, part.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+ROUNDS = {"A": train_rounds, "B": serve_rounds}

@@ -1,0 +1,110 @@
+"""The limit: the same arithmetic in two processes of torch, without messages or a Grid."""
+
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from speed.workload import (
+    CLOUD_SHAPES,
+    EDGE_SHAPES,
+    SHAPES,
+    Pool,
+    Weights,
+    features,
+    finish,
+    initial_weights,
+    local_sgd,
+    to_input,
+)
+
+PROCESSES = 2
+DEVICES_PER_CHUNK = 5  # of a forward pass: a batch that fits the cache
+
+
+def _train(weights: Weights, pool: Pool, devices: range) -> Weights:
+    total = {name: torch.zeros_like(value) for name, value in weights.items()}
+    for device in devices:
+        trained = local_sgd(weights, *pool.training(device))
+        torch._foreach_add_(list(total.values()), list(trained.values()))
+    return total
+
+
+@torch.no_grad()
+def _serve(edge: Weights, cloud: Weights, pool: Pool, devices: range) -> Weights:
+    found = []
+    for start in range(0, len(devices), DEVICES_PER_CHUNK):
+        chunk = devices[start : start + DEVICES_PER_CHUNK]
+        x = to_input(np.concatenate([pool.training(device)[0] for device in chunk]))
+        found.append(finish(cloud, features(edge, x)).argmax(dim=1))
+    return {"classes": torch.cat(found)}
+
+
+def _work(connection: Connection, workload: str, devices: range) -> None:
+    torch.set_num_threads(1)
+    pool = Pool.make()
+    if workload == "C":
+        _work_split(connection, pool, devices)
+        return
+    edge, cloud = initial_weights(EDGE_SHAPES), initial_weights(CLOUD_SHAPES)
+    while (sent := connection.recv()) is not None:
+        if workload == "A":
+            weights = {name: torch.from_numpy(value) for name, value in sent.items()}
+            result = _train(weights, pool, devices)
+        else:
+            result = _serve(edge, cloud, pool, devices)
+        connection.send({name: value.numpy() for name, value in result.items()})
+
+
+def _work_split(connection: Connection, pool: Pool, devices: range) -> None:
+    from speed.split_round import TightHalf
+
+    half = TightHalf(pool, devices)
+    _, statistics = half.initial_weights()
+    server_round = 0
+    while (sent := connection.recv()) is not None:
+        server_round += 1
+        weights = {name: torch.from_numpy(value) for name, value in sent.items()}
+        total = half.round(server_round, weights, statistics)
+        connection.send({name: value.numpy() for name, value in total.items()})
+
+
+def _first_weights(workload: str) -> dict[str, NDArray[np.float32]]:
+    if workload == "C":
+        from speed.split_round import program
+
+        weights, _ = program().build().initial_weights()
+    else:
+        weights = initial_weights(SHAPES)
+    return {name: value.numpy() for name, value in weights.items()}
+
+
+def run(workload: str, devices: int, rounds: int) -> list[float]:
+    """Return the seconds of each round."""
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("spawn")
+    weights = _first_weights(workload)
+    pipes, workers = [], []
+    for index in range(PROCESSES):
+        here, there = context.Pipe()
+        share = range(index * devices // PROCESSES, (index + 1) * devices // PROCESSES)
+        worker = context.Process(target=_work, args=(there, workload, share), daemon=True)
+        worker.start()
+        pipes.append(here)
+        workers.append(worker)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for pipe in pipes:
+            pipe.send(weights)
+        sums = [pipe.recv() for pipe in pipes]
+        if workload in ("A", "C"):
+            weights = {name: sum(part[name] for part in sums) / devices for name in weights}
+        seconds.append(time.perf_counter() - began)
+    for pipe, worker in zip(pipes, workers, strict=True):
+        pipe.send(None)
+        worker.join()
+    return seconds

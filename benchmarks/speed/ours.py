@@ -1,0 +1,60 @@
+"""The engine: FleetGrid over Ray hosts, with its ledger and independent Flower replies."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speed.apps import ROUNDS, client_app
+from speed.split_round import program, train_rounds
+from speed.workload import Pool, rows_of
+from testbed.engine.grid import FleetGrid, GridOptions
+from testbed.engine.ledger import Charge, Ledger
+from testbed.engine.ray_backend import RayBackend
+
+HOSTS = 2
+SHARD_SIZE = 50
+
+
+class FreeOfCharge:
+    """Costs of devices that compute at once and fit everything, with true bytes."""
+
+    def __init__(self, devices: int) -> None:
+        self.devices = devices
+        self.serving_feasible = self.training_feasible = np.ones(devices, dtype=bool)
+        self.tiers = [self]
+
+    def charge(
+        self, device: int, message_type: str, examples: int, delivery: Any, *_: Any
+    ) -> Charge:
+        """Charge the bytes of both messages."""
+        return Charge(delivery.uplink_bytes, delivery.downlink_bytes, 0.0, 0.0, 0.0, 0.0)
+
+
+def run(workload: str, devices: int, rounds: int) -> list[float]:
+    """Return the seconds of each round."""
+    torch.set_num_threads(1)
+    here = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
+    pool = Pool.make()
+    rows = [np.arange(len(pool.labels))[rows_of(device)] for device in range(devices)]
+    with RayBackend(HOSTS, pool.images, pool.labels, rows) as backend:
+        if workload == "C":
+            backend.install([program()])
+        else:
+            backend.install_app(client_app)
+        grid = FleetGrid(
+            backend,
+            FreeOfCharge(devices),  # type: ignore[arg-type]
+            Ledger(devices),
+            [],
+            GridOptions(
+                round_deadline_ms=1e9,
+                shard_size=SHARD_SIZE,
+                online=lambda device, at_s, draw: True,
+                cloud_step_ms=lambda images: 0.0,
+            ),
+        )
+        return (ROUNDS | {"C": train_rounds})[workload](grid, devices, rounds)

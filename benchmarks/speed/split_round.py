@@ -1,0 +1,118 @@
+"""Workload C: rounds of split-federated training with SiftFunnel on devices of 20 images.
+
+The engine runs its ServerApp over FleetGrid. The limit calls the same sessions and the same cloud
+step directly, in two processes with half of the devices each: no messages, and no exchange between
+the halves but the averaged front-end.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping
+
+import torch
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from clients.program import EdgeModel, EdgeProgram, initialise
+from clients.session import TrainingSession
+from server.cloud import Cloud
+from server.entries import TieredCloudModel
+from server.split_federated import RoundRecord, SplitFederated
+from server.tiers import Tier
+from speed.workload import BATCH_SIZE, CLASSES, LEARNING_RATE, Pool
+from testbed.core.registries import CLOUD_MODELS, STRATEGIES
+from testbed.core.scenario import (
+    CloudOptimiserSection,
+    Component,
+    EdgeOptimiserSection,
+    TrainingSection,
+)
+from testbed.core.seeds import torch_generator
+
+LOCAL_STEPS = 2  # one epoch of 20 images
+
+
+def program() -> EdgeProgram:
+    """Return what the devices run."""
+    return EdgeProgram(
+        arm="siftfunnel",
+        seed=0,
+        front_end=Component(name="siftfunnel_cnn", options={}),
+        defence=Component(name="siftfunnel", options={}),
+        image_shape=(3, 32, 32),
+        num_classes=CLASSES,
+        channel_mean=(0.5, 0.5, 0.5),
+        channel_std=(0.25, 0.25, 0.25),
+        batch_size=BATCH_SIZE,
+        optimiser=EdgeOptimiserSection(learning_rate=LEARNING_RATE),
+    )
+
+
+def cloud_of(edge: EdgeModel) -> Cloud:
+    """Return the cloud half, at its first weights."""
+    name, options = edge.front_end.cloud_model
+    shape = edge.front_end.feature_shape
+    trunk = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=CLASSES)
+    model = TieredCloudModel(trunk, [shape], CLASSES)
+    initialise(model, torch_generator(0, "cloud weights"))
+    return Cloud(model, CloudOptimiserSection(), 0, threads=1)
+
+
+def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
+    """Run the ServerApp over a Grid; return the seconds of each round."""
+    training = TrainingSection(
+        rounds=rounds, cohort_size=devices, local_steps=LOCAL_STEPS, batch_size=BATCH_SIZE
+    )
+    edge = program().build()
+    tier = Tier(STRATEGIES.create("fedavg", {}), *edge.initial_weights())
+    server = SplitFederated(training, 0, cloud_of(edge), [tier])
+    ends = [time.perf_counter()]
+
+    def on_round(record: RoundRecord) -> None:
+        assert record.participants == devices
+        ends.append(time.perf_counter())
+
+    server.train(grid, on_round)
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+class TightHalf:
+    """One process's share of the devices, without a wire."""
+
+    def __init__(self, pool: Pool, devices: range) -> None:
+        self._edge = program().build()
+        self._cloud = cloud_of(self._edge)
+        self._pool = pool
+        self._devices = devices
+
+    def initial_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return parameters and statistics before the first round."""
+        return self._edge.initial_weights()
+
+    def round(
+        self, server_round: int, parameters: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Train every device for a round; return the sum of their parameters."""
+        sessions = [
+            TrainingSession(
+                self._edge,
+                device,
+                server_round,
+                *self._pool.training(device),
+                parameters,
+                statistics,
+            )
+            for device in self._devices
+        ]
+        for step in range(LOCAL_STEPS):
+            sent = [session.forward(step) for session in sessions]
+            done = self._cloud.step(
+                [z for z, _ in sent], [targets for _, targets in sent], server_round, step
+            )
+            for session, gradient in zip(sessions, done.gradients, strict=True):
+                session.backward(step, gradient)
+        total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        for session in sessions:
+            for name, value in session.parameters.items():
+                total[name] += value.detach()
+        return total
