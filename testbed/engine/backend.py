@@ -36,6 +36,11 @@ class Backend(ABC):
     name: str
     hosts: int
 
+    @property
+    def restarts(self) -> int:
+        """Return how many hosts died and were replaced so far."""
+        return 0
+
     @abstractmethod
     def install(self, programs: Sequence[EdgeProgram]) -> None:
         """Install an arm's programs, one per tier of the fleet, on every host."""

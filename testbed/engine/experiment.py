@@ -77,6 +77,7 @@ class Experiment:
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
+        self._restarts = 0
         self._models: list[Row] = []
         self._reference: Row = {}
         self._sanity: list[Row] = []
@@ -231,6 +232,7 @@ class Experiment:
             name: {"name": name, "cpu_s": usage.cpu_s, "peak_rss_mb": usage.peak_rss_mb}
             for name, usage in backend.usage().items()
         }
+        self._restarts = backend.restarts
 
     # Writing -----------------------------------------------------------------------------------
 
@@ -307,6 +309,7 @@ class Experiment:
                 "models": self._models,
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
+                "host_restarts": self._restarts,
                 "torch_threads": torch.get_num_threads(),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },

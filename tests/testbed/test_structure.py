@@ -33,13 +33,22 @@ FLOWER = {
     "testbed/engine/checkpoint.py",
     "testbed/engine/grid.py",
     "testbed/engine/host.py",
+    "testbed/engine/journal.py",
     "testbed/engine/losses.py",
+    "testbed/engine/parcels.py",
+    "testbed/engine/ray_actors.py",
     "testbed/engine/ray_backend.py",
+    "testbed/engine/ray_hosts.py",
     "testbed/engine/serving.py",
     "testbed/engine/taps.py",
     "testbed/engine/training.py",
 }
-RAY = {"testbed/engine/ray_backend.py"}
+RAY = {
+    "testbed/engine/ray_actors.py",
+    "testbed/engine/ray_backend.py",
+    "testbed/engine/ray_cluster.py",
+    "testbed/engine/ray_hosts.py",
+}
 
 
 def imported(path):

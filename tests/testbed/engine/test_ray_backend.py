@@ -1,10 +1,13 @@
 """What the Ray backend starts: loopback only, one thread each, and nothing left behind."""
 
 import operator
+import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from small import make_program
 
@@ -12,6 +15,7 @@ from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError, UserError
 from testbed.core.loading import parse_yaml
 from testbed.engine.ray_backend import RayBackend
+from testbed.engine.ray_hosts import _Call
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
@@ -74,3 +78,25 @@ def test_usage_names_every_process(backend):
     usage = backend.usage()
     assert {"driver", "host 0", "host 1"} <= set(usage)
     assert all(item.cpu_s > 0 and item.peak_rss_mb > 50 for item in usage.values())
+
+
+def test_a_host_that_always_dies_stops_the_run_and_is_named(backend):
+    def die(actor):
+        ray.kill(actor)
+        return actor.usage.remote()
+
+    with pytest.raises(HostError, match=r"host 1 died 3 times in a row, with this.*--resume"):
+        backend._hosts._results([_Call(1, "with this", die)])
+    assert backend.restarts == 2
+
+
+def test_a_dead_raylet_ends_every_wait_and_leaves_nothing(backend):
+    children = psutil.Process().children(recursive=True)
+    (raylet,) = [child for child in children if child.name() == "raylet"]
+    raylet.kill()
+    with pytest.raises(HostError, match="--resume"):
+        backend.run_jobs([("sleeps", time.sleep, (3600,))])
+    backend.close()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert not Path(backend._cluster.folder).exists()

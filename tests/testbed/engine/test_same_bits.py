@@ -4,14 +4,16 @@ import copy
 import json
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.core.errors import HostError
+from testbed.core import protocol
 from testbed.core.loading import validate_scenario
 from testbed.engine.experiment import Experiment
 from testbed.engine.folder import COLUMNS
 from testbed.engine.progress import Progress
+from testbed.engine.ray_hosts import RayHosts
 
 
 def run(tree, folder, **options):
@@ -169,27 +171,31 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
     assert everything(tmp_path / "cut") == whole
 
 
-def test_a_dead_host_is_reported_and_the_run_can_be_resumed(tiny, tmp_path, inline_results):
-    import psutil
+def kill_host(number=0):
+    hosts = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "_HostActor" in " ".join(child.cmdline())
+    ]
+    assert hosts
+    hosts[number % len(hosts)].kill()
+    hosts[number % len(hosts)].wait(10)
 
-    class Kill(StopAt):
-        def _count(self):
-            if self.phase == self.wanted:
-                self.left -= 1
-                if self.left == 0:
-                    hosts = [
-                        child
-                        for child in psutil.Process().children(recursive=True)
-                        if "_HostActor" in " ".join(child.cmdline())
-                    ]
-                    assert hosts
-                    hosts[0].kill()
-                    hosts[0].wait(10)
 
+def test_killed_hosts_are_replaced_and_change_no_bit(tiny, tmp_path, inline_results, monkeypatch):
+    """Killed after a forward exchange and while serving: when its devices remember something."""
+    handle, calls = RayHosts.handle, []
+
+    def handle_and_kill(self, shards):
+        kind = shards[0][1][0].metadata.message_type
+        calls.append(kind)
+        if (kind, calls.count(kind)) in {(protocol.BACKWARD, 4), (protocol.INFER, 1)}:
+            kill_host(calls.count(kind))
+        return handle(self, shards)
+
+    monkeypatch.setattr(RayHosts, "handle", handle_and_kill)
     tree = with_engine(tiny, backend="ray", hosts=2)
-    scenario = validate_scenario(tree, "test")
-    folder = tmp_path / "run"
-    with pytest.raises(HostError, match="--resume"):
-        Experiment(scenario, folder, Progress(Kill("train undefended", 2))).run()
-    Experiment(scenario, folder, Progress()).run(resume=True)
+    folder = run(tree, tmp_path / "run")
     assert everything(folder) == inline_results
+    host = json.loads((folder / "host.json").read_text())
+    assert host["host_restarts"] == 2

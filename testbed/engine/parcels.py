@@ -1,0 +1,63 @@
+"""Shards on their way to a host: what many messages share travels once, beside them.
+
+The front-end's weights are one record that every device of a cohort is sent. A parcel leaves such
+records out and names them by number; the backend puts each into the object store once, from where
+it reaches every node once, whatever the number of shards and hosts.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The messages of one shard, without the contents that they share with other shards.
+
+    Attributes
+    ----------
+    messages : as sent, empty where the content was left out.
+    shared : per message, the number of its content among those that come along; None: its own.
+    """
+
+    messages: list[Message]
+    shared: list[int | None]
+
+    def unpack(self, contents: Sequence[RecordDict]) -> list[Message]:
+        """Return the messages whole; those that shared a content share one object again."""
+        for message, number in zip(self.messages, self.shared, strict=True):
+            if number is not None:
+                message.content = contents[number]
+        return self.messages
+
+
+def shared_contents(shards: Sequence[Sequence[Message]]) -> dict[int, RecordDict]:
+    """Return the contents that messages of several shards share, by identity."""
+    in_shards: Counter[int] = Counter()
+    contents: dict[int, RecordDict] = {}
+    for shard in shards:
+        own = {id(message.content): message.content for message in shard}
+        contents |= own
+        in_shards.update(list(own))
+    return {key: contents[key] for key, count in in_shards.items() if count > 1}
+
+
+def pack(messages: Sequence[Message], shared: Mapping[int, object]) -> tuple[Parcel, list[int]]:
+    """Return one shard's parcel, and which shared contents have to come with it, in order."""
+    places: dict[int, int] = {}
+    empty = RecordDict()
+    packed: list[Message] = []
+    numbers: list[int | None] = []
+    for message in messages:
+        key = id(message.content)
+        if key in shared:
+            numbers.append(places.setdefault(key, len(places)))
+            message = copy.copy(message)
+            message.content = empty
+        else:
+            numbers.append(None)
+        packed.append(message)
+    return Parcel(packed, numbers), list(places)

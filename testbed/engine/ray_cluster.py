@@ -1,0 +1,202 @@
+"""Starts Ray here or joins a cluster, watches that it lives, and leaves nothing behind."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from testbed.core.errors import HostError, UserError
+from testbed.engine.ray_janitor import processes_of
+
+_LOG = logging.getLogger(__name__)
+CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
+SLICE_S = 0.25  # how often a wait looks whether Ray is still there
+REMEMBER_EVERY_S = 2.0
+MAX_TEMPORARY_PATH = 30
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+JANITOR = Path(__file__).with_name("ray_janitor.py")
+VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
+
+
+def _short_temporary_folder() -> str:
+    """Return a folder whose path leaves room for Ray's sockets (107 characters on Linux)."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"  # noqa: S108
+
+
+def _to_log(data: Any, ignore_prefix: bool = False) -> None:
+    """Take what Ray would print on the terminal, such as the last words of its raylet."""
+    for line in data["lines"]:
+        _LOG.warning("%s: %s", data.get("pid"), line)
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to.
+
+    Attributes
+    ----------
+    spread : the scheduling strategy of actors.
+    host_cpus : cores that a host actor reserves.
+    """
+
+    spread = "DEFAULT"
+    host_cpus = 0
+
+    def check(self) -> None:
+        """Check that the cluster is there.
+
+        Raises
+        ------
+        HostError : it is not; nothing will ever be answered.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave the cluster as it was found; one that was started here is gone afterwards."""
+        raise NotImplementedError
+
+    def wait(self, references: list[Any], what: str, count: int | None = None) -> list[Any]:
+        """Wait until ``count`` of the references are ready (all by default), and return those.
+
+        Raises
+        ------
+        HostError : the cluster died, or the longest time that a call may take is over.
+        """
+        wanted = len(references) if count is None else count
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while True:
+            done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
+            if len(done) >= wanted:
+                ready: list[Any] = done
+                return ready
+            self.check()
+            if time.monotonic() > deadline:
+                raise HostError(f"{what} did not answer within {CALL_TIMEOUT_S:g} s")
+
+
+class LocalCluster(Cluster):
+    """Ray on this machine, for this run alone: on loopback, in a folder of its own.
+
+    Parameters
+    ----------
+    cores : how many Ray may use.
+
+    Raises
+    ------
+    UserError : Ray cannot start here.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self.folder = tempfile.mkdtemp(prefix="sf-", dir=_short_temporary_folder())
+        self._started: list[psutil.Process] = []
+        self._known: set[psutil.Process] = set()
+        self._remembered = 0.0
+        self._janitor = subprocess.Popen(  # noqa: S603 - our own file
+            [sys.executable, "-P", str(JANITOR), self.folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            self._start(cores)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, cores: int) -> None:
+        paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        before = set(psutil.Process().children(recursive=True))
+        main = threading.current_thread() is threading.main_thread()
+        on_terminate = signal.getsignal(signal.SIGTERM)
+        ray._private.worker.print_to_stdstream = _to_log  # Ray has no switch for it
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                num_gpus=0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=self.folder,
+            )
+        except (RuntimeError, OSError, ValueError, ConnectionError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"Ray could not start ({reason}); engine.backend=inline runs without it"
+            ) from error
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
+            after = set(psutil.Process().children(recursive=True))
+            self._known = {child for child in after - before if child.pid != self._janitor.pid}
+            self._started = [child for child in self._known if child.name() in VITAL]
+
+    def check(self) -> None:
+        """Check that Ray's own processes are alive."""
+        if time.monotonic() - self._remembered > REMEMBER_EVERY_S:
+            self._remember()
+        for process in self._started:
+            if not _alive(process):
+                raise HostError(
+                    f"Ray's process {process.pid} is gone, which all hosts depend on (killed, or "
+                    "out of memory?); continue with --resume"
+                )
+
+    def close(self) -> None:
+        """Stop Ray, wait for its processes to be gone, and remove its folder."""
+        self._remember()
+        if not all(_alive(process) for process in self._started):
+            self._kill()  # a graceful end would wait for the dead
+        if ray.is_initialized():
+            ray.shutdown()
+        psutil.wait_procs(self._known, timeout=5)
+        self._kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._dismiss_janitor()
+        sys.stdout.flush()
+
+    def _remember(self) -> None:
+        """Note the workers too: they are children of Ray's, and orphans once that is gone."""
+        self._remembered = time.monotonic()
+        for process in [item for item in self._known if _alive(item)]:
+            with contextlib.suppress(psutil.Error):
+                self._known |= set(process.children(recursive=True))
+
+    def _kill(self) -> None:
+        """Kill what is left; a worker that was just being started has no living parent to tell."""
+        named = processes_of(self.folder)
+        self._known |= {process for process in named if process.pid != self._janitor.pid}
+        alive = [process for process in self._known if _alive(process)]
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+
+    def _dismiss_janitor(self) -> None:
+        assert self._janitor.stdin is not None
+        with contextlib.suppress(OSError):
+            self._janitor.stdin.close()
+        try:
+            self._janitor.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._janitor.kill()
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
