@@ -1,3 +1,21 @@
-"""SiftFunnel fleet testbed: split inference on a fleet of unlike devices, attacked and measured."""
+"""SiftFunnel fleet testbed: split inference on a fleet of unlike devices, attacked and measured.
+
+Importing this loads nothing and changes nothing; the names below are loaded when they are used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.api import RunResult, load_run, run_scenario
 
 __version__ = "0.1.0"
+__all__ = ["RunResult", "__version__", "load_run", "run_scenario"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the Python API when it is first used."""
+    if name in __all__:
+        from testbed import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'testbed' has no attribute '{name}'")

@@ -1,23 +1,18 @@
 """Command line: ``python -m testbed.run scenarios/100_devices.yaml``."""
 
 import argparse
-import os
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING
 
-# Before Flower or Ray are imported: nothing phones home, and nothing waits for a network.
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
+from testbed.cli.environment import Interrupts, stop_telemetry
 from testbed.core.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from testbed.core.scenario import Scenario
+
+stop_telemetry()  # before Flower or Ray are imported
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -79,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _dispatch(chosen: argparse.Namespace, interrupts: "Interrupts") -> int:
+def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
     if chosen.list:
         from testbed.cli.listing import print_listing
 
@@ -103,62 +98,31 @@ def _dispatch(chosen: argparse.Namespace, interrupts: "Interrupts") -> int:
     return _run(chosen, scenario, interrupts)
 
 
-def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: "Interrupts") -> int:
+def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: Interrupts) -> int:
     from testbed.cli.display import RichDisplay
-    from testbed.cli.logs import log_to
-    from testbed.engine.experiment import Experiment
+    from testbed.cli.execution import RunInterrupted, default_folder, execute
     from testbed.engine.folder import RESOLVED
-    from testbed.engine.progress import Progress
     from testbed.report.summary import print_summary
 
-    folder = chosen.out or Path("results") / scenario.name
-    with log_to(folder / "run.log") as log, RichDisplay() as display:
-        progress = Progress(display, lambda: interrupts.requested)
-        try:
-            Experiment(scenario, folder, progress).run(
-                force=chosen.force, resume=chosen.resume, on_open=log.begin
+    folder = chosen.out or default_folder(scenario)
+    try:
+        with RichDisplay() as display:
+            execute(
+                scenario,
+                folder,
+                display,
+                lambda: interrupts.requested,
+                force=chosen.force,
+                resume=chosen.resume,
             )
-        except KeyboardInterrupt:
-            display.close()
-            if not log.begun:
-                raise
-            again = shlex.join(
-                ["python", "-m", "testbed.run", str(folder / RESOLVED), "--out", str(folder)]
-            )
-            print(
-                f"interrupted: the results so far are in {folder}; continue with: {again} --resume",
-                file=sys.stderr,
-            )
-            return EXIT_INTERRUPTED
+    except RunInterrupted as interrupted:
+        again = shlex.join(
+            ["python", "-m", "testbed.run", str(folder / RESOLVED), "--out", str(folder)]
+        )
+        print(f"{interrupted}; continue with: {again} --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
     print_summary(folder)
     return 0
-
-
-class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that one came."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._interrupt)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
-        self.requested = True
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
