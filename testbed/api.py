@@ -183,10 +183,10 @@ def load_run(folder: str | Path) -> RunResult:
 def _resolve(
     scenario: "str | Path | Mapping[str, Any] | Scenario", overrides: Overrides
 ) -> "Scenario":
-    from testbed.core.loading import parse_overrides, read_tree, resolve
+    from testbed.core.loading import read_tree, resolve
     from testbed.core.scenario import Scenario
 
-    changes = _changes(overrides, parse_overrides)
+    changes = changes_of(overrides)
     label = "overrides: " if isinstance(overrides, Mapping) else "--set "
     if isinstance(scenario, str | Path):
         return resolve(read_tree(Path(scenario)), changes, str(scenario), label)
@@ -199,11 +199,19 @@ def _resolve(
     )
 
 
-def _changes(overrides: Overrides, parse: Any) -> list[tuple[str, Any]]:
+def changes_of(overrides: Overrides) -> list[tuple[str, Any]]:
+    """Return overrides in either form as key paths and values.
+
+    Raises
+    ------
+    UserError : a key path or a text is malformed.
+    """
+    from testbed.core.loading import parse_overrides
+
     if isinstance(overrides, str):
         raise UserError("overrides: give a list of KEY.PATH=VALUE texts or a mapping, not one text")
     if not isinstance(overrides, Mapping):
-        return list(parse(overrides))
+        return parse_overrides(overrides)
     for path in overrides:
         if not isinstance(path, str) or not all(path.split(".")):
             raise UserError(f"overrides: '{path}' is no key path, for instance fleet.size")

@@ -23,6 +23,8 @@ examples:
   python -m testbed.run scenarios/100_devices.yaml --set data.name=cifar10 --seed 1
   python -m testbed.run scenarios/100_devices.yaml --set arms.siftfunnel.defence.beta=0.4
   python -m testbed.run results/100_devices/scenario.resolved.yaml --out results/again
+  python -m testbed.run scenarios/smoke.yaml scenarios/diurnal_fleet.yaml --out results/both
+  python -m testbed.run scenarios/smoke.yaml --set "sweep.seed=[0, 1, 2]" --jobs 2
 """
 
 
@@ -33,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenario", nargs="?", type=Path, help="scenario file (YAML)")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="scenario", type=Path,
+        help="scenario file (YAML); several, or one with a sweep, make a run folder each",
+    )  # fmt: skip
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -46,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
     parser.add_argument("--force", action="store_true", help="replace existing results")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="runs of several scenarios or of a sweep at once (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would run, and run nothing"
     )
@@ -80,16 +89,23 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
 
         print_listing()
         return 0
-    if chosen.scenario is None:
+    if not chosen.scenarios:
         raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
     if chosen.force and chosen.resume:
         raise UserError("--force replaces results and --resume continues them; give one")
     from testbed.core.loading import load_scenario
+    from testbed.sweep.grid import has_sweep
 
     overrides = list(chosen.overrides)
     if chosen.seed is not None:
         overrides.append(f"seed={chosen.seed}")
-    scenario = load_scenario(chosen.scenario, overrides)
+    if len(chosen.scenarios) > 1 or has_sweep(chosen.scenarios[0], overrides):
+        from testbed.sweep.command import run_many
+
+        return run_many(chosen, overrides, interrupts)
+    if chosen.jobs != 1:
+        raise UserError("--jobs is for several scenarios or a sweep; this is one run")
+    scenario = load_scenario(chosen.scenarios[0], overrides)
     if chosen.dry_run:
         from testbed.cli.dry_run import print_dry_run
 

@@ -193,7 +193,7 @@ def resolve(
     if SWEEP in own:
         raise UserError(
             f"{where}: {SWEEP}: stands for many scenarios, here only one can be used; "
-            "python -m testbed.run runs them all"
+            "python -m testbed.run and run_sweep run them all"
         )
     return validate_scenario(own, where)
 
