@@ -1,3 +1,34 @@
-"""SiftFunnel fleet testbed: split inference on a fleet of unlike devices, attacked and measured."""
+"""SiftFunnel fleet testbed: split inference on a fleet of unlike devices, attacked and measured.
+
+Importing this loads nothing and changes nothing; the names below are loaded when they are used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.api import RunResult, load_run, run_scenario
+    from testbed.sweep.api import SweepResult, run_sweep
 
 __version__ = "0.1.0"
+__all__ = [
+    "RunResult",
+    "SweepResult",
+    "__version__",
+    "load_run",
+    "run_scenario",
+    "run_sweep",
+]
+_SWEEPS = ("SweepResult", "run_sweep")
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the Python API when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'testbed' has no attribute '{name}'")
+    if name in _SWEEPS:
+        from testbed.sweep import api as sweeps
+
+        return getattr(sweeps, name)
+    from testbed import api
+
+    return getattr(api, name)

@@ -1,23 +1,18 @@
 """Command line: ``python -m testbed.run scenarios/100_devices.yaml``."""
 
 import argparse
-import os
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING
 
-# Before Flower or Ray are imported: nothing phones home, and nothing waits for a network.
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
+from testbed.cli.environment import Interrupts, stop_telemetry
 from testbed.core.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from testbed.core.scenario import Scenario
+
+stop_telemetry()  # before Flower or Ray are imported
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -28,6 +23,8 @@ examples:
   python -m testbed.run scenarios/100_devices.yaml --set data.name=cifar10 --seed 1
   python -m testbed.run scenarios/100_devices.yaml --set arms.siftfunnel.defence.beta=0.4
   python -m testbed.run results/100_devices/scenario.resolved.yaml --out results/again
+  python -m testbed.run scenarios/smoke.yaml scenarios/diurnal_fleet.yaml --out results/both
+  python -m testbed.run scenarios/smoke.yaml --set "sweep.seed=[0, 1, 2]" --jobs 2
 """
 
 
@@ -38,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenario", nargs="?", type=Path, help="scenario file (YAML)")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="scenario", type=Path,
+        help="scenario file (YAML); several, or one with a sweep, make a run folder each",
+    )  # fmt: skip
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
     parser.add_argument("--force", action="store_true", help="replace existing results")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="runs of several scenarios or of a sweep at once (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would run, and run nothing"
     )
@@ -79,22 +83,29 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _dispatch(chosen: argparse.Namespace, interrupts: "Interrupts") -> int:
+def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
     if chosen.list:
         from testbed.cli.listing import print_listing
 
         print_listing()
         return 0
-    if chosen.scenario is None:
+    if not chosen.scenarios:
         raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
     if chosen.force and chosen.resume:
         raise UserError("--force replaces results and --resume continues them; give one")
     from testbed.core.loading import load_scenario
+    from testbed.sweep.grid import has_sweep
 
     overrides = list(chosen.overrides)
     if chosen.seed is not None:
         overrides.append(f"seed={chosen.seed}")
-    scenario = load_scenario(chosen.scenario, overrides)
+    if len(chosen.scenarios) > 1 or has_sweep(chosen.scenarios[0], overrides):
+        from testbed.sweep.command import run_many
+
+        return run_many(chosen, overrides, interrupts)
+    if chosen.jobs != 1:
+        raise UserError("--jobs is for several scenarios or a sweep; this is one run")
+    scenario = load_scenario(chosen.scenarios[0], overrides)
     if chosen.dry_run:
         from testbed.cli.dry_run import print_dry_run
 
@@ -103,62 +114,31 @@ def _dispatch(chosen: argparse.Namespace, interrupts: "Interrupts") -> int:
     return _run(chosen, scenario, interrupts)
 
 
-def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: "Interrupts") -> int:
+def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: Interrupts) -> int:
     from testbed.cli.display import RichDisplay
-    from testbed.cli.logs import log_to
-    from testbed.engine.experiment import Experiment
+    from testbed.cli.execution import RunInterrupted, default_folder, execute
     from testbed.engine.folder import RESOLVED
-    from testbed.engine.progress import Progress
     from testbed.report.summary import print_summary
 
-    folder = chosen.out or Path("results") / scenario.name
-    with log_to(folder / "run.log") as log, RichDisplay() as display:
-        progress = Progress(display, lambda: interrupts.requested)
-        try:
-            Experiment(scenario, folder, progress).run(
-                force=chosen.force, resume=chosen.resume, on_open=log.begin
+    folder = chosen.out or default_folder(scenario)
+    try:
+        with RichDisplay() as display:
+            execute(
+                scenario,
+                folder,
+                display,
+                lambda: interrupts.requested,
+                force=chosen.force,
+                resume=chosen.resume,
             )
-        except KeyboardInterrupt:
-            display.close()
-            if not log.begun:
-                raise
-            again = shlex.join(
-                ["python", "-m", "testbed.run", str(folder / RESOLVED), "--out", str(folder)]
-            )
-            print(
-                f"interrupted: the results so far are in {folder}; continue with: {again} --resume",
-                file=sys.stderr,
-            )
-            return EXIT_INTERRUPTED
+    except RunInterrupted as interrupted:
+        again = shlex.join(
+            ["python", "-m", "testbed.run", str(folder / RESOLVED), "--out", str(folder)]
+        )
+        print(f"{interrupted}; continue with: {again} --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
     print_summary(folder)
     return 0
-
-
-class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that one came."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._interrupt)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
-        self.requested = True
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

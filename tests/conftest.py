@@ -36,6 +36,19 @@ def write_scenario(tmp_path):
     return write
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """Return the folder of one finished run of the tiny scenario with one round; do not change."""
+    from testbed.run import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    tree = copy.deepcopy(TINY)
+    tree["training"]["rounds"] = 1
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert main([str(folder / "tiny.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
 def identity():
     """Give the test process the identity that Flower's messages ask for."""

@@ -1,6 +1,8 @@
 """Reads scenario files: YAML without surprises, overrides, and errors that say what to do."""
 
+import copy
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from testbed.core.registry import nearest
 from testbed.core.scenario import Scenario
 
 MAX_SCENARIO_BYTES = 1_000_000
+SWEEP = "sweep"
+"""The section of a scenario file that makes many scenarios of it (testbed.sweep)."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,18 +68,40 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML ({reason})") from None
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise UserError(f"--set {override}: give KEY.PATH=VALUE, for instance fleet.size=500")
-    value = parse_yaml(text, f"--set {path}")
+def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Return the key path and the value of ``KEY.PATH=VALUE`` texts.
+
+    Raises
+    ------
+    UserError : one is not of that form, or its value is not YAML.
+    """
+    parsed = []
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not all(path.strip().split(".")):
+            raise UserError(f"--set {override}: give KEY.PATH=VALUE, for instance fleet.size=500")
+        parsed.append((path.strip(), parse_yaml(text, f"--set {path}")))
+    return parsed
+
+
+def set_key(tree: dict[str, Any], path: str, value: Any, label: str = "--set ") -> None:
+    """Set a key of a scenario's tree; list items are addressed by position or by name.
+
+    Parameters
+    ----------
+    label : what goes before the key path in messages: where it was given.
+
+    Raises
+    ------
+    UserError : there is no such list item, or the path goes through a single value.
+    """
+    keys = path.split(".")
     node: Any = tree
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         here = ".".join(keys[: depth + 1])
         if isinstance(node, list):
-            node_index = _list_index(node, key, here)
+            node_index = _list_index(node, key, label + here)
             if last:
                 node[node_index] = value
             elif isinstance(node[node_index], str):
@@ -90,7 +116,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
                 node[key] = {}
             node = node[key]
         else:
-            raise UserError(f"--set {path}: '{'.'.join(keys[:depth])}' is a single value")
+            raise UserError(f"{label}{path}: '{'.'.join(keys[:depth])}' is a single value")
 
 
 def _list_index(items: list[Any], key: str, here: str) -> int:
@@ -101,20 +127,15 @@ def _list_index(items: list[Any], key: str, here: str) -> int:
     if key in names:
         return names.index(key)
     known = ", ".join(str(name) for name in names if name) or f"0 to {len(items) - 1}"
-    raise UserError(f"--set {here}: no such item; known: {known}")
+    raise UserError(f"{here}: no such item; known: {known}")
 
 
-def load_scenario(path: Path, overrides: list[str] | None = None) -> Scenario:
-    """Read, override and validate a scenario file.
-
-    Parameters
-    ----------
-    path : the YAML file.
-    overrides : ``key.path=value`` texts; list items are addressed by position or by name.
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a scenario file as a tree that nothing has validated yet.
 
     Raises
     ------
-    UserError : anything about the file or an override that a person has to put right.
+    UserError : it cannot be read, or is no YAML mapping.
     """
     try:
         raw = path.read_bytes()
@@ -129,9 +150,52 @@ def load_scenario(path: Path, overrides: list[str] | None = None) -> Scenario:
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a scenario is a mapping of sections, for instance 'fleet:'")
-    for override in overrides or []:
-        _apply_override(tree, override)
-    return validate_scenario(tree, str(path))
+    return tree
+
+
+def load_scenario(path: Path, overrides: Iterable[str] | None = None) -> Scenario:
+    """Read, override and validate a scenario file.
+
+    Parameters
+    ----------
+    path : the YAML file.
+    overrides : ``key.path=value`` texts; list items are addressed by position or by name.
+
+    Raises
+    ------
+    UserError : anything about the file or an override that a person has to put right.
+    """
+    tree = read_tree(path)
+    return resolve(tree, parse_overrides(overrides or ()), str(path))
+
+
+def resolve(
+    tree: Mapping[str, Any],
+    overrides: Iterable[tuple[str, Any]],
+    where: str,
+    label: str = "--set ",
+) -> Scenario:
+    """Apply overrides to a copy of a scenario's tree and validate it.
+
+    Parameters
+    ----------
+    overrides : key paths and values, applied in order.
+    where : names the tree's origin in messages.
+    label : what messages put before the key path of an override.
+
+    Raises
+    ------
+    UserError : the first problem, with its key path.
+    """
+    own = copy.deepcopy(dict(tree))
+    for path, value in overrides:
+        set_key(own, path, copy.deepcopy(value), label)
+    if SWEEP in own:
+        raise UserError(
+            f"{where}: {SWEEP}: stands for many scenarios, here only one can be used; "
+            "python -m testbed.run and run_sweep run them all"
+        )
+    return validate_scenario(own, where)
 
 
 def validate_scenario(tree: dict[str, Any], where: str) -> Scenario:

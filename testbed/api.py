@@ -1,0 +1,238 @@
+"""The Python API: run a scenario from a script or a notebook, and read the results as tables.
+
+The same code runs as behind ``python -m testbed.run``, with the same results and the same errors;
+what the command line prints as one sentence is the text of the exception here.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed.cli.environment import Interrupts, stop_telemetry
+from testbed.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from testbed.core.scenario import Scenario
+    from testbed.engine.progress import Display
+
+TABLES = ("rounds", "devices", "requests", "attacks")
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A results folder, read when asked.
+
+    Tables are ``pyarrow.Table``; ``.to_pandas()`` makes a data frame of one where pandas is
+    installed. Columns and units are those of docs/results.md.
+
+    Attributes
+    ----------
+    folder : the results folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """``results.json``: everything that does not depend on the host."""
+        return _read_json(self.folder / "results.json")
+
+    @cached_property
+    def host(self) -> dict[str, Any]:
+        """``host.json``: wall time, memory and library versions of the run."""
+        return _read_json(self.folder / "host.json")
+
+    @cached_property
+    def scenario(self) -> "Scenario":
+        """The scenario with every default filled in."""
+        from testbed.core.loading import load_scenario
+
+        return load_scenario(self.folder / "scenario.resolved.yaml")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.results["status"] == "complete")
+
+    @property
+    def report(self) -> Path:
+        """The path of ``report.html``."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def headline(self) -> "pa.Table":
+        """One row per arm: accuracy, best attack, latency, energy, bytes."""
+        import pyarrow as pa
+
+        from testbed.report.flat import arm_figures
+        from testbed.report.folder import read_results
+
+        return pa.Table.from_pylist(arm_figures(read_results(self.folder)))
+
+    @cached_property
+    def tables(self) -> dict[str, "pa.Table"]:
+        """The four tables by name: rounds, devices, requests, attacks."""
+        return {name: _read_table(self.folder / f"{name}.parquet") for name in TABLES}
+
+    @property
+    def rounds(self) -> "pa.Table":
+        """One row per arm and round, and per epoch of a provider."""
+        return self.tables["rounds"]
+
+    @property
+    def devices(self) -> "pa.Table":
+        """One row per arm and device."""
+        return self.tables["devices"]
+
+    @property
+    def requests(self) -> "pa.Table":
+        """One row per arm and request."""
+        return self.tables["requests"]
+
+    @property
+    def attacks(self) -> "pa.Table":
+        """One row per arm, adversary, attack and victim."""
+        return self.tables["attacks"]
+
+    def _repr_html_(self) -> str:
+        """Return the comparison of the arms, for notebooks."""
+        from testbed.report.folder import read_results
+        from testbed.report.headline import headline_table
+
+        table = headline_table(read_results(self.folder))
+        if table is None:
+            return f"<p>{escape(str(self.folder))}: no arm was evaluated</p>"
+        lines = [_html_row("th", table.headings)]
+        for row in table.rows:
+            if row.kind == "group":
+                lines.append(_html_row("th", [row.label, *("" for _ in row.cells)]))
+            else:
+                lines.append(_html_row("td", [row.label, *(cell.text for cell in row.cells)]))
+        return f"<table>{''.join(lines)}</table><p>{escape(str(self.report))}</p>"
+
+
+def _html_row(tag: str, texts: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
+
+
+def run_scenario(
+    scenario: "str | Path | Mapping[str, Any] | Scenario",
+    *,
+    overrides: Overrides = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: "bool | Display" = True,
+) -> RunResult:
+    """Run one scenario and return its results.
+
+    Parameters
+    ----------
+    scenario : a scenario file, or what would stand in one: a mapping, or a validated scenario.
+    overrides : keys to change: a mapping of key paths to values (``{"fleet.size": 500}``), or
+        texts as on the command line (``["fleet.size=500"]``).
+    out : the results folder; ``results/NAME`` by default.
+    resume : continue the interrupted run whose folder ``out`` is.
+    force : replace results that ``out`` holds.
+    progress : True shows the phases on standard error, False nothing; or an object that shows them
+        (``testbed.engine.progress.Display``).
+
+    Raises
+    ------
+    UserError : input that a person has to put right; nothing has been overwritten.
+    HostError : a host process died; the run can be resumed.
+    KeyboardInterrupt : the results so far are in the folder, and the run can be resumed.
+    """
+    stop_telemetry()
+    from testbed.cli.execution import default_folder, execute
+
+    chosen = _resolve(scenario, overrides)
+    folder = Path(out) if out is not None else default_folder(chosen)
+    with Interrupts() as interrupts:
+        options = {"force": force, "resume": resume}
+        if progress is True:
+            from testbed.cli.display import RichDisplay
+
+            with RichDisplay() as display:
+                execute(chosen, folder, display, lambda: interrupts.requested, **options)
+        else:
+            execute(chosen, folder, progress or None, lambda: interrupts.requested, **options)
+    return RunResult(folder)
+
+
+def load_run(folder: str | Path) -> RunResult:
+    """Return the results of a run made before.
+
+    Raises
+    ------
+    UserError : the folder is missing, damaged or of another schema version.
+    """
+    from testbed.report.folder import read_results
+
+    read_results(Path(folder))
+    return RunResult(Path(folder))
+
+
+def _resolve(
+    scenario: "str | Path | Mapping[str, Any] | Scenario", overrides: Overrides
+) -> "Scenario":
+    from testbed.core.loading import read_tree, resolve
+    from testbed.core.scenario import Scenario
+
+    changes = changes_of(overrides)
+    label = "overrides: " if isinstance(overrides, Mapping) else "--set "
+    if isinstance(scenario, str | Path):
+        return resolve(read_tree(Path(scenario)), changes, str(scenario), label)
+    if isinstance(scenario, Scenario):
+        return resolve(scenario.model_dump(mode="json"), changes, "scenario", label)
+    if isinstance(scenario, Mapping):
+        return resolve(scenario, changes, "scenario", label)
+    raise UserError(
+        f"scenario: give a file or a mapping of sections, not {type(scenario).__name__}"
+    )
+
+
+def changes_of(overrides: Overrides) -> list[tuple[str, Any]]:
+    """Return overrides in either form as key paths and values.
+
+    Raises
+    ------
+    UserError : a key path or a text is malformed.
+    """
+    from testbed.core.loading import parse_overrides
+
+    if isinstance(overrides, str):
+        raise UserError("overrides: give a list of KEY.PATH=VALUE texts or a mapping, not one text")
+    if not isinstance(overrides, Mapping):
+        return parse_overrides(overrides)
+    for path in overrides:
+        if not isinstance(path, str) or not all(path.split(".")):
+            raise UserError(f"overrides: '{path}' is no key path, for instance fleet.size")
+    return list(overrides.items())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: not a file of a run")
+    return tree
+
+
+def _read_table(path: Path) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None

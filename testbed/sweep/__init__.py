@@ -1,0 +1,1 @@
+"""Sweeps: one scenario file that stands for many runs, and several files run as one batch."""

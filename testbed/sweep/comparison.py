@@ -1,0 +1,28 @@
+"""Compares the points of a sweep with one another, where their differences mean something."""
+
+import shlex
+
+from testbed.compare.build import write_comparison
+from testbed.compare.comparison import compare
+from testbed.core.errors import UserError
+from testbed.sweep.folder import COMPARISON, COMPLETE, SweepFolder
+
+
+def compare_points(sweep: SweepFolder) -> None:
+    """Write ``comparison/`` once all points are complete, or note why there is none.
+
+    Points on other data, fleets or adversaries cannot be compared: their differences would be
+    taken for differences between defences (``testbed.compare``).
+    """
+    folders = [sweep.of(point) for point in sweep.points]
+    if len(folders) < 2 or any(sweep.status(point) != COMPLETE for point in sweep.points):
+        return
+    names = [shlex.quote(point.name) for point in sweep.points]
+    command = shlex.join(["python", "-m", "testbed.compare"]) + " " + " ".join(names)
+    try:
+        compared = compare(folders)
+    except UserError as error:
+        sweep.note = f"The points were not compared with one another: {error}."
+        return
+    write_comparison(compared, sweep.path / COMPARISON, command)
+    sweep.note = "accuracy, attacks and costs of all points side by side."

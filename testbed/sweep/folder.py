@@ -1,0 +1,131 @@
+"""The folder of a sweep: a results folder per point, and ``sweep.json``, the list of them."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import UserError
+from testbed.engine.folder import RESOLVED, check_folder, write_json
+from testbed.sweep.grid import Point
+
+MANIFEST = "sweep.json"
+COMPARISON = "comparison"
+MANIFEST_VERSION = 1
+COMPLETE, INTERRUPTED, FAILED, PENDING = "complete", "interrupted", "failed", "pending"
+
+
+@dataclass
+class SweepFolder:
+    """The folder of a sweep and the points in it.
+
+    Attributes
+    ----------
+    errors : why points failed, by name.
+    note : what became of the comparison of all points.
+    """
+
+    path: Path
+    points: Sequence[Point]
+    errors: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def of(self, point: Point) -> Path:
+        """Return the results folder of a point."""
+        return self.path / point.name
+
+    def status(self, point: Point) -> str:
+        """Return whether a point is complete, interrupted, failed or pending."""
+        if _is_complete(self.of(point)):
+            return COMPLETE
+        if point.name in self.errors:
+            return FAILED
+        return INTERRUPTED if (self.of(point) / RESOLVED).exists() else PENDING
+
+    @property
+    def keys(self) -> list[str]:
+        """The swept keys of all points, in order of appearance."""
+        return list(dict.fromkeys(key for point in self.points for key in point.values))
+
+    def save(self) -> None:
+        """Write ``sweep.json``."""
+        points = [
+            {"name": point.name, "values": dict(point.values), "status": self.status(point)}
+            | ({"error": self.errors[point.name]} if self.status(point) == FAILED else {})
+            for point in self.points
+        ]
+        write_json(self.path / MANIFEST, {"version": MANIFEST_VERSION, "points": points})
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        tree = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return bool(tree["status"] == COMPLETE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_sweep_folder(
+    folder: Path, points: Sequence[Point], force: bool = False, resume: bool = False
+) -> None:
+    """Check that a sweep may use the folder; nothing is changed.
+
+    Raises
+    ------
+    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on, or
+        a point in it was run with another scenario.
+    """
+    if any(point.name == COMPARISON for point in points):
+        raise UserError(f"{COMPARISON}: this name is kept for the comparison; rename the scenario")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
+    if (folder / RESOLVED).exists():
+        raise UserError(f"{folder}: is the results folder of one run; choose another with --out")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        if resume:
+            raise UserError(f"{folder}: nothing to resume (no {MANIFEST}); run without --resume")
+        return
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"{folder}: holds files that are no sweep; choose another with --out")
+    if not (force or resume):
+        raise UserError(
+            f"{folder}: a sweep exists already; give --resume to run what it lacks, --force to "
+            "replace it, or another folder with --out"
+        )
+    if resume:
+        for point in points:
+            if (folder / point.name / RESOLVED).exists():
+                check_folder(folder / point.name, point.scenario, force=False, resume=True)
+
+
+def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> SweepFolder:
+    """Make a checked folder ready, without the points of the sweep that ``force`` replaces.
+
+    Raises
+    ------
+    UserError : it cannot be written.
+    """
+    try:
+        if force:
+            for name in [*_points_of(folder), COMPARISON]:
+                old = folder / name
+                if (old / RESOLVED).exists() or (old / "compare.json").exists():
+                    shutil.rmtree(old)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep = SweepFolder(folder, points)
+        sweep.save()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    return sweep
+
+
+def _points_of(folder: Path) -> list[str]:
+    """Return the names of the points that ``sweep.json`` lists; a name never leaves the folder."""
+    try:
+        points: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["points"]
+        names = [point["name"] for point in points if isinstance(point, Mapping)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]

@@ -1,0 +1,115 @@
+"""The index of a sweep: ``index.csv`` for tools and ``index.html`` for people, of what is there."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from testbed.core.errors import UserError
+from testbed.report import numbers
+from testbed.report.cells import Cell, Row, Table, number, words
+from testbed.report.files import write_bytes
+from testbed.report.flat import Value, arm_figures
+from testbed.report.folder import read_results
+from testbed.report.html import environment
+from testbed.report.style import PALETTE
+from testbed.sweep.folder import COMPLETE, SweepFolder
+
+CSV, PAGE = "index.csv", "index.html"
+Entry = dict[str, Any]
+# What the page shows of the figures in index.csv, and how.
+SHOWN = (
+    ("test accuracy", "test_accuracy", numbers.percent),
+    ("best attack's MSE", "mse", numbers.significant),
+    ("mean image's MSE", "mean_image_mse", numbers.significant),
+    ("re-identified", "reidentification", numbers.percent),
+    ("median latency", "latency_median_ms", numbers.milliseconds),
+    ("energy per request", "energy_mj_per_request", numbers.millijoules),
+    ("bytes per request", "uplink_bytes_per_request", numbers.scaled),
+)
+
+
+def rows_of(sweep: SweepFolder) -> list[Entry]:
+    """Return one row per point and arm: the swept values, then the headline figures.
+
+    A point that is not complete has one row, without figures.
+    """
+    rows: list[Entry] = []
+    for point in sweep.points:
+        status = sweep.status(point)
+        head: Entry = {"point": point.name, "scenario": point.scenario.name, "status": status}
+        head |= {key: _plain(point.values.get(key)) for key in sweep.keys}
+        head["seed"] = point.scenario.seed
+        figures: list[dict[str, Value]] = [{}]
+        if status == COMPLETE:
+            try:
+                figures = arm_figures(read_results(sweep.of(point))) or [{}]
+            except UserError as error:
+                sweep.errors[point.name] = str(error)
+        rows += [
+            {**head, **own, "error": sweep.errors.get(point.name) if not own else None}
+            for own in figures
+        ]
+    return rows
+
+
+def write_index(sweep: SweepFolder) -> None:
+    """Write ``index.csv``, ``index.html`` and ``sweep.json``, each all or nothing.
+
+    Raises
+    ------
+    UserError : the folder cannot be written.
+    """
+    rows = rows_of(sweep)
+    write_bytes(sweep.path / CSV, csv_text(rows).encode("utf-8"))
+    write_bytes(sweep.path / PAGE, _page(sweep, rows).encode("utf-8"))
+    try:
+        sweep.save()
+    except OSError as error:
+        raise UserError(f"{sweep.path}: cannot be written ({error.strerror})") from None
+
+
+def csv_text(rows: Sequence[Entry]) -> str:
+    """Return rows as CSV, with the columns of all of them; unknown figures are empty."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def index_table(sweep: SweepFolder, rows: Sequence[Entry]) -> Table:
+    """Return the headline figures per point and arm as cells."""
+    keys = sweep.keys
+    headings = ["point", "arm", *keys, *(title for title, _, _ in SHOWN)]
+    drawn = []
+    for row in rows:
+        arm = row.get("arm") or row["status"]
+        cells: list[Cell] = [words(str(arm), row.get("error") or "")]
+        cells += [words("" if row[key] is None else str(row[key])) for key in keys]
+        cells += [number(row.get(column), fmt) for _, column, fmt in SHOWN]
+        drawn.append(Row(row["point"], cells))
+    return Table(headings, drawn)
+
+
+def _page(sweep: SweepFolder, rows: Sequence[Entry]) -> str:
+    complete = [point for point in sweep.points if sweep.status(point) == COMPLETE]
+    template = environment("testbed.sweep", "testbed.report").get_template("index.html.j2")
+    return template.render(
+        title=sweep.path.resolve().name,
+        points=len(sweep.points),
+        complete={point.name for point in complete},
+        note=sweep.note,
+        compared=(sweep.path / "comparison" / "compare.html").exists(),
+        table=index_table(sweep, rows),
+        palette=PALETTE,
+    )
+
+
+def _plain(value: Any) -> Value:
+    """Return a swept value as one cell of a table."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,119 @@
+"""Runs the points of a sweep, one after another in this process or several at once in others."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from testbed.cli.execution import RunInterrupted, execute
+from testbed.core.errors import HostError, UserError
+from testbed.engine.folder import RESOLVED
+from testbed.engine.positions import check_positions
+from testbed.engine.progress import Display
+from testbed.engine.world import check_components, read_fleet
+from testbed.sweep.comparison import compare_points
+from testbed.sweep.folder import (
+    COMPLETE,
+    SweepFolder,
+    check_sweep_folder,
+    open_sweep_folder,
+)
+from testbed.sweep.grid import Point
+from testbed.sweep.index import write_index
+from testbed.sweep.processes import run_in_processes
+
+Say = Callable[[str], None]
+MakeDisplay = Callable[[], AbstractContextManager[Display | None]]
+
+
+def run_points(
+    points: Sequence[Point],
+    folder: Path,
+    say: Say,
+    make_display: MakeDisplay,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    jobs: int = 1,
+    force: bool = False,
+    resume: bool = False,
+) -> SweepFolder:
+    """Run every point that is not complete yet; a point that fails does not stop the others.
+
+    The index is written anew after every point. The number of jobs changes no result.
+
+    Parameters
+    ----------
+    say : gets one line per point.
+    make_display : the display of a point's phases, where points run one after another.
+    jobs : points that run at once, each in a process of its own.
+
+    Raises
+    ------
+    UserError : a point is wrong in a way that can be seen before anything runs, or the folder
+        cannot be used; nothing has been overwritten.
+    KeyboardInterrupt : the running points have written their partial results.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: give a number of at least 1")
+    for point in points:
+        _check(point)
+    check_sweep_folder(folder, points, force, resume)
+    sweep = open_sweep_folder(folder, points, force)
+    waiting = []
+    for number, point in enumerate(points, 1):
+        if sweep.status(point) == COMPLETE:
+            say(f"point {number} of {len(points)}, {point.name}: complete already")
+        else:
+            waiting.append((f"point {number} of {len(points)}, {point.name}", point))
+    try:
+        if jobs > 1:
+            run_in_processes(sweep, waiting, jobs, say, on_point=lambda: write_index(sweep))
+        else:
+            _run_in_turn(sweep, waiting, say, make_display, stop_requested)
+    finally:
+        write_index(sweep)
+    compare_points(sweep)
+    write_index(sweep)
+    return sweep
+
+
+def _check(point: Point) -> None:
+    """Refuse what is wrong about a point before any data is read.
+
+    Raises
+    ------
+    UserError : names the point.
+    """
+    try:
+        fleet, _ = read_fleet(point.scenario)
+        check_components(point.scenario, len(fleet))
+        check_positions(point.scenario, fleet)
+    except UserError as error:
+        raise UserError(f"sweep point {point.name}: {error}") from None
+
+
+def _run_in_turn(
+    sweep: SweepFolder,
+    waiting: Sequence[tuple[str, Point]],
+    say: Say,
+    make_display: MakeDisplay,
+    stop_requested: Callable[[], bool],
+) -> None:
+    for title, point in waiting:
+        folder = sweep.of(point)
+        say(title)
+        try:
+            with make_display() as display:
+                execute(
+                    point.scenario,
+                    folder,
+                    display,
+                    stop_requested,
+                    resume=(folder / RESOLVED).exists(),
+                )
+            sweep.errors.pop(point.name, None)
+        except RunInterrupted:
+            raise
+        except (UserError, HostError, OSError) as error:
+            sweep.errors[point.name] = str(error)
+            say(f"{title}: failed: {error}")
+        write_index(sweep)

@@ -1,0 +1,20 @@
+"""One point of a sweep in its own process: the command line, ended when its starter ends."""
+
+import os
+import signal
+import sys
+import threading
+
+from testbed.run import main
+
+
+def _stop_with_starter() -> None:
+    """Wait until standard input closes, which it does however the starter ends, then interrupt."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_stop_with_starter, daemon=True).start()
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The Python API: the command line's results and errors, read as tables."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from testbed import load_run, run_scenario
+from testbed.core.errors import UserError
+from testbed.core.loading import validate_scenario
+
+
+def test_importing_the_package_loads_nothing_and_changes_nothing():
+    code = (
+        "import os, sys; before = dict(os.environ); import testbed; "
+        "assert before == dict(os.environ); "
+        "print([m for m in ('torch', 'flwr', 'ray', 'pydantic', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_same_bytes_as_the_command_line_and_tables_that_agree(finished_run, tmp_path, capsys):
+    tree = yaml.safe_load((finished_run / "scenario.resolved.yaml").read_text())
+    tree["fleet"]["size"] = 99
+    out = tmp_path / "python"
+    result = run_scenario(tree, overrides={"fleet.size": 8}, out=out, progress=False)
+    assert capsys.readouterr().err == ""
+    assert tree["fleet"]["size"] == 99  # the caller's tree is the caller's
+    for name in ("results.json", "attacks.parquet", "requests.parquet", "devices.parquet"):
+        assert (out / name).read_bytes() == (finished_run / name).read_bytes()
+    assert result.results == load_run(finished_run).results
+    assert result.complete
+    assert result.report.exists()
+    assert result.scenario.fleet.size == 8
+    assert result.devices.num_rows == 2 * 8
+    assert result.rounds.column("arm").to_pylist() == ["undefended", "sift"]
+    assert set(result.tables) == {"rounds", "devices", "requests", "attacks"}
+    for row, arm in zip(result.headline.to_pylist(), result.results["arms"], strict=True):
+        requests = [r for r in result.requests.to_pylist() if r["arm"] == row["arm"]]
+        right = [r["correct"] for r in requests if r["status"] == "answered"]
+        assert row["answered"] == len(right)
+        assert row["test_accuracy"] == pytest.approx(sum(right) / len(right))
+        scores = {
+            (a["adversary"], a["attack"]): a["scores"]["mse"]["value"] for a in arm["attacks"]
+        }
+        best = min(("eaves", "ridge"), ("cloud", "ridge"), key=scores.get)
+        assert (row["best_adversary"], row["mse"]) == (best[0], scores[best])
+        assert row["mean_image_mse"] == scores[best[0], "mean_image"]
+    shown = result._repr_html_()
+    assert shown.count("<th>undefended</th>") == 1
+    assert "test accuracy" in shown
+    with pytest.raises(UserError, match="results exist already"):
+        run_scenario(tree, overrides=["fleet.size=8"], out=out, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "overrides", "message"),
+    [
+        ("nowhere.yaml", (), r"nowhere\.yaml: cannot read the scenario"),
+        (None, {"fleet.sise": 3}, r"scenario: fleet\.sise: unknown key \(did you mean 'size'"),
+        (None, {"arms.none.defence": "x"}, r"overrides: arms\.none: no such item; known: undef"),
+        (None, {"seed.x": 1}, r"overrides: seed\.x: 'seed' is a single value"),
+        (None, {"": 1}, r"overrides: '' is no key path"),
+        (None, "seed=1", "overrides: give a list"),
+        (None, ["seed"], r"--set seed: give KEY\.PATH=VALUE"),
+        (None, {"sweep": {"seed": [1, 2]}}, r"scenario: sweep: stands for many scenarios"),
+        (7, (), "scenario: give a file or a mapping of sections, not int"),
+        ({1: 2}, (), "scenario: "),
+    ],
+)
+def test_bad_input_is_a_user_error_and_writes_nothing(
+    tiny, tmp_path, monkeypatch, scenario, overrides, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        run_scenario(tiny if scenario is None else scenario, overrides=overrides)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_validated_scenario_and_a_missing_run(tiny, tmp_path):
+    scenario = validate_scenario(tiny, "test")
+    with pytest.raises(UserError, match="unknown dataset"):
+        run_scenario(scenario, overrides=["data.name=none"], out=tmp_path / "x")
+    with pytest.raises(UserError, match="no such results folder"):
+        load_run(tmp_path / "x")
