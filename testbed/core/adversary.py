@@ -23,6 +23,9 @@ from testbed.core.components import (
 
 MIN_QUERIES = 20
 
+Conduct = Literal["passive", "active", "malicious training"]
+"""What an attacker does beside reading; the latter two leave traces that could be noticed."""
+
 
 @dataclass(frozen=True)
 class ThreatModel:
@@ -36,6 +39,8 @@ class ThreatModel:
     labels : the task's classes of its auxiliary images.
     design : the front-end's architecture, though not its weights.
     learns_from_intercepts : its success depends on how many features it has intercepted.
+    watches_training : it learns from the features that devices send while they train.
+    steers_training : it also returns gradients of its own making to the devices.
     """
 
     weights: bool = False
@@ -44,6 +49,25 @@ class ThreatModel:
     labels: bool = False
     design: bool = False
     learns_from_intercepts: bool = False
+    watches_training: bool = False
+    steers_training: bool = False
+
+    def conduct(
+        self, knowledge: "Knowledge | None" = None, holds_weights: bool = False
+    ) -> Conduct:
+        """Return whether the attack only reads, also asks, or deviates from the training protocol.
+
+        Parameters
+        ----------
+        knowledge : the adversary's; asking for replays is active.
+        holds_weights : who has the weights asks a copy of its own, which nobody can see.
+        """
+        if self.steers_training:
+            return "malicious training"
+        asks = self.queries and not (self.weights or holds_weights)
+        reads_features = self.queries or self.learns_from_intercepts or self.watches_training
+        replays = knowledge is not None and knowledge.replays > 1
+        return "active" if asks or (replays and reads_features) else "passive"
 
     def words(self, knowledge: "Knowledge | None" = None) -> str:
         """Return the threat model as part of a sentence.
@@ -57,6 +81,8 @@ class ThreatModel:
             granted.append("the answers sent back")
         if self.learns_from_intercepts:
             granted.append("all features it intercepted")
+        if self.watches_training:
+            granted.append("all features that devices sent in training, and the cloud model")
         if self.design:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:
@@ -65,7 +91,11 @@ class ThreatModel:
             limited = knowledge is not None and not isinstance(knowledge.queries, bool)
             number = f"at most {knowledge.queries} " if knowledge and limited else ""
             granted.append(f"{number}queries to the deployed front-end")
-        if knowledge is not None and knowledge.replays > 1 and (self.weights or self.queries):
+        if (
+            knowledge is not None
+            and knowledge.replays > 1
+            and (self.queries or self.learns_from_intercepts or self.watches_training)
+        ):
             granted.append(f"{knowledge.replays} releases of each image, actively asked for")
         if len(granted) == 1:
             return f"{granted[0]} only"

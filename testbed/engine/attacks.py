@@ -242,7 +242,10 @@ def _score_adversary(
             parts[tier] = found
             if reading.smoothed is not None:
                 smoothed.append({"tier": tier, **_smoothed_scores(reading.smoothed, extra)})
-        made = score_attack(setting.scenario, victims, component.name, parts, judge, knowledge)
+        holds_all = all(reading.holds_weights for reading, _, _ in own)
+        made = score_attack(
+            setting.scenario, victims, component.name, parts, judge, knowledge, holds_all
+        )
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}

@@ -51,12 +51,22 @@ def _card(results: Results, index: int, arm: ArmResult, attack: AttackResult) ->
     return Card(
         title=f"{readable(attack.attack)} on {arm.name}",
         arm_index=index,
-        threat=f"Has {attack.threat_model}.",
+        threat=" ".join(filter(None, (_conduct(attack), f"Has {attack.threat_model}."))),
         lines=[_cost(results, arm, attack), *_achieved(attack)],
         curve=_spark(attack),
         pairs=samples,
         pair_labels=labels,
     )
+
+
+def _conduct(attack: AttackResult) -> str:
+    """Return what the attacker does beside reading, as a sentence; empty where not recorded."""
+    said = {
+        "passive": "Passive: it only reads.",
+        "active": "Active: it asks for features, which can be noticed.",
+        "malicious training": "Malicious: it deviates from the training protocol.",
+    }
+    return said.get(attack.conduct, "")
 
 
 def _cost(results: Results, arm: ArmResult, attack: AttackResult) -> str:

@@ -108,6 +108,7 @@ class AttackResult(Part):
     rebuilds_images: bool = True
     learns_from_intercepts: bool = False
     threat_model: str = ""
+    conduct: str = ""
     position: Any = None
     victims: Count = None
     raw_requests: Count = None

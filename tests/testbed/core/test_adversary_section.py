@@ -53,6 +53,18 @@ def test_what_is_granted_is_accepted(load, attack, knowledge):
     assert scenario.adversaries[0].refusal() is None
 
 
+def test_asking_is_active_unless_a_copy_is_asked():
+    ask, read = ThreatModel(queries=True), ThreatModel(design=True, learns_from_intercepts=True)
+    replays = Knowledge(replays=8)
+    assert ask.conduct(Knowledge()) == "active"
+    assert ask.conduct(Knowledge(), holds_weights=True) == "passive"
+    assert ask.conduct(replays, holds_weights=True) == "active"
+    assert (read.conduct(Knowledge()), read.conduct(replays)) == ("passive", "active")
+    assert ThreatModel(weights=True, queries=True).conduct() == "passive"
+    assert ThreatModel().conduct(replays) == "passive"  # anchors look at no feature
+    assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
+
+
 def test_a_colluding_device_gives_the_weights_away(load):
     position = {"colluding_device": True}
     adversary = load(attack="white_box", knowledge=WITHHELD, position=position).adversaries[0]
