@@ -138,6 +138,13 @@ def score_attack(
     return ScoredAttack(entry, rows, float(table.mse.mean()), extremes)
 
 
+def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Row:
+    """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    columns = _columns(table, images, victims, None)
+    return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
+
+
 def _columns(
     table: ScoreTable, images: FloatArray, victims: Victims, judge: Judge | None
 ) -> dict[str, Values]:
