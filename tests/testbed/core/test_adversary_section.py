@@ -65,6 +65,28 @@ def test_asking_is_active_unless_a_copy_is_asked():
     assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"attack": "label_inference", "transfer": True}, r"nosy\.transfer: .* no way from"),
+        ({"attack": "mean_image", "transfer": True}, r"nosy\.transfer"),
+        ({"attack": "mean_image", "curve": [0.5]}, r"nosy\.curve: .* no amount to vary"),
+        ({"attack": "ridge", "curve": [1.0]}, "less than 1"),
+        (
+            {
+                "attack": "ridge",
+                "curve": [0.5, 0.1],
+                "knowledge": {"weights": False, "queries": 80},
+            },
+            r"0\.1 of 80 queries are 8, and an attack needs 20",
+        ),
+    ],
+)
+def test_comparisons_that_show_nothing_are_refused(load, changes, says):
+    with pytest.raises(UserError, match=says):
+        load(**changes)
+
+
 def test_a_colluding_device_gives_the_weights_away(load):
     position = {"colluding_device": True}
     adversary = load(attack="white_box", knowledge=WITHHELD, position=position).adversaries[0]
