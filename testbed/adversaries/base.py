@@ -68,6 +68,8 @@ class Evidence:
     query_limit : images that may be asked for in all, or None without a limit.
     design : name and options of the front-end's architecture, where granted.
     replays : releases of each victim's image that its intercept is the mean of.
+    elsewhere : further intercepts, each (N, C', H', W'), to be reconstructed with what was learned
+        without learning from them: those of other tiers, or a fixed set of victims.
     """
 
     num_classes: int
@@ -78,6 +80,7 @@ class Evidence:
     query_limit: int | None = None
     design: Component | None = None
     replays: int = 1
+    elsewhere: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class Reconstruction:
     adapter_parameters : learned parameters of the input adapter, which follow the feature shape.
     queries : images whose released features were asked for; filled in by ``mount``.
     inferred : what an attack says of the intercepts beside images, or None.
+    again : the attack as it was learned, from features to images; ``mount`` uses it up.
+    elsewhere : what it made of the evidence's ``elsewhere``; filled in by ``mount``.
     """
 
     images: FloatArray
@@ -110,6 +115,8 @@ class Reconstruction:
     adapter_parameters: int | None = None
     queries: int = 0
     inferred: "Inferred | None" = None
+    again: Callable[[FloatArray], FloatArray] | None = None
+    elsewhere: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True)

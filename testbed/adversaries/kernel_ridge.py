@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
-from testbed.adversaries.base import Evidence, Reconstruction
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.adversary import ThreatModel
@@ -143,12 +143,16 @@ class KernelRidge:
         if progress is not None:
             progress(f"width {width:g}, penalty {alpha:g}")
         weights = fit(combined(among, width), alpha, residuals)
-        victims = kernel.parts(_flat(normalise(evidence.intercepts.features)))
-        predicted = combined(victims, width) @ weights
-        if not among[1].any():  # features that never differ: what is left is rounding
-            predicted = np.zeros_like(predicted)
-        restored = predicted.reshape(len(predicted), *mean.shape) + mean
-        return Reconstruction(np.clip(restored, 0.0, 1.0).astype(np.float32))
+
+        def reconstruct(features: FloatArray) -> FloatArray:
+            predicted = combined(kernel.parts(_flat(normalise(features))), width) @ weights
+            if not among[1].any():  # features that never differ: what is left is rounding
+                predicted = np.zeros_like(predicted)
+            restored = predicted.reshape(len(predicted), *mean.shape) + mean
+            images: FloatArray = np.clip(restored, 0.0, 1.0).astype(np.float32)
+            return images
+
+        return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
 
     @staticmethod
     def _error(

@@ -97,14 +97,17 @@ class LearnedPrior:
         start, account = first_start(options.start, options.decoder, evidence, seed, progress)
         features = evidence.intercepts.features
         if distance.is_flat or len(features) == 0:
-            return replace(account, images=start(features))
+            return replace(account, images=start(features), again=start)
         denoiser = Denoiser(evidence.auxiliary.images, options, seed)
         search = _Search(options, denoiser, distance)
         weight, level = self._tune(search, released, start)
         if progress is not None:
             progress(f"searching down to level {level} with a prior of weight {weight:g}")
-        images = search.run(start(features), features, weight, level)[level]
-        return replace(account, images=images)
+
+        def reconstruct(features: FloatArray) -> FloatArray:
+            return search.run(start(features), features, weight, level)[level]
+
+        return replace(account, images=reconstruct(features), again=reconstruct)
 
     def _tune(
         self,

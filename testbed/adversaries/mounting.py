@@ -83,6 +83,10 @@ def mount(
     torch.set_num_threads(1)
     try:
         found = attack.mount(replace(evidence, oracle=counted), seed, progress)
+        further: tuple[FloatArray, ...] = ()
+        if found.again is not None:
+            further = tuple(found.again(features) for features in evidence.elsewhere)
     finally:
         torch.set_num_threads(threads)
-    return replace(found, queries=counted.images if counted else 0)
+    queries = counted.images if counted else 0
+    return replace(found, queries=queries, again=None, elsewhere=further)

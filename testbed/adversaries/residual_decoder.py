@@ -212,6 +212,7 @@ class DecoderTraining:
             best_epoch=self.best_epoch,
             body_parameters=self.network.body_parameters(),
             adapter_parameters=self.network.adapter_parameters(),
+            again=self.reconstruct,
         )
 
 

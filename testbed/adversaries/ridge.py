@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.adversaries.base import Evidence, Reconstruction
+from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.adversary import ThreatModel
@@ -81,10 +81,15 @@ class Ridge:
         best = min(zip(errors, (-alpha for alpha in self.options.alphas), strict=True))
         if progress is not None:
             progress(f"penalty {-best[1]:g}, validation MSE {best[0]:.5f}")
-        victims = solution.project(_flat(normalise(evidence.intercepts.features)))
-        predicted = np.clip(solution.predict(victims, -best[1]), 0.0, 1.0)
-        shape = (len(victims), *mean_of(evidence.auxiliary).shape)
-        return Reconstruction(predicted.reshape(shape).astype(np.float32))
+        shape = mean_of(evidence.auxiliary).shape
+
+        def reconstruct(features: FloatArray) -> FloatArray:
+            projected = solution.project(_flat(normalise(features)))
+            predicted = np.clip(solution.predict(projected, -best[1]), 0.0, 1.0)
+            images: FloatArray = predicted.reshape(len(features), *shape).astype(np.float32)
+            return images
+
+        return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
 
 
 def _flat(array: NDArray[np.float32]) -> Matrix:

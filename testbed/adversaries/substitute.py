@@ -95,7 +95,9 @@ class Substitute:
         features = np.where(np.isfinite(sent), sent, np.float32(0.0))
         mean = mean_of(evidence.auxiliary)
         if len(features) < 2 or not ChannelNormaliser.fit(features).scale.any():
-            return Reconstruction(np.broadcast_to(mean, (len(features), *mean.shape)).copy())
+            return Reconstruction(
+                _repeated(mean, features), again=lambda further: _repeated(mean, further)
+            )
         alignment = Alignment(self.options, evidence.design, evidence.auxiliary, features, seed)
         distance = alignment.run()
         if progress is not None:
@@ -195,6 +197,10 @@ class Alignment:
         parts = [self._features(part) for part in torch.split(torch.tensor(images), _CHUNK)]
         features: FloatArray = torch.cat(parts).contiguous().numpy()
         return features
+
+
+def _repeated(mean: FloatArray, features: FloatArray) -> FloatArray:
+    return np.broadcast_to(mean, (len(features), *mean.shape)).copy()
 
 
 def _discriminator(channels: int, width: int, rng: torch.Generator) -> nn.Module:

@@ -86,18 +86,23 @@ class WhiteBox:
         options = self.options
         first, account = first_start(options.start, options.decoder, evidence, seed, progress)
         features = evidence.intercepts.features
-        starts = [first(features)]
         if distance.is_flat or len(features) == 0:
-            return replace(account, images=starts[0])
+            return replace(account, images=first(features), again=first)
         tv_weight, stop = self._tune(distance, released, first)
         if progress is not None:
             progress(f"searching {stop} steps with total variation x {tv_weight:g}")
-        starts.extend(self._further_starts(evidence, seed))
-        ends = [
-            self._descent.run(distance, start, features, tv_weight, [stop])[0] for start in starts
-        ]
-        nearest = np.argmin([distance.expected(end, features) for end in ends], axis=0)
-        return replace(account, images=np.stack(ends)[nearest, np.arange(len(features))])
+
+        def search(features: FloatArray) -> FloatArray:
+            starts = [first(features), *self._further_starts(evidence, len(features), seed)]
+            ends = [
+                self._descent.run(distance, start, features, tv_weight, [stop])[0]
+                for start in starts
+            ]
+            nearest = np.argmin([distance.expected(end, features) for end in ends], axis=0)
+            images: FloatArray = np.stack(ends)[nearest, np.arange(len(features))]
+            return images
+
+        return replace(account, images=search(features), again=search)
 
     def _tune(
         self,
@@ -120,8 +125,8 @@ class WhiteBox:
         _, stop, tv_weight = min(choices)
         return tv_weight, stop
 
-    def _further_starts(self, evidence: Evidence, seed: int) -> list[FloatArray]:
-        count, restarts = len(evidence.intercepts.features), self.options.restarts
+    def _further_starts(self, evidence: Evidence, count: int, seed: int) -> list[FloatArray]:
+        restarts = self.options.restarts
         starts = [_repeat(mean_of(evidence.auxiliary), count)] if restarts > 1 else []
         images = evidence.auxiliary.images
         for restart in range(2, restarts):

@@ -23,6 +23,9 @@ from testbed.core.components import (
 
 MIN_QUERIES = 20
 
+Conduct = Literal["passive", "active", "malicious training"]
+"""What an attacker does beside reading; the latter two leave traces that could be noticed."""
+
 
 @dataclass(frozen=True)
 class ThreatModel:
@@ -36,6 +39,8 @@ class ThreatModel:
     labels : the task's classes of its auxiliary images.
     design : the front-end's architecture, though not its weights.
     learns_from_intercepts : its success depends on how many features it has intercepted.
+    watches_training : it learns from the features that devices send while they train.
+    steers_training : it also returns gradients of its own making to the devices.
     """
 
     weights: bool = False
@@ -44,6 +49,23 @@ class ThreatModel:
     labels: bool = False
     design: bool = False
     learns_from_intercepts: bool = False
+    watches_training: bool = False
+    steers_training: bool = False
+
+    def conduct(self, knowledge: "Knowledge | None" = None, holds_weights: bool = False) -> Conduct:
+        """Return whether the attack only reads, also asks, or deviates from the training protocol.
+
+        Parameters
+        ----------
+        knowledge : the adversary's; asking for replays is active.
+        holds_weights : who has the weights asks a copy of its own, which nobody can see.
+        """
+        if self.steers_training:
+            return "malicious training"
+        asks = self.queries and not (self.weights or holds_weights)
+        reads_features = self.queries or self.learns_from_intercepts or self.watches_training
+        replays = knowledge is not None and knowledge.replays > 1
+        return "active" if asks or (replays and reads_features) else "passive"
 
     def words(self, knowledge: "Knowledge | None" = None) -> str:
         """Return the threat model as part of a sentence.
@@ -57,6 +79,8 @@ class ThreatModel:
             granted.append("the answers sent back")
         if self.learns_from_intercepts:
             granted.append("all features it intercepted")
+        if self.watches_training:
+            granted.append("all features that devices sent in training, and the cloud model")
         if self.design:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:
@@ -65,7 +89,11 @@ class ThreatModel:
             limited = knowledge is not None and not isinstance(knowledge.queries, bool)
             number = f"at most {knowledge.queries} " if knowledge and limited else ""
             granted.append(f"{number}queries to the deployed front-end")
-        if knowledge is not None and knowledge.replays > 1 and (self.weights or self.queries):
+        if (
+            knowledge is not None
+            and knowledge.replays > 1
+            and (self.queries or self.learns_from_intercepts or self.watches_training)
+        ):
             granted.append(f"{knowledge.replays} releases of each image, actively asked for")
         if len(granted) == 1:
             return f"{granted[0]} only"
@@ -205,6 +233,17 @@ class Adversary(Section):
     position: Position = Position()
     knowledge: Knowledge = Knowledge()
     attack: AttackChoice = component(registries.ATTACKS, "residual_decoder")
+    transfer: bool = Field(
+        default=False,
+        description="apply what was learned on each tier to the intercepts of every other tier "
+        "whose features have the same shape",
+    )
+    curve: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = Field(
+        default=[],
+        max_length=8,
+        description="mount the attack again with these shares of what it learns from (intercepts, "
+        "queries or auxiliary images), scored on the same victims",
+    )
 
     @property
     def holds_weights(self) -> bool:
@@ -216,6 +255,22 @@ class Adversary(Section):
         """What its attack needs."""
         declared: ThreatModel = registries.ATTACKS.entry(self.attack.name).factory.threat  # type: ignore[attr-defined]
         return declared
+
+    @property
+    def query_limit(self) -> int | None:
+        """How many images it may query in all, or None without a limit."""
+        queries = self.knowledge.queries
+        return None if isinstance(queries, bool) else queries
+
+    @property
+    def learns_from(self) -> str | None:
+        """What its success grows with, as the report names it; None for attacks like anchors."""
+        if self.threat.learns_from_intercepts:
+            return "intercepts"
+        if not self.threat.queries:
+            return None
+        asks_only = self.query_limit is not None and not self.holds_weights
+        return "queries" if asks_only else "auxiliary images"
 
     @property
     def rebuilds_images(self) -> bool:
@@ -250,6 +305,26 @@ class Adversary(Section):
                 f"{where}: attack '{self.attack.name}' needs auxiliary images labelled with the "
                 "task's classes; knowledge.auxiliary_data has none"
             )
+        return self._comparison_refusal()
+
+    def _comparison_refusal(self) -> str | None:
+        where, attack = f"adversaries.{self.name}", f"attack '{self.attack.name}'"
+        if self.transfer and (not self.rebuilds_images or self.threat == ThreatModel()):
+            return f"{where}.transfer: {attack} learns no way from features to images to transfer"
+        if not self.curve:
+            return None
+        if self.learns_from is None or not self.rebuilds_images:
+            return (
+                f"{where}.curve: {attack} does not rebuild images from what it learns of "
+                "intercepts or queries, so there is no amount to vary"
+            )
+        if self.learns_from == "queries" and self.query_limit is not None:
+            least = min(self.curve) * self.query_limit
+            if least < MIN_QUERIES:
+                return (
+                    f"{where}.curve: {min(self.curve):g} of {self.query_limit} queries are "
+                    f"{least:g}, and an attack needs {MIN_QUERIES}; raise the share or the queries"
+                )
         return None
 
 

@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Inferred, Reconstruction
 from testbed.adversaries.mounting import mount
 from testbed.core.adversary import Adversary
 from testbed.data.federated import to_unit
-from testbed.engine.auxiliary import auxiliary_classes
+from testbed.engine.amounts import PartialOutcome, amount_entry, partial_job
 from testbed.engine.evidence import ANCHORS, AttackJob, Reading, attack_job, close_oracle
-from testbed.engine.floors import ArmFloor, SmoothedVictims, arm_floor, floor_entry
+from testbed.engine.floors import SmoothedVictims, arm_floor, floor_entry
 from testbed.engine.models import ArmModels
-from testbed.engine.positions import colluding_device
-from testbed.engine.replays import averaged_intercepts
-from testbed.engine.scoring import ScoredAttack, Victims, score_attack
+from testbed.engine.readings import read_by_tier
+from testbed.engine.scoring import ScoredAttack, score_attack
 from testbed.engine.serving import ServedArm
-from testbed.engine.taps import Intercept, Tap
+from testbed.engine.taps import Tap
 from testbed.engine.training import TrainedArm
+from testbed.engine.transfer import aimed_at, targets, transfer_rows
+from testbed.engine.victims import victims_of
 from testbed.engine.world import Setting, World
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import mse
@@ -90,16 +90,23 @@ def attack_arm(
         tier: arm_floor(setting, front_end, models.tiers[tier].edge_stats.macs)
         for tier, front_end in deployed.items()
     }
-    readings = [
-        _reading(setting, deployed[tier], adversary, (tier, items), served, (models, floors[tier]))
+    read = [
+        reading
         for adversary, tap in zip(adversaries, taps, strict=True)
-        for tier, items in _by_tier(setting, models, adversary, tap, served)
+        for reading in read_by_tier(setting, models, adversary, tap, served, (deployed, floors))
     ]
+    readings = [item for item in read if item.mountable]
     jobs = [
         attack_job(setting, deployed[item.tier], item, served.answers, world.backend)
         for item in readings
     ]
-    left = Counter(item.adversary.name for item in readings)
+    jobs = [aimed_at(job, targets(item, read)) for item, job in zip(readings, jobs, strict=True)]
+    partial = [
+        (item, share, partial_job(setting, deployed[item.tier], item, share, served, world.backend))
+        for item in readings
+        for share in item.adversary.curve
+    ]
+    left = Counter(item.adversary.name for item in (*readings, *(item for item, _, _ in partial)))
 
     def on_done(job_name: str) -> None:
         """Count an adversary as done with its last tier."""
@@ -111,6 +118,10 @@ def attack_arm(
         [
             (_job_name(models, item), run_attacks, (job,))
             for item, job in zip(readings, jobs, strict=True)
+        ]
+        + [
+            (f"{_job_name(models, item)}, with {share:g} of the amount", run_attacks, (job,))
+            for item, share, job in partial
         ],
         on_done,
     )
@@ -125,16 +136,30 @@ def attack_arm(
         [],
     )
     judge = make_judge(setting)
-    for job in jobs:
+    for job in (*jobs, *(job for _, _, job in partial)):
         close_oracle(job, world.backend)
     for adversary in adversaries:
         own = [
             (item, job, mounted)
-            for item, job, mounted in zip(readings, jobs, outcomes, strict=True)
+            for item, job, mounted in zip(readings, jobs, outcomes[: len(jobs)], strict=True)
             if item.adversary.name == adversary.name
         ]
-        if own:
-            _score_adversary(setting, models, adversary, own, served, judge, results)
+        if not own:
+            continue
+        entry = _score_adversary(setting, models, adversary, own, served, judge, results)
+        theirs = [item for item in read if item.adversary.name == adversary.name]
+        found = {reading.tier: mounted[-1].reconstruction for reading, _, mounted in own}
+        entry["transfer"] = transfer_rows(setting, models, theirs, found, served)
+        points = [
+            PartialOutcome(item, share, job.evidence, mounted[-1].reconstruction)
+            for (item, share, job), mounted in zip(partial, outcomes[len(jobs) :], strict=True)
+            if item.adversary.name == adversary.name
+        ]
+        whole = [
+            PartialOutcome(reading, 1.0, job.evidence, found[reading.tier])
+            for reading, job, _ in own
+        ]
+        entry["by_amount"] = amount_entry(setting, models, [*points, *whole], served)
     for entry in results.entries:
         tap = next(tap for tap in taps if tap.name == entry["adversary"])
         entry["raw_requests"] = sum(1 for item in tap.raw_requests if item in served.answers)
@@ -144,65 +169,6 @@ def attack_arm(
 def _job_name(models: ArmModels, item: Reading) -> str:
     tier = f", tier '{models.tiers[item.tier].program.tier}'" if len(models.used()) > 1 else ""
     return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}"
-
-
-def _holds_weights(setting: Setting, models: ArmModels, adversary: Adversary, tier: int) -> bool:
-    """Return whether the adversary has a tier's weights; a colluding device has its own tier's."""
-    seed, fleet = setting.scenario.seed, setting.fleet
-    own = colluding_device(adversary.name, adversary.position, len(fleet), seed)
-    colludes = own is not None and int(models.tier_of[own]) == tier
-    return adversary.knowledge.weights or colludes
-
-
-def _by_tier(
-    setting: Setting, models: ArmModels, adversary: Adversary, tap: Tap, served: ServedArm
-) -> list[tuple[int, list[Intercept]]]:
-    """Sort the attacked intercepts by the tier of the device that sent them."""
-    attacked = _attacked(setting, adversary, tap, served)
-    tiers = sorted({int(models.tier_of[item.device]) for item in attacked})
-    return [
-        (tier, [item for item in attacked if models.tier_of[item.device] == tier])
-        for tier in tiers
-        if adversary.can_attack(_holds_weights(setting, models, adversary, tier))
-    ]
-
-
-def _attacked(
-    setting: Setting, adversary: Adversary, tap: Tap, served: ServedArm
-) -> list[Intercept]:
-    """Return the answered intercepts of victims that the adversary is to be scored on."""
-    seed, pool = setting.scenario.seed, setting.data.pool
-    own = colluding_device(adversary.name, adversary.position, len(setting.fleet), seed)
-    classes = auxiliary_classes(adversary, pool.num_classes, seed)
-    images = {item.request: item.image for item in served.requests}
-    return [
-        item
-        for item in tap.intercepts
-        if item.request in served.answers
-        and item.device != own
-        and (classes is None or int(pool.labels[images[item.request]]) not in classes)
-    ]
-
-
-def _reading(
-    setting: Setting,
-    deployed: DeployedFrontEnd,
-    adversary: Adversary,
-    read: tuple[int, list[Intercept]],
-    served: ServedArm,
-    of_arm: tuple[ArmModels, ArmFloor],
-) -> Reading:
-    (tier, items), (models, floor) = read, of_arm
-    features = np.stack([item.features for item in items])
-    replays = adversary.knowledge.replays
-    if replays > 1:
-        truth = _victims(setting, models, items, served).images
-        features = averaged_intercepts(deployed, truth, features, replays)
-    # An attack that learns from its intercepts must not learn from what never crossed the wire.
-    compared = adversary.rebuilds_images and not adversary.threat.learns_from_intercepts
-    smoothed = floor.smoothed_victims(replays) if compared else None
-    holds_weights = _holds_weights(setting, models, adversary, tier)
-    return Reading(adversary, tier, holds_weights, items, features, smoothed)
 
 
 def make_judge(setting: Setting) -> Judge | None:
@@ -227,10 +193,17 @@ def _score_adversary(
     served: ServedArm,
     judge: Judge | None,
     results: AttackResults,
-) -> None:
-    """Score one adversary's attacks over all tiers, and each tier by itself."""
+) -> Row:
+    """Score one adversary's attacks over all tiers, and each tier by itself.
+
+    Returns
+    -------
+    The entry of its own attack, which is mounted after the anchors.
+    """
     arm, knowledge = models.arm, adversary.knowledge
-    victims = _victims(setting, models, [x for reading, _, _ in own for x in reading.items], served)
+    victims = victims_of(
+        setting, models, [x for reading, _, _ in own for x in reading.items], served
+    )
     shown = _shown([len(reading.items) for reading, _, _ in own], setting)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
     scored: dict[str, ScoredAttack] = {}
@@ -242,7 +215,10 @@ def _score_adversary(
             parts[tier] = found
             if reading.smoothed is not None:
                 smoothed.append({"tier": tier, **_smoothed_scores(reading.smoothed, extra)})
-        made = score_attack(setting.scenario, victims, component.name, parts, judge, knowledge)
+        holds_all = all(reading.holds_weights for reading, _, _ in own)
+        made = score_attack(
+            setting.scenario, victims, component.name, parts, judge, knowledge, holds_all
+        )
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
@@ -254,6 +230,8 @@ def _score_adversary(
                 "worse_than_mean_image": mean is not None and made.mse > mean.mse,
                 "replays": knowledge.replays,
                 "smoothed": smoothed,
+                "transfer": [],
+                "by_amount": None,
                 **made.entry,
             }
         )
@@ -265,6 +243,7 @@ def _score_adversary(
         results.samples[key] = _pixels(images[shown])
         pairs = np.concatenate([victims.images[made.extremes], images[made.extremes]])
         results.samples[f"extremes/{key}"] = _pixels(pairs)
+    return results.entries[-1]
 
 
 def _shown(sizes: Sequence[int], setting: Setting) -> NDArray[np.int64]:
@@ -293,27 +272,6 @@ def _smoothed_scores(smoothed: SmoothedVictims, images: NDArray[np.float32]) -> 
     errors = mse(images, smoothed.images)
     error = float(errors.std(ddof=1) / len(errors) ** 0.5) if len(errors) > 1 else None
     return {"mse": float(errors.mean()), "standard_error": error, "images": len(errors)}
-
-
-def _victims(
-    setting: Setting, models: ArmModels, read: Sequence[Intercept], served: ServedArm
-) -> Victims:
-    by_request = {item.request: item.image for item in served.requests}
-    rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
-    pool, pool_rows = setting.data.pool, setting.data.parts.victims
-    return Victims(
-        requests=np.array([item.request for item in read], dtype=np.int64),
-        rows=rows,
-        devices=np.array([item.device for item in read], dtype=np.int64),
-        device_classes=[setting.fleet.device_class(item.device) for item in read],
-        tiers=[models.tiers[int(models.tier_of[item.device])].program.tier for item in read],
-        links=[setting.fleet.link(item.device).name for item in read],
-        labels=pool.labels[rows],
-        images=to_unit(pool.images[rows]),
-        pool=to_unit(pool.images[pool_rows]),
-        pool_index=np.searchsorted(pool_rows, rows),
-        persons=None if pool.persons is None else pool.persons[rows],
-    )
 
 
 def _pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

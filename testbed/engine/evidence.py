@@ -42,6 +42,7 @@ class Reading:
     items : its intercepts, with the devices and requests that they came from.
     features : what it works on, (N, C, H, W): one release each, or means over several.
     smoothed : smoothed victims appended for the comparison with a floor, or None.
+    mountable : whether the attack's needs are granted on this tier; else it is transferred to only.
     """
 
     adversary: Adversary
@@ -50,6 +51,7 @@ class Reading:
     items: Sequence[Intercept]
     features: FloatArray
     smoothed: SmoothedVictims | None
+    mountable: bool = True
 
 
 def attack_job(
@@ -77,18 +79,13 @@ def attack_job(
         auxiliary_validation=validation,
         intercepts=Intercepts(features, answered),
         oracle=_oracle(deployed, reading, draw, backend) if needs.queries else None,
-        query_limit=None if reading.holds_weights else _limit(adversary),
+        query_limit=None if reading.holds_weights else adversary.query_limit,
         design=deployed.program.front_end if needs.design and knowledge.design else None,
         replays=knowledge.replays,
     )
     names = {adversary.attack.name}
     attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)
     return AttackJob(attacks, evidence, draw)
-
-
-def _limit(adversary: Adversary) -> int | None:
-    queries = adversary.knowledge.queries
-    return None if isinstance(queries, bool) else queries
 
 
 def _oracle(
@@ -100,7 +97,7 @@ def _oracle(
     if reading.holds_weights:
         return front_end
     adversary = reading.adversary
-    return backend.open_queries(front_end, adversary.name, _limit(adversary))
+    return backend.open_queries(front_end, adversary.name, adversary.query_limit)
 
 
 def close_oracle(job: AttackJob, backend: Backend) -> None:

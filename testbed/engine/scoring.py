@@ -66,6 +66,7 @@ def score_attack(
     parts: Mapping[str, Reconstruction],
     judge: Judge | None = None,
     knowledge: Knowledge | None = None,
+    holds_weights: bool = False,
 ) -> ScoredAttack:
     """Score the reconstructions of one attack.
 
@@ -74,6 +75,7 @@ def score_attack(
     parts : what the attack made of each tier's features, by tier, in the order of the victims.
     judge : names the class of a reconstruction, where there is one.
     knowledge : the adversary's, for the words of its threat model.
+    holds_weights : whether it has the weights of every tier that it attacks.
     """
     images = np.concatenate([part.images for part in parts.values()])
     table = score(images, victims.images, victims.pool, victims.pool_index)
@@ -91,6 +93,7 @@ def score_attack(
         "rebuilds_images": declared.rebuilds_images,
         "learns_from_intercepts": declared.threat.learns_from_intercepts,
         "threat_model": declared.threat.words(knowledge),
+        "conduct": declared.threat.conduct(knowledge, holds_weights),
         "victims": len(victims.rows),
         "queries": sum(part.queries for part in parts.values()),
         "scores": _intervals(scenario, columns, everyone),
@@ -133,6 +136,13 @@ def score_attack(
         for index in range(len(victims.rows))
     ]
     return ScoredAttack(entry, rows, float(table.mse.mean()), extremes)
+
+
+def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Row:
+    """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    columns = _columns(table, images, victims, None)
+    return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
 
 
 def _columns(

@@ -19,6 +19,7 @@ class Card:
     threat : the threat model as a sentence.
     lines : what it cost and what it achieved, one sentence each.
     curve : points of its validation error over epochs, for an SVG polyline; empty without.
+    amounts : points of its error by the share of what it learned from; empty without.
     pairs : best, median and worst victim above what was made of each, or None.
     pair_labels : their errors.
     """
@@ -28,6 +29,7 @@ class Card:
     threat: str
     lines: list[str]
     curve: str
+    amounts: list[str]
     pairs: Images | None
     pair_labels: str
 
@@ -51,12 +53,23 @@ def _card(results: Results, index: int, arm: ArmResult, attack: AttackResult) ->
     return Card(
         title=f"{readable(attack.attack)} on {arm.name}",
         arm_index=index,
-        threat=f"Has {attack.threat_model}.",
-        lines=[_cost(results, arm, attack), *_achieved(attack)],
+        threat=" ".join(filter(None, (_conduct(attack), f"Has {attack.threat_model}."))),
+        lines=[_cost(results, arm, attack), *_achieved(attack), *_by_amount(attack)],
         curve=_spark(attack),
+        amounts=_amounts(attack),
         pairs=samples,
         pair_labels=labels,
     )
+
+
+def _conduct(attack: AttackResult) -> str:
+    """Return what the attacker does beside reading, as a sentence; empty where not recorded."""
+    said = {
+        "passive": "Passive: it only reads.",
+        "active": "Active: it asks for features, which can be noticed.",
+        "malicious training": "Malicious: it deviates from the training protocol.",
+    }
+    return said.get(attack.conduct, "")
 
 
 def _cost(results: Results, arm: ArmResult, attack: AttackResult) -> str:
@@ -100,6 +113,37 @@ def _achieved(attack: AttackResult) -> list[str]:
     if attack.worse_than_mean_image:
         lines.append("Worse than the mean image: the attack failed, which is not privacy.")
     return lines
+
+
+def _by_amount(attack: AttackResult) -> list[str]:
+    """Return the curve over amounts in words."""
+    curve = attack.by_amount
+    if curve is None:
+        return []
+    said = [
+        f"{numbers.significant(point.mse.value if point.mse else None, 2)} with "
+        f"{numbers.count(point.amount)}"
+        for point in curve.points
+    ]
+    victims = f"on the same {numbers.count(curve.victims)} victims"
+    return [f"By the number of {curve.unit}, {victims}: MSE {', '.join(said)}."]
+
+
+def _amounts(attack: AttackResult) -> list[str]:
+    """Return the curve over amounts as points of a polyline, error 0 at the bottom."""
+    curve = attack.by_amount
+    known = [
+        (point.share, point.mse.value)
+        for point in (curve.points if curve else [])
+        if point.share is not None and point.mse is not None and point.mse.value is not None
+    ]
+    top = max((value for _, value in known), default=0.0)
+    if len(known) < 2 or top <= 0.0:
+        return []
+    return [
+        f"{SPARK_WIDTH * share:.1f},{SPARK_HEIGHT * (1.0 - value / top):.1f}"
+        for share, value in known
+    ]
 
 
 def _share(interval: object) -> str:

@@ -19,6 +19,7 @@ from testbed.report.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.report.schema_privacy import AttackResult as AttackResult
 from testbed.report.schema_privacy import Floor as Floor
 from testbed.report.schema_privacy import Leakage as Leakage
+from testbed.report.schema_privacy import Transfer as Transfer
 
 SCHEMA_VERSION = 1
 

@@ -99,6 +99,37 @@ class OnSmoothed(Part):
     mse: Number = None
 
 
+class Transfer(Part):
+    """An attack trained on one tier, on the victims of another; ``reason`` where it cannot be."""
+
+    trained_on: str
+    applied_to: str
+    victims: Count = None
+    reason: str = ""
+    mse: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+
+
+class AmountPoint(Part):
+    """An attack with a share of what it learns from."""
+
+    share: Number = None
+    amount: Count = None
+    queries: Count = None
+    mse: Interval | None = None
+    ssim: Interval | None = None
+    reidentification: Interval | None = None
+
+
+class AmountCurve(Part):
+    """Success against the amount intercepted, queried or owned, on the same victims."""
+
+    unit: str
+    victims: Count = None
+    points: list[AmountPoint] = Field(default=[])
+
+
 class AttackResult(Part):
     """One attack of one adversary on one arm."""
 
@@ -108,6 +139,7 @@ class AttackResult(Part):
     rebuilds_images: bool = True
     learns_from_intercepts: bool = False
     threat_model: str = ""
+    conduct: str = ""
     position: Any = None
     victims: Count = None
     raw_requests: Count = None
@@ -122,6 +154,8 @@ class AttackResult(Part):
     queries: Count = None
     extremes: list[Extreme] = Field(default=[])
     smoothed: list[OnSmoothed] = Field(default=[])
+    transfer: list[Transfer] = Field(default=[])
+    by_amount: AmountCurve | None = None
     class_on_originals: Number = None
     inferred: Inferred | None = None
     by_link: list[AttackOnLink] = Field(default=[])

@@ -42,7 +42,8 @@ def with_design(name, evidence):
     features = evidence.intercepts.features
     features = np.resize(features, (len(features), 8, 8, 8))
     intercepts = base.Intercepts(features, evidence.intercepts.answers)
-    return dataclasses.replace(evidence, design=DESIGN, intercepts=intercepts)
+    elsewhere = tuple(features for _ in evidence.elsewhere)
+    return dataclasses.replace(evidence, design=DESIGN, intercepts=intercepts, elsewhere=elsewhere)
 
 
 def _mount(name, evidence, seed=0):
@@ -62,13 +63,20 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
     state = torch.random.get_rng_state()
     first = _mount(name, case.evidence)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
-    second = _mount(name, case.evidence)
+    again = dataclasses.replace(case.evidence, elsewhere=(case.evidence.intercepts.features,))
+    second = _mount(name, again)
     assert first.images.shape == case.victims.shape
     assert first.images.dtype == np.float32
     assert first.images.flags.c_contiguous
     assert 0.0 <= first.images.min() <= first.images.max() <= 1.0
     np.testing.assert_array_equal(first.images, second.images)
     assert first.curve == second.curve
+    # What was learned can be applied to further features: to the same ones with the same images.
+    assert second.again is None
+    if name in REBUILDING:
+        np.testing.assert_array_equal(second.elsewhere[0], first.images)
+    else:
+        assert second.elsewhere == ()
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -166,6 +174,7 @@ def test_evidence_has_no_place_for_a_victims_image():
         "query_limit",
         "design",
         "replays",
+        "elsewhere",
     }
     assert fields(base.Intercepts) == {"features", "answers"}
     assert fields(base.LabelledImages) == {"images", "labels"}

@@ -53,6 +53,40 @@ def test_what_is_granted_is_accepted(load, attack, knowledge):
     assert scenario.adversaries[0].refusal() is None
 
 
+def test_asking_is_active_unless_a_copy_is_asked():
+    ask, read = ThreatModel(queries=True), ThreatModel(design=True, learns_from_intercepts=True)
+    replays = Knowledge(replays=8)
+    assert ask.conduct(Knowledge()) == "active"
+    assert ask.conduct(Knowledge(), holds_weights=True) == "passive"
+    assert ask.conduct(replays, holds_weights=True) == "active"
+    assert (read.conduct(Knowledge()), read.conduct(replays)) == ("passive", "active")
+    assert ThreatModel(weights=True, queries=True).conduct() == "passive"
+    assert ThreatModel().conduct(replays) == "passive"  # anchors look at no feature
+    assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"attack": "label_inference", "transfer": True}, r"nosy\.transfer: .* no way from"),
+        ({"attack": "mean_image", "transfer": True}, r"nosy\.transfer"),
+        ({"attack": "mean_image", "curve": [0.5]}, r"nosy\.curve: .* no amount to vary"),
+        ({"attack": "ridge", "curve": [1.0]}, "less than 1"),
+        (
+            {
+                "attack": "ridge",
+                "curve": [0.5, 0.1],
+                "knowledge": {"weights": False, "queries": 80},
+            },
+            r"0\.1 of 80 queries are 8, and an attack needs 20",
+        ),
+    ],
+)
+def test_comparisons_that_show_nothing_are_refused(load, changes, says):
+    with pytest.raises(UserError, match=says):
+        load(**changes)
+
+
 def test_a_colluding_device_gives_the_weights_away(load):
     position = {"colluding_device": True}
     adversary = load(attack="white_box", knowledge=WITHHELD, position=position).adversaries[0]

@@ -139,7 +139,12 @@ def test_each_device_is_charged_for_its_own_front_end():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiers") / "run"
-    given = tree(fleet__assignments=[NARROW])
+    rounded = {"name": "rounded", "devices": ["mcu"], "arms": ["sift"], "precision": "int8"}
+    given = tree(fleet__assignments=[NARROW | {"arms": ["undefended"]}, rounded])
+    given["adversaries"][1] |= {"transfer": True, "curve": [0.5]}
+    short = {"steps": 4, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
+    free = {"name": "free", "position": {"tap": "cloud"}, "curve": [0.5, 0.25]}
+    given["adversaries"].append(free | {"attack": {"name": "substitute", **short}})
     scenario = validate_scenario(given, "test")
     Experiment(scenario, folder, Progress()).run()
     return folder, json.loads((folder / "results.json").read_text())
@@ -168,6 +173,69 @@ def test_attacks_are_mounted_and_scored_per_tier(finished):
                 == ("undefended", entry["adversary"], entry["attack"], tier["tier"])
             ]
             assert tier["mse"]["value"] == pytest.approx(np.mean(own))
+
+
+def attack_of(results, arm, adversary):
+    return next(
+        entry
+        for entry in results["arms"][arm]["attacks"]
+        if entry["adversary"] == adversary and not entry["is_anchor"]
+    )
+
+
+def test_transfer_is_scored_on_the_target_tiers_victims_where_shapes_agree(finished):
+    _, results = finished
+    for arm, other, shapes_agree in ((0, "narrow", False), (1, "rounded", True)):
+        entry = attack_of(results, arm, "cloud")
+        cells = {(cell["trained_on"], cell["applied_to"]): cell for cell in entry["transfer"]}
+        assert set(cells) == {(a, b) for a in (OWN, other) for b in (OWN, other)}
+        for tier in entry["by_tier"]:
+            own = cells[tier["tier"], tier["tier"]]
+            assert own["mse"] == tier["mse"]
+        for source, target in ((OWN, other), (other, OWN)):
+            cell, own = cells[source, target], cells[target, target]
+            assert cell["victims"] == own["victims"]
+            assert ("mse" in cell, cell["reason"] == "") == (shapes_agree, shapes_agree)
+            if shapes_agree:
+                assert cell["mse"]["n"] == own["victims"]
+                # Another front-end taught this attack, so it is not the tier's own result.
+                assert cell["mse"]["value"] != own["mse"]["value"]
+    assert "8x16x16 and not of 16x16x16" in cells_reason(results)
+    assert attack_of(results, 0, "eaves")["transfer"] == []
+
+
+def cells_reason(results):
+    cells = attack_of(results, 0, "cloud")["transfer"]
+    return next(c["reason"] for c in cells if (c["trained_on"], c["applied_to"]) == ("narrow", OWN))
+
+
+def test_success_by_amount_is_scored_on_the_same_victims(finished):
+    _, results = finished
+    ridge, free = attack_of(results, 0, "cloud"), attack_of(results, 0, "free")
+    half, whole = ridge["by_amount"]["points"]
+    assert ridge["by_amount"]["unit"] == "auxiliary images"
+    assert half["amount"] == round(0.5 * whole["amount"])
+    assert half["queries"] < whole["queries"] == ridge["queries"]
+    assert free["by_amount"]["unit"] == "intercepts"
+    assert [point["share"] for point in free["by_amount"]["points"]] == [0.25, 0.5, 1.0]
+    amounts = [point["amount"] for point in free["by_amount"]["points"]]
+    assert amounts == sorted(set(amounts))
+    assert amounts[-1] == free["victims"]
+    for entry in (ridge, free):
+        points = entry["by_amount"]["points"]
+        assert {point["mse"]["n"] for point in points} == {entry["victims"]}
+        assert points[-1]["mse"]["value"] == pytest.approx(entry["scores"]["mse"]["value"])
+        assert points[0]["mse"]["value"] != points[-1]["mse"]["value"]
+    assert attack_of(results, 0, "eaves")["by_amount"] is None
+
+
+def test_the_report_shows_transfer_and_amounts(finished):
+    folder, _ = finished
+    page = (folder / "report.html").read_text()
+    assert page.count('id="table-transfer-') == 2
+    assert "features of 8x16x16 and not of 16x16x16" in page
+    assert "By the number of intercepts, on the same" in page
+    assert page.count("error by the amount learned from") == 4
 
 
 def test_self_checks_pass_over_tiers(finished):
