@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
-from testbed.engine.host import Delivery, Host, Usage, process_usage
+from testbed.engine.host import AppBuilder, Delivery, Host, Usage, edge_app, process_usage
 from testbed.engine.oracles import QueryAccess, QueryService
 
 T = TypeVar("T")
@@ -41,9 +41,13 @@ class Backend(ABC):
         """Return how many hosts died and were replaced so far."""
         return 0
 
-    @abstractmethod
     def install(self, programs: Sequence[EdgeProgram]) -> None:
         """Install an arm's programs, one per tier of the fleet, on every host."""
+        self.install_app(edge_app(programs))
+
+    @abstractmethod
+    def install_app(self, build: AppBuilder) -> None:
+        """Install any ClientApp on every host."""
 
     @abstractmethod
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
@@ -109,9 +113,9 @@ class InlineBackend(Backend):
     ) -> None:
         self._host = Host(images, labels, device_rows)
 
-    def install(self, programs: Sequence[EdgeProgram]) -> None:
-        """Install an arm's programs."""
-        self._host.install(programs)
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp."""
+        self._host.install_app(build)
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run the shards one after another."""

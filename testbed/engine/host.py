@@ -4,8 +4,9 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import psutil
@@ -16,9 +17,12 @@ from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
-from clients.edge import build_client_app
+from clients.edge import DeviceData, build_client_app
 from clients.program import EdgeProgram
 from testbed.core import protocol
+
+AppBuilder = Callable[[DeviceData], ClientApp]
+"""Builds the ClientApp of a process from its devices' images."""
 
 RUN_ID = 1
 SERVER_NODE = 1
@@ -69,6 +73,11 @@ def process_usage() -> Usage:
     return Usage(times.user + times.system, peak / per_mb)
 
 
+def edge_app(programs: Sequence[EdgeProgram]) -> AppBuilder:
+    """Return what installs an arm's programs, one per tier of the fleet."""
+    return partial(build_client_app, programs, keep_in_memory=True)
+
+
 class HostData:
     """The devices' images: one shared read-only array and each device's rows in it."""
 
@@ -107,9 +116,9 @@ class Host:
         self._app: ClientApp | None = None
         self._contexts: dict[int, Context] = {}
 
-    def install(self, programs: Sequence[EdgeProgram]) -> None:
-        """Install an arm's programs, one per tier, on all devices; earlier state is gone."""
-        self._app = build_client_app(programs, self._data, keep_in_memory=True)
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp on all devices; earlier state is gone."""
+        self._app = build(self._data)
         self._contexts = {}
 
     def _context(self, device: int) -> Context:

@@ -9,10 +9,9 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram
 from testbed.core.errors import HostError
 from testbed.engine.backend import Backend, Job
-from testbed.engine.host import Delivery, Usage, process_usage
+from testbed.engine.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.oracles import QueryAccess
 from testbed.engine.ray_actors import AskActor, JobActor, QueryActor
 from testbed.engine.ray_cluster import Cluster, LocalCluster
@@ -49,9 +48,9 @@ class RayBackend(Backend):
             self.close()
             raise
 
-    def install(self, programs: Sequence[EdgeProgram]) -> None:
-        """Install an arm's program on every host."""
-        self._hosts.install(programs)
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp on every host."""
+        self._hosts.install_app(build)
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host."""

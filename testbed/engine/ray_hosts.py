@@ -14,9 +14,8 @@ from typing import Any
 import ray
 from flwr.app import Message
 
-from clients.program import EdgeProgram
 from testbed.core.errors import HostError, UserError
-from testbed.engine.host import Delivery, Usage, device_of
+from testbed.engine.host import AppBuilder, Delivery, Usage, device_of
 from testbed.engine.journal import Journal
 from testbed.engine.parcels import pack, shared_contents
 from testbed.engine.ray_actors import HostActor
@@ -67,7 +66,7 @@ class RayHosts:
     def __init__(self, cluster: Cluster, count: int, shared: Sequence[Any]) -> None:
         self._cluster = cluster
         self._shared = tuple(shared)
-        self._programs: list[EdgeProgram] = []
+        self._build: AppBuilder | None = None
         self._journals = [Journal() for _ in range(count)]
         self.restarts = 0
         self.actors: list[Any] = [self._new_actor() for _ in range(count)]
@@ -76,12 +75,12 @@ class RayHosts:
         options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
         return HostActor.options(**options).remote(*self._shared)
 
-    def install(self, programs: Sequence[EdgeProgram]) -> None:
-        """Install an arm's programs on every host; earlier state is gone."""
-        self._programs = list(programs)
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp on every host; earlier state is gone."""
+        self._build = build
         for journal in self._journals:
             journal.clear()
-        self._of_all("installing", lambda actor: actor.install.remote(self._programs))
+        self._of_all("installing", lambda actor: actor.install_app.remote(build))
 
     def usage(self) -> list[Usage]:
         """Return what each host's present process has cost."""
@@ -152,8 +151,8 @@ class RayHosts:
         _LOG.warning(
             "host %d died (%s); a new process repeats %d shards", host, reason, len(replayed)
         )
-        if self._programs:
-            self.actors[host].install.remote(self._programs)
+        if self._build is not None:
+            self.actors[host].install_app.remote(self._build)
         stored = self._store(replayed)
         for messages in replayed:
             _ways(messages, stored)[1](self.actors[host])
