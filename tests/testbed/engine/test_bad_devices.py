@@ -1,0 +1,55 @@
+"""Devices that crash, send nonsense or too much: each fails alone, is counted, and is named."""
+
+import json
+
+import numpy as np
+import pytest
+from faults.devices import BAD_DEVICES, spoil
+
+from testbed.core.loading import validate_scenario
+from testbed.engine.experiment import Experiment
+from testbed.engine.progress import Progress
+
+
+def run(tree, folder):
+    Experiment(validate_scenario(tree, "test"), folder, Progress()).run()
+    return json.loads((folder / "results.json").read_text()), folder
+
+
+@pytest.fixture
+def fleet(tiny):
+    """Eight devices that all train in every round, and are always there."""
+    tiny["fleet"] |= {"mix": tiny["fleet"]["mix"][:1], "availability": "always"}
+    tiny["training"] |= {"cohort_size": 8, "rounds": 2}
+    tiny["arms"] = tiny["arms"][:1]
+    return tiny
+
+
+def test_bad_devices_fail_alone(fleet, tmp_path, monkeypatch):
+    sound, _ = run(fleet, tmp_path / "sound")
+    spoil(monkeypatch.setattr)
+    results, folder = run(fleet, tmp_path / "spoilt")
+    arm, before = results["arms"][0], sound["arms"][0]
+    assert results["status"] == "complete"
+    assert all(check["passed"] for check in results["self_checks"])
+    in_training = [kind for kind in BAD_DEVICES if kind.spoils_training]
+    assert arm["training"]["failed"] == 2 * len(in_training)  # once a round
+    assert before["training"]["failed"] == 0
+    assert arm["training"]["participations"] < before["training"]["participations"]
+    assert all(np.isfinite(arm["accuracy"]["test"][key]) for key in ("value", "low", "high"))
+    served = arm["serving"]
+    silent = [kind.device for kind in BAD_DEVICES if kind.spoils_serving]
+    assert served["failed"] == sum(served_by(folder, device) for device in silent) > 0
+    page = (folder / "report.html").read_text()
+    for kind in BAD_DEVICES:
+        if kind.said:
+            assert any(f"device {kind.device}: " in e and kind.said in e for e in arm["errors"])
+            assert f"device {kind.device}: " in page
+
+
+def served_by(folder, device):
+    import pyarrow.parquet as pq
+
+    return sum(
+        row["device"] == device for row in pq.read_table(folder / "requests.parquet").to_pylist()
+    )
