@@ -167,12 +167,7 @@ class Serving:
                 z = self._front_end(image, node, int(reply.metadata.group_id))
             else:
                 z = decode(to_tensors(records[protocol.FEATURES]))
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            RuntimeError,
-        ):  # torch's for shapes that do not fit
+        except (ValueError, TypeError, KeyError, RuntimeError):
             return None
         right = tuple(z.shape) == (1, *self._cloud.model.shapes[self._tier(node)])
         return z if right and bool(torch.isfinite(z).all()) else None
