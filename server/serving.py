@@ -144,20 +144,33 @@ class Serving:
         ]
         features = {}
         for reply in grid.send_and_receive(messages):
-            if reply.has_content():
-                features[int(reply.metadata.group_id)] = self._received(reply)
+            received = self._received(reply) if reply.has_content() else None
+            if received is not None:
+                features[int(reply.metadata.group_id)] = received
         return features
 
     def _sends_raw(self, node: int) -> bool:
         return self._front_end is not None and node in self._too_small
 
-    def _received(self, reply: Message) -> Tensor:
-        """Return a reply's features, computed here where the device sent the raw image."""
-        if protocol.RAW_IMAGE not in reply.content.array_records:
-            return decode(to_tensors(reply.content.array_records[protocol.FEATURES]))
-        assert self._front_end is not None
-        image = to_tensors(reply.content.array_records[protocol.RAW_IMAGE])[protocol.X]
-        return self._front_end(image, reply.metadata.src_node_id, int(reply.metadata.group_id))
+    def _received(self, reply: Message) -> Tensor | None:
+        """Return a reply's features, computed here where the device sent the raw image.
+
+        None where they cannot be used: such a request stays unanswered.
+        """
+        node, records = reply.metadata.src_node_id, reply.content.array_records
+        try:
+            if protocol.RAW_IMAGE in records:
+                if not self._sends_raw(node):
+                    return None
+                assert self._front_end is not None
+                image = to_tensors(records[protocol.RAW_IMAGE])[protocol.X]
+                z = self._front_end(image, node, int(reply.metadata.group_id))
+            else:
+                z = decode(to_tensors(records[protocol.FEATURES]))
+        except (ValueError, TypeError, KeyError, RuntimeError):
+            return None
+        right = tuple(z.shape) == (1, *self._cloud.model.shapes[self._tier(node)])
+        return z if right and bool(torch.isfinite(z).all()) else None
 
     def _send(self, grid: Grid, chunk: Sequence[Request], predicted: dict[int, int]) -> None:
         messages = [

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from server.cloud import Cloud
-from server.tiers import Tier, metric
+from server.tiers import Tier, has_metrics, metric
 from testbed.core import protocol
 from testbed.core.encoding import decode
 from testbed.core.errors import UserError
@@ -113,10 +113,12 @@ class SplitFederated:
         ]
         eligible = []
         for reply in grid.send_and_receive(messages):
-            if reply.has_content():
-                images = reply.content.metric_records[protocol.METRICS][protocol.NUM_EXAMPLES]
-                if isinstance(images, int) and images >= MIN_TRAINING_IMAGES:
-                    eligible.append(reply.metadata.src_node_id)
+            if (
+                reply.has_content()
+                and has_metrics(reply, protocol.NUM_EXAMPLES)
+                and metric(reply, protocol.NUM_EXAMPLES) >= MIN_TRAINING_IMAGES
+            ):
+                eligible.append(reply.metadata.src_node_id)
         return sorted(eligible)
 
     def _cohort(self, server_round: int) -> list[int]:
@@ -176,6 +178,9 @@ class SplitFederated:
                 for node, gradient in zip(active, result.gradients, strict=True)
             }
             replies = self._exchange(grid, server_round, protocol.BACKWARD, contents)
+            answered = len(replies)
+            replies = {n: r for n, r in replies.items() if has_metrics(r, protocol.PENALTY)}
+            rejected += answered - len(replies)
             active = [node for node in active if node in replies]
             penalties.extend(metric(reply, protocol.PENALTY) for reply in replies.values())
         accepted = 0
@@ -273,14 +278,16 @@ class SplitFederated:
         record = reply.content.array_records.get(protocol.FEATURES)
         if record is None or protocol.TARGETS not in record:
             return None
-        tensors = to_tensors(record)
         try:
+            tensors = to_tensors(record)
             z, targets = decode(tensors), tensors[protocol.TARGETS]
-        except ValueError:
+        except (ValueError, TypeError):
             return None
         sound = (
-            len(z) == len(targets) > 0
-            and bool(torch.isfinite(z).all())
+            z.dim() > 0 < targets.dim()
+            and len(z) == len(targets) > 0
+            and targets.is_floating_point()
+            and bool(torch.isfinite(z).all() and torch.isfinite(targets).all())
             and self.cloud.accepts(z, targets, tier)
         )
         return (z, targets) if sound else None

@@ -39,12 +39,17 @@ class Tier:
         self.aggregated_rounds = 0
 
     def is_sound(self, reply: Message) -> bool:
-        """Whether a device's new front-end has the right names and shapes and is finite."""
+        """Whether a device's new front-end has the right names and shapes and is finite.
+
+        Strategies weigh it by its number of examples, which therefore has to be one.
+        """
         arrays = reply.content.array_records.get(protocol.ARRAYS)
         statistics = reply.content.array_records.get(protocol.STATISTICS)
         return (
             arrays is not None
             and statistics is not None
+            and has_metrics(reply, protocol.NUM_EXAMPLES)
+            and metric(reply, protocol.NUM_EXAMPLES) > 0
             and _matches(arrays, self.parameters)
             and _matches(statistics, self.statistics)
         )
@@ -90,6 +95,13 @@ def metric(reply: Message, key: str) -> float:
     if isinstance(value, list):
         raise TypeError(f"metric '{key}' is a list")
     return float(value)
+
+
+def has_metrics(reply: Message, *keys: str) -> bool:
+    """Whether a reply has these metrics, each a finite number."""
+    metrics = reply.content.metric_records.get(protocol.METRICS) or {}
+    values = [metrics.get(key) for key in keys]
+    return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 
 
 def _for_strategy(reply: Message) -> Message:

@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        print(f"failed: {what}{error.strerror or error}", file=sys.stderr)
+        again = "a run that had begun continues with --resume"
+        print(f"failed: {what}{error.strerror or error}; {again}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)

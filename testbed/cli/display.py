@@ -63,6 +63,10 @@ class RichDisplay:
         self._note = note or self._note
         self._progress.update(self._task, advance=steps, note=self._note)
 
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def end(self, completed: bool) -> None:
         """Leave the phase on the screen; without a terminal, print that it is done."""
         if not completed:

@@ -11,6 +11,13 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY = ("flwr", "ray", "datasets", "matplotlib", "urllib3", "fsspec", "filelock")
 
 
+class _LogFile(logging.FileHandler):
+    """The file; a full disk must not bury the run's own sentence under tracebacks of its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Lose the line."""
+
+
 class RunLog:
     """Keeps messages in memory until the results folder exists, then writes them to its file."""
 
@@ -22,7 +29,7 @@ class RunLog:
 
     def begin(self) -> None:
         """Open the file, in the results folder that now exists."""
-        file = logging.FileHandler(self._path, encoding="utf-8")
+        file = _LogFile(self._path, encoding="utf-8")
         file.setFormatter(logging.Formatter(FORMAT))
         self.begun = True
         self._memory.setTarget(file)

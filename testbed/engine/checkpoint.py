@@ -6,8 +6,8 @@ two are kept: a damaged newest one costs a few rounds, not the run. Nothing is e
 
 import json
 import logging
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from flwr.serverapp.strategy import Strategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from testbed.engine.whole_file import whole_file
 
 KEPT = 2
 STATE_KEY = "state"
@@ -45,14 +47,20 @@ def save(
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able state as one safetensors file, all or nothing."""
-    temporary = path.with_suffix(".tmp")
     contiguous = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    save_file(contiguous, temporary, metadata={STATE_KEY: json.dumps(state)})
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file(contiguous, temporary, metadata={STATE_KEY: json.dumps(state)})
 
 
-def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return tensors and state of the newest readable checkpoint, or None."""
+def load_latest(
+    folder: Path, say: Callable[[str], None] = lambda text: None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and state of the newest readable checkpoint, or None.
+
+    Parameters
+    ----------
+    say : is told of every damaged one.
+    """
     for server_round in reversed(_rounds(folder)):
         path = _path(folder, server_round)
         try:
@@ -60,7 +68,8 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
                 state = json.loads(file.metadata()[STATE_KEY])
                 return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            _LOG.warning("%s is damaged (%s); falling back on the one before", path, error)
+            _LOG.warning("%s is damaged: %s", path, error)
+            say(f"{path} is damaged; falling back on the one before")
     return None
 
 

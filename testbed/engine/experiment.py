@@ -39,6 +39,7 @@ from testbed.engine.folder import (
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.ledger import Ledger
 from testbed.engine.losses import Losses
+from testbed.engine.message_sizes import largest_reply_bytes
 from testbed.engine.models import ArmModels, build_models
 from testbed.engine.positions import devices_read
 from testbed.engine.progress import Progress
@@ -156,7 +157,7 @@ class Experiment:
         taps = self._taps()
         arm = prepare(world, models, self._grid(world, models, taps))
         central = self.scenario.training.protocol == "provider"
-        if not restore(arm, arm_folder) and central:
+        if not restore(arm, arm_folder, self.progress.say) and central:
             self._models.append(train_at_provider(world, arm))
         if arm.server.training.rounds:
             phase = f"{'fine-tune' if central else 'train'} {name}"
@@ -210,6 +211,7 @@ class Experiment:
                 setting.cloud_device, models.main.cloud_stats, images
             ),
             losses=Losses(scenario.fleet.loss_probability, scenario.seed),
+            largest_reply_bytes=largest_reply_bytes(models),
         )
         return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import UserError
 from testbed.core.loading import dump_scenario, load_scenario
 from testbed.core.scenario import Scenario
+from testbed.engine.whole_file import whole_file
 
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
@@ -160,9 +160,8 @@ def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -186,17 +185,15 @@ def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:
         column: pa.array([row[column] for row in rows], type=schema.field(column).type)
         for column in COLUMNS[table]
     }
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.table(content, schema=schema), temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(content, schema=schema), temporary)
 
 
 def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
     """Write arrays as one npz file, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez(temporary, **samples)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    with whole_file(path, ".tmp.npz") as temporary:
+        np.savez(temporary, **samples)  # type: ignore[arg-type]
 
 
 # A finished arm ---------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class GridOptions:
     online : (device, virtual seconds, draw) -> whether the device can be reached.
     cloud_step_ms : images -> virtual time of one training step of the cloud model.
     losses : which transmissions are lost and repeated.
+    largest_reply_bytes : larger ones are refused; the default is what Flower's own transport takes.
     """
 
     round_deadline_ms: float
@@ -43,6 +44,7 @@ class GridOptions:
     online: Callable[[int, float, int], bool]
     cloud_step_ms: Callable[[int], float]
     losses: Losses = field(default_factory=Losses)
+    largest_reply_bytes: int = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ class FleetGrid(Grid):
             message.metadata.message_type,
         )
         phase = "serve" if message_type in SERVING else "train"
-        reply = delivery.reply
+        reply = self._accepted(message, delivery)
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
         luck = self._options.losses.of(message, device)
@@ -294,6 +296,17 @@ class FleetGrid(Grid):
             elif _is_last_step(message):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
+
+    def _accepted(self, message: Message, delivery: Delivery) -> Message:
+        """Return the reply, or an error in its place where it is too large; it is charged whole."""
+        if delivery.uplink_bytes <= self._options.largest_reply_bytes:
+            return delivery.reply
+        device = device_of(message.metadata.dst_node_id)
+        reason = (
+            f"device {device}: a reply of {delivery.uplink_bytes} bytes, more than the "
+            f"{self._options.largest_reply_bytes} that any reply of this arm can need"
+        )
+        return Message(Error(protocol.FAILED, reason), reply_to=message)
 
     def _note_request(self, message: Message, reply: Message, charge: Charge) -> None:
         if message.metadata.message_type == protocol.INFER:
@@ -332,8 +345,7 @@ def _examples(message_type: str, reply: Message) -> int:
         return 0 if _is_raw(reply) else 1
     metrics = reply.content.metric_records.get(protocol.METRICS)
     count = metrics[protocol.NUM_EXAMPLES] if metrics and protocol.NUM_EXAMPLES in metrics else 0
-    assert isinstance(count, int)
-    return count
+    return max(0, count) if isinstance(count, int) else 0  # the server rejects the others
 
 
 def _is_raw(reply: Message) -> bool:

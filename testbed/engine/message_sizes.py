@@ -1,5 +1,6 @@
 """Serialised sizes of a request's messages, from sending one over the real wire."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from testbed.engine.ledger import Ledger
 from testbed.engine.models import ArmModels
 
 Counts = NDArray[np.int64]
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,24 @@ class MessageBytes:
     features: Counts
     raw: Counts
     answer: Counts
+
+
+REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
+
+
+def largest_reply_bytes(models: ArmModels) -> int:
+    """Return what no honest reply of the arm's devices exceeds: twice weights and a batch at once.
+
+    A batch counts as its features or images, uncompressed, whichever are larger, and its targets.
+    """
+    largest = 0
+    for tier in models.tiers:
+        program = tier.program
+        weights = sum(value.numel() for value in tier.edge.own_weights().values())
+        features = math.prod(tier.edge.front_end.feature_shape)
+        image = max(features, math.prod(program.image_shape))
+        largest = max(largest, weights + program.batch_size * (image + program.num_classes))
+    return 2 * FLOAT_BYTES * largest + REPLY_HEADERS_BYTES
 
 
 class _FirstDeviceGrid(FleetGrid):

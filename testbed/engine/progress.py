@@ -18,6 +18,9 @@ class Display(Protocol):
     def end(self, completed: bool) -> None:
         """Show that the phase is over: completed, or left by an error."""
 
+    def say(self, text: str) -> None:
+        """Show a sentence that whoever runs it should read."""
+
 
 class Silent:
     """A display that shows nothing."""
@@ -30,6 +33,9 @@ class Silent:
 
     def end(self, completed: bool) -> None:
         """Ignore the end."""
+
+    def say(self, text: str) -> None:
+        """Ignore the sentence."""
 
 
 class Progress:
@@ -69,6 +75,10 @@ class Progress:
         self._display.advance(steps, note)
         if self.stop_requested():
             raise KeyboardInterrupt
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches something that the run goes on after, such as a damaged file."""
+        self._display.say(text)
 
     @property
     def total_s(self) -> float:

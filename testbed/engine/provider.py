@@ -19,6 +19,7 @@ from testbed.core.seeds import generator
 from testbed.engine import checkpoint
 from testbed.engine.model_cache import TrainedModel, load_model, models_folder, save_model
 from testbed.engine.model_key import Facts, describe_model, key_of
+from testbed.engine.progress import Progress
 from testbed.engine.training import TOTALS, TrainedArm
 from testbed.engine.world import Setting, World
 
@@ -89,7 +90,7 @@ def _train(world: World, arm: TrainedArm, training: ProviderTraining, facts: Fac
     name = arm.models.arm
     folder = world.folder / "checkpoints" / name / "provider"
     every = world.setting.scenario.training.checkpoint_every_rounds
-    _restore(training, folder, key_of(facts))
+    _restore(training, folder, key_of(facts), world.progress)
 
     def on_epoch(record: EpochRecord) -> None:
         if record.epoch % every == 0 or is_over(training.section, training.history):
@@ -109,8 +110,8 @@ def _train(world: World, arm: TrainedArm, training: ProviderTraining, facts: Fac
     )
 
 
-def _restore(training: ProviderTraining, folder: Path, key: str) -> None:
-    found = checkpoint.load_latest(folder)
+def _restore(training: ProviderTraining, folder: Path, key: str, progress: Progress) -> None:
+    found = checkpoint.load_latest(folder, progress.say)
     if found is not None and found[1].get("model") == key:
         training.load_state(*found)
 

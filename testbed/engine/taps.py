@@ -51,5 +51,8 @@ class Tap:
         record = reply.content.array_records.get(protocol.FEATURES)
         if record is None:
             return
-        features = decode(to_tensors(record)).numpy()[0]
+        try:
+            features = decode(to_tensors(record)).numpy()[0]
+        except (ValueError, TypeError, IndexError):
+            return  # a broken device's; the server does not answer it either
         self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))

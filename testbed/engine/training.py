@@ -1,6 +1,7 @@
 """Trains one arm over the fleet: the ServerApp on a FleetGrid, with checkpoints and evaluation."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,14 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
     checkpoint.save(folder, server_round, tensors, state)
 
 
-def restore(arm: TrainedArm, folder: Path) -> bool:
-    """Continue from the newest readable checkpoint; return whether there was one."""
-    found = checkpoint.load_latest(folder)
+def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda text: None) -> bool:
+    """Continue from the newest readable checkpoint; return whether there was one.
+
+    Parameters
+    ----------
+    say : is told of damaged ones.
+    """
+    found = checkpoint.load_latest(folder, say)
     if found is None:
         return False
     tensors, state = found

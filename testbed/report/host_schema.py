@@ -62,3 +62,4 @@ class HostFacts(Part):
     second_estimates: list[SecondEstimate] = Field(default_factory=list)
     backend: str | None = None
     hosts: Count = None
+    host_restarts: Count = None

@@ -247,6 +247,7 @@ class ArmResult(Part):
     floors: list[Floor] = Field(default=[])
     by_device_class: list[ArmOnClass] = Field(default=[])
     attacks: list[AttackResult] = Field(default=[])
+    errors: list[str] = Field(default=[])
 
 
 class SelfCheck(Part):

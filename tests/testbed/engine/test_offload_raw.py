@@ -146,6 +146,9 @@ def test_hosts_and_interruptions_change_no_bit(offloaded, tmp_path):
         def end(self, completed):
             pass
 
+        def say(self, text):
+            pass
+
     def content(folder):
         with np.load(folder / "reconstructions" / "samples.npz") as archive:
             samples = {name: archive[name].tobytes() for name in archive.files}

@@ -95,6 +95,9 @@ class StopAt:
     def end(self, completed):
         pass
 
+    def say(self, text):
+        pass
+
 
 def test_a_provider_trains_deploys_and_is_attacked(plain):
     folder, results = plain

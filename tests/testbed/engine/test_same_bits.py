@@ -119,6 +119,9 @@ class StopAt:
     def end(self, completed):
         pass
 
+    def say(self, text):
+        pass
+
 
 @pytest.mark.parametrize(
     ("phase", "steps"),
@@ -137,13 +140,16 @@ def test_resumed_runs_end_with_the_same_bits(tiny, tmp_path, inline_results, pha
 
 
 def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path, inline_results):
-    folder = tmp_path / "run"
+    folder, said = tmp_path / "run", []
     scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
         Experiment(scenario, folder, Progress(StopAt("train undefended", 2))).run()
     newest = sorted((folder / "checkpoints" / "undefended").glob("round-*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    Experiment(scenario, folder, Progress()).run(resume=True)
+    display = StopAt("nothing", 1)
+    display.say = said.append
+    Experiment(scenario, folder, Progress(display)).run(resume=True)
+    assert said == [f"{newest} is damaged; falling back on the one before"]
     assert everything(folder) == inline_results
 
 

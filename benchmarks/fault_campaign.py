@@ -1,0 +1,114 @@
+"""Kills, fills, damages and misleads runs of the testbed, and checks what becomes of them.
+
+    python benchmarks/fault_campaign.py --document docs/reliability.md
+
+Every case says what should happen; results have to equal those of an uninterrupted run byte for
+byte, and no process and no folder may be left.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from faults.cases import CASES, Campaign, Outcome, uninterrupted
+
+BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
+SCENARIO = {
+    "name": "faults",
+    "seed": 3,
+    "data": {"name": "digits", "max_images": 260},
+    "fleet": {
+        "size": 8,
+        "mix": [{"device": "raspberry-pi-4", "links": {"wifi": 1, "lte": 1}}],
+        "availability": {"name": "bernoulli", "probability": 0.9},
+    },
+    "training": {
+        "rounds": 16,
+        "cohort_size": 6,
+        "local_steps": 2,
+        "batch_size": 6,
+        "round_deadline_s": 600.0,
+    },
+    "arms": [
+        {"name": "undefended", "front_end": {"name": "cnn", "cut": 1, "width": 8}},
+        {
+            "name": "noise",
+            "front_end": {"name": "cnn", "cut": 1, "width": 8},
+            "defence": "gaussian_noise",
+        },
+    ],
+    "adversaries": [{"name": "cloud", "position": {"tap": "cloud"}, "attack": "ridge"}],
+    "engine": {"backend": "ray", "hosts": 2, "shard_size": 2, "cloud_threads": 1},
+    "evaluation": {"bootstrap_resamples": 100, "reconstructions_shown": 4},
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--repeats", type=int, help="of every case, instead of the full campaign's")
+    parser.add_argument("--rounds", type=int, help="of training, instead of the full campaign's")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
+    return parser.parse_args(arguments)
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Return the outcomes as a Markdown table."""
+    lines = [
+        "| fault | times | expected | observed | results equal | processes, folders left | s | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for item in outcomes:
+        equal = {None: "", True: "yes", False: "**NO**"}[item.equal]
+        observed = item.observed.replace("|", "\\|")
+        lines.append(
+            f"| {item.fault} | {item.times} | {item.expected} | {observed} | {equal} | "
+            f"{item.processes_left}, {item.folders_left} | {item.wall_s:.0f} | "
+            f"{'passed' if item.passed else '**FAILED**'} |"
+        )
+    return "\n".join(lines)
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a document."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"--document {path}: needs the lines {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """Run the chosen cases, one after another."""
+    tree = {**SCENARIO, "training": {**SCENARIO["training"]}}  # type: ignore[dict-item]
+    if arguments.rounds is not None:
+        tree["training"]["rounds"] = arguments.rounds
+    scenario = folder / "scenario.yaml"
+    scenario.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    state = Campaign(scenario, folder, random.Random(arguments.seed))  # noqa: S311 - moments
+    outcomes = []
+    for name, (case, repeats) in {"none": (uninterrupted, 1), **CASES}.items():
+        if name == "none" or name in arguments.cases:
+            outcomes.append(case(state, arguments.repeats or repeats))
+            print(table(outcomes[-1:]).splitlines()[-1], flush=True)
+    return outcomes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the campaign; return 1 where a case failed."""
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        outcomes = campaign(options, Path(folder))
+    text = table(outcomes)
+    if options.document is not None:
+        write_between_marks(options.document, text)
+    return 0 if all(item.passed for item in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
