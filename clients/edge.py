@@ -157,6 +157,11 @@ def build_client_app(
     runtimes = [EdgeRuntime(program, data, keep_in_memory) for program in programs]
     app = ClientApp()
 
+    @app.query("identify")
+    def identify(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({protocol.DEVICE: _device(context)})
+        return Message(RecordDict({protocol.METRICS: metrics}), reply_to=message)
+
     @app.query("enrol")
     def enrol(message: Message, context: Context) -> Message:
         images, _ = data.training(_device(context))
@@ -190,7 +195,7 @@ def build_client_app(
 
 
 def _device(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+    return int(context.node_config[protocol.DEVICE])
 
 
 def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:

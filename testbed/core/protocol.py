@@ -2,6 +2,7 @@
 
 | type | down | up |
 |---|---|---|
+| query.identify | empty | which device it is (Flower's own runtime only) |
 | query.enrol | empty | number of training images |
 | train.forward | front-end weights (first step of a round), configuration | features, targets |
 | train.backward | gradient of the features | nothing, or the new front-end (last step) |
@@ -10,6 +11,7 @@
 | query.answer | the predicted class | nothing |
 """
 
+IDENTIFY = "query.identify"
 ENROL = "query.enrol"
 FORWARD = "train.forward"
 BACKWARD = "train.backward"
@@ -31,6 +33,7 @@ Z = "z"
 Z_PACKED = "z.packed"
 X = "x"
 TARGETS = "targets"
+DEVICE = "partition-id"  # also Flower's own key in a node's configuration
 NUM_EXAMPLES = "num-examples"
 PENALTY = "penalty"
 SERVER_ROUND = "server-round"

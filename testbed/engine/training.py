@@ -19,6 +19,7 @@ from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
 from testbed.core.registries import STRATEGIES
+from testbed.core.scenario import Scenario
 from testbed.core.seeds import torch_generator
 from testbed.data.federated import to_unit
 from testbed.engine import checkpoint
@@ -60,7 +61,12 @@ class TrainedArm:
 
 def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
     """Set an arm up at its first round."""
-    scenario = world.setting.scenario
+    server = new_server(world.setting.scenario, models)
+    return TrainedArm(server, server.cloud, grid, models)
+
+
+def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
+    """Return an arm's server at its first round, for a Grid of any kind."""
     training = scenario.training
     training = training.model_copy(update={"rounds": training.fleet_rounds})
     cloud = Cloud(
@@ -73,8 +79,7 @@ def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
         )
         for tier in models.tiers
     ]
-    server = SplitFederated(training, scenario.seed, cloud, tiers, node_tiers(models))
-    return TrainedArm(server, cloud, grid, models)
+    return SplitFederated(training, scenario.seed, cloud, tiers, node_tiers(models))
 
 
 def node_tiers(models: ArmModels) -> dict[int, int]:

@@ -42,6 +42,9 @@ FLOWER = {
     "testbed/engine/serving.py",
     "testbed/engine/taps.py",
     "testbed/engine/training.py",
+    "testbed/flower/client.py",
+    "testbed/flower/device_grid.py",
+    "testbed/flower/server.py",
 }
 RAY = {
     "testbed/engine/ray_actors.py",

@@ -1,0 +1,119 @@
+"""What a Flower run is about: the scenario and arm that its ``run_config`` names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from clients.program import EdgeProgram
+from testbed.core.errors import UserError
+from testbed.core.loading import load_scenario
+from testbed.core.registry import nearest
+from testbed.core.scenario import Arm, Scenario
+from testbed.engine.experiment import arm_models
+from testbed.engine.models import ArmModels
+from testbed.engine.world import Setting, read_setting
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+SEPARATOR = ";"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of ``[tool.flwr.app.config]``.
+
+    Attributes
+    ----------
+    scenario : a scenario file, relative to the working directory or to the project.
+    arm : an arm of it by name; empty: the first.
+    overrides : ``KEY.PATH=VALUE`` texts, separated by semicolons.
+    nodes : SuperNodes to wait for; 0: as many as the scenario's fleet has devices.
+    wait_s : longest wait for them, and for the replies of one exchange.
+    out : folder for the trained weights, relative to the working directory; empty: nowhere.
+    """
+
+    scenario: str = "scenarios/smoke.yaml"
+    arm: str = ""
+    overrides: str = ""
+    nodes: int = 0
+    wait_s: float = 600.0
+    out: str = ""
+
+    @classmethod
+    def of(cls, run_config: Mapping[str, Any]) -> "RunConfig":
+        """Return the configuration of a Flower context.
+
+        Raises
+        ------
+        UserError : a value has the wrong type.
+        """
+        given: dict[str, Any] = {}
+        for name, default in vars(cls()).items():
+            key = name.replace("_", "-")
+            value = run_config.get(key, default)
+            kinds = (int, float) if isinstance(default, float) else (type(default),)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise UserError(
+                    f"run-config: {key}: give a {type(default).__name__}, got {value!r}"
+                )
+            given[name] = value
+        return cls(**given)
+
+
+class ChosenArm:
+    """One arm of a scenario, with its data and its untrained halves."""
+
+    def __init__(self, config: RunConfig) -> None:
+        texts = [text.strip() for text in config.overrides.split(SEPARATOR) if text.strip()]
+        self.scenario: Scenario = load_scenario(_found(config.scenario), texts)
+        self.arm = _arm(self.scenario, config.arm)
+        self.setting: Setting = read_setting(self.scenario)
+
+    def new_models(self) -> ArmModels:
+        """Build the halves anew, with their first weights.
+
+        Raises
+        ------
+        UserError : the front-end does not work with this data or defence.
+        """
+        return arm_models(self.setting, self.arm)
+
+    @cached_property
+    def programs(self) -> list[EdgeProgram]:
+        """What is installed on the devices, one program per tier."""
+        return [tier.program for tier in self.new_models().tiers]
+
+
+@lru_cache(maxsize=2)
+def chosen_arm(config: RunConfig) -> ChosenArm:
+    """Return the arm that a configuration names, read once per process.
+
+    Raises
+    ------
+    UserError : the scenario, the arm or the data is wrong, or cannot run on Flower's own runtime.
+    """
+    chosen = ChosenArm(config)
+    if chosen.scenario.training.protocol != "split_federated":
+        raise UserError(
+            f"{config.scenario}: training.protocol: a provider trains before any device takes "
+            "part; on Flower's own runtime give split_federated"
+        )
+    return chosen
+
+
+def _found(name: str) -> Path:
+    """Return the file below the working directory, or else below the project."""
+    path = Path(name)
+    inside = PROJECT_ROOT / path
+    return inside if not path.exists() and inside.exists() else path
+
+
+def _arm(scenario: Scenario, name: str) -> Arm:
+    arms = {arm.name: arm for arm in scenario.arms}
+    if not name:
+        return scenario.arms[0]
+    if name not in arms:
+        hint = nearest(name, list(arms))
+        raise UserError(f"run-config: arm: no arm '{name}'{hint}; arms: {', '.join(arms)}")
+    return arms[name]
