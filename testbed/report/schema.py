@@ -18,6 +18,7 @@ from testbed.report.schema_privacy import AttackOnClass as AttackOnClass
 from testbed.report.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.report.schema_privacy import AttackResult as AttackResult
 from testbed.report.schema_privacy import Floor as Floor
+from testbed.report.schema_privacy import Hijack as Hijack
 from testbed.report.schema_privacy import Leakage as Leakage
 from testbed.report.schema_privacy import Transfer as Transfer
 
@@ -247,6 +248,7 @@ class ArmResult(Part):
     floors: list[Floor] = Field(default=[])
     by_device_class: list[ArmOnClass] = Field(default=[])
     attacks: list[AttackResult] = Field(default=[])
+    hijack: Hijack | None = None
 
 
 class SelfCheck(Part):
