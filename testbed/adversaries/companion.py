@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
 from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.released import ChannelNormaliser
 from testbed.core import seeds
 from testbed.core.components import Component
 from testbed.core.errors import UserError
@@ -196,6 +197,12 @@ def build_decoder(
     return DecoderNetwork(view.feature_shape, (channels, height, width), size, rng)
 
 
+def _vary(features: FloatArray) -> bool:
+    """Say whether any channel differs between intercepts."""
+    finite = np.where(np.isfinite(features), features, np.float32(0.0))
+    return bool(ChannelNormaliser.fit(finite).scale.any())
+
+
 def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconstruction:
     """Decode the intercepts with what a companion has learned.
 
@@ -225,6 +232,8 @@ def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconst
     def reconstruct(features: FloatArray) -> FloatArray:
         if len(features) == 0:
             return np.empty((0, *mean.shape), dtype=np.float32)
+        if len(features) > 1 and not _vary(features):  # then they say nothing, whatever they are
+            return np.broadcast_to(mean.numpy(), (len(features), *mean.shape)).copy()
         parts = torch.split(torch.from_numpy(np.array(features)), _CHUNK)
         images: FloatArray = (
             torch.cat([mean + decoder(scale(part)) for part in parts])

@@ -22,6 +22,7 @@ from torch import Tensor
 from server.cloud import Cloud, torch_threads
 from testbed.adversaries.companion import Companion, TrainingView
 from testbed.core.adversary import Adversary
+from testbed.core.errors import UserError
 from testbed.core.intrusion import TrainingStep
 from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Arm, Scenario
@@ -152,11 +153,21 @@ def attacks_arm(adversary: Adversary, arm: Arm) -> bool:
 
 
 def arm_intrusion(setting: Setting, arm: Arm, models: ArmModels, cloud: Cloud) -> Intrusion | None:
-    """Build what accompanies an arm's training, or None where nobody does."""
+    """Build what accompanies an arm's training, or None where nobody does.
+
+    Raises
+    ------
+    UserError : an adversary without auxiliary images, or images that its networks do not work on.
+    """
     scenario = setting.scenario
     places = []
     for adversary in at_training(scenario, arm):
         auxiliary, _ = held_images(adversary, setting.data, setting.foreign, scenario.seed)
+        if len(auxiliary.labels) == 0:
+            raise UserError(
+                f"adversaries.{adversary.name}: attack '{adversary.attack.name}' has no auxiliary "
+                "images; raise data.max_images, data.splits.auxiliary or knowledge.auxiliary_share"
+            )
         # Its own luck, the same on every arm; the scenario's seed stays with the scenario.
         draw = int(generator(scenario.seed, f"adversary {adversary.name}").integers(2**31))
         attack: Any = ATTACKS.create(adversary.attack.name, adversary.attack.options)
@@ -165,5 +176,8 @@ def arm_intrusion(setting: Setting, arm: Arm, models: ArmModels, cloud: Cloud) -
             view = TrainingView(
                 program.num_classes, auxiliary, program.front_end, edge.front_end.feature_shape
             )
-            places.append(Place(adversary, tier, attack.companion(view, draw)))
+            try:
+                places.append(Place(adversary, tier, attack.companion(view, draw)))
+            except ValueError as error:
+                raise UserError(f"adversaries.{adversary.name}: {error}") from None
     return Intrusion(cloud, places) if places else None
