@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from server.entries import TieredCloudModel
 from testbed.core.blocks import running_weight, set_statistics_momentum
+from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.scenario import CloudOptimiserSection
 from testbed.core.seeds import torch_generator
 
@@ -158,8 +159,7 @@ class Cloud:
     def state(self) -> dict[str, Tensor]:
         """Return model and optimiser as flat tensors, for a checkpoint."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+        tensors |= optimiser_tensors(self.optimiser, "optimiser")
         tensors["steps"] = torch.tensor(self.steps)
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
@@ -172,10 +172,4 @@ class Cloud:
             if name.startswith("model.")
         }
         self.model.load_state_dict(model)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimiser(self.optimiser, tensors, "optimiser")

@@ -20,6 +20,7 @@ from server.tiers import Tier, has_metrics, metric
 from testbed.core import protocol
 from testbed.core.encoding import decode
 from testbed.core.errors import UserError
+from testbed.core.intrusion import Intruder, TrainingStep
 from testbed.core.records import to_record, to_tensors
 from testbed.core.scenario import TrainingSection
 from testbed.core.seeds import generator
@@ -66,6 +67,7 @@ class SplitFederated:
     Attributes
     ----------
     eligible : nodes that enrolled: they can train and hold enough images.
+    intruder : attackers at the cloud during training; they may replace the devices' gradients.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class SplitFederated:
         self.tier_of = dict(tier_of or {})
         self.next_round = 1
         self.eligible: list[int] = []
+        self.intruder: Intruder | None = None
         self._seed = seed
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
@@ -164,18 +167,19 @@ class SplitFederated:
             if not active:
                 break
             batches = [batch for node in active if (batch := features[node]) is not None]
-            result = self.cloud.step(
-                [z for z, _ in batches],
-                [targets for _, targets in batches],
-                server_round,
-                step,
-                [tiers[node] for node in active],
-            )
+            sent, targets = [z for z, _ in batches], [wanted for _, wanted in batches]
+            of_tiers = [tiers[node] for node in active]
+            result = self.cloud.step(sent, targets, server_round, step, of_tiers)
+            gradients: Sequence[Tensor] = result.gradients
+            if self.intruder is not None:
+                gradients = self.intruder.gradients(
+                    TrainingStep(server_round, step, sent, targets, gradients, of_tiers)
+                )
             losses.append(result.loss)
             accuracies.append(result.accuracy)
             contents = {
                 node: self._backward(server_round, step, gradient, tiers[node])
-                for node, gradient in zip(active, result.gradients, strict=True)
+                for node, gradient in zip(active, gradients, strict=True)
             }
             replies = self._exchange(grid, server_round, protocol.BACKWARD, contents)
             answered = len(replies)

@@ -99,7 +99,7 @@ def metric(reply: Message, key: str) -> float:
 
 def has_metrics(reply: Message, *keys: str) -> bool:
     """Whether a reply has these metrics, each a finite number."""
-    metrics = reply.content.metric_records.get(protocol.METRICS) or {}
+    metrics: Mapping[str, object] = reply.content.metric_records.get(protocol.METRICS) or {}
     values = [metrics.get(key) for key in keys]
     return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 

@@ -136,15 +136,15 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
     pyplot.close(figure)
 
 
-def write_between_marks(path: Path, text: str) -> None:
+def write_between_marks(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace what stands between the two marks of a document.
 
     Raises
     ------
     UserError : the document has no such marks.
     """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise UserError(f"--document {path}: needs the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise UserError(f"--document {path}: needs the lines {marks[0]} and {marks[1]}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -70,6 +70,7 @@ class Evidence:
     replays : releases of each victim's image that its intercept is the mean of.
     elsewhere : further intercepts, each (N, C', H', W'), to be reconstructed with what was learned
         without learning from them: those of other tiers, or a fixed set of victims.
+    trained : weights by name of what it trained at the cloud while the fleet trained, or None.
     """
 
     num_classes: int
@@ -81,6 +82,7 @@ class Evidence:
     design: Component | None = None
     replays: int = 1
     elsewhere: tuple[FloatArray, ...] = ()
+    trained: Mapping[str, FloatArray] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
-from testbed.adversaries.decoder_network import convolution
+from testbed.adversaries.discriminator import discriminator
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
@@ -39,7 +39,6 @@ from testbed.core.registry import Options
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
 _POSITIONS = 4  # feature vectors taken from every map, for the distribution across channels
 _CHUNK = 64
-_LEAK = 0.2
 
 
 class SubstituteOptions(Options):
@@ -139,7 +138,7 @@ class Alignment:
         self._centre = torch.from_numpy(self._normalise.centre)
         self._scale = torch.from_numpy(self._normalise.scale)
         self._targets = torch.from_numpy(self._normalise(intercepted))
-        self._discriminator = _discriminator(
+        self._discriminator = discriminator(
             intercepted.shape[1],
             options.discriminator_width,
             seeds.torch_generator(seed, "substitute discriminator"),
@@ -161,7 +160,7 @@ class Alignment:
             images = self._batch_of_images(step)
             real = self._targets[self._pick(len(self._targets))]
             made = (self._features(images) - self._centre) * self._scale
-            loss = _discrepancy(made, real, self._rng)
+            loss = discrepancy(made, real, self._rng)
             distance = float(loss.detach())
             if options.adversarial_weight > 0.0:
                 fooled = functional.softplus(-self._discriminator(made)).mean()
@@ -203,18 +202,7 @@ def _repeated(mean: FloatArray, features: FloatArray) -> FloatArray:
     return np.broadcast_to(mean, (len(features), *mean.shape)).copy()
 
 
-def _discriminator(channels: int, width: int, rng: torch.Generator) -> nn.Module:
-    """Return a network from feature maps to one logit per position."""
-    return nn.Sequential(
-        convolution(channels, width, 3, rng, gain=1.0),
-        nn.LeakyReLU(_LEAK),
-        convolution(width, width, 3, rng, gain=1.0),
-        nn.LeakyReLU(_LEAK),
-        convolution(width, 1, 1, rng, gain=1.0),
-    )
-
-
-def _discrepancy(made: Tensor, real: Tensor, rng: torch.Generator) -> Tensor:
+def discrepancy(made: Tensor, real: Tensor, rng: torch.Generator) -> Tensor:
     """Return the MMD of whole feature maps plus that of feature vectors at a few positions."""
     cells = made.shape[2] * made.shape[3]
     chosen = torch.randperm(cells, generator=rng)[:_POSITIONS]

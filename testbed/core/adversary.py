@@ -81,6 +81,8 @@ class ThreatModel:
             granted.append("all features it intercepted")
         if self.watches_training:
             granted.append("all features that devices sent in training, and the cloud model")
+        if self.steers_training:
+            granted.append("the gradients that devices get, to make as it likes")
         if self.design:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:

@@ -27,6 +27,7 @@ from testbed.core.components import Component as Component
 from testbed.core.provider_section import ProviderSection
 from testbed.core.registry import Registry, nearest
 from testbed.core.serving_section import ServingSection as ServingSection
+from testbed.core.training_attacks import check_training_attacks
 
 
 class Splits(Section):
@@ -224,6 +225,10 @@ class Arm(Section):
     precision: Precision = Field(
         default="float32", description="int8: 8-bit weights, activations and features, emulated"
     )
+    hijacked_by: Name | None = Field(
+        default=None,
+        description="the adversary that is a malicious cloud on this arm and steers its training",
+    )
 
 
 class EngineSection(Section):
@@ -272,6 +277,8 @@ class Scenario(Section):
             if twice:
                 raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
         check_adversaries(self.adversaries, self.data.name)
+        hijacked_by = {arm.name: arm.hijacked_by for arm in self.arms}
+        check_training_attacks(self.adversaries, hijacked_by, self.training.protocol)
         serving = self.serving
         missing = [arm.name for arm in self.arms if arm.name not in serving.recorded_service_ms]
         if serving.cloud_service == "recorded" and missing:

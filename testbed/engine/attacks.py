@@ -22,6 +22,7 @@ from testbed.data.federated import to_unit
 from testbed.engine.amounts import PartialOutcome, amount_entry, partial_job
 from testbed.engine.evidence import ANCHORS, AttackJob, Reading, attack_job, close_oracle
 from testbed.engine.floors import SmoothedVictims, arm_floor, floor_entry
+from testbed.engine.intrusion import attacks_arm
 from testbed.engine.models import ArmModels
 from testbed.engine.readings import read_by_tier
 from testbed.engine.scoring import ScoredAttack, score_attack
@@ -84,7 +85,9 @@ def attack_arm(
     which is which, attacks each of them apart.
     """
     setting, models = world.setting, arm.models
-    adversaries = setting.scenario.adversaries
+    own_arm = next(item for item in setting.scenario.arms if item.name == models.arm)
+    adversaries = [item for item in setting.scenario.adversaries if attacks_arm(item, own_arm)]
+    by_name = {tap.name: tap for tap in taps}
     deployed = {tier: arm.deployed(tier) for tier in models.used()}
     floors = {
         tier: arm_floor(setting, front_end, models.tiers[tier].edge_stats.macs)
@@ -92,12 +95,17 @@ def attack_arm(
     }
     read = [
         reading
-        for adversary, tap in zip(adversaries, taps, strict=True)
-        for reading in read_by_tier(setting, models, adversary, tap, served, (deployed, floors))
+        for adversary in adversaries
+        for reading in read_by_tier(
+            setting, models, adversary, by_name[adversary.name], served, (deployed, floors)
+        )
     ]
     readings = [item for item in read if item.mountable]
     jobs = [
-        attack_job(setting, deployed[item.tier], item, served.answers, world.backend)
+        attack_job(
+            *(setting, deployed[item.tier], item, served.answers, world.backend),
+            arm.intrusion.memory(item.adversary.name, item.tier) if arm.intrusion else None,
+        )
         for item in readings
     ]
     jobs = [aimed_at(job, targets(item, read)) for item, job in zip(readings, jobs, strict=True)]
@@ -161,8 +169,8 @@ def attack_arm(
         ]
         entry["by_amount"] = amount_entry(setting, models, [*points, *whole], served)
     for entry in results.entries:
-        tap = next(tap for tap in taps if tap.name == entry["adversary"])
-        entry["raw_requests"] = sum(1 for item in tap.raw_requests if item in served.answers)
+        raw = by_name[entry["adversary"]].raw_requests
+        entry["raw_requests"] = sum(1 for item in raw if item in served.answers)
     return results
 
 

@@ -60,8 +60,14 @@ def attack_job(
     reading: Reading,
     answers: Mapping[int, int],
     backend: Backend,
+    trained: Mapping[str, FloatArray] | None = None,
 ) -> AttackJob:
-    """Collect what the threat model grants; nothing here names a device, a person or an image."""
+    """Collect what the threat model grants; nothing here names a device, a person or an image.
+
+    Parameters
+    ----------
+    trained : what the adversary has learned at the cloud while the fleet trained.
+    """
     adversary, seed = reading.adversary, setting.scenario.seed
     knowledge = adversary.knowledge
     auxiliary, validation = held_images(adversary, setting.data, setting.foreign, seed)
@@ -82,6 +88,7 @@ def attack_job(
         query_limit=None if reading.holds_weights else adversary.query_limit,
         design=deployed.program.front_end if needs.design and knowledge.design else None,
         replays=knowledge.replays,
+        trained=trained,
     )
     names = {adversary.attack.name}
     attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)

@@ -90,7 +90,28 @@ def arm_entry(
         "tiers": [_tier_entry(world, arm, tier, served, measured) for tier in arm.models.used()],
         "by_device_class": _by_device_class(world, served, devices),
         "attacks": attacks,
+        "hijack": _hijack(world, arm),
         "errors": sorted(set(arm.grid.errors))[:20],
+    }
+
+
+def _hijack(world: World, arm: TrainedArm) -> Row | None:
+    """Return who steered the training, what devices could notice, and an honest arm beside it."""
+    scenario = world.setting.scenario
+    arms = {item.name: item for item in scenario.arms}
+    own = arms[arm.models.arm]
+    if own.hijacked_by is None or arm.intrusion is None:
+        return None
+    adversary = next(item for item in scenario.adversaries if item.name == own.hijacked_by)
+    honest = own.model_copy(update={"hijacked_by": None})
+    alike = (
+        item.name for item in scenario.arms if item == honest.model_copy(update={"name": item.name})
+    )
+    return {
+        "adversary": adversary.name,
+        "attack": adversary.attack.name,
+        "honest_arm": next(alike, None),
+        **arm.intrusion.traces(),
     }
 
 

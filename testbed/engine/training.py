@@ -25,6 +25,7 @@ from testbed.data.federated import to_unit
 from testbed.engine import checkpoint
 from testbed.engine.grid import FleetGrid
 from testbed.engine.host import RUN_ID, SERVER_NODE, node_of
+from testbed.engine.intrusion import Intrusion, arm_intrusion
 from testbed.engine.models import ArmModels
 from testbed.engine.world import World
 
@@ -40,6 +41,7 @@ class TrainedArm:
     ----------
     rounds : rows of rounds.parquet; a provider's epochs come first.
     provider : what results.json says of the provider's training, if there was one.
+    intrusion : the adversaries at the cloud during the training, if there are any.
     """
 
     server: SplitFederated
@@ -48,6 +50,7 @@ class TrainedArm:
     models: ArmModels
     rounds: list[dict[str, Any]] = field(default_factory=list)
     provider: dict[str, Any] | None = None
+    intrusion: Intrusion | None = None
 
     def deployed(self, tier: int) -> DeployedFrontEnd:
         """Return one tier's front-end as it is now."""
@@ -60,9 +63,12 @@ class TrainedArm:
 
 
 def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
-    """Set an arm up at its first round."""
-    server = new_server(world.setting.scenario, models)
-    return TrainedArm(server, server.cloud, grid, models)
+    """Set an arm up at its first round, with whoever attacks while it trains."""
+    scenario = world.setting.scenario
+    server = new_server(scenario, models)
+    arm = next(arm for arm in scenario.arms if arm.name == models.arm)
+    server.intruder = intrusion = arm_intrusion(world.setting, arm, models, server.cloud)
+    return TrainedArm(server, server.cloud, grid, models, intrusion=intrusion)
 
 
 def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
@@ -186,6 +192,9 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
         kept |= {f"statistics.{name}": value for name, value in tier.statistics.items()}
         kept |= checkpoint.strategy_state(tier.strategy)
         tensors |= {f"tier.{number}.{name}": value for name, value in kept.items()}
+    if arm.intrusion is not None:
+        seen = arm.intrusion.state()
+        tensors |= {f"intrusion.{name}": value for name, value in seen.items()}
     grid_tensors, grid_state = arm.grid.state()
     tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
     state = {
@@ -227,6 +236,8 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
         checkpoint.load_strategy_state(tier.strategy, kept)
         tier.aggregated_rounds = state["aggregated_rounds"][number]
     arm.cloud.load_state(below("cloud.", tensors))
+    if arm.intrusion is not None:
+        arm.intrusion.load_state(below("intrusion.", tensors))
     arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
     arm.provider = state["provider"]

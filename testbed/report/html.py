@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from testbed.report import numbers, tables, tables_serving, threats, transfers
+from testbed.report import hijacks, numbers, tables, tables_serving, threats, transfers
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
 from testbed.report.findings import adversaries, best_attack
 from testbed.report.folder import Results
@@ -64,6 +64,7 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "compared_arms": threats.comparison_table(results),
         "by_link": threats.link_table(results),
         "inference": threats.inference_table(results),
+        "hijacks": hijacks.hijack_table(results),
         "transfers": transfers.transfer_tables(results),
         "spark": (SPARK_WIDTH, SPARK_HEIGHT),
         "cards": [(name, [(card, _picture(card)) for card in own]) for name, own in cards(results)],

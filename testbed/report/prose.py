@@ -13,6 +13,7 @@ from testbed.report.findings import (
     readable,
 )
 from testbed.report.folder import Results
+from testbed.report.hijacks import hijack_words
 from testbed.report.schema import ArmResult, Interval, Serving, Summary
 from testbed.report.tiers import tier_words
 
@@ -63,14 +64,16 @@ def in_short(results: Results) -> list[tuple[str, str]]:
     """Return one sentence per arm, as (name, rest of the sentence)."""
     data = results.summary.data
     majority = data.majority_class_accuracy if data else None
-    return [(arm.name, _arm_sentence(arm, results.arms[0], majority)) for arm in results.arms]
+    return [(arm.name, _arm_sentence(arm, results.arms, majority)) for arm in results.arms]
 
 
-def _arm_sentence(arm: ArmResult, first: ArmResult, majority: float | None) -> str:
-    parts = []
+def _arm_sentence(arm: ArmResult, arms: list[ArmResult], majority: float | None) -> str:
+    parts, first = [], arms[0]
     test = arm.accuracy.test if arm.accuracy else None
     if test and test.value is not None:
         parts.append(_accuracy_words(test, majority))
+    if hijacked := hijack_words(arm, arms):
+        parts.append(hijacked)
     if arm.edge and arm.edge.macs is not None:
         cost = f"needs {numbers.scaled(arm.edge.macs)} multiply-accumulates at the device"
         if arm is not first and first.edge:

@@ -18,6 +18,7 @@ from testbed.report.schema_privacy import AttackOnClass as AttackOnClass
 from testbed.report.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.report.schema_privacy import AttackResult as AttackResult
 from testbed.report.schema_privacy import Floor as Floor
+from testbed.report.schema_privacy import Hijack as Hijack
 from testbed.report.schema_privacy import Leakage as Leakage
 from testbed.report.schema_privacy import Transfer as Transfer
 
@@ -248,6 +249,7 @@ class ArmResult(Part):
     by_device_class: list[ArmOnClass] = Field(default=[])
     attacks: list[AttackResult] = Field(default=[])
     errors: list[str] = Field(default=[])
+    hijack: Hijack | None = None
 
 
 class SelfCheck(Part):

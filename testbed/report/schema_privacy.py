@@ -170,6 +170,20 @@ class FloorLevel(Part):
     replays: Count = None
 
 
+class Hijack(Part):
+    """Who steered an arm's training, an honest arm beside it, and what devices could notice.
+
+    A label gap is the mean cosine between gradients of one class minus that between classes.
+    """
+
+    adversary: str
+    attack: str
+    honest_arm: str | None = None
+    label_gap_honest: Number = None
+    label_gap_sent: Number = None
+    batches: Count = None
+
+
 class Floor(Part):
     """What is guaranteed of a tier of an arm; ``reason`` says in words why there is nothing."""
 

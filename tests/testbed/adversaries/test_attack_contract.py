@@ -12,6 +12,7 @@ import torch
 
 import testbed.adversaries
 from testbed.adversaries import base
+from testbed.adversaries.companion import TrainingView
 from testbed.adversaries.mounting import mount
 from testbed.core.adversary import ThreatModel
 from testbed.core.components import Component
@@ -30,6 +31,8 @@ SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
     "white_box": {"decoder": {"min_epoch_steps": 1}},
     "learned_prior": {"training_steps": 100},
+    "sdar": {"updates_per_step": 1},
+    "fsha": {"pilot_steps": 2},
     "substitute": {"steps": 3, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}},
 }
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
@@ -41,9 +44,24 @@ def with_design(name, evidence):
         return evidence
     features = evidence.intercepts.features
     features = np.resize(features, (len(features), 8, 8, 8))
+    trained = watched(name, evidence, features)
     intercepts = base.Intercepts(features, evidence.intercepts.answers)
     elsewhere = tuple(features for _ in evidence.elsewhere)
-    return dataclasses.replace(evidence, design=DESIGN, intercepts=intercepts, elsewhere=elsewhere)
+    granted = {"intercepts": intercepts, "elsewhere": elsewhere, "trained": trained}
+    return dataclasses.replace(evidence, design=DESIGN, **granted)
+
+
+def watched(name, evidence, features):
+    """Return what an attack has learned in two steps of training, with these features finite."""
+    if not ATTACKS.entry(name).factory.threat.watches_training:
+        return None
+    view = TrainingView(evidence.num_classes, evidence.auxiliary, DESIGN, features.shape[1:])
+    companion = ATTACKS.create(name, SHORT[name]).companion(view, 0)
+    sent = torch.from_numpy(np.nan_to_num(features, posinf=1.0, neginf=-1.0))
+    targets = torch.eye(evidence.num_classes)[torch.arange(len(sent)) % evidence.num_classes]
+    for _ in range(2):
+        companion.watch([sent], [targets], [0.01 * sent], lambda z: z.flatten(1)[:, :3])
+    return companion.memory()
 
 
 def _mount(name, evidence, seed=0):
@@ -175,6 +193,7 @@ def test_evidence_has_no_place_for_a_victims_image():
         "design",
         "replays",
         "elsewhere",
+        "trained",
     }
     assert fields(base.Intercepts) == {"features", "answers"}
     assert fields(base.LabelledImages) == {"images", "labels"}

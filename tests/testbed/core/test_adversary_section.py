@@ -65,6 +65,37 @@ def test_asking_is_active_unless_a_copy_is_asked():
     assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
 
 
+CLOUD = {"position": {"tap": "cloud"}}
+
+
+@pytest.mark.parametrize(
+    ("adversary", "changes", "says"),
+    [
+        ({"attack": "sdar"}, {}, "position.tap: attack 'sdar' is at the cloud"),
+        ({"attack": "sdar", **CLOUD}, {"protocol": "provider"}, "training.protocol: split_fed"),
+        ({"attack": "fsha", **CLOUD}, {}, "set hijacked_by: nosy on an arm"),
+        ({"attack": "sdar", **CLOUD}, {"hijacked_by": "nosy"}, "no adversary 'nosy' whose attack"),
+        ({"attack": "fsha", **CLOUD}, {"hijacked_by": "nosi"}, "set hijacked_by: nosy"),
+        ({"attack": "sdar", "curve": [0.5], **CLOUD}, {}, "no amount to vary"),
+        (
+            {"attack": "sdar", "knowledge": {"design": False}, **CLOUD},
+            {},
+            "needs the architecture",
+        ),
+    ],
+)
+def test_attackers_of_the_training_that_cannot_work_are_refused(
+    tiny, write_scenario, adversary, changes, says
+):
+    tiny["adversaries"] = [{"name": "nosy", **adversary}]
+    if "protocol" in changes:
+        tiny["training"]["protocol"] = changes["protocol"]
+    if "hijacked_by" in changes:
+        tiny["arms"][1]["hijacked_by"] = changes["hijacked_by"]
+    with pytest.raises(UserError, match=says):
+        load_scenario(write_scenario(tiny))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

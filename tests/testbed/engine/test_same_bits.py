@@ -57,21 +57,25 @@ def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results, 
 
 
 def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path):
-    """What a query service answers, and what the driver computes, are results like any other."""
+    """What a query service answers and the driver computes, or steers, are results like any."""
     tiny["training"]["rounds"] = 1
     noise = {"name": "gaussian_noise", "scale": 0.5}
-    tiny["arms"] = [{**tiny["arms"][0], "defence": noise}]
+    noisy = {**tiny["arms"][0], "defence": noise}
+    tiny["arms"] = [noisy, {**noisy, "name": "hijacked", "hijacked_by": "steers"}]
     asks = {"weights": False, "queries": 80}
     tiny["adversaries"] = [
         {"name": "asks", "attack": "ridge", "knowledge": asks},
         {"name": "labels", "attack": "label_inference", "knowledge": {"weights": False}},
         {"name": "replays", "attack": "ridge", "knowledge": {"replays": 4}},
+        {"name": "steers", "attack": {"name": "fsha", "pilot_steps": 4, "updates_per_step": 1}},
     ]
+    tiny["adversaries"][3]["position"] = {"tap": "cloud"}
     inline = everything(run(copy.deepcopy(tiny), tmp_path / "inline"))
     ray = with_engine(tiny, backend="ray", hosts=2)
     assert everything(run(ray, tmp_path / "ray")) == inline
     summary = json.loads(inline[0])
     assert all(check["passed"] for check in summary["self_checks"])
+    assert {"asks", "steers"} <= {entry["adversary"] for entry in summary["arms"][1]["attacks"]}
     (floor,) = summary["arms"][0]["floors"]
     assert [level["replays"] for level in floor["levels"]] == [1, 4]
     attacks = {(a["adversary"], a["attack"]): a for a in summary["arms"][0]["attacks"]}

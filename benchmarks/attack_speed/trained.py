@@ -1,0 +1,148 @@
+"""The decoder, its reconstruction, and the aligned substitute against bare training loops."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_speed.bench import SEED, Bench, Case
+from testbed.adversaries import augmentation
+from testbed.adversaries.base import FloatArray
+from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
+from testbed.adversaries.discriminator import discriminator
+from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.adversaries.substitute import Alignment, SubstituteOptions, discrepancy
+from testbed.core import seeds
+from testbed.core.registries import FRONT_ENDS
+
+RATE = 0.003
+SUBSTITUTE_RATE = 0.002
+
+
+def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
+    """Return the residual decoder's training and reconstruction, and the substitute's training."""
+    options = ResidualDecoderOptions(
+        max_epochs=epochs, patience=epochs + 1, augment=False, min_epoch_steps=1, learning_rate=RATE
+    )
+    trained = DecoderTraining(options, bench.evidence, SEED)
+    trained.run(None)
+    aligned = SubstituteOptions(steps=steps, learning_rate=SUBSTITUTE_RATE)
+    mean, scale = torch.from_numpy(bench.mean), torch.from_numpy(bench.normalise.scale)
+    centre = torch.from_numpy(bench.normalise.centre)
+    read = torch.from_numpy(bench.features)
+    return [
+        Case(
+            "residual_decoder",
+            "training",
+            epochs * len(bench.auxiliary.labels),
+            lambda: _decoder(options, bench),
+            lambda: _plain_decoder(bench, epochs, options.batch_size),
+        ),
+        Case(
+            "residual_decoder",
+            "reconstruction",
+            len(bench.features),
+            lambda: trained.reconstruct(bench.features),
+            lambda: _decoded(trained.network, mean, (read - centre) * scale),
+        ),
+        Case(
+            "substitute",
+            "training",
+            steps * aligned.batch_size,
+            lambda: _alignment(aligned, bench),
+            lambda: _plain_alignment(aligned, bench),
+        ),
+    ]
+
+
+def _decoder(options: ResidualDecoderOptions, bench: Bench) -> FloatArray:
+    training = DecoderTraining(options, bench.evidence, SEED)
+    training.run(None)
+    return np.array([point.training_mse for point in training.curve[1:]])
+
+
+@torch.no_grad()
+def _decoded(network: nn.Module, mean: Tensor, inputs: Tensor) -> FloatArray:
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return (mean + network(inputs)).clamp(0.0, 1.0).numpy()
+
+
+def _plain_decoder(bench: Bench, epochs: int, batch_size: int) -> FloatArray:
+    """Train on the same features in the same order, and look at the validation images as often."""
+    shape, images = bench.features.shape[1:], bench.auxiliary.images
+    network = DecoderNetwork(
+        (shape[0], shape[1], shape[2]),
+        (1, bench.size_px, bench.size_px),
+        CAPACITIES["small"],
+        seeds.torch_generator(SEED, "residual_decoder weights"),
+    ).to(memory_format=torch.channels_last)
+    order = seeds.torch_generator(SEED, "residual_decoder batches")
+    optimiser = torch.optim.Adam(network.parameters(), RATE, fused=True)
+    z = torch.from_numpy(bench.normalise(bench.deployed.query(images, 1)))
+    z = z.contiguous(memory_format=torch.channels_last)
+    held_out = torch.from_numpy(bench.normalise(bench.deployed.query(bench.validation.images, 0)))
+    mean = torch.from_numpy(bench.mean)
+    targets = torch.from_numpy(images) - mean
+    found = []
+    _decoded(network, mean, held_out)
+    for _ in range(epochs):
+        total = 0.0
+        for batch in torch.randperm(len(z), generator=order).split(batch_size):
+            loss = functional.mse_loss(network(z[batch]), targets[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += float(loss.detach()) * len(batch)
+        found.append(total / len(z))
+        _decoded(network, mean, held_out)
+    return np.array(found)
+
+
+def _alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
+    alignment = Alignment(options, bench.design, bench.auxiliary, bench.features, SEED)
+    alignment.run()
+    return alignment.query(bench.validation.images[:4], 0)
+
+
+def _plain_alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
+    """Align the same substitute in one loop."""
+    images = bench.auxiliary.images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seeds.generator(SEED, "substitute weights").integers(2**31)))
+        front_end = FRONT_ENDS.create(
+            bench.design.name, bench.design.options, image_shape=images.shape[1:]
+        )
+    rng = seeds.torch_generator(SEED, "substitute discriminator")
+    judge = discriminator(bench.features.shape[1], options.discriminator_width, rng)
+    mean = torch.from_numpy(images.mean(axis=(0, 2, 3), keepdims=True))
+    deviation = images.std(axis=(0, 2, 3), keepdims=True)
+    std = torch.from_numpy(np.maximum(deviation, 1e-3))
+    normalise = type(bench.normalise).fit(bench.features)
+    centre, scale = torch.from_numpy(normalise.centre), torch.from_numpy(normalise.scale)
+    targets = torch.from_numpy(normalise(bench.features))
+    own = torch.optim.Adam(front_end.parameters(), options.learning_rate)
+    theirs = torch.optim.Adam(judge.parameters(), options.learning_rate)
+    rng = seeds.torch_generator(SEED, "substitute batches")
+    front_end.train()
+    for step in range(options.steps):
+        chosen = torch.randperm(len(images), generator=rng)[: options.batch_size]
+        x = torch.from_numpy(augmentation.vary(images[chosen.numpy()], SEED, step))
+        real = targets[torch.randperm(len(targets), generator=rng)[: options.batch_size]]
+        made = (front_end((x - mean) / std) - centre) * scale
+        loss = discrepancy(made, real, rng)
+        loss = loss + options.adversarial_weight * functional.softplus(-judge(made)).mean()
+        own.zero_grad()
+        loss.backward()
+        own.step()
+        said = judge(torch.cat([real, made.detach()]))
+        ours, others = said[: len(real)], said[len(real) :]
+        blame = functional.softplus(-ours).mean() + functional.softplus(others).mean()
+        theirs.zero_grad()
+        blame.backward()
+        theirs.step()
+        decay = 0.5 * (1 + np.cos(np.pi * step / options.steps))
+        own.param_groups[0]["lr"] = options.learning_rate * decay
+    front_end.eval()
+    with torch.no_grad():
+        shown = torch.from_numpy(bench.validation.images[:4])
+        return front_end((shown - mean) / std).numpy()

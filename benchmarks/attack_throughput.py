@@ -1,0 +1,143 @@
+"""Times every attack's training and reconstruction against a plain torch loop, side by side.
+
+    python benchmarks/attack_throughput.py --document docs/adversaries.md
+
+Both do the same arithmetic on the same images, and their results are compared before anything is
+timed. They take turns within a repeat; rates are medians over the repeats, ratios medians of the
+ratios within a repeat. One thread, CPU time of this process.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from attack_speed import closed_form, companions, searched, trained
+from attack_speed.bench import Bench, Case
+from frontier.output import write_between_marks
+from frontier.records import write_rows
+from threadpoolctl import threadpool_limits
+
+from testbed.core.errors import UserError
+
+MARKS = "<!-- throughput:begin -->", "<!-- throughput:end -->"
+TOLERANCE = 2e-2
+"""Largest difference of results, in those of the largest value: sums are in another order."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--auxiliary", type=int, default=300, help="the attacker's own images")
+    parser.add_argument("--victims", type=int, default=100)
+    parser.add_argument("--size-px", type=int, default=32)
+    parser.add_argument("--width", type=int, default=32, help="of the front-end")
+    parser.add_argument("--steps", type=int, default=24, help="of searches and alignments")
+    parser.add_argument("--epochs", type=int, default=3, help="of the decoder")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("results/attack_throughput"))
+    parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
+    return parser.parse_args(arguments)
+
+
+def all_cases(arguments: argparse.Namespace) -> list[Case]:
+    """Return every part of every attack that does more than a mean."""
+    bench = Bench(arguments.auxiliary, arguments.victims, arguments.size_px, arguments.width)
+    return [
+        *closed_form.cases(bench),
+        *trained.cases(bench, arguments.epochs, arguments.steps),
+        *searched.cases(bench, arguments.steps),
+        *companions.cases(bench, max(1, arguments.steps // 4)),
+    ]
+
+
+def disagreement(case: Case) -> float:
+    """Return the largest difference of the two results, in those of the largest value."""
+    ours, plain = case.ours(), case.plain()
+    return float(np.abs(ours - plain).max() / max(np.abs(plain).max(), 1e-12))
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return the CPU seconds of one call."""
+    before = time.process_time()
+    call()
+    return time.process_time() - before
+
+
+def measure(cases: list[Case], repeats: int) -> list[dict[str, Any]]:
+    """Let each attack and its plain loop take turns, and return one row per case and repeat.
+
+    Raises
+    ------
+    UserError : the two do not give the same result, so their times say nothing.
+    """
+    for case in cases:
+        apart = disagreement(case)
+        if not apart <= TOLERANCE:
+            raise UserError(
+                f"{case.attack}, {case.phase}: the plain loop's result is {apart:.3g} of the "
+                f"largest value away, more than {TOLERANCE:g}"
+            )
+    rows = []
+    for repeat in range(repeats):
+        for case in cases:
+            # Whoever comes second finds warm caches: they swap places.
+            order = (case.ours, case.plain) if repeat % 2 == 0 else (case.plain, case.ours)
+            took = {call: seconds(call) for call in order}
+            rows.append(
+                {
+                    "attack": case.attack,
+                    "phase": case.phase,
+                    "repeat": repeat,
+                    "ours_images_s": case.images / max(took[case.ours], 1e-9),
+                    "plain_images_s": case.images / max(took[case.plain], 1e-9),
+                }
+            )
+        print(f"repeat {repeat + 1} of {repeats}", flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return medians as a Markdown table."""
+    lines = ["| attack | part | images/s | plain loop, images/s | ratio |", "|---|---|---|---|---|"]
+    for attack, phase in dict.fromkeys((row["attack"], row["phase"]) for row in rows):
+        own = [row for row in rows if (row["attack"], row["phase"]) == (attack, phase)]
+        ours = median(row["ours_images_s"] for row in own)
+        plain = median(row["plain_images_s"] for row in own)
+        ratio = median(row["ours_images_s"] / row["plain_images_s"] for row in own)
+        names = ", ".join(f"`{name}`" for name in attack.split(", "))
+        lines.append(f"| {names} | {phase} | {ours:,.0f} | {plain:,.0f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print the table, and put it where it is wanted."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            rows = measure(all_cases(arguments), arguments.repeats)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_rows(arguments.out / "attack_throughput.csv", rows)
+        text = (
+            f"{arguments.auxiliary} auxiliary images and {arguments.victims} victims of "
+            f"{arguments.size_px}x{arguments.size_px}, cnn front-end of width {arguments.width} "
+            f"cut after block 2, one thread, medians of {arguments.repeats} repeats. Every step of "
+            "a training or search counts the images that it works on.\n\n" + table(rows)
+        )
+        print(text)
+        if arguments.document is not None:
+            write_between_marks(arguments.document, text, MARKS)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What an attacker at the cloud has in its hands while the fleet trains, and what it may change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One step of split training as the cloud sees it, a place per device of the cohort.
+
+    Attributes
+    ----------
+    features, targets : what the devices sent, (n_i, C, H, W) and (n_i, K).
+    gradients : d(mean loss of a device's batch) / d(its features), as an honest cloud returns them.
+    tiers : the tier whose front-end each device trains.
+    """
+
+    server_round: int
+    step: int
+    features: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+    tiers: Sequence[int]
+
+
+class Intruder(Protocol):
+    """Attackers at the cloud during training."""
+
+    def gradients(self, step: TrainingStep) -> Sequence[Tensor]:
+        """Look at a step and return the gradients that devices get, the honest ones or others."""
