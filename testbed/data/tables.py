@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,11 @@ def _parquet_table(path: Path) -> EncodedTable:
         schema = pq.read_schema(path)
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = dict(metadata.get("info", {}).get("features", {}))
+        twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
     except (pa.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
         raise _corrupt(path, error) from None
+    if twice:
+        raise UserError(f"{path}: more than one column is named '{twice[0]}'")
 
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:

@@ -1,0 +1,64 @@
+"""Feeds generated bad files to every reader of the testbed.
+
+    python benchmarks/fuzz.py --cases 12000
+
+Scenarios (as text and as trees), device catalogues, availability traces, published latencies,
+images in parquet, and the files of a finished run are damaged at random. A reader may accept a file
+or refuse it in one sentence (``UserError``, exit code 2); anything else ends the campaign with the
+smallest case that shows it. Outside temporary folders nothing is written.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from frontier.output import write_between_marks
+from fuzzing.campaign import run
+from fuzzing.targets import input_targets, result_targets
+
+from testbed import run_scenario
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Run the campaign and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--cases", type=int, default=12_000, help="over all targets")
+    parser.add_argument("--results", type=Path, help="a finished run (default: smoke is run)")
+    parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    data = os.environ.get("TESTBED_DATA_DIR", "")
+    found = sorted(Path(data).glob("devices/*latenc*.csv")) if data else []
+    lines = ["| file | cases | accepted | refused in a sentence | anything else | seconds |"]
+    lines.append("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        finished = arguments.results
+        if finished is None:
+            finished = folder / "smoke"
+            run_scenario(ROOT / "scenarios" / "smoke.yaml", out=finished)
+        targets = input_targets(folder / "inputs", ROOT / "scenarios", next(iter(found), None))
+        targets += result_targets(folder / "results", finished)
+        share = -(-arguments.cases // len(targets))
+        for target in targets:
+            began = time.monotonic()
+            counts = run(target, share)
+            lines.append(
+                f"| {target.name} | {counts.total():,} | {counts['accepted']:,} | "
+                f"{counts['refused']:,} | 0 | {time.monotonic() - began:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    if arguments.document is not None:
+        marks = ("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
+        write_between_marks(arguments.document, "\n".join(lines), marks)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

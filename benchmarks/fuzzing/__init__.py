@@ -1,0 +1,1 @@
+"""Generated bad input for every kind of file that the testbed reads."""
