@@ -9,20 +9,8 @@ import pytest
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 
-SMALL = [
-    "--auxiliary",
-    "40",
-    "--victims",
-    "8",
-    "--size-px",
-    "16",
-    "--width",
-    "8",
-    "--steps",
-    "4",
-    "--epochs",
-    "1",
-]
+SIZES = {"auxiliary": 40, "victims": 8, "size-px": 16, "width": 8, "steps": 4, "epochs": 1}
+SMALL = [f"--{name}={value}" for name, value in SIZES.items()]
 
 
 @pytest.fixture(scope="module")
