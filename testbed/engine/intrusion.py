@@ -55,7 +55,8 @@ class Intrusion:
     def gradients(self, step: TrainingStep) -> list[Tensor]:
         """Show every companion its tier's part of a step; return the devices' gradients."""
         sent = list(step.gradients)
-        with torch_threads(self._cloud.threads), torch.random.fork_rng(devices=[]):
+        # One thread, as for every attack: their networks are small, and the number sets bits.
+        with torch_threads(1), torch.random.fork_rng(devices=[]):
             # Dropout and batch statistics are the training's; looking must not change them.
             self._cloud.model.eval()
             for place in self._places:
