@@ -99,8 +99,8 @@ def metric(reply: Message, key: str) -> float:
 
 def has_metrics(reply: Message, *keys: str) -> bool:
     """Whether a reply has these metrics, each a finite number."""
-    metrics: Mapping[str, object] = reply.content.metric_records.get(protocol.METRICS) or {}
-    values = [metrics.get(key) for key in keys]
+    metrics = reply.content.metric_records.get(protocol.METRICS)
+    values = [metrics.get(key) if metrics is not None else None for key in keys]
     return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 
 
