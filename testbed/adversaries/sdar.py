@@ -45,7 +45,7 @@ class SdarOptions(Options):
 
     capacity: Literal["small", "medium", "large"] = "small"
     updates_per_step: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=6, description="updates of every network per training step of the fleet"
+        default=8, description="updates of every network per training step of the fleet"
     )
     batch_size: Annotated[int, Field(ge=4)] = 24
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.002
@@ -72,7 +72,7 @@ class Sdar:
     rebuilds_images = True
     threat = ThreatModel(labels=True, design=True, watches_training=True)
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "updates_per_step": (2, 6, 20),
+        "updates_per_step": (2, 8, 20),
         "discrepancy_weight": (0.0, 1.0),
         "feature_weight": (0.0, 0.04),
     }
