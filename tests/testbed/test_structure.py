@@ -20,6 +20,7 @@ ALLOWED = {
     "testbed.privacy": {"testbed.core", "testbed.privacy", "testbed.adversaries"},
     "testbed.report": {"testbed.core", "testbed.report"},
     "testbed.compare": {"testbed.core", "testbed.privacy", "testbed.report", "testbed.compare"},
+    "testbed.export": {"testbed.core", "testbed.report", "testbed.export"},
 }
 # Flower: the apps, the strategies, the Grid with what carries its messages, and their conversions.
 FLOWER = {

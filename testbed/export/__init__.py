@@ -1,0 +1,1 @@
+"""Finished runs for other tools: TensorBoard and MLflow, from the results folder alone."""

@@ -1,0 +1,60 @@
+"""A run as TensorBoard logs: one log per arm, so that arms and runs lie over each other."""
+
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import UserError
+from testbed.export.content import ExportedArm, ExportedRun
+
+
+def writer_class() -> Any:
+    """Return TensorBoard's writer, from torch with tensorboard, or from tensorboardX.
+
+    Raises
+    ------
+    UserError : neither package is installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "--tensorboard: neither tensorboard nor tensorboardX is installed; "
+                "pip install tensorboard"
+            ) from None
+    return SummaryWriter
+
+
+def export_to_tensorboard(run: ExportedRun, folder: Path) -> list[Path]:
+    """Write the logs and return their folders: ``FOLDER/RUN/ARM``.
+
+    Raises
+    ------
+    UserError : no writer is installed, or a log exists already: it would show every curve twice.
+    """
+    writer = writer_class()
+    logs = [folder / run.folder.resolve().name / arm.name for arm in run.arms]
+    for log in logs:
+        if log.exists() and (not log.is_dir() or any(log.iterdir())):
+            raise UserError(f"{log}: exists already; remove it or choose another folder")
+    for arm, log in zip(run.arms, logs, strict=True):
+        try:
+            _write(writer(str(log)), run, arm)
+        except OSError as error:
+            raise UserError(f"{log}: cannot be written ({error.strerror})") from None
+    return logs
+
+
+def _write(writer: Any, run: ExportedRun, arm: ExportedArm) -> None:
+    with writer:
+        for point in arm.curves:
+            writer.add_scalar(point.name, point.value, point.step)
+        for name, value in arm.figures.items():
+            writer.add_scalar(f"result/{name}", value, 0)
+        for name, images in arm.pictures.items():
+            writer.add_images(f"reconstructions/{name}", images, 0, dataformats="NHWC")
+        lines = [f"{key}: {value}" for key, value in arm.facts.items()]
+        writer.add_text("arm", "  \n".join(lines), 0)
+        writer.add_text("scenario", f"```\n{run.scenario_text}```", 0)
