@@ -12,6 +12,7 @@ here.
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from testbed.flower.run_config import RunConfig, chosen_arm
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DEVICES = 2
-LIMIT_S = 600.0
+LIMIT_S = 1200.0
 SCENARIO = {
     "name": "loopback",
     "data": {"max_images": 200},
@@ -134,7 +135,7 @@ def run_on_flower(kind: str, scenario: Path, out: Path, home: Path) -> None:
     if kind == "simulation":
         superlink.append("--simulation")
     run = [str(BIN / "flwr"), "run", str(ROOT), "here", "--stream"]
-    run += ["--run-config", f'scenario="{scenario}" out="{out}" nodes={DEVICES} wait-s=300.0']
+    run += ["--run-config", f'scenario="{scenario}" out="{out}" nodes={DEVICES} wait-s=900.0']
     if kind == "simulation":
         settings = f"num-supernodes={DEVICES} client-resources-num-cpus=1"
         run += ["--federation-config", settings]
@@ -177,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("simulation", "deployment"))
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
     worst = 0.0
     with tempfile.TemporaryDirectory(prefix="flower-") as temporary:
         folder = Path(temporary)
