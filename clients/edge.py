@@ -50,6 +50,7 @@ class EdgeRuntime:
         self._round = -1
         self._decoded: tuple[str, dict[str, Tensor], dict[str, Tensor]] = ("", {}, {})
         self._runner: tuple[str, FrontEndRunner] | None = None
+        self._deployed: tuple[str, RecordDict] | None = None
 
     def decode(self, content: RecordDict, version: str) -> tuple[dict[str, Tensor], ...]:
         """Decode the weights of a message once per process, however many devices get them."""
@@ -134,6 +135,15 @@ class EdgeRuntime:
         if kept > MAX_KEPT_GRAPHS:
             session.drop_graph()
 
+    def deployed(self, content: RecordDict) -> RecordDict:
+        """Return the front-end that is deployed, one object for all devices of a host."""
+        version = str(content.config_records[protocol.CONFIG][protocol.VERSION])
+        if not self.keep_in_memory:
+            return content
+        if self._deployed is None or self._deployed[0] != version:
+            self._deployed = (version, content)
+        return self._deployed[1]
+
     def runner(self, content: RecordDict, version: str) -> FrontEndRunner:
         """Return the deployed front-end, decoded once per process and version."""
         if self._runner is None or self._runner[0] != version:
@@ -179,8 +189,9 @@ def build_client_app(
     @app.query("deploy")
     def deploy(message: Message, context: Context) -> Message:
         # The records are shared between the devices of a process, so this costs no copy.
+        content = runtimes[tier_of(message.content)].deployed(message.content)
         for key in (protocol.ARRAYS, protocol.STATISTICS, protocol.CONFIG):
-            context.state[key] = message.content[key]
+            context.state[key] = content[key]
         return Message(RecordDict(), reply_to=message)
 
     @app.query("infer")

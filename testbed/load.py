@@ -19,7 +19,6 @@ from rich.table import Table
 
 from testbed.core.errors import UserError
 from testbed.core.loading import load_scenario
-from testbed.core.protocol import INFER
 from testbed.engine.cloud_service import batch_times
 from testbed.engine.costs import DeviceCosts
 from testbed.engine.experiment import arm_models, device_costs
@@ -69,15 +68,13 @@ def device_times(setting: Setting, models: ArmModels, costs: DeviceCosts) -> Dev
     fleet, scenario = setting.fleet, setting.scenario
     sizes, tier = message_bytes(models, costs), models.tier_of
     raw = ~costs.serving_feasible
-    compute_ms = [
-        0.0 if raw[device] else costs.compute_ms(device, INFER, 1) for device in range(len(fleet))
-    ]
+    compute_ms = np.where(raw, 0.0, costs.inference_ms_of_all())
     drowsy_s, dormant_s = None, None
     if scenario.serving.radio_sleep:
         drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
         drowsy_s, dormant_s = drowsy_ms / 1e3, dormant_ms / 1e3
     return DeviceTimes(
-        np.array(compute_ms) / 1e3,
+        compute_ms / 1e3,
         8.0 * np.where(raw, sizes.raw[tier], sizes.features[tier]) / (fleet.uplink_mbit_s * 1e6),
         8.0 * sizes.answer[tier] / (fleet.downlink_mbit_s * 1e6),
         fleet.rtt_ms / 2e3,
@@ -110,7 +107,8 @@ def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -
         price_usd_per_hour(section.cloud_device, section.cloud_price_usd_per_hour),
     )
     served = serve(requests, times, cloud)
-    classes = np.array([setting.fleet.device_class(device) for device in range(devices)])
+    fleet = setting.fleet
+    classes = np.array([model.device_class for model in fleet.models])[fleet.model_index]
     parts = {
         "device queue": served.device_wait_s,
         "device": served.compute_s,
@@ -215,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check(options)
         scenario = load_scenario(options.scenario, _overrides(options))
-        setting = read_setting(scenario)
+        setting = read_setting(scenario, share_out=False)
         loads = [load_arm(setting, arm_models(setting, arm), options) for arm in scenario.arms]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="override the scenario's seed")
     parser.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
     parser.add_argument("--force", action="store_true", help="replace existing results")
+    parser.add_argument(
+        "--ray-address", metavar="HOST:PORT",
+        help="join this Ray cluster ('auto': this machine's) instead of starting Ray here",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
@@ -101,12 +105,18 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
     if chosen.seed is not None:
         overrides.append(f"seed={chosen.seed}")
     if len(chosen.scenarios) > 1 or has_sweep(chosen.scenarios[0], overrides):
+        if chosen.ray_address is not None:
+            raise UserError("--ray-address is for one run, not for several or a sweep")
         from testbed.sweep.command import run_many
 
         return run_many(chosen, overrides, interrupts)
     if chosen.jobs != 1:
         raise UserError("--jobs is for several scenarios or a sweep; this is one run")
     scenario = load_scenario(chosen.scenarios[0], overrides)
+    if chosen.ray_address is not None and scenario.engine.backend != "ray":
+        raise UserError(
+            "--ray-address has no use with engine.backend=inline; leave one of them out"
+        )
     if chosen.dry_run:
         from testbed.cli.dry_run import print_dry_run
 
@@ -131,6 +141,7 @@ def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: Interrupt
                 lambda: interrupts.requested,
                 force=chosen.force,
                 resume=chosen.resume,
+                ray_address=chosen.ray_address,
             )
     except RunInterrupted as interrupted:
         again = shlex.join(

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from testbed.core.loading import dump_scenario
 from testbed.core.scenario import Scenario
-from testbed.engine.experiment import arm_models, default_hosts, device_costs
+from testbed.engine.backend import default_hosts
+from testbed.engine.experiment import arm_models, device_costs
 from testbed.engine.models import ArmModels
 from testbed.engine.reference import reference_rate
 from testbed.engine.world import Setting, read_setting

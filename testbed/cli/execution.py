@@ -34,6 +34,7 @@ def execute(
     stop_requested: Callable[[], bool] = lambda: False,
     force: bool = False,
     resume: bool = False,
+    ray_address: str | None = None,
 ) -> Path:
     """Run a scenario into a folder, with its log in ``run.log``, and return the report's path.
 
@@ -43,6 +44,7 @@ def execute(
     stop_requested : asked between two steps whether to stop.
     force : replace a results folder that exists.
     resume : continue the run whose folder it is.
+    ray_address : of a Ray cluster to join; None starts Ray on this machine, for this run.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def execute(
     with log_to(folder / "run.log") as log:
         progress = Progress(display, stop_requested)
         try:
-            return Experiment(scenario, folder, progress).run(
+            return Experiment(scenario, folder, progress, ray_address).run(
                 force=force, resume=resume, on_open=log.begin
             )
         except KeyboardInterrupt:

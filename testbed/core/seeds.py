@@ -5,14 +5,19 @@ the purpose is hashed, so adding a new purpose never shifts an existing stream.
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 
+@lru_cache(maxsize=4096)
+def _key(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
+
+
 def _sequence(seed: int, purpose: str, ids: tuple[int, ...]) -> np.random.SeedSequence:
-    digest = hashlib.sha256(purpose.encode()).digest()
-    return np.random.SeedSequence(seed, spawn_key=(int.from_bytes(digest[:4], "big"), *ids))
+    return np.random.SeedSequence(seed, spawn_key=(_key(purpose), *ids))
 
 
 def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:

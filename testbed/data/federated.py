@@ -38,8 +38,14 @@ class FederatedData:
     majority_class_accuracy: float
 
 
-def load_federated_data(section: DataSection, num_devices: int, seed: int) -> FederatedData:
+def load_federated_data(
+    section: DataSection, num_devices: int, seed: int, share_out: bool = True
+) -> FederatedData:
     """Load, split and share out the data of a scenario.
+
+    Parameters
+    ----------
+    share_out : whether the devices get training images; without, ``device_images`` is empty.
 
     Raises
     ------
@@ -51,7 +57,9 @@ def load_federated_data(section: DataSection, num_devices: int, seed: int) -> Fe
     return FederatedData(
         pool=pool,
         parts=parts,
-        device_images=partition_training(pool, parts, section, num_devices, seed),
+        device_images=(
+            partition_training(pool, parts, section, num_devices, seed) if share_out else []
+        ),
         victim_owner=assign_victims(parts, num_devices, seed),
         mean=mean,
         std=std,

@@ -1,5 +1,6 @@
 """Where hosts and adversaries run: in this process, or in Ray actors (``ray_backend``)."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -16,11 +17,19 @@ from testbed.engine.host import AppBuilder, Delivery, Host, Usage, edge_app, pro
 from testbed.engine.oracles import QueryAccess, QueryService
 
 T = TypeVar("T")
+MOST_HOSTS = 64  # unless a scenario asks for more
 _INLINE_QUERIES = QueryService()
 
 
 def _ask_inline(ticket: int, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
     return _INLINE_QUERIES.query(ticket, images, draw)
+
+
+def default_hosts() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MOST_HOSTS)
+    return min(os.cpu_count() or 1, MOST_HOSTS)
 
 
 Job = tuple[str, Callable[..., T], tuple[Any, ...]]

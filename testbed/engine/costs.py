@@ -122,6 +122,19 @@ class DeviceCosts:
             return 0.0
         return plain * float(costs.jitter[device])
 
+    def inference_ms_of_all(self) -> NDArray[np.float64]:
+        """Return (N,) the milliseconds of one inference on every device, each with its tier's."""
+        plain = np.array(
+            [
+                [inference_ms(model, tier.stats, 1) for model in self.fleet.models]
+                for tier in self.tiers
+            ]
+        )
+        jitter = np.stack([tier.jitter for tier in self.tiers])
+        everyone = np.arange(len(self.fleet))
+        found: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
+        return found * jitter[self.tier_of, everyone]
+
     def charge(
         self,
         device: int,

@@ -44,6 +44,7 @@ from testbed.engine.models import ArmModels, build_models
 from testbed.engine.positions import devices_read
 from testbed.engine.progress import Progress
 from testbed.engine.provider import train_at_provider
+from testbed.engine.ray_address import check_address
 from testbed.engine.reference import reference_rate
 from testbed.engine.release import measure_release
 from testbed.engine.sanity import sanity_checks
@@ -59,7 +60,6 @@ from testbed.report.build import build_report
 
 SCHEMA_VERSION = 1
 LEAKAGE_SAMPLES = 512
-MAX_DEFAULT_HOSTS = 64
 
 
 class Experiment:
@@ -68,13 +68,21 @@ class Experiment:
     Parameters
     ----------
     folder : the results folder, opened by ``run``.
+    ray_address : of a Ray cluster to join; None runs on this machine.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: Path,
+        progress: Progress,
+        ray_address: str | None = None,
+    ) -> None:
         self.scenario = scenario
         self.folder = folder
         self.progress = progress
-        self.hosts = scenario.engine.hosts or default_hosts()
+        self.ray_address = ray_address
+        self.hosts = 1
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
@@ -107,6 +115,8 @@ class Experiment:
         """
         # 1. Everything that can be wrong is checked before anything is written.
         check_folder(self.folder, self.scenario, force, resume)
+        if self.ray_address is not None:
+            check_address(self.ray_address)
         with self.progress.phase("load data and fleet"):
             if resume:
                 self.scenario = recorded_before(self.folder, self.scenario)
@@ -129,7 +139,8 @@ class Experiment:
         try:
             # 2. Start the hosts.
             with self.progress.phase("start hosts"):
-                backend = start_backend(setting, self.hosts)
+                backend = start_backend(setting, self.scenario.engine.hosts, self.ray_address)
+                self.hosts = backend.hosts
             with backend:
                 world = World(setting, backend, self.folder, self.progress)
                 # 3. Train, serve and attack, arm by arm.
@@ -310,7 +321,7 @@ class Experiment:
                 "second_estimates": self._second_estimates,
                 "models": self._models,
                 "backend": self.scenario.engine.backend,
-                "hosts": self.hosts if self.scenario.engine.backend == "ray" else 1,
+                "hosts": self.hosts,
                 "host_restarts": self._restarts,
                 "torch_threads": torch.get_num_threads(),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -333,13 +344,6 @@ def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
         for tier in models.tiers
     ]
     return DeviceCosts(setting.fleet, tiers, models.tier_of)
-
-
-def default_hosts() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_HOSTS)
-    return min(os.cpu_count() or 1, MAX_DEFAULT_HOSTS)
 
 
 def arm_models(setting: Setting, arm: Arm) -> ArmModels:

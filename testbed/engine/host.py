@@ -102,6 +102,56 @@ class HostData:
         return image
 
 
+class _States:
+    """What Flower's contexts keep between messages: 8 bytes a device, and each distinct state once.
+
+    On a host that is the deployed front-end, whose records all devices of a tier share.
+    """
+
+    def __init__(self, devices: int) -> None:
+        self._number_of = np.full(devices, -1, dtype=np.int64)
+        self._distinct: dict[int, RecordDict] = {}
+        self._holders: dict[int, int] = {}
+        self._numbers: dict[tuple[tuple[str, int], ...], int] = {}
+        self._next = 0
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._number_of[:] = -1
+        self._distinct, self._holders, self._numbers = {}, {}, {}
+
+    def of(self, device: int) -> RecordDict:
+        """Return a device's state, in a dictionary of its own."""
+        number = int(self._number_of[device])
+        return RecordDict(dict(self._distinct[number].items()) if number >= 0 else None)
+
+    def keep(self, device: int, state: RecordDict) -> None:
+        """Note a device's state; equal means that the records are the same objects."""
+        before = int(self._number_of[device])
+        number = self._numbered(state) if state else -1
+        if number == before:
+            return
+        if number >= 0:
+            self._holders[number] += 1
+        self._number_of[device] = number
+        if before >= 0:
+            self._holders[before] -= 1
+            if not self._holders[before]:
+                del self._numbers[_identity(self._distinct.pop(before))], self._holders[before]
+
+    def _numbered(self, state: RecordDict) -> int:
+        key = _identity(state)
+        if key not in self._numbers:
+            self._numbers[key] = self._next
+            self._distinct[self._next], self._holders[self._next] = state, 0
+            self._next += 1
+        return self._numbers[key]
+
+
+def _identity(state: RecordDict) -> tuple[tuple[str, int], ...]:
+    return tuple((name, id(record)) for name, record in state.items())
+
+
 class Host:
     """Runs the installed ClientApp for any of the fleet's devices, one message at a time."""
 
@@ -114,23 +164,12 @@ class Host:
         set_identity()
         self._data = HostData(images, labels, device_rows)
         self._app: ClientApp | None = None
-        self._contexts: dict[int, Context] = {}
+        self._states = _States(len(device_rows))
 
     def install_app(self, build: AppBuilder) -> None:
         """Install a ClientApp on all devices; earlier state is gone."""
         self._app = build(self._data)
-        self._contexts = {}
-
-    def _context(self, device: int) -> Context:
-        if device not in self._contexts:
-            self._contexts[device] = Context(
-                run_id=RUN_ID,
-                node_id=node_of(device),
-                node_config={"partition-id": device},
-                state=RecordDict(),
-                run_config={},
-            )
-        return self._contexts[device]
+        self._states.clear()
 
     def handle(self, messages: list[Message]) -> list[Delivery]:
         """Let the addressed devices handle their messages; a failing device fails alone."""
@@ -145,13 +184,21 @@ class Host:
 
     def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
         device = device_of(message.metadata.dst_node_id)
+        context = Context(
+            run_id=RUN_ID,
+            node_id=node_of(device),
+            node_config={"partition-id": device},
+            state=self._states.of(device),
+            run_config={},
+        )
         try:
-            reply = app(message, self._context(device))
+            reply = app(message, context)
         except Exception as error:
             # One device's handler failed: it is counted as failed, and the others go on.
             _LOG.exception("device %d failed", device)
             reason = f"device {device}: {type(error).__name__}: {error}"
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
+        self._states.keep(device, context.state)
         return Delivery(reply, _downlink_bytes(message, sizes), _serialised_bytes(reply))
 
 

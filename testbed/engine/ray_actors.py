@@ -33,6 +33,10 @@ class _HostActor(Host):
     def usage(self) -> Usage:
         return process_usage()
 
+    def node(self) -> str:
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
 
 class _JobActor:
     """A process that runs one job after another in one thread; adversaries live here."""

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError
-from testbed.engine.backend import Backend, Job
+from testbed.engine.backend import MOST_HOSTS, Backend, Job, default_hosts
+from testbed.engine.device_rows import DeviceRows
 from testbed.engine.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.oracles import QueryAccess
 from testbed.engine.ray_actors import AskActor, JobActor, QueryActor
 from testbed.engine.ray_cluster import Cluster, LocalCluster
 from testbed.engine.ray_hosts import DEATHS, RayHosts, fetch
+from testbed.engine.ray_joined import JoinedCluster
 
 T = TypeVar("T")
+ROOM_WITHIN_S = 180.0
 
 
 class RayBackend(Backend):
@@ -25,36 +28,60 @@ class RayBackend(Backend):
 
     Parameters
     ----------
-    hosts : number of host actors.
+    hosts : number of host actors; None: one per core of this machine, or of the cluster.
+    address : of a Ray cluster to join, instead of starting one here for this run alone.
+
+    Raises
+    ------
+    UserError : Ray cannot start here, or the cluster cannot be joined.
+    HostError : the cluster gave no room to the hosts.
     """
 
     name = "ray"
 
     def __init__(
         self,
-        hosts: int,
+        hosts: int | None,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         device_rows: Sequence[NDArray[np.int64]],
+        address: str | None = None,
     ) -> None:
-        self.hosts = hosts
-        self._cluster: Cluster = LocalCluster(hosts)
         self._job_actors: list[Any] = []
         self._query_actor: Any = None
+        self._hosts: RayHosts | None = None
+        self._cluster, self.hosts = _cluster(hosts, address)
         try:
-            shared = (ray.put(images), ray.put(labels), ray.put(list(device_rows)))
-            self._hosts = RayHosts(self._cluster, hosts, shared)
+            shared = (ray.put(images), ray.put(labels), ray.put(DeviceRows(device_rows)))
+            self._hosts = RayHosts(self._cluster, self.hosts, shared)
+            if self._cluster.foreign:
+                self._wait_for_room(self._hosts)
         except BaseException:
             self.close()
             raise
 
+    def _wait_for_room(self, hosts: RayHosts) -> None:
+        """Wait until the cluster, which others may be using, has started every host."""
+        first = [actor.usage.remote() for actor in hosts.actors]
+        try:
+            self._cluster.wait(first, "the cluster", within_s=ROOM_WITHIN_S)
+        except HostError as error:
+            raise HostError(
+                f"{error}: {self.hosts} hosts need as many free CPUs; lower engine.hosts"
+            ) from None
+
+    @property
+    def _alive(self) -> RayHosts:
+        assert self._hosts is not None
+        return self._hosts
+
     def install_app(self, build: AppBuilder) -> None:
         """Install a ClientApp on every host."""
-        self._hosts.install_app(build)
+        self._alive.install_app(build)
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host."""
-        return self._hosts.handle(shards)
+        return self._alive.handle(shards)
 
     def _answer(self, reference: Any, what: str) -> Any:
         """Wait for one call to an actor that holds what cannot be made again."""
@@ -105,7 +132,7 @@ class RayBackend(Backend):
 
     def usage(self) -> dict[str, Usage]:
         """Return the cost of the driver, the hosts and the adversaries."""
-        usages = {f"host {index}": usage for index, usage in enumerate(self._hosts.usage())}
+        usages = {f"host {index}": usage for index, usage in enumerate(self._alive.usage())}
         named = [(f"adversary {index}", actor) for index, actor in enumerate(self._job_actors)]
         if self._query_actor is not None:
             named.append(("queries", self._query_actor))
@@ -116,8 +143,28 @@ class RayBackend(Backend):
     @property
     def restarts(self) -> int:
         """Return how many hosts died and were replaced so far."""
-        return self._hosts.restarts
+        return self._alive.restarts
 
     def close(self) -> None:
         """Stop Ray, or leave the cluster that was joined, and leave nothing behind."""
+        if self._cluster.foreign and ray.is_initialized():
+            hosts = self._hosts.actors if self._hosts else []
+            queries = [] if self._query_actor is None else [self._query_actor]
+            for actor in [*hosts, *self._job_actors, *queries]:
+                ray.kill(actor)
         self._cluster.close()
+
+
+def _cluster(hosts: int | None, address: str | None) -> tuple[Cluster, int]:
+    """Start or join Ray; return it with the number of hosts."""
+    if address is None:
+        count = hosts or default_hosts()
+        return LocalCluster(count), count
+    joined = JoinedCluster(address)
+    count = hosts or min(joined.cpus(), MOST_HOSTS)
+    try:
+        joined.check_hosts(count)
+    except BaseException:
+        joined.close()
+        raise
+    return joined, count

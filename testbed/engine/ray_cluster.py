@@ -29,7 +29,7 @@ JANITOR = Path(__file__).with_name("ray_janitor.py")
 VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
 
 
-def _short_temporary_folder() -> str:
+def short_temporary_folder() -> str:
     """Return a folder whose path leaves room for Ray's sockets (107 characters on Linux)."""
     usual = tempfile.gettempdir()
     return usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"  # noqa: S108
@@ -48,10 +48,12 @@ class Cluster:
     ----------
     spread : the scheduling strategy of actors.
     host_cpus : cores that a host actor reserves.
+    foreign : whether it was there before this run, and others may use it.
     """
 
     spread = "DEFAULT"
     host_cpus = 0
+    foreign = False
 
     def check(self) -> None:
         """Check that the cluster is there.
@@ -66,23 +68,33 @@ class Cluster:
         """Leave the cluster as it was found; one that was started here is gone afterwards."""
         raise NotImplementedError
 
-    def wait(self, references: list[Any], what: str, count: int | None = None) -> list[Any]:
+    def wait(
+        self,
+        references: list[Any],
+        what: str,
+        count: int | None = None,
+        within_s: float = CALL_TIMEOUT_S,
+    ) -> list[Any]:
         """Wait until ``count`` of the references are ready (all by default), and return those.
 
         Raises
         ------
-        HostError : the cluster died, or the longest time that a call may take is over.
+        HostError : the cluster died, or the time is over.
         """
         wanted = len(references) if count is None else count
-        deadline = time.monotonic() + CALL_TIMEOUT_S
+        deadline = time.monotonic() + within_s
         while True:
-            done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
+            try:
+                done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
+            except (ray.exceptions.RaySystemError, ConnectionError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise HostError(f"{what}: Ray is gone ({reason}); continue with --resume") from None
             if len(done) >= wanted:
                 ready: list[Any] = done
                 return ready
             self.check()
             if time.monotonic() > deadline:
-                raise HostError(f"{what} did not answer within {CALL_TIMEOUT_S:g} s")
+                raise HostError(f"{what} did not answer within {within_s:g} s")
 
 
 class LocalCluster(Cluster):
@@ -98,7 +110,7 @@ class LocalCluster(Cluster):
     """
 
     def __init__(self, cores: int) -> None:
-        self.folder = tempfile.mkdtemp(prefix="sf-", dir=_short_temporary_folder())
+        self.folder = tempfile.mkdtemp(prefix="sf-", dir=short_temporary_folder())
         self._started: list[psutil.Process] = []
         self._known: set[psutil.Process] = set()
         self._remembered = 0.0

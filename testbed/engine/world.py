@@ -109,8 +109,12 @@ def check_components(scenario: Scenario, devices: int) -> None:
         ) from None
 
 
-def read_setting(scenario: Scenario) -> Setting:
+def read_setting(scenario: Scenario, share_out: bool = True) -> Setting:
     """Load data and fleet.
+
+    Parameters
+    ----------
+    share_out : whether the devices get training images; costs do not depend on them.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def read_setting(scenario: Scenario) -> Setting:
     fleet, cloud = read_fleet(scenario)
     check_components(scenario, len(fleet))
     check_positions(scenario, fleet)
-    data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed)
+    data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed, share_out)
     if scenario.training.protocol == "provider" and len(data.parts.training) < MIN_BATCH:
         raise UserError(
             f"data.splits.training: a provider needs {MIN_BATCH} images to train on, this part has "
@@ -128,11 +132,17 @@ def read_setting(scenario: Scenario) -> Setting:
     return Setting(scenario, data, fleet, cloud, foreign_images(scenario, data))
 
 
-def start_backend(setting: Setting, hosts: int) -> Backend:
-    """Start the hosts of the scenario's backend."""
+def start_backend(setting: Setting, hosts: int | None, address: str | None = None) -> Backend:
+    """Start the hosts of the scenario's backend.
+
+    Parameters
+    ----------
+    hosts : how many; None: as many as there are cores.
+    address : of a Ray cluster to join.
+    """
     arrays = (setting.data.pool.images, setting.data.pool.labels, setting.data.device_images)
     if setting.scenario.engine.backend == "inline":
         return InlineBackend(*arrays)
     from testbed.engine.ray_backend import RayBackend  # importing Ray takes a second
 
-    return RayBackend(hosts, *arrays)
+    return RayBackend(hosts, *arrays, address=address)

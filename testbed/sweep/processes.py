@@ -12,7 +12,7 @@ from pathlib import Path
 
 from testbed.core.loading import dump_scenario
 from testbed.core.scenario import Scenario
-from testbed.engine.experiment import default_hosts
+from testbed.engine.backend import default_hosts
 from testbed.engine.folder import RESOLVED
 from testbed.sweep.folder import SweepFolder
 from testbed.sweep.grid import Point

@@ -51,6 +51,7 @@ RAY = {
     "testbed/engine/ray_backend.py",
     "testbed/engine/ray_cluster.py",
     "testbed/engine/ray_hosts.py",
+    "testbed/engine/ray_joined.py",
 }
 
 

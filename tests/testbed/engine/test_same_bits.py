@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shutil
+import tempfile
 
 import numpy as np
 import psutil
@@ -179,6 +181,42 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
         Experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2))).run()
     Experiment(scenario, tmp_path / "cut", Progress()).run(resume=True)
     assert everything(tmp_path / "cut") == whole
+
+
+def test_a_cluster_of_two_nodes_gives_the_same_bits_and_goes_on(
+    tiny, tmp_path, inline_results, monkeypatch
+):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from testbed.engine.ray_cluster import PROJECT_ROOT, short_temporary_folder
+
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    folder = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+    try:
+        cluster.add_node(**node)
+        tiny["arms"] = tiny["arms"][:1]
+        scenario = validate_scenario(with_engine(tiny, backend="ray"), "test")
+        out = tmp_path / "run"
+        placed = []
+        usage = RayHosts.usage
+
+        def usage_and_places(self):
+            placed[:] = [ray.get(actor.node.remote()) for actor in self.actors]
+            return usage(self)
+
+        monkeypatch.setattr(RayHosts, "usage", usage_and_places)
+        Experiment(scenario, out, Progress(), cluster.address).run()
+        assert len(set(placed)) == 2
+        arms = [json.loads(text)["arms"][0] for text in (everything(out)[0], inline_results[0])]
+        assert arms[0] == arms[1]
+        assert not ray.is_initialized()
+        assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_host(number=0):

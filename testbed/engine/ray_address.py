@@ -1,0 +1,48 @@
+"""Addresses of Ray clusters that a run may join, checked before anything is written."""
+
+import re
+import socket
+
+from testbed.core.errors import UserError
+
+AUTO = "auto"
+ANSWERS_WITHIN_S = 5.0
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the two parts of an address such as ``10.0.0.1:6379``.
+
+    Raises
+    ------
+    UserError : it is no such address.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})", address)
+    if match is None or not 0 < int(match.group(2)) < 2**16:
+        raise UserError(
+            f"--ray-address: '{address}' is no address; give HOST:PORT of the cluster's head, or "
+            f"'{AUTO}' on one of its nodes"
+        )
+    return match.group(1).strip("[]"), int(match.group(2))
+
+
+def answers(address: str, within_s: float = ANSWERS_WITHIN_S) -> bool:
+    """Say whether anything listens at an address."""
+    try:
+        with socket.create_connection(host_and_port(address), timeout=within_s):
+            return True
+    except OSError:
+        return False
+
+
+def check_address(address: str) -> None:
+    """Check that something listens where a run is to join a cluster.
+
+    Raises
+    ------
+    UserError : nothing does, or it is no address.
+    """
+    if address != AUTO and not answers(address):
+        raise UserError(
+            f"--ray-address: nothing answers at {address}; start the cluster there with 'ray start "
+            "--head', or leave the option out to run on this machine"
+        )
