@@ -156,7 +156,7 @@ def run_scenario(
     chosen = _resolve(scenario, overrides)
     folder = Path(out) if out is not None else default_folder(chosen)
     with Interrupts() as interrupts:
-        options = {"force": force, "resume": resume}
+        options: dict[str, Any] = {"force": force, "resume": resume}
         if progress is True:
             from testbed.cli.display import RichDisplay
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import logging
 import platform
 import time
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -52,13 +53,14 @@ class JoinedCluster(Cluster):
 
     def __init__(self, address: str) -> None:
         loopback = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
+        own_address: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if loopback else {}
         try:
             ray.init(
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                **({"_node_ip_address": "127.0.0.1"} if loopback else {}),
+                **own_address,
             )
         except (RuntimeError, OSError, ValueError, ConnectionError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
@@ -74,7 +76,8 @@ class JoinedCluster(Cluster):
     @staticmethod
     def cpus() -> int:
         """Return the number of CPUs of the cluster."""
-        return int(ray.cluster_resources().get("CPU", 0))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return int(resources.get("CPU", 0))
 
     def check_hosts(self, hosts: int) -> None:
         """Check that so many hosts, of one CPU each, fit the cluster.
@@ -91,7 +94,8 @@ class JoinedCluster(Cluster):
 
     def _check_versions(self) -> None:
         own = versions()
-        for node in ray.nodes():
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        for node in nodes:
             if not node["Alive"]:
                 continue
             where = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"

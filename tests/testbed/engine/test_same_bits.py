@@ -9,12 +9,15 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 
 from testbed.core import protocol
 from testbed.core.loading import validate_scenario
 from testbed.engine.experiment import Experiment
 from testbed.engine.folder import COLUMNS
 from testbed.engine.progress import Progress
+from testbed.engine.ray_cluster import PROJECT_ROOT, short_temporary_folder
 from testbed.engine.ray_hosts import RayHosts
 
 
@@ -52,10 +55,9 @@ def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline
     assert again == inline_results
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results, hosts):
-    tree = with_engine(tiny, backend="ray", hosts=hosts)
-    assert everything(run(tree, tmp_path / f"hosts{hosts}")) == inline_results
+def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results):
+    tree = with_engine(tiny, backend="ray", hosts=2)  # one host: test_drawn_scenarios
+    assert everything(run(tree, tmp_path / "hosts")) == inline_results
 
 
 def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path):
@@ -183,42 +185,6 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
     assert everything(tmp_path / "cut") == whole
 
 
-def test_a_cluster_of_two_nodes_gives_the_same_bits_and_goes_on(
-    tiny, tmp_path, inline_results, monkeypatch
-):
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from testbed.engine.ray_cluster import PROJECT_ROOT, short_temporary_folder
-
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    folder = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
-    try:
-        cluster.add_node(**node)
-        tiny["arms"] = tiny["arms"][:1]
-        scenario = validate_scenario(with_engine(tiny, backend="ray"), "test")
-        out = tmp_path / "run"
-        placed = []
-        usage = RayHosts.usage
-
-        def usage_and_places(self):
-            placed[:] = [ray.get(actor.node.remote()) for actor in self.actors]
-            return usage(self)
-
-        monkeypatch.setattr(RayHosts, "usage", usage_and_places)
-        Experiment(scenario, out, Progress(), cluster.address).run()
-        assert len(set(placed)) == 2
-        arms = [json.loads(text)["arms"][0] for text in (everything(out)[0], inline_results[0])]
-        assert arms[0] == arms[1]
-        assert not ray.is_initialized()
-        assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def kill_host(number=0):
     hosts = [
         child
@@ -230,20 +196,39 @@ def kill_host(number=0):
     hosts[number % len(hosts)].wait(10)
 
 
-def test_killed_hosts_are_replaced_and_change_no_bit(tiny, tmp_path, inline_results, monkeypatch):
-    """Killed after a forward exchange and while serving: when its devices remember something."""
-    handle, calls = RayHosts.handle, []
+def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
+    tiny, tmp_path, inline_results, monkeypatch
+):
+    """Killed when devices remember something: within a step, and once they have the front-end."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
+    handle, calls, places = RayHosts.handle, [], set()
 
     def handle_and_kill(self, shards):
         kind = shards[0][1][0].metadata.message_type
         calls.append(kind)
+        places.update(ray.get([actor.node.remote() for actor in self.actors]))
         if (kind, calls.count(kind)) in {(protocol.BACKWARD, 4), (protocol.INFER, 1)}:
             kill_host(calls.count(kind))
         return handle(self, shards)
 
     monkeypatch.setattr(RayHosts, "handle", handle_and_kill)
-    tree = with_engine(tiny, backend="ray", hosts=2)
-    folder = run(tree, tmp_path / "run")
-    assert everything(folder) == inline_results
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    temporary = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": temporary})
+    try:
+        cluster.add_node(**node)
+        tiny["arms"] = tiny["arms"][:1]
+        scenario = validate_scenario(with_engine(tiny, backend="ray"), "test")
+        folder = tmp_path / "run"
+        Experiment(scenario, folder, Progress(), cluster.address).run()
+        assert not ray.is_initialized()
+        assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+    assert len(places) == 2
+    arms = [json.loads(text)["arms"][0] for text in (everything(folder)[0], inline_results[0])]
+    assert arms[0] == arms[1]
     host = json.loads((folder / "host.json").read_text())
     assert host["host_restarts"] == 2
+    assert host["hosts"] == 2
