@@ -103,20 +103,22 @@ class HostData:
 
 
 class _States:
-    """What Flower's contexts keep between messages: 4 bytes a device, and each distinct state once.
+    """What Flower's contexts keep between messages: 8 bytes a device, and each distinct state once.
 
     On a host that is the deployed front-end, whose records all devices of a tier share.
     """
 
     def __init__(self, devices: int) -> None:
-        self._number_of = np.full(devices, -1, dtype=np.int32)
-        self._distinct: list[RecordDict] = []
+        self._number_of = np.full(devices, -1, dtype=np.int64)
+        self._distinct: dict[int, RecordDict] = {}
+        self._holders: dict[int, int] = {}
         self._numbers: dict[tuple[tuple[str, int], ...], int] = {}
+        self._next = 0
 
     def clear(self) -> None:
         """Forget all of them."""
         self._number_of[:] = -1
-        self._distinct, self._numbers = [], {}
+        self._distinct, self._holders, self._numbers = {}, {}, {}
 
     def of(self, device: int) -> RecordDict:
         """Return a device's state, in a dictionary of its own."""
@@ -125,14 +127,29 @@ class _States:
 
     def keep(self, device: int, state: RecordDict) -> None:
         """Note a device's state; equal means that the records are the same objects."""
-        if not state:
-            self._number_of[device] = -1
+        before = int(self._number_of[device])
+        number = self._numbered(state) if state else -1
+        if number == before:
             return
-        key = tuple((name, id(record)) for name, record in state.items())
+        if number >= 0:
+            self._holders[number] += 1
+        self._number_of[device] = number
+        if before >= 0:
+            self._holders[before] -= 1
+            if not self._holders[before]:
+                del self._numbers[_identity(self._distinct.pop(before))], self._holders[before]
+
+    def _numbered(self, state: RecordDict) -> int:
+        key = _identity(state)
         if key not in self._numbers:
-            self._numbers[key] = len(self._distinct)
-            self._distinct.append(state)
-        self._number_of[device] = self._numbers[key]
+            self._numbers[key] = self._next
+            self._distinct[self._next], self._holders[self._next] = state, 0
+            self._next += 1
+        return self._numbers[key]
+
+
+def _identity(state: RecordDict) -> tuple[tuple[str, int], ...]:
+    return tuple((name, id(record)) for name, record in state.items())
 
 
 class Host:

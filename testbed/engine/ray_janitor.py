@@ -16,18 +16,26 @@ import psutil
 
 PATIENCE_S = 20.0  # for processes that are on their way out, with their parent gone
 LOOK_EVERY_S = 0.1
-ORPHANS_END_WITHIN_S = 2.0  # workers look for their parent once in a second, and have no folder
+ORPHANS_END_WITHIN_S = 1.0  # one that was just being started may show up late
 
 
 def processes_of(folder: str) -> list[psutil.Process]:
-    """Return the processes whose command line names the folder: Ray's own all do."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != psutil.Process().pid and folder in " ".join(
-            process.info["cmdline"] or []
-        ):
-            found.append(process)
-    return found
+    """Return the processes of the session: they name its folder, or hold one of its logs open.
+
+    Ray's agents and workers rename themselves; their logs still give them away.
+    """
+    own = psutil.Process().pid
+    others = [process for process in psutil.process_iter() if process.pid != own]
+    return [process for process in others if _uses(process, folder)]
+
+
+def _uses(process: psutil.Process, folder: str) -> bool:
+    try:
+        if folder in " ".join(process.cmdline()):
+            return True
+        return any(file.path.startswith(folder) for file in process.open_files())
+    except (psutil.Error, OSError):
+        return False  # gone, or another user's
 
 
 def clean_up(folder: str) -> None:
@@ -39,7 +47,8 @@ def clean_up(folder: str) -> None:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not left:  # open files are recognised for as long as they are there
+            shutil.rmtree(folder, ignore_errors=True)
         if left or Path(folder).exists():
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since > ORPHANS_END_WITHIN_S:
