@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DEVICES = 2
 LIMIT_S = 1200.0
-SCENARIO = {
+SCENARIO: dict[str, Any] = {
     "name": "loopback",
     "data": {"max_images": 200},
     "fleet": {
@@ -134,7 +135,7 @@ def run_on_flower(kind: str, scenario: Path, out: Path, home: Path) -> None:
     superlink += ["--port", str(api), "--database", str(home / "state.db")]
     if kind == "simulation":
         superlink.append("--simulation")
-    run = [str(BIN / "flwr"), "run", str(ROOT), "here", "--stream"]
+    run = [str(BIN / "flwr"), "run", str(ROOT), "here"]
     run += ["--run-config", f'scenario="{scenario}" out="{out}" nodes={DEVICES} wait-s=900.0']
     if kind == "simulation":
         settings = f"num-supernodes={DEVICES} client-resources-num-cpus=1"
@@ -151,9 +152,9 @@ def run_on_flower(kind: str, scenario: Path, out: Path, home: Path) -> None:
             run, cwd=ROOT, env=env, timeout=LIMIT_S, capture_output=True, text=True
         )
         (home / "run.log").write_text(done.stdout + done.stderr)
-        due = time.monotonic() + 30.0
-        while not (out / "rounds.csv").exists():
-            if time.monotonic() > due:
+        due = time.monotonic() + LIMIT_S
+        while not (out / "rounds.csv").exists():  # written last
+            if done.returncode != 0 or time.monotonic() > due:
                 for log in sorted(home.glob("*.log")):
                     print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
                 raise SystemExit(f"failed: the {kind} wrote no weights")
@@ -176,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the checks and print the table; return 1 where a weight differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", choices=("simulation", "deployment"))
+    parser.add_argument("--rounds", type=int, default=2, help="of training (default: 2)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
@@ -183,7 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="flower-") as temporary:
         folder = Path(temporary)
         scenario = folder / "loopback.yaml"
-        scenario.write_text(yaml.safe_dump(SCENARIO, sort_keys=False))
+        training = {**SCENARIO["training"], "rounds": chosen.rounds}
+        tree = {**SCENARIO, "training": training}
+        scenario.write_text(yaml.safe_dump(tree, sort_keys=False))
         reference = weights_on_fleet_grid(RunConfig(str(scenario)), folder / "grid")
         print("| runtime | devices | wall s | largest difference of a weight from FleetGrid |")
         print("|---|---|---|---|")
