@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
 from testbed.core.loading import dump_scenario, load_scenario
-from testbed.report.flat import Value, arm_figures
+from testbed.report.flat import arm_figures
 from testbed.report.folder import Results, read_columns, read_results
 from testbed.report.schema import ArmResult
 
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> ExportedRun:
         arms.append(
             ExportedArm(
                 arm.name,
-                {key: float(v) for key, v in figures.items() if _is_number(v)},
+                {key: float(v) for key, v in figures.items() if isinstance(v, int | float)},
                 {key: v for key, v in figures.items() if isinstance(v, str)},
                 shared | own,
                 [point for name, point in curves if name == arm.name] + _attack_curves(arm),
@@ -109,10 +109,6 @@ def read_run(folder: Path) -> ExportedRun:
             )
         )
     return ExportedRun(facts.name, folder, facts.seed, dump_scenario(scenario), arms)
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _training_curves(folder: Path) -> Iterator[tuple[str, Point]]:

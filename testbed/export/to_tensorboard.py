@@ -1,5 +1,6 @@
 """A run as TensorBoard logs: one log per arm, so that arms and runs lie over each other."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,14 @@ def writer_class() -> Any:
     ------
     UserError : neither package is installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+    for module in ("torch.utils.tensorboard", "tensorboardX"):
         try:
-            from tensorboardX import SummaryWriter
+            return importlib.import_module(module).SummaryWriter
         except ImportError:
-            raise UserError(
-                "--tensorboard: neither tensorboard nor tensorboardX is installed; "
-                "pip install tensorboard"
-            ) from None
-    return SummaryWriter
+            continue
+    raise UserError(
+        "--tensorboard: neither tensorboard nor tensorboardX is installed; pip install tensorboard"
+    )
 
 
 def export_to_tensorboard(run: ExportedRun, folder: Path) -> list[Path]:

@@ -32,7 +32,7 @@ def test_everything_exported_is_in_the_results(finished_run):
         assert set(arm.pictures) == {
             f"{adversary}/{what}"
             for adversary in ("eaves", "cloud")
-            for what in ("original", "ridge", "mean_image", "class_mean")
+            for what in ("original", "ridge", "mean_image", "class_mean_image")
         }
         assert all(
             p.dtype == np.uint8 and p.shape[1:] == (32, 32, 1) for p in arm.pictures.values()
