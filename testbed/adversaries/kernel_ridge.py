@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
@@ -163,7 +164,12 @@ class KernelRidge:
         shown: Matrix,
         truth: Matrix,
     ) -> float:
-        weights = fit(combined(among, width), alpha, shown)
+        try:
+            weights = fit(combined(among, width), alpha, shown)
+        except LinAlgError:
+            # Features of few dimensions: in single precision their kernel is not positive definite
+            # until the penalty is larger than its rounding.
+            return math.inf
         return float(np.square(combined(held_out, width) @ weights - truth).mean())
 
 

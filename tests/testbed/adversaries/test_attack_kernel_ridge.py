@@ -48,3 +48,15 @@ def test_samples_are_capped(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     capped = mount("kernel_ridge", {"max_samples": 30}, case.evidence, 0).images
     assert np.abs(capped - mount("kernel_ridge", {}, case.evidence, 0).images).max() > 1e-3
+
+
+def test_features_of_one_dimension_are_attacked_too(build_case):
+    # Their kernel is singular but for its rounding, which no small penalty outweighs.
+    def collapsed(x, rng):
+        return x.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 12, 8, 8).contiguous()
+
+    case = build_case(collapsed, auxiliary=900, victims=32)
+    options = {"alphas": [1e-9, 1.0], "widths": [1e6]}
+    images = mount("kernel_ridge", options, case.evidence, 0).images
+    assert np.isfinite(images).all()
+    assert case.mse(mount("kernel_ridge", options, case.evidence, 0)) < 0.1
