@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint smoke clean
+.PHONY: demo test lint smoke bench clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -28,5 +28,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Speed against Flower's simulation, pfl-research (in an environment of its own) and torch alone.
+PFL := .venv-pfl
+$(PFL)/.installed:
+	$(PYTHON) -m venv $(PFL)
+	$(PFL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 "pfl[pytorch]==0.6.0"
+	touch $@
+
+bench: $(STAMP) $(PFL)/.installed
+	$(BIN)/python benchmarks/fleet_speed.py --pfl-python $(PFL)/bin/python --document docs/speed.md
+
 clean:
-	rm -rf $(VENV) results .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PFL) results .mypy_cache .ruff_cache .pytest_cache

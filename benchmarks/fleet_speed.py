@@ -153,7 +153,8 @@ def main() -> int:
         )
         print(text)
         if arguments.document is not None:
-            write_between_marks(arguments.document, text)
+            marks = ("<!-- speed:begin -->", "<!-- speed:end -->")
+            write_between_marks(arguments.document, text, marks)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
