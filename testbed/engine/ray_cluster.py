@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,31 @@ def _to_log(data: Any, ignore_prefix: bool = False) -> None:
     """Take what Ray would print on the terminal, such as the last words of its raylet."""
     for line in data["lines"]:
         _LOG.warning("%s: %s", data.get("pid"), line)
+
+
+@contextlib.contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Initialise Ray within this: it prints into the log, and SIGTERM stays what it was.
+
+    Raises
+    ------
+    KeyboardInterrupt : a SIGTERM came while Ray's own handler, which exits, was in place.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    ray._private.worker.print_to_stdstream = _to_log  # Ray has no switch for it
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, on_terminate)
+
+
+def said(error: Exception) -> str:
+    """Return the first line of what an error says, for a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Cluster:
@@ -129,29 +155,24 @@ class LocalCluster(Cluster):
         paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         before = set(psutil.Process().children(recursive=True))
-        main = threading.current_thread() is threading.main_thread()
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        ray._private.worker.print_to_stdstream = _to_log  # Ray has no switch for it
         try:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                num_gpus=0,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=self.folder,
-            )
-        except (RuntimeError, OSError, ValueError, ConnectionError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            with quiet_ray():
+                ray.init(
+                    address="local",
+                    num_cpus=cores,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=self.folder,
+                )
+        except Exception as error:  # Ray raises bare ones, for instance where it starts too slowly
             raise UserError(
-                f"Ray could not start ({reason}); engine.backend=inline runs without it"
+                f"Ray could not start ({said(error)}); engine.backend=inline runs without it"
             ) from error
         finally:
-            if main:
-                signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
             after = set(psutil.Process().children(recursive=True))
             self._known = {child for child in after - before if child.pid != self._janitor.pid}
             self._started = [child for child in self._known if child.name() in VITAL]

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import testbed
 from testbed.core.errors import HostError, UserError
 from testbed.engine.ray_address import answers
-from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster
+from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, quiet_ray, said
 
 LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -55,16 +55,16 @@ class JoinedCluster(Cluster):
         loopback = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
         own_address: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if loopback else {}
         try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                **own_address,
-            )
-        except (RuntimeError, OSError, ValueError, ConnectionError) as error:
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
+            with quiet_ray():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    **own_address,
+                )
+        except Exception as error:  # Ray raises bare ones too
+            raise UserError(f"--ray-address: cannot join {address} ({said(error)})") from None
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
