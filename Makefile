@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint smoke bench clean
+.PHONY: demo test test-long lint smoke bench clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -22,6 +22,10 @@ smoke: $(STAMP)
 # All checks: style, types, tests.
 test: lint
 	$(BIN)/python -m pytest
+
+# Whole runs that are killed, or timed against others, and take minutes; not part of make test.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ def cases():
     return attack_throughput.all_cases(attack_throughput.parse(SMALL))
 
 
+@pytest.mark.long
 def test_plain_loops_do_the_same_arithmetic(cases):
     apart = {(case.attack, case.phase): attack_throughput.disagreement(case) for case in cases}
     assert {

@@ -23,6 +23,7 @@ def campaign(tmp_path_factory):
     return state
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_nothing_and_resumes_to_the_same_bytes(campaign):
     outcome = driver_killed(campaign, 1, resume=("--set", "engine.backend=inline"))
     assert outcome.passed, outcome

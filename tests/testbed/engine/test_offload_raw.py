@@ -134,6 +134,7 @@ def test_answers_are_those_of_a_device_with_more_memory(offloaded, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_hosts_and_interruptions_change_no_bit(offloaded, tmp_path):
     class StopWhenServing:
         def begin(self, phase, steps):

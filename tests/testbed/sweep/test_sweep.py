@@ -172,6 +172,7 @@ def test_a_failing_point_does_not_stop_the_others(tiny, tmp_path, capsys):
         run_sweep(tiny, out=tmp_path / "other", force=True)
 
 
+@pytest.mark.long
 def test_a_worker_ends_with_its_starter(tiny, write_scenario, tmp_path):
     tiny["training"]["rounds"] = 400
     scenario = str(write_scenario(tiny))
