@@ -100,13 +100,15 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
     others = [(row["accuracy"], row["best_mse"]) for row in rows if not is_ours(row)]
     hull = upper_hull(others)
     corners = [100 * x for x, _ in hull], [y for _, y in hull]
     axes.plot(*corners, color="#888888", label="hull of the others")
-    accuracies = [row["accuracy"] for row in rows]
-    middle = (min(accuracies) + max(accuracies)) / 2
+    number_of = {
+        row["arm"]: number
+        for number, row in enumerate(sorted(rows, key=lambda each: -each["accuracy"]), 1)
+    }
     for ours, colour, marker in ((False, "#4a6fa5", "o"), (True, "#c44e52", "D")):
         own = [row for row in rows if is_ours(row) == ours]
         axes.scatter(
@@ -116,16 +118,18 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
             marker=marker,
             label="SiftFunnel+" if ours else "other defences",
         )
-        for row in own:
-            right = row["accuracy"] > middle  # labels grow inwards, or they leave the figure
+        for row in own:  # numbers, as in the list beside the axes: names would cover each other
             axes.annotate(
-                row["arm"].removeprefix("siftfunnel_cnn/"),
+                str(number_of[row["arm"]]),
                 (100 * row["accuracy"], row["best_mse"]),
-                xytext=(-5 if right else 5, 4),
-                ha="right" if right else "left",
+                xytext=(4, 4),
                 textcoords="offset points",
-                fontsize=6,
+                fontsize=7,
             )
+    listed = "\n".join(
+        f"{number}  {arm.removeprefix('siftfunnel_cnn/')}" for arm, number in number_of.items()
+    )
+    axes.text(1.02, 1.0, listed, transform=axes.transAxes, va="top", fontsize=7)
     for name, value in anchors.items():
         axes.axhline(value, linestyle=":", color="#555555")
         axes.annotate(name, (axes.get_xlim()[0], value), fontsize=7, va="bottom")
