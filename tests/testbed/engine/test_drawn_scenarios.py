@@ -81,6 +81,7 @@ def results(folder):
     return (folder / "results.json").read_bytes(), tables
 
 
+@pytest.mark.long
 @settings(
     max_examples=2,
     deadline=None,

@@ -107,6 +107,7 @@ def everything(folder):
     ]
 
 
+@pytest.mark.long
 def test_points_at_once_and_resumed_in_turn_give_the_same_bytes(
     tiny, write_scenario, tmp_path, capsys
 ):
