@@ -14,6 +14,9 @@ from pathlib import Path
 
 import yaml
 from faults.cases import CASES, Campaign, Outcome, uninterrupted
+from frontier import output
+
+from testbed.core.errors import UserError
 
 BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
 SCENARIO = {
@@ -76,11 +79,10 @@ def table(outcomes: list[Outcome]) -> str:
 
 def write_between_marks(path: Path, text: str) -> None:
     """Replace what stands between the two marks of a document."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"--document {path}: needs the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    try:
+        output.write_between_marks(path, text, (BEGIN, END))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:

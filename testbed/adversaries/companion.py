@@ -150,6 +150,14 @@ class Companion:
         one_hot = nn.functional.one_hot(labels, self.view.num_classes).float()
         return torch.from_numpy(auxiliary.images[chosen]), one_hot
 
+    def received(
+        self, features: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return a step's features (n, C, H, W) without their graph, and their classes one-hot."""
+        classes = torch.cat(list(targets)).argmax(dim=1)
+        labels = nn.functional.one_hot(classes, self.view.num_classes).float()
+        return torch.cat([z.detach() for z in features]), labels
+
     def normalised(self, x: Tensor) -> Tensor:
         """Return images as the attacker's own front-end gets them, by its own statistics."""
         return (x - self._centre) / self._deviation

@@ -120,9 +120,7 @@ class Hijacking(Companion):
         if self.steps == 0:
             self._train_pilot()
         self.networks[PILOT].eval()  # here, since a training that goes on does not come from there
-        sent = torch.cat([z.detach() for z in features])
-        classes = torch.cat(list(targets)).argmax(dim=1)
-        labels = functional.one_hot(classes, self.view.num_classes).float()
+        sent, labels = self.received(features, targets)
         rng = self.rng("batches", self.steps)
         self.steps += 1
         scale, critic = self.networks[SCALE], self.networks[CRITIC]

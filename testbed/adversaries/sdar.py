@@ -118,9 +118,7 @@ class SimulatorTraining(Companion):
         classify: Classify,
     ) -> None:
         """Learn from what the devices sent; what they get is left alone."""
-        sent = torch.cat([z.detach() for z in features])
-        classes = torch.cat(list(targets)).argmax(dim=1)
-        labels = functional.one_hot(classes, self.view.num_classes).float()
+        sent, labels = self.received(features, targets)
         scale = self.networks[SCALE]
         scale.update(sent)  # type: ignore[operator]
         rng = self.rng("batches", self.steps)
