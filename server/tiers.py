@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from testbed.core import protocol
+from testbed.core.arrays import as_numpy
 from testbed.core.blocks import running_weight
 from testbed.core.errors import UserError
 from testbed.core.records import to_tensors
@@ -139,7 +140,7 @@ def pool_statistics(replies: Sequence[Message], like: Weights) -> Weights:
 def _matches(record: ArrayRecord, like: Mapping[str, Tensor]) -> bool:
     if set(record) != set(like):
         return False
-    arrays = {name: array.numpy() for name, array in record.items()}
+    arrays = {name: as_numpy(array) for name, array in record.items()}
     return all(
         arrays[name].shape == tuple(like[name].shape) and bool(np.isfinite(arrays[name]).all())
         for name in like

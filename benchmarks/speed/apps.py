@@ -25,6 +25,7 @@ from speed.workload import (
 from testbed.core.records import to_record, to_tensors
 
 FINISHED_AT_ONCE = 100  # images per forward pass of the server
+SERVER_THREADS = 2  # the devices' processes wait for it
 
 
 @cache
@@ -100,7 +101,7 @@ def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
 def serve_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
     """Run workload B; return the seconds of each round."""
     wait_for(grid, devices)
-    torch.set_num_threads(1)
+    torch.set_num_threads(SERVER_THREADS)
     cloud = initial_weights(CLOUD_SHAPES)
     content = RecordDict({"arrays": to_record(initial_weights(EDGE_SHAPES))})
     seconds = []

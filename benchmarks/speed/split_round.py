@@ -1,8 +1,9 @@
 """Workload C: rounds of split-federated training with SiftFunnel on devices of 20 images.
 
-The engine runs its ServerApp over FleetGrid. The limit calls the same sessions and the same cloud
-step directly, in two processes with half of the devices each: no messages, and no exchange between
-the halves but the averaged front-end.
+The engine runs its ServerApp over FleetGrid, with two threads for the cloud, whose step the hosts
+wait for. The limit calls the same sessions and the same cloud step directly, in two processes with
+half of the devices each: no messages, and no exchange between the halves but the averaged
+front-end.
 """
 
 import itertools
@@ -48,14 +49,14 @@ def program() -> EdgeProgram:
     )
 
 
-def cloud_of(edge: EdgeModel) -> Cloud:
+def cloud_of(edge: EdgeModel, threads: int) -> Cloud:
     """Return the cloud half, at its first weights."""
     name, options = edge.front_end.cloud_model
     shape = edge.front_end.feature_shape
     trunk = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=CLASSES)
     model = TieredCloudModel(trunk, [shape], CLASSES)
     initialise(model, torch_generator(0, "cloud weights"))
-    return Cloud(model, CloudOptimiserSection(), 0, threads=1)
+    return Cloud(model, CloudOptimiserSection(), 0, threads)
 
 
 def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
@@ -65,7 +66,7 @@ def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
     )
     edge = program().build()
     tier = Tier(STRATEGIES.create("fedavg", {}), *edge.initial_weights())
-    server = SplitFederated(training, 0, cloud_of(edge), [tier])
+    server = SplitFederated(training, 0, cloud_of(edge, threads=2), [tier])
     ends = [time.perf_counter()]
 
     def on_round(record: RoundRecord) -> None:
@@ -81,7 +82,7 @@ class TightHalf:
 
     def __init__(self, pool: Pool, devices: range) -> None:
         self._edge = program().build()
-        self._cloud = cloud_of(self._edge)
+        self._cloud = cloud_of(self._edge, threads=1)
         self._pool = pool
         self._devices = devices
 

@@ -2,28 +2,26 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
+from testbed.core.arrays import as_numpy, to_array
 from testbed.core.protocol import CONFIG, TIER
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Return an ArrayRecord of contiguous copies of the tensors."""
-    return ArrayRecord(
-        {
-            name: Array(np.ascontiguousarray(value.detach().contiguous().numpy()))
-            for name, value in tensors.items()
-        }
-    )
+    record = ArrayRecord()  # filled entry by entry: given a dictionary, it copies every array again
+    for name, value in tensors.items():
+        record[name] = to_array(value.detach().contiguous().numpy())
+    return record
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the record's arrays as tensors of this process."""
     # The copy makes the tensors writable and gives them torch's alignment in every process.
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
+    return {name: torch.from_numpy(as_numpy(array).copy()) for name, array in record.items()}
 
 
 def config_number(content: RecordDict, key: str) -> int | float:

@@ -24,6 +24,7 @@ ALLOWED = {
 }
 # Flower: the apps, the strategies, the Grid with what carries its messages, and their conversions.
 FLOWER = {
+    "testbed/core/arrays.py",
     "testbed/core/records.py",
     "clients/edge.py",
     "server/split_federated.py",

@@ -1,0 +1,94 @@
+"""Flower's arrays written and read quickly: the bytes and the elements are Flower's own."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from testbed.core.arrays import QuickArray, as_numpy, quicken, to_array
+from testbed.engine.host import set_identity
+
+DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int8", "bool", "complex64"])
+
+
+@given(DTYPES.flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0))))
+def test_bytes_are_flower_s_own(values):
+    own, flower = to_array(values), Array(np.ascontiguousarray(values))
+    assert (own.dtype, own.shape, own.stype, own.data) == (
+        flower.dtype,
+        flower.shape,
+        flower.stype,
+        flower.data,
+    )
+    for read in (as_numpy(own), flower.numpy()):
+        assert read.dtype == values.dtype
+        assert read.shape == np.ascontiguousarray(values).shape
+        assert read.tobytes() == values.tobytes()
+
+
+def test_columns_first_are_written_in_rows():
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(as_numpy(to_array(values)), values)
+
+
+def test_columns_first_from_elsewhere_are_read():
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(as_numpy(Array(values)), values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": b""},
+        {"data": to_array(np.zeros(3, np.float32)).data[:-1]},
+        {"data": b"x" + to_array(np.zeros(3, np.float32)).data[1:]},
+        {"stype": "something.else"},
+    ],
+)
+def test_what_is_no_array_is_refused_as_flower_refuses_it(change):
+    fields = {"dtype": "float32", "shape": (3,), "stype": "numpy.ndarray", "data": b""} | change
+    array = Array(**fields)
+    with pytest.raises((ValueError, TypeError, EOFError)) as flower:
+        array.numpy()
+    with pytest.raises(flower.type):
+        as_numpy(array)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("float64", (3,)), ("float32", (4,)), ("nonsense (", (3,)), ("object", (3,)), ("f4", (-3,))],
+)
+def test_what_a_sender_says_of_an_array_does_not_decide_what_is_read(dtype, shape):
+    values = np.arange(3, dtype=np.float32)
+    array = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=to_array(values).data)
+    assert np.array_equal(as_numpy(array), values)
+    assert as_numpy(array).dtype == np.float32
+
+
+def test_pickled_objects_are_not_read():
+    array = Array(np.zeros(1))
+    array.data = (
+        b"\x93NUMPY"
+        + np.lib.format.magic(1, 0)[6:]
+        + b"\x3f\x00"
+        + (b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(62) + b"\n")
+        + b"\x80\x04N."
+    )
+    array.dtype, array.shape = "object", (1,)
+    with pytest.raises(ValueError, match="pickle"):
+        as_numpy(array)
+
+
+def test_a_received_message_reads_itself_and_may_be_written_to():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    set_identity()
+    record = ArrayRecord({"w": Array(values)})
+    message = Message(RecordDict({"arrays": record}), 1, "train")
+    quicken(message)
+    array = message.content.array_records["arrays"]["w"]
+    assert isinstance(array, QuickArray)
+    read = array.numpy()
+    read += 1.0
+    assert np.array_equal(array.numpy(), values)
