@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from attack_speed import closed_form, companions, searched, trained
 from attack_speed.bench import Bench, Case
-from frontier.output import write_between_marks
 from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
+from testbed.report.marked import Marks, write_between
 
-MARKS = "<!-- throughput:begin -->", "<!-- throughput:end -->"
+MARKS = Marks("<!-- throughput:begin -->", "<!-- throughput:end -->")
 TOLERANCE = 2e-2
 """Largest difference of results, in those of the largest value: sums are in another order."""
 
@@ -132,7 +132,7 @@ def main() -> int:
         )
         print(text)
         if arguments.document is not None:
-            write_between_marks(arguments.document, text, MARKS)
+            write_between(arguments.document, (MARKS, text))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -25,11 +25,12 @@ from frontier.arms import DEFAULT_ARMS, ComparedArm, parse_arm
 from frontier.images import FrontierImages, load_images
 from frontier.matching import average_seeds
 from frontier.measurement import attack, is_random, measures
-from frontier.output import draw, table, verdicts, write_between_marks
+from frontier.output import MARKS, draw, table, verdicts
 from frontier.records import read_rows, write_rows
 from frontier.training import Budget, accuracy, train
 
 from testbed.core.errors import UserError
+from testbed.report.marked import write_between
 
 
 def parse() -> argparse.Namespace:
@@ -185,7 +186,7 @@ def main() -> int:
             figure = arguments.document.parent / "images" / "frontier.png"
             shutil.copy(arguments.out / "frontier.png", figure)
             link = "![Accuracy against the best attack's error](images/frontier.png)"
-            write_between_marks(arguments.document, f"{text}\n\n{link}")
+            write_between(arguments.document, (MARKS, f"{text}\n\n{link}"))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

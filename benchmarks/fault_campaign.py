@@ -14,11 +14,11 @@ from pathlib import Path
 
 import yaml
 from faults.cases import CASES, Campaign, Outcome, uninterrupted
-from frontier import output
 
 from testbed.core.errors import UserError
+from testbed.report.marked import Marks, write_between
 
-BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
+MARKS = Marks("<!-- faults:begin -->", "<!-- faults:end -->")
 SCENARIO = {
     "name": "faults",
     "seed": 3,
@@ -77,14 +77,6 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the two marks of a document."""
-    try:
-        output.write_between_marks(path, text, (BEGIN, END))
-    except UserError as error:
-        raise SystemExit(str(error)) from None
-
-
 def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
     """Run the chosen cases, one after another."""
     tree = {**SCENARIO, "training": {**SCENARIO["training"]}}  # type: ignore[dict-item]
@@ -108,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
         outcomes = campaign(options, Path(folder))
     text = table(outcomes)
     if options.document is not None:
-        write_between_marks(options.document, text)
+        try:
+            write_between(options.document, (MARKS, text))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
     return 0 if all(item.passed for item in outcomes) else 1
 
 

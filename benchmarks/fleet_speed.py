@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from frontier.output import write_between_marks
 from frontier.records import read_rows, write_rows
 
 from testbed.core.errors import UserError
+from testbed.report.marked import Marks, write_between
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -153,8 +153,8 @@ def main() -> int:
         )
         print(text)
         if arguments.document is not None:
-            marks = ("<!-- speed:begin -->", "<!-- speed:end -->")
-            write_between_marks(arguments.document, text, marks)
+            marks = Marks("<!-- speed:begin -->", "<!-- speed:end -->")
+            write_between(arguments.document, (marks, text))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

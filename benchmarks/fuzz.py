@@ -16,11 +16,11 @@ import time
 import warnings
 from pathlib import Path
 
-from frontier.output import write_between_marks
 from fuzzing.campaign import run
 from fuzzing.targets import input_targets, result_targets
 
 from testbed import run_scenario
+from testbed.report.marked import Marks, write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,8 +55,8 @@ def main() -> int:
             )
             print(lines[-1], flush=True)
     if arguments.document is not None:
-        marks = ("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
-        write_between_marks(arguments.document, "\n".join(lines), marks)
+        marks = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
+        write_between(arguments.document, (marks, "\n".join(lines)))
     return 0
 
 

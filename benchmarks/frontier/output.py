@@ -7,9 +7,9 @@ from typing import Any
 import matplotlib
 
 from frontier.matching import reached, upper_hull
-from testbed.core.errors import UserError
+from testbed.report.marked import Marks
 
-BEGIN, END = "<!-- frontier:begin -->", "<!-- frontier:end -->"
+MARKS = Marks("<!-- frontier:begin -->", "<!-- frontier:end -->")
 OURS = "siftfunnel_plus"
 COLUMNS = (
     ("arm", "arm"),
@@ -138,17 +138,3 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) 
     axes.legend(loc="lower left", fontsize=8)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
-
-
-def write_between_marks(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace what stands between the two marks of a document.
-
-    Raises
-    ------
-    UserError : the document has no such marks.
-    """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not begin or not end:
-        raise UserError(f"--document {path}: needs the lines {marks[0]} and {marks[1]}")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

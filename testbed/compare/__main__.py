@@ -13,6 +13,7 @@ examples:
   python -m testbed.compare results/stress-0 results/stress-1 results/stress-2
   python -m testbed.compare results/stress-* --reference undefended --max-accuracy-loss 0.05
   python -m testbed.compare results/stress-* --out results/stress --markdown docs/defences.md
+  python -m testbed.compare results/faces-* --attacks-markdown docs/ladder.md --label faces
 """
 
 
@@ -45,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         "--markdown", type=Path, metavar="FILE",
         help="put the table of all arms between the two marks of this document",
     )  # fmt: skip
+    parser.add_argument(
+        "--attacks-markdown", type=Path, metavar="FILE",
+        help="put the table of all attacks by arm between two marks of this document",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label", metavar="NAME",
+        help="name in the marks, so that one document can hold the tables of several comparisons",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print compare.json, not the table")
     return parser
 
@@ -63,16 +72,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(chosen: argparse.Namespace) -> None:
     from testbed.compare.build import check_folder, json_text, write_comparison
-    from testbed.compare.markdown import markdown_table, replaced, write_markdown
+    from testbed.compare.document_tables import check_documents, write_documents
 
     check_folder(chosen.out, chosen.force)
-    if chosen.markdown is not None:
-        replaced(chosen.markdown, "")  # refused before anything is written
+    documents = (chosen.markdown, chosen.attacks_markdown, chosen.label)
+    check_documents(*documents)  # refused before anything is written
     comparison = compare(chosen.runs, chosen.reference, chosen.max_accuracy_loss, chosen.resamples)
     command = _command(chosen)
     page = write_comparison(comparison, chosen.out, command)
-    if chosen.markdown is not None:
-        write_markdown(chosen.markdown, markdown_table(comparison, command))
+    write_documents(comparison, command, *documents)
     if chosen.json:
         print(json_text(comparison), end="")
     else:
@@ -89,9 +97,14 @@ def _command(chosen: argparse.Namespace) -> str:
         words += ["--max-accuracy-loss", f"{chosen.max_accuracy_loss:g}"]
     if chosen.resamples != RESAMPLES:
         words += ["--resamples", str(chosen.resamples)]
-    if chosen.markdown is not None:
-        shown = chosen.markdown.name if chosen.markdown.is_absolute() else str(chosen.markdown)
-        words += ["--markdown", shown]
+    for option, path in (
+        ("--markdown", chosen.markdown),
+        ("--attacks-markdown", chosen.attacks_markdown),
+    ):
+        if path is not None:
+            words += [option, path.name if path.is_absolute() else str(path)]
+    if chosen.label is not None:
+        words += ["--label", chosen.label]
     return shlex.join(words)
 
 

@@ -86,6 +86,10 @@ class Attacks:
         """Return the best attack on the victims of one tier or device class."""
         return self._best(self.rebuilding, (by, group))
 
+    def estimated(self, scored: Scored) -> Attacked:
+        """Return one of the attacks or anchors with its estimates over all of its victims."""
+        return self._estimate(scored, np.ones(len(scored.places), bool))
+
     def _best(
         self, candidates: Sequence[Scored], within: tuple[str, str] | None = None
     ) -> Attacked | None:
@@ -98,13 +102,18 @@ class Attacks:
         if not means:
             return None
         _, _, best, keep = min(means, key=lambda item: item[:2])
-        columns = {name: best.column(name, keep) for name in SCORES}
+        return self._estimate(best, keep, within)
+
+    def _estimate(
+        self, scored: Scored, keep: NDArray[np.bool_], within: tuple[str, str] | None = None
+    ) -> Attacked:
+        columns = {name: scored.column(name, keep) for name in SCORES}
         samples = {name: self.draws.means(column) for name, column in columns.items()}
         return Attacked(
-            scored=best,
+            scored=scored,
             scores={name: mean_interval(columns[name], samples[name]) for name in SCORES},
             samples=samples,
-            mean_image_mse=self._mean_image(best.facts.adversary, within),
+            mean_image_mse=self._mean_image(scored.facts.adversary, within),
         )
 
     def _mean_image(self, adversary: str, within: tuple[str, str] | None) -> float | None:

@@ -8,6 +8,8 @@ import yaml
 from faults.cases import Campaign, Outcome, driver_killed
 from faults.runs import results_of, run
 
+from testbed.report.marked import write_between
+
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
@@ -35,13 +37,11 @@ def test_the_table_goes_between_the_marks(tmp_path):
         Outcome("two", 1, "that", "c", False, False, 2, 1, 9.6),
     ]
     path = tmp_path / "page.md"
-    path.write_text(f"before\n{fault_campaign.BEGIN}\nold\n{fault_campaign.END}\nafter\n")
-    fault_campaign.write_between_marks(path, fault_campaign.table(outcomes))
+    marks = fault_campaign.MARKS
+    path.write_text(f"before\n{marks.begin}\nold\n{marks.end}\nafter\n")
+    write_between(path, (marks, fault_campaign.table(outcomes)))
     lines = path.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
     assert "| one | 3 | this | a \\| b | yes | 0, 0 | 1 | passed |" in lines
     assert "| two | 1 | that | c | **NO** | 2, 1 | 10 | **FAILED** |" in lines
-    path.write_text("no marks\n")
-    with pytest.raises(SystemExit, match="needs the lines"):
-        fault_campaign.write_between_marks(path, "")

@@ -9,7 +9,7 @@ from frontier.arms import DEFAULT_ARMS, parse_arm
 from frontier.images import FrontierImages
 from frontier.matching import average_seeds, reached, upper_hull
 from frontier.measurement import AttackSetting, AveragedOracle
-from frontier.output import BEGIN, END, verdicts, write_between_marks
+from frontier.output import verdicts
 from frontier.records import read_rows, write_rows
 from frontier.training import Budget
 from hypothesis import given
@@ -109,16 +109,6 @@ def test_rows_survive_the_file(tmp_path):
     assert found[0] == {"arm": "a", "seed": 1, "mse": 0.25, "random": False, "extra": None}
     assert found[1]["extra"] == 2
     assert read_rows(tmp_path / "none.csv") == []
-
-
-def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
-    path = tmp_path / "doc.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_between_marks(path, "new")
-    assert path.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    path.write_text("no marks")
-    with pytest.raises(UserError, match="needs the lines"):
-        write_between_marks(path, "new")
 
 
 def test_a_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,10 @@ from runs_fixture import UNDEFENDED, Arm, standard_arms, write_run
 from testbed.compare.__main__ import main
 from testbed.compare.comparison import compare
 from testbed.compare.entries import family_of
-from testbed.compare.markdown import BEGIN, END
 from testbed.compare.plots import PLOTS
+from testbed.report.marked import labelled
+
+BEGIN, END = labelled("testbed.compare").begin, labelled("testbed.compare").end
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def test_markdown_goes_between_the_marks(runs, tmp_path, capsys):
     command = [str(runs[0]), "--resamples", "100", "--markdown", str(document), "--force"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     text = document.read_text()
-    assert text.startswith(f"# Before\n\n{BEGIN}\nMade by `python -m testbed.compare")
+    assert text.startswith(f"# Before\n\n{BEGIN}\n\nMade by `python -m testbed.compare")
     assert text.endswith(f"{END}\n\nAfter.\n")
     assert "old" not in text
     assert str(tmp_path) not in text

@@ -1,0 +1,164 @@
+"""Every attack of every adversary on every entry, a row per attack: the ladder.
+
+Each row is over the victims whom its adversary reads; an anchor's is that of the adversary who
+reads most. Attacks that rebuild no image have rows of their own: what they got right.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from testbed.compare.attacks import Attacked, Scored
+from testbed.compare.comparison import Comparison
+from testbed.compare.entries import Entry
+from testbed.compare.measures import Measured
+from testbed.compare.population import Resamples, interval
+from testbed.report.schema import AttackResult, Interval
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack that rebuilds images, or an anchor.
+
+    Attributes
+    ----------
+    facts : the attack as the first entry that has it describes it.
+    cells : its scores on each entry, None on entries without it.
+    """
+
+    facts: AttackResult
+    cells: Sequence[Attacked | None]
+
+    @property
+    def victims(self) -> list[int]:
+        """Victims over all seeds, on the entries that have the attack."""
+        return [len(cell.scored.places) for cell in self.cells if cell is not None]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What an attack said of classes and persons, beside chance; None where it says nothing."""
+
+    right_class: Interval | None
+    majority_class: float | None
+    same_person: Interval | None
+    chance_same_person: float | None
+    victims: int
+
+
+@dataclass(frozen=True)
+class InferenceRow:
+    """One attack that rebuilds no image, on each entry."""
+
+    facts: AttackResult
+    cells: Sequence[Inference | None]
+
+    @property
+    def victims(self) -> list[int]:
+        """Victims over all seeds, on the entries that have the attack."""
+        return [cell.victims for cell in self.cells if cell is not None]
+
+
+def anchor_rows(comparison: Comparison) -> list[AttackRow]:
+    """Return one row per anchor, by the adversary who reads most victims."""
+
+    def of(item: Measured) -> dict[Key, Scored]:
+        found: dict[Key, Scored] = {}
+        for scored in item.attacks.anchors:
+            key = ("", scored.facts.attack)
+            if key not in found or len(scored.places) > len(found[key].places):
+                found[key] = scored
+        return found
+
+    return _rows(comparison, of)
+
+
+def attack_rows(comparison: Comparison) -> list[AttackRow]:
+    """Return one row per adversary and attack that rebuilds images, as first listed."""
+    return _rows(
+        comparison,
+        lambda item: {_key(scored.facts): scored for scored in item.attacks.rebuilding},
+    )
+
+
+def _rows(comparison: Comparison, of: Callable[[Measured], dict[Key, Scored]]) -> list[AttackRow]:
+    tables = [of(item) for item in comparison.measured]
+    rows = []
+    for key in dict.fromkeys(key for table in tables for key in table):
+        cells = [
+            item.attacks.estimated(table[key]) if key in table else None
+            for item, table in zip(comparison.measured, tables, strict=True)
+        ]
+        rows.append(AttackRow(next(cell.facts for cell in cells if cell is not None), cells))
+    return rows
+
+
+def inference_rows(comparison: Comparison) -> list[InferenceRow]:
+    """Return one row per adversary and attack that rebuilds no image.
+
+    ``results.json`` holds one number per run, not one per victim: over several seeds its interval
+    resamples seeds; that of one seed is the run's own, over victims.
+    """
+    tables = [_inferring(item.entry) for item in comparison.measured]
+    rows = []
+    for key in dict.fromkeys(key for table in tables for key in table):
+        cells = [
+            _inference(item, table[key], comparison.seeds) if key in table else None
+            for item, table in zip(comparison.measured, tables, strict=True)
+        ]
+        rows.append(InferenceRow(next(table[key][0] for table in tables if key in table), cells))
+    return rows
+
+
+def _key(attack: AttackResult) -> Key:
+    return attack.adversary, attack.attack
+
+
+def _inferring(entry: Entry) -> dict[Key, list[AttackResult]]:
+    """Return the attacks that say something without an image and that every seed has, by seed."""
+    tables = [
+        {_key(attack): attack for attack in member.arm.attacks if attack.inferred is not None}
+        for member in entry.members
+    ]
+    return {
+        key: [table[key] for table in tables]
+        for key in tables[0]
+        if all(key in table for table in tables)
+    }
+
+
+def _inference(item: Measured, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
+    said = [attack.inferred for attack in found if attack.inferred is not None]
+    places = [seeds.index(seed) for seed in item.entry.seeds]
+    draws = item.attacks.draws
+    return Inference(
+        right_class=_share([one.class_ for one in said], places, draws),
+        majority_class=_mean([one.majority_class for one in said]),
+        same_person=_share([one.same_person for one in said], places, draws),
+        chance_same_person=_mean([one.chance_same_person for one in said]),
+        victims=sum(attack.victims or 0 for attack in found),
+    )
+
+
+def _share(
+    found: Sequence[Interval | None], places: Sequence[int], draws: Resamples
+) -> Interval | None:
+    """Return the mean over the seeds that know the share, or the only seed's own interval."""
+    known = [
+        (one, place)
+        for one, place in zip(found, places, strict=True)
+        if one and one.value is not None
+    ]
+    if not known:
+        return None
+    if len(known) == 1:
+        return known[0][0]
+    values = [one.value for one, _ in known if one.value is not None]
+    samples = draws.over_seeds(values, [place for _, place in known])
+    return interval(sum(values) / len(values), samples, len(values))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
