@@ -1,6 +1,7 @@
 """``--dry-run``: what a scenario would run, what its front-ends cost, and how long it may take."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from testbed.core.loading import dump_scenario
+from testbed.core.registries import ATTACKS
 from testbed.core.scenario import Scenario
 from testbed.engine.backend import default_hosts
 from testbed.engine.experiment import arm_models, device_costs
+from testbed.engine.intrusion import attacks_arm
 from testbed.engine.models import ArmModels
 from testbed.engine.reference import reference_rate
 from testbed.engine.world import Setting, read_setting
@@ -128,15 +131,41 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
     both = (models.main.edge_stats.macs + models.main.cloud_stats.macs) / 1e9
     parallel = min(cores, scenario.engine.cloud_threads)
     train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel
+    pixels = torch.tensor(setting.data.pool.images.shape[2:]).prod().item() / 32**2
+    train_s += OVERHEAD * _companions_gmac(scenario, models, pixels) / gmac_per_s
     parts = setting.data.parts
     serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
     trained_images = sum(
         max(adversary.knowledge.auxiliary_share * len(parts.auxiliary), FEWEST_PER_EPOCH)
         for adversary in scenario.adversaries
+        if not adversary.threat.watches_training
     )
-    pixels = torch.tensor(setting.data.pool.images.shape[2:]).prod().item() / 32**2
     attack_s = ATTACK_EPOCHS * trained_images * ATTACK_GMAC_PER_IMAGE * pixels / gmac_per_s / cores
     return Estimate(train_s, serve_s, attack_s)
+
+
+def _companions_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> float:
+    """Return the work of those who sit at the cloud while the fleet trains, in one thread.
+
+    A simulator trains beside the fleet, with the cloud's task and a decoder; a malicious cloud
+    trains its pilot once, whose features it then only looks at.
+    """
+    arm = next(item for item in scenario.arms if item.name == models.arm)
+    edge, cloud = models.main.edge_stats.macs / 1e9, models.main.cloud_stats.macs / 1e9
+    decoder = ATTACK_GMAC_PER_IMAGE * pixels
+    steps = scenario.training.fleet_rounds * scenario.training.local_steps
+    total = 0.0
+    for adversary in scenario.adversaries:
+        if not adversary.threat.watches_training or not attacks_arm(adversary, arm):
+            continue
+        options: Any = ATTACKS.options(adversary.attack.name, adversary.attack.options)
+        watched = steps * options.updates_per_step * options.batch_size * len(models.used())
+        if adversary.threat.steers_training:
+            pilot = options.pilot_steps * options.batch_size * len(models.used())
+            total += pilot * (3.0 * edge + decoder) + watched * edge
+        else:
+            total += watched * (3.0 * (edge + cloud) + decoder)
+    return total
 
 
 def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Table:

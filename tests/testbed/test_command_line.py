@@ -9,10 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 
+from testbed.cli.dry_run import estimate
+from testbed.core.loading import validate_scenario
+from testbed.engine.experiment import arm_models
+from testbed.engine.world import read_setting
 from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main
 
@@ -262,6 +267,32 @@ def test_dry_run_writes_nothing(tiny, write_scenario, tmp_path, capsys, monkeypa
     for word in ("cohort_size", "raspberry-pi-4", "undefended", "estimated time", "victims"):
         assert word in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenario.yaml"]
+
+
+def test_attackers_in_training_cost_what_their_steps_cost():
+    tree = yaml.safe_load((ROOT / "scenarios" / "training_attacks.yaml").read_text())
+    sdar, fsha, ridge = tree["adversaries"]
+
+    def training_s(adversaries, rounds=50, arms=tree["arms"]):
+        given = tree | {"adversaries": adversaries, "arms": arms}
+        given["training"] = tree["training"] | {"rounds": rounds}
+        setting = read_setting(validate_scenario(given, "made"))
+        guesses = [
+            estimate(setting, arm_models(setting, arm), 10.0) for arm in setting.scenario.arms
+        ]
+        decoders = {guess.attack_s > 0.0 for guess in guesses}
+        assert decoders == {ridge in adversaries}
+        return np.array([guess.train_s for guess in guesses])
+
+    honest = tree["arms"][:1]
+    (added,) = training_s([sdar], arms=honest) - training_s([], arms=honest)
+    (twice,) = training_s([sdar], 100, honest) - training_s([], 100, honest)
+    assert added > 0.0
+    assert twice == pytest.approx(2.0 * added)
+    # The malicious cloud works on the arm that it hijacks alone.
+    simulated, hijacked = training_s([sdar, fsha, ridge])
+    assert simulated == pytest.approx(training_s([sdar], arms=honest)[0])
+    assert hijacked > simulated
 
 
 def test_listing_names_every_kind(capsys):
