@@ -21,7 +21,7 @@ smoke: $(STAMP)
 
 # All checks: style, types, tests.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Whole runs that are killed, or timed against others, and take minutes; not part of make test.
 test-long: $(STAMP)

@@ -17,6 +17,29 @@ from testbed.engine.host import HostData, set_identity
 
 torch.set_num_threads(1)
 
+STARTS_PROCESSES = {
+    "test_command_line.py",
+    "test_drawn_scenarios.py",
+    "test_fault_campaign.py",
+    "test_flower_runtime.py",
+    "test_network_blocked.py",
+    "test_offload_raw.py",
+    "test_python_api.py",
+    "test_ray_backend.py",
+    "test_same_bits.py",
+    "test_sweep.py",
+    "test_tutorials.py",
+}
+"""Files whose tests start Ray, or Flower's own processes, and look at which processes there are."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, which shares its fixtures; and those above in one."""
+    for item in items:
+        group = "processes" if item.path.name in STARTS_PROCESSES else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture
 def tiny():
