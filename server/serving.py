@@ -54,7 +54,7 @@ class Serving:
     ) -> None:
         self._cloud = cloud
         self._front_ends = front_ends
-        self._tier_of = dict(tier_of or {})
+        self._tier_of: Mapping[int, int] = tier_of or {}
         self._front_end = front_end
         self._too_small: set[int] = set()
 

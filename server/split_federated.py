@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from torch import Tensor
 
 from server.cloud import Cloud
@@ -81,17 +82,17 @@ class SplitFederated:
         self.training = training
         self.cloud = cloud
         self.tiers = list(tiers)
-        self.tier_of = dict(tier_of or {})
+        self.tier_of: Mapping[int, int] = tier_of or {}
         self.next_round = 1
-        self.eligible: list[int] = []
+        self.eligible: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self.intruder: Intruder | None = None
         self._seed = seed
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
         """Enrol the devices, run the remaining rounds and report each of them."""
-        if not self.eligible:
+        if not len(self.eligible):
             self.eligible = self._enrol(grid)
-        if not self.eligible:
+        if not len(self.eligible):
             raise UserError(
                 "no device can train this front-end: all are infeasible or hold fewer than "
                 f"{MIN_TRAINING_IMAGES} images; change fleet.mix, data or the arm's front_end"
@@ -108,7 +109,7 @@ class SplitFederated:
         done = (server_round - 1) / self.training.rounds
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
-    def _enrol(self, grid: Grid) -> list[int]:
+    def _enrol(self, grid: Grid) -> NDArray[np.int64]:
         """Ask every node how many images it holds; nodes that cannot train answer an error."""
         messages = [
             Message(RecordDict(), dst_node_id=node, message_type=protocol.ENROL)
@@ -122,7 +123,7 @@ class SplitFederated:
                 and metric(reply, protocol.NUM_EXAMPLES) >= MIN_TRAINING_IMAGES
             ):
                 eligible.append(reply.metadata.src_node_id)
-        return sorted(eligible)
+        return np.array(sorted(eligible), dtype=np.int64)
 
     def _cohort(self, server_round: int) -> list[int]:
         size = min(self.training.cohort_size, len(self.eligible))
@@ -136,6 +137,8 @@ class SplitFederated:
         Tiers whose devices can all serve but not train (a microcontroller holds no gradients)
         would keep their first weights; the other devices take turns in training them.
         """
+        if len(self.tiers) == 1:
+            return dict.fromkeys(cohort, 0)
         trained = {self.tier_of.get(node, 0) for node in self.eligible}
         orphans = sorted(set(self.tier_of.values()) - trained)
         assigned = {}

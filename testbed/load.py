@@ -66,7 +66,7 @@ class ArmLoad:
 def device_times(setting: Setting, models: ArmModels, costs: DeviceCosts) -> DeviceTimes:
     """Return what a request takes on every device, as a run would charge it without losses."""
     fleet, scenario = setting.fleet, setting.scenario
-    sizes, tier = message_bytes(models, costs), models.tier_of
+    sizes, tier = message_bytes(models, costs), models.tier_of.astype(np.int64)
     raw = ~costs.serving_feasible
     compute_ms = np.where(raw, 0.0, costs.inference_ms_of_all())
     drowsy_s, dormant_s = None, None

@@ -23,8 +23,14 @@ class FreeOfCharge:
 
     def __init__(self, devices: int) -> None:
         self.devices = devices
-        self.serving_feasible = self.training_feasible = np.ones(devices, dtype=bool)
-        self.tiers = [self]
+
+    def can_train(self, device: int, tier: int | None = None) -> bool:
+        """Say that every device can."""
+        return True
+
+    def can_serve(self, device: int) -> bool:
+        """Say that every device can."""
+        return True
 
     def charge(
         self, device: int, message_type: str, examples: int, delivery: Any, *_: Any

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.scenario import DataSection
+from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.loading import load_pool
 from testbed.data.partition import assign_victims, partition_training
@@ -31,7 +32,7 @@ class FederatedData:
 
     pool: ImagePool
     parts: Parts
-    device_images: list[IntArray]
+    device_images: DeviceRows
     victim_owner: IntArray
     mean: FloatArray
     std: FloatArray
@@ -57,7 +58,7 @@ def load_federated_data(
     return FederatedData(
         pool=pool,
         parts=parts,
-        device_images=(
+        device_images=DeviceRows(
             partition_training(pool, parts, section, num_devices, seed) if share_out else []
         ),
         victim_owner=assign_victims(parts, num_devices, seed),

@@ -1,7 +1,8 @@
 """What an arm's front-ends cost on every device of the fleet, in virtual time and energy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.links import radio_energy_mj, transfer_ms
 from testbed.fleet.sampling import Fleet
 
+TierNumbers = NDArray[np.unsignedinteger[Any]]
+
 
 @dataclass(frozen=True)
 class TierCosts:
@@ -31,16 +34,18 @@ class TierCosts:
     Attributes
     ----------
     stats : sizes of the front-end for one image.
-    jitter : (N,) factor on a device's compute time, drawn once per device and network.
-    training_feasible, serving_feasible : (N,) whether it fits the device's memory.
+    network : its name.
+    trains, serves : whether it fits the memory of each device model of the fleet.
     adversary : sizes of what the defence trains beside the front-end, for one image.
     """
 
     stats: LayerStats
-    jitter: NDArray[np.float64]
-    training_feasible: NDArray[np.bool_]
-    serving_feasible: NDArray[np.bool_]
+    network: str
+    seed: int
+    trains: NDArray[np.bool_]
+    serves: NDArray[np.bool_]
     adversary: LayerStats | None = None
+    _jitter: dict[int, float] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(
@@ -57,9 +62,21 @@ class TierCosts:
         trained = _together(stats, adversary) if adversary else stats
         trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
-        jitter = np.array([jitter_factor(seed, index, network) for index in range(len(fleet))])
-        fits = (trains[fleet.model_index], serves[fleet.model_index])
-        return cls(stats, jitter, *fits, adversary)
+        return cls(stats, network, seed, trains, serves, adversary)
+
+    def jitter(self, device: int, keep: bool = False) -> float:
+        """Return the factor on a device's compute time, drawn once per device and network.
+
+        Parameters
+        ----------
+        keep : whether to remember it, for devices that compute again and again.
+        """
+        known = self._jitter.get(device)
+        if known is None:
+            known = jitter_factor(self.seed, device, self.network)
+            if keep:
+                self._jitter[device] = known
+        return known
 
 
 class DeviceCosts:
@@ -69,33 +86,44 @@ class DeviceCosts:
     ----------
     tiers : costs of every tier's front-end.
     tier_of : (N,) the tier of every device; None puts all into the first.
-
-    Attributes
-    ----------
-    training_feasible, serving_feasible : (N,) whether a device's own front-end fits its memory.
     """
 
     def __init__(
         self,
         fleet: Fleet,
         tiers: Sequence[TierCosts],
-        tier_of: NDArray[np.int64] | None = None,
+        tier_of: TierNumbers | None = None,
     ) -> None:
         self.fleet = fleet
         self.tiers = tuple(tiers)
-        self.tier_of = np.zeros(len(fleet), dtype=np.int64) if tier_of is None else tier_of
-        everyone = np.arange(len(fleet))
-        self.training_feasible: NDArray[np.bool_] = np.stack(
-            [tier.training_feasible for tier in self.tiers]
-        )[self.tier_of, everyone]
-        self.serving_feasible: NDArray[np.bool_] = np.stack(
-            [tier.serving_feasible for tier in self.tiers]
-        )[self.tier_of, everyone]
+        self.tier_of = np.zeros(len(fleet), dtype=np.uint8) if tier_of is None else tier_of
 
     @property
     def devices(self) -> int:
         """Return the size of the fleet."""
         return len(self.fleet)
+
+    def can_train(self, device: int, tier: int | None = None) -> bool:
+        """Say whether training a tier's front-end, by default its own, fits a device's memory."""
+        costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
+        return bool(costs.trains[self.fleet.model_index[device]])
+
+    def can_serve(self, device: int) -> bool:
+        """Say whether its front-end fits a device's memory."""
+        costs = self.tiers[int(self.tier_of[device])]
+        return bool(costs.serves[self.fleet.model_index[device]])
+
+    @property
+    def training_feasible(self) -> NDArray[np.bool_]:
+        """Whether training its own front-end fits each device's memory (N,): a copy."""
+        trains: NDArray[np.bool_] = np.stack([tier.trains for tier in self.tiers])
+        return trains[self.tier_of, self.fleet.model_index]
+
+    @property
+    def serving_feasible(self) -> NDArray[np.bool_]:
+        """Whether its own front-end fits each device's memory (N,): a copy."""
+        serves: NDArray[np.bool_] = np.stack([tier.serves for tier in self.tiers])
+        return serves[self.tier_of, self.fleet.model_index]
 
     def compute_ms(
         self, device: int, message_type: str, images: int, tier: int | None = None
@@ -120,7 +148,7 @@ class DeviceCosts:
                 plain += 2.0 * training_step_ms(model, costs.adversary, images)
         else:
             return 0.0
-        return plain * float(costs.jitter[device])
+        return plain * costs.jitter(device, keep=True)
 
     def inference_ms_of_all(self) -> NDArray[np.float64]:
         """Return (N,) the milliseconds of one inference on every device, each with its tier's."""
@@ -130,10 +158,13 @@ class DeviceCosts:
                 for tier in self.tiers
             ]
         )
-        jitter = np.stack([tier.jitter for tier in self.tiers])
-        everyone = np.arange(len(self.fleet))
+        jitter = np.fromiter(
+            (self.tiers[tier].jitter(device) for device, tier in enumerate(self.tier_of)),
+            dtype=np.float64,
+            count=self.devices,
+        )
         found: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
-        return found * jitter[self.tier_of, everyone]
+        return found * jitter
 
     def charge(
         self,

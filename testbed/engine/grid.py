@@ -231,10 +231,10 @@ class FleetGrid(Grid):
         """Say whether the front-end that the message is about fits the device's memory."""
         message_type = message.metadata.message_type
         if message_type in TRAINING:  # perhaps another tier's (server.split_federated)
-            return bool(self.costs.tiers[tier_of(message.content)].training_feasible[device])
+            return self.costs.can_train(device, tier_of(message.content))
         if message_type == protocol.ENROL:
-            return bool(self.costs.training_feasible[device])
-        return bool(self.costs.serving_feasible[device])
+            return self.costs.can_train(device)
+        return self.costs.can_serve(device)
 
     def _dispatch(self, messages: list[Message]) -> list[Delivery]:
         """Cut the messages into fixed-size shards of devices, and run each on its host."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil
@@ -103,13 +104,14 @@ class HostData:
 
 
 class _States:
-    """What Flower's contexts keep between messages: 8 bytes a device, and each distinct state once.
+    """What Flower's contexts keep between messages: 2 bytes a device, and each distinct state once.
 
-    On a host that is the deployed front-end, whose records all devices of a tier share.
+    On a host that is the deployed front-end, whose records all devices of a tier share. A device
+    takes 8 bytes where there are more distinct states than 2 can number.
     """
 
     def __init__(self, devices: int) -> None:
-        self._number_of = np.full(devices, -1, dtype=np.int64)
+        self._number_of: NDArray[Any] = np.full(devices, -1, dtype=np.int16)
         self._distinct: dict[int, RecordDict] = {}
         self._holders: dict[int, int] = {}
         self._numbers: dict[tuple[tuple[str, int], ...], int] = {}
@@ -119,6 +121,7 @@ class _States:
         """Forget all of them."""
         self._number_of[:] = -1
         self._distinct, self._holders, self._numbers = {}, {}, {}
+        self._next = 0
 
     def of(self, device: int) -> RecordDict:
         """Return a device's state, in a dictionary of its own."""
@@ -133,6 +136,8 @@ class _States:
             return
         if number >= 0:
             self._holders[number] += 1
+            if number > np.iinfo(self._number_of.dtype).max:
+                self._number_of = self._number_of.astype(np.int64)
         self._number_of[device] = number
         if before >= 0:
             self._holders[before] -= 1

@@ -7,7 +7,9 @@ within a training round, and the front-end deployed on it. Everything a device d
 
 from collections.abc import Sequence
 
-from flwr.app import Message
+import numpy as np
+from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
 
 from testbed.core import protocol
 
@@ -15,12 +17,16 @@ OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
 
 
 class Journal:
-    """The messages, shard by shard, that made the present state of one host's devices."""
+    """The messages, shard by shard, that made the present state of one host's devices.
+
+    The whole fleet is sent the deployed front-end: of those messages only the content, which they
+    share, and the nodes are kept, 8 bytes each.
+    """
 
     def __init__(self) -> None:
         self._group = ""
         self._round: list[list[Message]] = []
-        self._deployed: list[list[Message]] = []
+        self._deployed: list[tuple[RecordDict, NDArray[np.int64]]] = []
 
     def clear(self) -> None:
         """Forget everything: another arm's programs are being installed."""
@@ -35,9 +41,15 @@ class Journal:
             if group != self._group:
                 self._group, self._round = group, []
             self._round.append(training)
-        if deploying:
-            self._deployed.append(deploying)
+        contents = {id(item.content): item.content for item in deploying}
+        for key, content in contents.items():
+            nodes = [item.metadata.dst_node_id for item in deploying if id(item.content) == key]
+            self._deployed.append((content, np.array(nodes, dtype=np.int64)))
 
     def shards(self) -> list[list[Message]]:
         """Return what has to be repeated, in order."""
-        return [*self._round, *self._deployed]
+        deployed = [
+            [Message(content, int(node), protocol.DEPLOY) for node in nodes]
+            for content, nodes in self._deployed
+        ]
+        return [*self._round, *deployed]

@@ -1,6 +1,14 @@
-"""The ledger: virtual time, energy and bytes charged to each device, by phase."""
+"""The ledger: virtual time, energy and bytes charged to each device, by phase.
 
+A fleet is mostly idle: a device that enrols, gets the front-end and is never chosen is charged the
+bytes, time and energy of those messages and nothing else. Only such amounts have columns over the
+whole fleet, made on first use; computing and events are kept for the devices that have any. All of
+it is read as if every column were there, and summed in the order of the devices.
+"""
+
+from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +16,9 @@ from numpy.typing import NDArray
 PHASES = ("train", "serve")
 AMOUNTS = ("uplink_bytes", "downlink_bytes", "compute_ms", "transfer_ms", "energy_mj")
 COUNTS = ("participations", "stragglers", "offline", "failed")
+Key = tuple[str, str]
+ACTIVE: tuple[Key | str, ...] = (*((phase, "compute_ms") for phase in PHASES), *COUNTS)
+LARGEST = np.iinfo(np.uint32).max
 
 
 @dataclass(frozen=True)
@@ -28,32 +39,48 @@ class Charge:
 
 
 class Ledger:
-    """Columns over the devices of a fleet; only ``FleetGrid`` writes to them."""
+    """What the devices of a fleet have been charged; only ``FleetGrid`` writes to it.
+
+    An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB).
+    """
 
     def __init__(self, devices: int) -> None:
-        self.amounts: dict[tuple[str, str], NDArray[np.float64]] = {
-            (phase, amount): np.zeros(devices) for phase in PHASES for amount in AMOUNTS
-        }
-        self.counts: dict[str, NDArray[np.int64]] = {
-            count: np.zeros(devices, dtype=np.int64) for count in COUNTS
-        }
+        self._devices = devices
+        self._columns: dict[Key, NDArray[Any]] = {}
+        self._place: dict[int, int] = {}  # of the devices that computed or had an event
+        self._active: dict[Key | str, array[float]] = {key: array("d") for key in ACTIVE}
 
     def charge(self, device: int, phase: str, charge: Charge) -> None:
         """Add one message's cost; unknown energy makes the device's total unknown (NaN)."""
-        self.amounts[phase, "uplink_bytes"][device] += charge.uplink_bytes
-        self.amounts[phase, "downlink_bytes"][device] += charge.downlink_bytes
-        self.amounts[phase, "compute_ms"][device] += charge.compute_ms
-        self.amounts[phase, "transfer_ms"][device] += charge.uplink_ms + charge.downlink_ms
+        self._add_bytes(device, (phase, "uplink_bytes"), charge.uplink_bytes)
+        self._add_bytes(device, (phase, "downlink_bytes"), charge.downlink_bytes)
+        self._add(device, (phase, "transfer_ms"), charge.uplink_ms + charge.downlink_ms)
         energy = np.nan if charge.energy_mj is None else charge.energy_mj
-        self.amounts[phase, "energy_mj"][device] += energy
+        self._add(device, (phase, "energy_mj"), energy)
+        if charge.compute_ms:
+            self._active[phase, "compute_ms"][self._placed(device)] += charge.compute_ms
 
     def count(self, device: int, what: str) -> None:
         """Count one event of a device."""
-        self.counts[what][device] += 1
+        self._active[what][self._placed(device)] += 1
+
+    def counted(self, what: str) -> int:
+        """Return how often an event happened in the whole fleet."""
+        return int(sum(self._active[what]))
 
     def total(self, phase: str, amount: str) -> float:
         """Return the fleet's total, without the devices whose amount is unknown."""
-        return float(np.nansum(self.amounts[phase, amount]))
+        return float(np.nansum(self._dense((phase, amount))))
+
+    @property
+    def amounts(self) -> dict[Key, NDArray[np.float64]]:
+        """Every amount of every device (N,), by phase and name: a copy."""
+        return {key: self._dense(key) for phase in PHASES for key in _keys(phase)}
+
+    @property
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """How often each event happened to every device (N,): a copy."""
+        return {name: self._dense(name).astype(np.int64) for name in COUNTS}
 
     def state(self) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
         """Return the columns by flat names, for a checkpoint."""
@@ -64,7 +91,57 @@ class Ledger:
 
     def load_state(self, columns: dict[str, NDArray[np.float64]]) -> None:
         """Restore what ``state`` returned."""
-        for phase, amount in self.amounts:
-            self.amounts[phase, amount] = np.array(columns[f"{phase}.{amount}"], dtype=np.float64)
-        for name in self.counts:
-            self.counts[name] = np.array(columns[f"count.{name}"], dtype=np.int64)
+        fresh = Ledger(self._devices)
+        self._columns, self._place, self._active = {}, fresh._place, fresh._active
+        for key in (key for phase in PHASES for key in _keys(phase) if key not in ACTIVE):
+            values = np.array(columns[".".join(key)], dtype=np.float64)
+            if values.any():
+                whole = key[1].endswith("_bytes")
+                self._columns[key] = values.astype(_width(values.max())) if whole else values
+        for name in ACTIVE:
+            saved = columns[f"count.{name}" if isinstance(name, str) else ".".join(name)]
+            for device in np.flatnonzero(saved).tolist():
+                self._active[name][self._placed(device)] = float(saved[device])
+
+    def _add(self, device: int, key: Key, value: float) -> None:
+        if value == 0.0:
+            return
+        if key not in self._columns:
+            self._columns[key] = np.zeros(self._devices)
+        self._columns[key][device] += value
+
+    def _add_bytes(self, device: int, key: Key, value: int) -> None:
+        if key not in self._columns:
+            self._columns[key] = np.zeros(self._devices, dtype=_width(0))
+        total = int(self._columns[key][device]) + value
+        if total > LARGEST:
+            self._columns[key] = self._columns[key].astype(_width(total), copy=False)
+        self._columns[key][device] = total
+
+    def _placed(self, device: int) -> int:
+        """Return a device's place among the active ones."""
+        if device not in self._place:
+            self._place[device] = len(self._place)
+            for values in self._active.values():
+                values.append(0.0)
+        return self._place[device]
+
+    def _dense(self, key: Key | str) -> NDArray[np.float64]:
+        """Return a column (N,) of the whole fleet."""
+        if key in ACTIVE:
+            column = np.zeros(self._devices)
+            column[list(self._place)] = self._active[key]
+            return column
+        assert isinstance(key, tuple)
+        if key not in self._columns:
+            return np.zeros(self._devices)
+        return self._columns[key].astype(np.float64)
+
+
+def _keys(phase: str) -> list[Key]:
+    return [(phase, amount) for amount in AMOUNTS]
+
+
+def _width(largest: float) -> type[np.unsignedinteger[Any]]:
+    """Return the type of a column of whole numbers: 4 bytes a device where they suffice."""
+    return np.uint32 if largest <= LARGEST else np.uint64

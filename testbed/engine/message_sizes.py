@@ -1,7 +1,7 @@
 """Serialised sizes of a request's messages, from sending one over the real wire."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,8 +75,12 @@ def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -
     image = np.zeros((1, *models.main.program.image_shape), dtype=np.uint8)
     backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])
     backend.install([each.program for each in models.tiers])
-    of_tier = DeviceCosts(costs.fleet, costs.tiers, np.full(costs.devices, tier))
-    of_tier.serving_feasible = np.full(costs.devices, fits)
+    every_model = np.full(len(costs.fleet.models), fits)
+    of_tier = DeviceCosts(
+        costs.fleet,
+        [replace(item, serves=every_model) for item in costs.tiers],
+        np.full(costs.devices, tier, dtype=costs.tier_of.dtype),
+    )
     options = GridOptions(1.0, 1, lambda device, at_s, draw: True, lambda images: 0.0)
     grid = _FirstDeviceGrid(backend, of_tier, Ledger(costs.devices), [], options)
     initial = [each.edge.initial_weights() for each in models.tiers]

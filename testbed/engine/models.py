@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class ArmModels:
 
     arm: str
     tiers: tuple[TierModel, ...]
-    tier_of: NDArray[np.int64]
+    tier_of: NDArray[np.unsignedinteger[Any]]
     cloud: TieredCloudModel
 
     def used(self) -> list[int]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError
+from testbed.data.device_rows import DeviceRows
 from testbed.engine.backend import MOST_HOSTS, Backend, Job, default_hosts
-from testbed.engine.device_rows import DeviceRows
 from testbed.engine.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.oracles import QueryAccess
 from testbed.engine.ray_actors import AskActor, JobActor, QueryActor
@@ -52,7 +52,9 @@ class RayBackend(Backend):
         self._hosts: RayHosts | None = None
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
-            shared = (ray.put(images), ray.put(labels), ray.put(DeviceRows(device_rows)))
+            known = isinstance(device_rows, DeviceRows)
+            rows = device_rows if known else DeviceRows(device_rows)
+            shared = (ray.put(images), ray.put(labels), ray.put(rows))
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
             if self._cluster.foreign:
                 self._wait_for_room(self._hosts)

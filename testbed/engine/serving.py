@@ -14,8 +14,9 @@ from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.engine.cloud_queue import CloudTimes
 from testbed.engine.cloud_service import batch_times
 from testbed.engine.host import RUN_ID, SERVER_NODE, device_of
+from testbed.engine.node_tiers import NodeTiers
 from testbed.engine.requests import ServedTimes, draw_requests, time_requests
-from testbed.engine.training import TrainedArm, node_tiers
+from testbed.engine.training import TrainedArm
 from testbed.engine.world import World
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.queueing import BatchTimes
@@ -54,10 +55,11 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
         section.horizon_s,
         setting.scenario.seed,
     )
+    tier_of = NodeTiers(arm.models.tier_of)
     serving = Serving(
         arm.cloud,
         [(deployable(tier.parameters), tier.statistics) for tier in arm.server.tiers],
-        node_tiers(arm.models),
+        tier_of,
         _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
     )
     answers: dict[int, int] = {}
@@ -73,7 +75,7 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     times = time_requests(
         requests,
         arm.grid.request_charges,
-        CloudTimes(batch, section.cloud_servers, section.batch_window_ms, node_tiers(arm.models)),
+        CloudTimes(batch, section.cloud_servers, section.batch_window_ms, tier_of),
         RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
         setting.fleet.rtt_ms / 2.0,
     )
@@ -91,7 +93,7 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
     would have got. The release hides nothing here, but the cloud model was trained on it.
     """
     runners = {tier: arm.deployed(tier).runner for tier in arm.models.used()}
-    tier_of = node_tiers(arm.models)
+    tier_of = NodeTiers(arm.models.tier_of)
 
     def run(image: Tensor, node: int, request: int) -> Tensor:
         with torch_threads(1), torch.no_grad():  # one thread, as on a device

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from testbed.core import protocol
 from testbed.core.components import Component
 from testbed.engine.ledger import COUNTS
 from testbed.engine.models import TierModel
@@ -27,6 +26,8 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
     correct = np.bincount(
         [row["device"] for row in served.rows if row["correct"]], minlength=costs.devices
     )
+    charged, counted = grid.ledger.amounts, grid.ledger.counts
+    inference_ms, images = costs.inference_ms_of_all(), setting.data.device_images
     rows = []
     for device in range(costs.devices):
         model, fleet = setting.fleet.device(device), setting.fleet
@@ -41,13 +42,13 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
             "downlink_mbit_s": float(fleet.downlink_mbit_s[device]),
             "rtt_ms": float(fleet.rtt_ms[device]),
             "ram_mb": model.ram_mb,
-            "training_images": len(setting.data.device_images[device]),
+            "training_images": len(images[device]),
             "training_feasible": bool(costs.training_feasible[device]),
             "serving_feasible": bool(costs.serving_feasible[device]),
-            "edge_inference_ms": costs.compute_ms(device, protocol.INFER, 1),
+            "edge_inference_ms": float(inference_ms[device]),
         }
-        row |= {name: int(grid.ledger.counts[name][device]) for name in COUNTS}
-        for (phase, amount), column in grid.ledger.amounts.items():
+        row |= {name: int(counted[name][device]) for name in COUNTS}
+        for (phase, amount), column in charged.items():
             value = float(column[device])
             row[f"{phase}_{amount}"] = int(value) if amount.endswith("_bytes") else _known(value)
         row["requests"], row["correct"] = int(requests[device]), int(correct[device])

@@ -33,7 +33,8 @@ class Tap:
 
     def __init__(self, name: str, devices: frozenset[int]) -> None:
         self.name = name
-        self.devices = devices
+        self._reads = np.zeros(max(devices, default=-1) + 1, dtype=np.bool_)  # a byte per device
+        self._reads[list(devices)] = True
         self.intercepts: list[Intercept] = []
         self.raw_requests: list[int] = []
 
@@ -43,7 +44,7 @@ class Tap:
         A raw image needs no attack: its reconstruction is the image itself. It is counted, and
         kept out of what attacks work on and are scored by.
         """
-        if device not in self.devices or request.metadata.message_type != protocol.INFER:
+        if request.metadata.message_type != protocol.INFER or not self._sees(device):
             return
         if protocol.RAW_IMAGE in reply.content.array_records:
             self.raw_requests.append(int(request.metadata.group_id))
@@ -56,3 +57,6 @@ class Tap:
         except (ValueError, TypeError, IndexError):
             return  # a broken device's; the server does not answer it either
         self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))
+
+    def _sees(self, device: int) -> bool:
+        return device < len(self._reads) and bool(self._reads[device])

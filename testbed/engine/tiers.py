@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class TierPlan:
     """
 
     specs: tuple[TierSpec, ...]
-    tier_of: NDArray[np.int64]
+    tier_of: NDArray[np.unsignedinteger[Any]]
 
 
 def plan_tiers(
@@ -126,4 +127,5 @@ def _without_empty(specs: Sequence[TierSpec], tier_of: NDArray[np.int64]) -> Tie
     used = [0, *(number for number in range(1, len(specs)) if (tier_of == number).any())]
     renumbered = np.zeros(len(specs), dtype=np.int64)
     renumbered[used] = np.arange(len(used))
-    return TierPlan(tuple(specs[number] for number in used), renumbered[tier_of])
+    narrow = np.min_scalar_type(len(used) - 1)  # one byte a device, as a rule
+    return TierPlan(tuple(specs[number] for number in used), renumbered.astype(narrow)[tier_of])

@@ -24,9 +24,10 @@ from testbed.core.seeds import torch_generator
 from testbed.data.federated import to_unit
 from testbed.engine import checkpoint
 from testbed.engine.grid import FleetGrid
-from testbed.engine.host import RUN_ID, SERVER_NODE, node_of
+from testbed.engine.host import RUN_ID, SERVER_NODE
 from testbed.engine.intrusion import Intrusion, arm_intrusion
 from testbed.engine.models import ArmModels
+from testbed.engine.node_tiers import NodeTiers
 from testbed.engine.world import World
 
 TOTALS = ("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes")
@@ -85,12 +86,7 @@ def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
         )
         for tier in models.tiers
     ]
-    return SplitFederated(training, scenario.seed, cloud, tiers, node_tiers(models))
-
-
-def node_tiers(models: ArmModels) -> dict[int, int]:
-    """Return the tier of every Flower node."""
-    return {node_of(device): int(tier) for device, tier in enumerate(models.tier_of)}
+    return SplitFederated(training, scenario.seed, cloud, tiers, NodeTiers(models.tier_of))
 
 
 def train(world: World, arm: TrainedArm) -> None:
@@ -124,7 +120,7 @@ def train(world: World, arm: TrainedArm) -> None:
 def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
     ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
     training = arm.server.training
-    counted = {name: int(ledger.counts[name].sum()) for name in TOTALS[:3]}
+    counted = {name: ledger.counted(name) for name in TOTALS[:3]}
     totals = counted | {
         "uplink_bytes": int(ledger.total("train", "uplink_bytes")),
         "downlink_bytes": int(ledger.total("train", "downlink_bytes")),
@@ -199,7 +195,7 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
     tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
     state = {
         "round": server_round,
-        "eligible": arm.server.eligible,
+        "eligible": arm.server.eligible.tolist(),
         "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
         "rounds": arm.rounds,
         "provider": arm.provider,
@@ -241,7 +237,7 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
     arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
     arm.provider = state["provider"]
-    arm.server.eligible = state["eligible"]
+    arm.server.eligible = np.array(state["eligible"], dtype=np.int64)
     arm.server.next_round = state["round"] + 1
     _LOG.info("continuing %s after round %d", arm.models.arm, state["round"])
     return True

@@ -4,6 +4,8 @@ import math
 from bisect import bisect_right
 from typing import Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.core import seeds
@@ -109,7 +111,7 @@ class Diurnal(Availability):
     def __init__(self, options: DiurnalOptions, fleet_size: int) -> None:
         super().__init__(options, fleet_size)
         self._options = options
-        self._propensities: dict[int, list[float]] = {}
+        self._propensities: dict[int, NDArray[np.float64]] = {}
         self._trajectories: dict[tuple[int, int], _Trajectory] = {}
 
     def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
@@ -126,8 +128,8 @@ class Diurnal(Availability):
         if seed not in self._propensities:
             rng = seeds.generator(seed, "availability-propensity")
             drawn = rng.lognormal(0.0, self._options.propensity_sigma, self.fleet_size)
-            self._propensities[seed] = (drawn / drawn.max()).tolist()
-        return self._propensities[seed][device]
+            self._propensities[seed] = drawn / drawn.max()
+        return float(self._propensities[seed][device])
 
 
 class _Trajectory:

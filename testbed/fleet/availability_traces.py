@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.core import seeds
@@ -129,7 +131,7 @@ class TraceReplay(Availability):
         super().__init__(options, fleet_size)
         self._drop_out = options.drop_out
         self._traces = read_traces(Path(options.path))
-        self._dealt: dict[int, tuple[list[int], list[float]]] = {}
+        self._dealt: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
 
     def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
         """Look the time up in the device's trace; the draw key decides on drop-out only."""
@@ -142,10 +144,9 @@ class TraceReplay(Availability):
         if seed not in self._dealt:
             rng = seeds.generator(seed, "availability-traces")
             order = rng.permutation(len(self._traces))
-            dealt = [int(order[number % len(order)]) for number in range(self.fleet_size)]
             # the first round of dealing keeps the recorded time of day
             offsets = rng.random(self.fleet_size)
             offsets[: len(order)] = 0.0
-            self._dealt[seed] = (dealt, offsets.tolist())
-        dealt, offset_list = self._dealt[seed]
-        return self._traces[dealt[device]], offset_list[device]
+            self._dealt[seed] = (order, offsets)
+        order, offsets = self._dealt[seed]
+        return self._traces[int(order[device % len(order)])], float(offsets[device])

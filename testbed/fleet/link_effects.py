@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from testbed.core import seeds
-from testbed.fleet.sampling import Fleet
+from testbed.fleet.sampling import Fleet, Indices
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
 
 
 class RadioTimers:
-    """When each device's radio was last active, and what waking it costs (40 bytes per device).
+    """When each device's radio was last active, and what waking it costs (8 bytes per device).
 
     A device draws its two wake-up delays once: uniform over the measured round trips of each
     state, less that of the active state. Devices on other media never sleep. A radio that sleeps
@@ -35,43 +35,48 @@ class RadioTimers:
 
     def __init__(self, fleet: Fleet, seed: int) -> None:
         rng = seeds.generator(seed, "radio-sleep")
-        place = rng.random(len(fleet))
-        active = _between(ACTIVE_RTT_MS, place)
-        sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
-        asleep = sleeps[fleet.link_index].astype(np.float64)
-        self._drowsy_ms = asleep * (_between(DROWSY_RTT_MS, place) - active)
-        self._dormant_ms = asleep * (_between(DORMANT_RTT_MS, place) - active)
-        self._wake_mw = _power_mw(fleet, sleeps, [link.radio_wake_mw for link in fleet.profiles])
-        self._tail_mw = _power_mw(fleet, sleeps, [link.radio_tail_mw for link in fleet.profiles])
-        self._active_until_s = np.full(len(fleet), -np.inf)
+        self._place = rng.random(len(fleet))
+        self._link_of = fleet.link_index
+        self._sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
+        self._wake_mw = _power_mw(self._sleeps, [link.radio_wake_mw for link in fleet.profiles])
+        self._tail_mw = _power_mw(self._sleeps, [link.radio_tail_mw for link in fleet.profiles])
+        self._active_until_s: dict[int, float] = {}
 
     def wake_ms(self, device: int, at_s: float) -> float:
         """Return how long a message sent at ``at_s`` waits for the radio, in ms."""
-        idle_s = at_s - float(self._active_until_s[device])
-        return float(wake_ms(idle_s, self._drowsy_ms[device], self._dormant_ms[device]))
+        idle_s = at_s - self._active_until_s.get(device, -np.inf)
+        drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], self._place[device])
+        return float(wake_ms(idle_s, drowsy_ms, dormant_ms))
 
     def active_until(self, device: int, until_s: float) -> None:
         """Note that the radio was sending or receiving until ``until_s``; never moves back."""
-        self._active_until_s[device] = max(float(self._active_until_s[device]), until_s)
+        self._active_until_s[device] = max(self._active_until_s.get(device, -np.inf), until_s)
 
     def wake_mj(self, device: int, wake_ms: float) -> float:
         """Return the energy of a wake-up, NaN where the radio's power is unpublished."""
-        return float(self._wake_mw[device]) * wake_ms / 1000.0
+        return float(self._wake_mw[self._link_of[device]]) * wake_ms / 1000.0
 
     def tail_mj(self, device: int, quiet_ms: float) -> float:
         """Return the energy of the tail in ``quiet_ms`` without traffic, NaN: unpublished."""
-        return float(self._tail_mw[device]) * min(quiet_ms / 1000.0, DORMANT_AFTER_S)
+        return float(self._tail_mw[self._link_of[device]]) * min(quiet_ms / 1000.0, DORMANT_AFTER_S)
 
     def delays_ms(self) -> tuple[Floats, Floats]:
         """Return the delays (N,) after a short and after a long idle time."""
-        return self._drowsy_ms, self._dormant_ms
+        return self._delays_ms(self._link_of, self._place)
+
+    def _delays_ms(self, link: Indices | np.uint16, place: Floats) -> tuple[Floats, Floats]:
+        """Return both delays of devices on the links, at their places among the measured ones."""
+        active, asleep = _between(ACTIVE_RTT_MS, place), self._sleeps[link].astype(np.float64)
+        return (
+            asleep * (_between(DROWSY_RTT_MS, place) - active),
+            asleep * (_between(DORMANT_RTT_MS, place) - active),
+        )
 
 
-def _power_mw(fleet: Fleet, sleeps: NDArray[np.bool_], given: list[float | None]) -> Floats:
-    """Return the devices' powers: those of their links, 0 for radios that never sleep."""
+def _power_mw(sleeps: NDArray[np.bool_], given: list[float | None]) -> Floats:
+    """Return the powers of links: 0 for radios that never sleep."""
     known = np.array([np.nan if power is None else power for power in given])
-    by_device: Floats = np.where(sleeps, known, 0.0)[fleet.link_index]
-    return by_device
+    return np.where(sleeps, known, 0.0)
 
 
 def _between(limits: tuple[float, float], place: Floats) -> Floats:
