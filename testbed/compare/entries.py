@@ -11,6 +11,8 @@ from testbed.core.registry import nearest
 from testbed.report.schema import ArmResult
 
 NO_DEFENCE = "none"
+UNDEFENDED = "undefended"
+"""Family of the arms without a defence: in a sentence, 'none' would say that there is no family."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def find_reference(entries: Sequence[Entry], wanted: str | None) -> Entry:
             f"--reference {wanted}: no such arm{nearest(wanted, labels)}; arms: {', '.join(labels)}"
         )
     for entry in entries:
-        if entry.family == NO_DEFENCE:
+        if entry.family == UNDEFENDED:
             return entry
     raise UserError(
         f"no arm is undefended; name the one to compare with by --reference: {', '.join(labels)}"
@@ -102,12 +104,13 @@ def find_reference(entries: Sequence[Entry], wanted: str | None) -> Entry:
 
 def family_of(defence: Any) -> str:
     """Return the name of a defence, with that of the defence underneath where it has one."""
+    name, under = str(defence or NO_DEFENCE), None
     if isinstance(defence, Mapping):
-        name = str(defence.get("name", NO_DEFENCE))
-        under = defence.get("base")
-        below = family_of(under) if under is not None else NO_DEFENCE
-        return name if below == NO_DEFENCE else f"{name} on {below}"
-    return str(defence or NO_DEFENCE)
+        name, under = str(defence.get("name", NO_DEFENCE)), defence.get("base")
+    if name == NO_DEFENCE:
+        return UNDEFENDED
+    below = UNDEFENDED if under is None else family_of(under)
+    return name if below == UNDEFENDED else f"{name} on {below}"
 
 
 def _identity(run: Run, arm: ArmResult) -> str:

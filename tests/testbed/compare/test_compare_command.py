@@ -68,7 +68,7 @@ def test_seeds_of_one_arm_are_one_entry(compared):
 
 
 def test_families_are_named_with_the_defence_underneath():
-    assert family_of("none") == family_of(None) == "none"
+    assert family_of("none") == family_of(None) == "undefended"
     assert family_of({"name": "cem", "base": {"name": "none"}}) == "cem"
     assert family_of({"name": "cem", "base": "gaussian_noise"}) == "cem on gaussian_noise"
     nested = {"name": "quantisation", "base": {"name": "cem", "base": {"name": "nopeek"}}}

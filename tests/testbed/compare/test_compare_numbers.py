@@ -121,7 +121,7 @@ def test_ranking_at_the_references_accuracy_minus_three_points(compared):
     found = compared.matched[0]
     assert found.accuracy == pytest.approx(0.92)
     assert found.below_reference == 0.03
-    noise, nopeek, none = (standing(found, name) for name in ("gaussian_noise", "nopeek", "none"))
+    noise, nopeek, none = (standing(found, name) for name in ("gaussian_noise", "nopeek", "undefended"))
     assert [noise.rank, nopeek.rank, none.rank] == [1, 2, 3]
     assert noise.mse.value == pytest.approx(0.020)
     assert noise.settings == ("noise_1", "noise_2")
@@ -150,7 +150,7 @@ def test_equal_defences_are_not_distinguishable(tmp_path):
     found = made.matched[0]
     assert standing(found, "mid").rank == 1
     assert standing(found, "nopeek").like_best is True
-    assert standing(found, "none").like_best is False
+    assert standing(found, "undefended").like_best is False
     assert 0 < standing(found, "nopeek").rank_shares[0] < 1
 
 
