@@ -105,8 +105,6 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
     if chosen.seed is not None:
         overrides.append(f"seed={chosen.seed}")
     if len(chosen.scenarios) > 1 or has_sweep(chosen.scenarios[0], overrides):
-        if chosen.ray_address is not None:
-            raise UserError("--ray-address is for one run, not for several or a sweep")
         from testbed.sweep.command import run_many
 
         return run_many(chosen, overrides, interrupts)

@@ -48,19 +48,19 @@ class RunLog:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[RunLog]:
-    """Route all logging to a run log for the time of the block."""
+    """Route all logging to a run log for the time of the block; then it is as it was before."""
     log = RunLog(path)
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    for handler in before:
-        root.removeHandler(handler)
-    root.setLevel(logging.INFO)
-    root.addHandler(log.handlers[0])
-    for name in NOISY:
-        logger = logging.getLogger(name)
+    loggers = [root, *(logging.getLogger(name) for name in NOISY)]
+    plotting = logging.getLogger("matplotlib")
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
+    levels = [(logger, logger.level) for logger in (root, plotting)]
+    for logger in loggers:
         logger.handlers.clear()
         logger.propagate = True
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    root.setLevel(logging.INFO)
+    root.addHandler(log.handlers[0])
+    plotting.setLevel(logging.WARNING)
     logging.captureWarnings(True)
     try:
         with warnings.catch_warnings():
@@ -68,6 +68,9 @@ def log_to(path: Path) -> Iterator[RunLog]:
     finally:
         log.close()
         logging.captureWarnings(False)
-        root.setLevel(level)
-        for handler in before:
-            root.addHandler(handler)
+        for logger, level in levels:
+            logger.setLevel(level)
+        for logger, handlers, propagate in before:
+            # a library that was imported meanwhile has set up its own logging: that stays
+            logger.handlers[:0] = [item for item in handlers if item not in logger.handlers]
+            logger.propagate = logger.propagate and propagate

@@ -20,7 +20,14 @@ from testbed.adversaries.mounting import mount
 from testbed.core.adversary import Adversary
 from testbed.data.federated import to_unit
 from testbed.engine.amounts import PartialOutcome, amount_entry, partial_job
-from testbed.engine.evidence import ANCHORS, AttackJob, Reading, attack_job, close_oracle
+from testbed.engine.evidence import (
+    ANCHORS,
+    AttackJob,
+    Reading,
+    attack_job,
+    close_oracle,
+    query_access,
+)
 from testbed.engine.floors import SmoothedVictims, arm_floor, floor_entry
 from testbed.engine.intrusion import attacks_arm
 from testbed.engine.models import ArmModels
@@ -132,6 +139,7 @@ def attack_arm(
             for item, share, job in partial
         ],
         on_done,
+        [query_access(job) for job in [*jobs, *(job for _, _, job in partial)]],
     )
     replays = [item.adversary.knowledge.replays for item in readings] or [1]
     results = AttackResults(

@@ -50,6 +50,11 @@ class Backend(ABC):
         """Return how many hosts died and were replaced so far."""
         return 0
 
+    @property
+    def job_restarts(self) -> int:
+        """Return how many adversary processes died and were replaced so far."""
+        return 0
+
     def install(self, programs: Sequence[EdgeProgram]) -> None:
         """Install an arm's programs, one per tier of the fleet, on every host."""
         self.install_app(edge_app(programs))
@@ -72,10 +77,18 @@ class Backend(ABC):
         self,
         jobs: Sequence[Job[T]],
         on_done: Callable[[str], None] = lambda name: None,
+        accesses: Sequence[QueryAccess | None] = (),
     ) -> list[T]:
         """Run independent jobs, each in one thread, several at once where possible.
 
-        ``on_done`` is called with a job's name when it is done; results come in the jobs' order.
+        Parameters
+        ----------
+        on_done : called with a job's name when it is done; results come in the jobs' order.
+        accesses : by job, what it asks a service with, and gets back whole if it starts over.
+
+        Raises
+        ------
+        HostError : a job failed, or its process died again and again.
         """
 
     @abstractmethod
@@ -134,6 +147,7 @@ class InlineBackend(Backend):
         self,
         jobs: Sequence[Job[T]],
         on_done: Callable[[str], None] = lambda name: None,
+        accesses: Sequence[QueryAccess | None] = (),
     ) -> list[T]:
         """Run the jobs one after another, in one thread like everywhere."""
         threads = torch.get_num_threads()

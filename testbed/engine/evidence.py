@@ -107,7 +107,14 @@ def _oracle(
     return backend.open_queries(front_end, adversary.name, adversary.query_limit)
 
 
+def query_access(job: AttackJob) -> QueryAccess | None:
+    """Return the adversary's access to a query service, where it has one."""
+    oracle = job.evidence.oracle
+    return oracle if isinstance(oracle, QueryAccess) else None
+
+
 def close_oracle(job: AttackJob, backend: Backend) -> None:
     """End the adversary's query access, where it had a service for it."""
-    if isinstance(job.evidence.oracle, QueryAccess):
-        backend.close_queries(job.evidence.oracle)
+    access = query_access(job)
+    if access is not None:
+        backend.close_queries(access)

@@ -86,7 +86,7 @@ class Experiment:
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
         self._setting: Setting | None = None
         self._usage: dict[str, Any] = {}
-        self._restarts = 0
+        self._restarts = self._job_restarts = 0
         self._models: list[Row] = []
         self._reference: Row = {}
         self._sanity: list[Row] = []
@@ -245,7 +245,7 @@ class Experiment:
             name: {"name": name, "cpu_s": usage.cpu_s, "peak_rss_mb": usage.peak_rss_mb}
             for name, usage in backend.usage().items()
         }
-        self._restarts = backend.restarts
+        self._restarts, self._job_restarts = backend.restarts, backend.job_restarts
 
     # Writing -----------------------------------------------------------------------------------
 
@@ -323,6 +323,7 @@ class Experiment:
                 "backend": self.scenario.engine.backend,
                 "hosts": self.hosts,
                 "host_restarts": self._restarts,
+                "adversary_restarts": self._job_restarts,
                 "torch_threads": torch.get_num_threads(),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },

@@ -21,13 +21,14 @@ class QueryService:
     def __init__(self) -> None:
         self._served: dict[int, tuple[DeployedFrontEnd, str]] = {}
         self._left: dict[int, int | None] = {}
+        self._limits: dict[int, int | None] = {}
         self._tickets = itertools.count()
 
     def open(self, deployed: DeployedFrontEnd, adversary: str, limit: int | None) -> int:
         """Serve a front-end and return its ticket."""
         ticket = next(self._tickets)
         self._served[ticket] = (deployed, adversary)
-        self._left[ticket] = limit
+        self._left[ticket] = self._limits[ticket] = limit
         return ticket
 
     def query(self, ticket: int, images: FloatArray, draw: int) -> FloatArray:
@@ -48,9 +49,13 @@ class QueryService:
             self._left[ticket] = left - len(images)
         return deployed.query(np.ascontiguousarray(images), draw)
 
+    def renew(self, ticket: int) -> None:
+        """Give an adversary whose process died, and starts over, its queries back."""
+        self._left[ticket] = self._limits[ticket]
+
     def close(self, ticket: int) -> None:
         """Serve this front-end no longer."""
-        del self._served[ticket], self._left[ticket]
+        del self._served[ticket], self._left[ticket], self._limits[ticket]
 
 
 @dataclass(frozen=True)

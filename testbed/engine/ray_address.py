@@ -1,5 +1,6 @@
 """Addresses of Ray clusters that a run may join, checked before anything is written."""
 
+import os
 import re
 import socket
 
@@ -34,6 +35,29 @@ def answers(address: str, within_s: float = ANSWERS_WITHIN_S) -> bool:
         return False
 
 
+def found_address(address: str) -> str:
+    """Return an address as it is, and for ``auto`` that of this machine's cluster.
+
+    Which is the one that ``RAY_ADDRESS`` names, or that ``ray start`` was last used for here; never
+    another run's own, which Ray would find among this machine's processes.
+
+    Raises
+    ------
+    UserError : there is none.
+    """
+    if address != AUTO:
+        return address
+    from ray._private.utils import read_ray_address  # importing Ray takes a second
+
+    found = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if not found:
+        raise UserError(
+            f"--ray-address: '{AUTO}' finds no Ray cluster on this machine; start one with 'ray "
+            "start --head', or leave the option out to run without"
+        )
+    return str(found)
+
+
 def check_address(address: str) -> None:
     """Check that something listens where a run is to join a cluster.
 
@@ -41,7 +65,8 @@ def check_address(address: str) -> None:
     ------
     UserError : nothing does, or it is no address.
     """
-    if address != AUTO and not answers(address):
+    address = found_address(address)
+    if not answers(address):
         raise UserError(
             f"--ray-address: nothing answers at {address}; start the cluster there with 'ray start "
             "--head', or leave the option out to run on this machine"

@@ -14,13 +14,13 @@ from testbed.data.device_rows import DeviceRows
 from testbed.engine.backend import MOST_HOSTS, Backend, Job, default_hosts
 from testbed.engine.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.oracles import QueryAccess
-from testbed.engine.ray_actors import AskActor, JobActor, QueryActor
+from testbed.engine.ray_actors import AskActor, QueryActor
 from testbed.engine.ray_cluster import Cluster, LocalCluster
 from testbed.engine.ray_hosts import DEATHS, RayHosts, fetch
+from testbed.engine.ray_jobs import RayJobs
 from testbed.engine.ray_joined import JoinedCluster
 
 T = TypeVar("T")
-ROOM_WITHIN_S = 180.0
 
 
 class RayBackend(Backend):
@@ -47,30 +47,20 @@ class RayBackend(Backend):
         device_rows: Sequence[NDArray[np.int64]],
         address: str | None = None,
     ) -> None:
-        self._job_actors: list[Any] = []
         self._query_actor: Any = None
         self._hosts: RayHosts | None = None
+        self._jobs: RayJobs | None = None
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
             known = isinstance(device_rows, DeviceRows)
             rows = device_rows if known else DeviceRows(device_rows)
             shared = (ray.put(images), ray.put(labels), ray.put(rows))
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
-            if self._cluster.foreign:
-                self._wait_for_room(self._hosts)
+            self._jobs = RayJobs(self._cluster, self.hosts)
+            self._hosts.wait_for_room(range(self.hosts))
         except BaseException:
             self.close()
             raise
-
-    def _wait_for_room(self, hosts: RayHosts) -> None:
-        """Wait until the cluster, which others may be using, has started every host."""
-        first = [actor.usage.remote() for actor in hosts.actors]
-        try:
-            self._cluster.wait(first, "the cluster", within_s=ROOM_WITHIN_S)
-        except HostError as error:
-            raise HostError(
-                f"{error}: {self.hosts} hosts need as many free CPUs; lower engine.hosts"
-            ) from None
 
     @property
     def _alive(self) -> RayHosts:
@@ -86,7 +76,7 @@ class RayBackend(Backend):
         return self._alive.handle(shards)
 
     def _answer(self, reference: Any, what: str) -> Any:
-        """Wait for one call to an actor that holds what cannot be made again."""
+        """Wait for one call to an actor whose process is not replaced."""
         self._cluster.wait([reference], what)
         try:
             return fetch(reference, what)
@@ -98,26 +88,17 @@ class RayBackend(Backend):
         self,
         jobs: Sequence[Job[T]],
         on_done: Callable[[str], None] = lambda name: None,
+        accesses: Sequence[QueryAccess | None] = (),
     ) -> list[T]:
         """Run the jobs on as many adversary actors as there are hosts."""
-        while len(self._job_actors) < min(self.hosts, len(jobs)):
-            options = {"scheduling_strategy": self._cluster.spread}
-            self._job_actors.append(JobActor.options(**options).remote())
-        waiting = list(range(len(jobs)))
-        running: dict[Any, tuple[int, Any]] = {}
-        free = list(self._job_actors)
-        results: dict[int, T] = {}
-        while waiting or running:
-            while waiting and free:
-                index, worker = waiting.pop(0), free.pop(0)
-                _, function, arguments = jobs[index]
-                running[worker.run.remote(function, arguments)] = (index, worker)
-            (done,) = self._cluster.wait(list(running), "an adversary", count=1)
-            index, worker = running.pop(done)
-            results[index] = self._answer(done, jobs[index][0])
-            free.append(worker)
-            on_done(jobs[index][0])
-        return [results[index] for index in range(len(jobs))]
+        assert self._jobs is not None
+
+        def renew(index: int) -> None:
+            access = accesses[index] if accesses else None
+            if access is not None:
+                self._answer(self._query_actor.renew.remote(access.ticket), "queries")
+
+        return self._jobs.run(jobs, on_done, renew)
 
     def open_queries(
         self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
@@ -135,7 +116,8 @@ class RayBackend(Backend):
     def usage(self) -> dict[str, Usage]:
         """Return the cost of the driver, the hosts and the adversaries."""
         usages = {f"host {index}": usage for index, usage in enumerate(self._alive.usage())}
-        named = [(f"adversary {index}", actor) for index, actor in enumerate(self._job_actors)]
+        jobs = self._jobs.actors if self._jobs else []
+        named = [(f"adversary {index}", actor) for index, actor in enumerate(jobs)]
         if self._query_actor is not None:
             named.append(("queries", self._query_actor))
         calls = [(name, actor.usage.remote()) for name, actor in named]
@@ -147,12 +129,18 @@ class RayBackend(Backend):
         """Return how many hosts died and were replaced so far."""
         return self._alive.restarts
 
+    @property
+    def job_restarts(self) -> int:
+        """Return how many adversary processes died and were replaced so far."""
+        return self._jobs.restarts if self._jobs else 0
+
     def close(self) -> None:
         """Stop Ray, or leave the cluster that was joined, and leave nothing behind."""
         if self._cluster.foreign and ray.is_initialized():
             hosts = self._hosts.actors if self._hosts else []
+            jobs = self._jobs.actors if self._jobs else []
             queries = [] if self._query_actor is None else [self._query_actor]
-            for actor in [*hosts, *self._job_actors, *queries]:
+            for actor in [*hosts, *jobs, *queries]:
                 ray.kill(actor)
         self._cluster.close()
 

@@ -23,6 +23,7 @@ from testbed.engine.ray_cluster import Cluster
 
 _LOG = logging.getLogger(__name__)
 MOST_DEATHS = 3
+ROOM_WITHIN_S = 180.0
 READY_WITHIN_S = 10.0  # a reference that is ready can be fetched at once, unless its node died
 DEATHS = (
     ray.exceptions.RayActorError,
@@ -74,6 +75,24 @@ class RayHosts:
     def _new_actor(self) -> Any:
         options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
         return HostActor.options(**options).remote(*self._shared)
+
+    def wait_for_room(self, hosts: Sequence[int]) -> None:
+        """Wait until a cluster that others may be using has started these hosts.
+
+        Raises
+        ------
+        HostError : it had no free CPU for them.
+        """
+        if not self._cluster.foreign:
+            return
+        first = [self.actors[host].usage.remote() for host in hosts]
+        try:
+            self._cluster.wait(first, "the cluster", within_s=ROOM_WITHIN_S)
+        except HostError as error:
+            raise HostError(
+                f"{error}: {len(self.actors)} hosts need as many free CPUs; lower engine.hosts, or "
+                "add nodes and continue with --resume"
+            ) from None
 
     def install_app(self, build: AppBuilder) -> None:
         """Install a ClientApp on every host; earlier state is gone."""
@@ -147,6 +166,7 @@ class RayHosts:
         self.restarts += 1
         ray.kill(self.actors[host])  # it may be alive and out of reach
         self.actors[host] = self._new_actor()
+        self.wait_for_room([host])
         replayed = self._journals[host].shards()
         _LOG.warning(
             "host %d died (%s); a new process repeats %d shards", host, reason, len(replayed)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import textwrap
 import time
 from typing import Any
 
@@ -12,8 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import testbed
 from testbed.core.errors import HostError, UserError
-from testbed.engine.ray_address import answers
-from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, quiet_ray, said
+from testbed.engine.ray_address import answers, found_address
+from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, quiet_ray
 
 LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -52,6 +53,7 @@ class JoinedCluster(Cluster):
     foreign = True
 
     def __init__(self, address: str) -> None:
+        address = found_address(address)
         loopback = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
         own_address: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if loopback else {}
         try:
@@ -64,7 +66,8 @@ class JoinedCluster(Cluster):
                     **own_address,
                 )
         except Exception as error:  # Ray raises bare ones too
-            raise UserError(f"--ray-address: cannot join {address} ({said(error)})") from None
+            reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+            raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()

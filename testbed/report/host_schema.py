@@ -63,3 +63,4 @@ class HostFacts(Part):
     backend: str | None = None
     hosts: Count = None
     host_restarts: Count = None
+    adversary_restarts: Count = None

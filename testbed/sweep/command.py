@@ -45,6 +45,7 @@ def run_many(chosen: argparse.Namespace, overrides: Sequence[str], interrupts: I
             jobs=chosen.jobs,
             force=chosen.force,
             resume=chosen.resume,
+            ray_address=chosen.ray_address,
         )
     except KeyboardInterrupt:
         print(

@@ -9,6 +9,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.folder import RESOLVED
 from testbed.engine.positions import check_positions
 from testbed.engine.progress import Display
+from testbed.engine.ray_address import check_address
 from testbed.engine.world import check_components, read_fleet
 from testbed.sweep.comparison import compare_points
 from testbed.sweep.folder import (
@@ -35,6 +36,7 @@ def run_points(
     jobs: int = 1,
     force: bool = False,
     resume: bool = False,
+    ray_address: str | None = None,
 ) -> SweepFolder:
     """Run every point that is not complete yet; a point that fails does not stop the others.
 
@@ -45,6 +47,7 @@ def run_points(
     say : gets one line per point.
     make_display : the display of a point's phases, where points run one after another.
     jobs : points that run at once, each in a process of its own.
+    ray_address : of a Ray cluster that the points join, one after another.
 
     Raises
     ------
@@ -54,8 +57,16 @@ def run_points(
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a number of at least 1")
+    if ray_address is not None:
+        if jobs > 1:
+            raise UserError("--ray-address: points join a cluster one after another; no --jobs")
+        check_address(ray_address)
     for point in points:
         _check(point)
+        if ray_address is not None and point.scenario.engine.backend != "ray":
+            raise UserError(
+                f"sweep point {point.name}: --ray-address has no use with engine.backend=inline"
+            )
     check_sweep_folder(folder, points, force, resume)
     sweep = open_sweep_folder(folder, points, force)
     waiting = []
@@ -68,7 +79,7 @@ def run_points(
         if jobs > 1:
             run_in_processes(sweep, waiting, jobs, say, on_point=lambda: write_index(sweep))
         else:
-            _run_in_turn(sweep, waiting, say, make_display, stop_requested)
+            _run_in_turn(sweep, waiting, say, make_display, stop_requested, ray_address)
     finally:
         write_index(sweep)
     compare_points(sweep)
@@ -97,6 +108,7 @@ def _run_in_turn(
     say: Say,
     make_display: MakeDisplay,
     stop_requested: Callable[[], bool],
+    ray_address: str | None,
 ) -> None:
     for title, point in waiting:
         folder = sweep.of(point)
@@ -109,6 +121,7 @@ def _run_in_turn(
                     display,
                     stop_requested,
                     resume=(folder / RESOLVED).exists(),
+                    ray_address=ray_address,
                 )
             sweep.errors.pop(point.name, None)
         except RunInterrupted:

@@ -1,5 +1,6 @@
 """The Python API: the command line's results and errors, read as tables."""
 
+import logging
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from testbed import load_run, run_scenario
+from testbed.cli.logs import NOISY
 from testbed.core.errors import UserError
 from testbed.core.loading import validate_scenario
 
@@ -21,11 +23,20 @@ def test_importing_the_package_loads_nothing_and_changes_nothing():
     assert done.stdout.strip() == "[]"
 
 
+def logging_set_up():
+    """Return everything that says where the libraries log, and how much."""
+    loggers = [logging.getLogger(name) for name in (None, *NOISY)]
+    return [(item.name, list(item.handlers), item.level, item.propagate) for item in loggers]
+
+
 def test_same_bytes_as_the_command_line_and_tables_that_agree(finished_run, tmp_path, capsys):
     tree = yaml.safe_load((finished_run / "scenario.resolved.yaml").read_text())
     tree["fleet"]["size"] = 99
     out = tmp_path / "python"
+    before = logging_set_up()
     result = run_scenario(tree, overrides={"fleet.size": 8}, out=out, progress=False)
+    assert logging_set_up() == before  # as a notebook's user has set it up
+    assert [handler for _, handlers, *_ in before for handler in handlers]
     assert capsys.readouterr().err == ""
     assert tree["fleet"]["size"] == 99  # the caller's tree is the caller's
     for name in ("results.json", "attacks.parquet", "requests.parquet", "devices.parquet"):

@@ -20,9 +20,9 @@ def jobs(tiny, tmp_path, monkeypatch):
     kept = []
     run_jobs = InlineBackend.run_jobs
 
-    def keep(self, jobs, on_done=lambda name: None):
+    def keep(self, jobs, *others):
         kept.extend(pickle.loads(pickle.dumps(arguments[0])) for _, _, arguments in jobs)
-        return run_jobs(self, jobs, on_done)
+        return run_jobs(self, jobs, *others)
 
     monkeypatch.setattr(InlineBackend, "run_jobs", keep)
     tiny["seed"] = 987654321

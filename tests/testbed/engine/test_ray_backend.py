@@ -1,6 +1,8 @@
 """What the Ray backend starts: loopback only, one thread each, and nothing left behind."""
 
 import operator
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -72,6 +74,35 @@ def test_queries_are_answered_by_a_process_that_is_not_the_adversarys(backend):
         backend.run_jobs([("asks too much", access.query, (np.repeat(images, 6, axis=0), 2))])
     backend.close_queries(access)
     assert "queries" in backend.usage()
+
+
+def test_a_job_whose_process_died_starts_over_with_its_queries(backend, tmp_path):
+    program = make_program()
+    parameters, statistics = program.build().initial_weights()
+    front_end = DeployedFrontEnd(
+        program,
+        {name: value.numpy() for name, value in parameters.items()},
+        {name: value.numpy() for name, value in statistics.items()},
+    )
+    images = np.random.default_rng(1).random((3, 1, 32, 32), dtype=np.float32)
+    access, begun = backend.open_queries(front_end, "spy", 3), tmp_path / "begun"
+
+    def dies_once():
+        answer = access.query(images, 2)
+        if not begun.exists():
+            begun.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    jobs = [("dies once", dies_once, ()), ("lives", abs, (-1,))]
+    answer, other = backend.run_jobs(jobs, accesses=[access, None])
+    assert np.array_equal(answer, front_end.query(images, 2))
+    assert (other, backend.job_restarts) == (1, 1)
+    with pytest.raises(HostError, match=r"dies: its process died 3 times in a row.*--resume"):
+        backend.run_jobs([("dies", os._exit, (1,))])
+    assert backend.job_restarts == 3
+    assert backend.run_jobs([("lives", abs, (-2,))]) == [2]
+    backend.close_queries(access)
 
 
 def test_usage_names_every_process(backend):

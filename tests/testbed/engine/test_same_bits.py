@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import tempfile
+import time
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from testbed.engine.experiment import Experiment
 from testbed.engine.folder import COLUMNS
 from testbed.engine.progress import Progress
 from testbed.engine.ray_cluster import PROJECT_ROOT, short_temporary_folder
+from testbed.engine.ray_cluster import Cluster as RayCluster
 from testbed.engine.ray_hosts import RayHosts
 
 
@@ -60,8 +62,37 @@ def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results):
     assert everything(run(tree, tmp_path / "hosts")) == inline_results
 
 
-def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path):
-    """What a query service answers and the driver computes, or steers, are results like any."""
+def kill_attacks(monkeypatch):
+    """Kill every process that runs an attack when the first one is waited for."""
+    wait, killed = RayCluster.wait, []
+
+    def wait_and_kill(self, references, what, *rest, **options):
+        if what == "an adversary" and not killed:
+            killed.extend(running_attacks())
+            for process in killed:
+                process.kill()
+        return wait(self, references, what, *rest, **options)
+
+    monkeypatch.setattr(RayCluster, "wait", wait_and_kill)
+    return killed
+
+
+def running_attacks():
+    """Return the processes in which attacks run, once there is one."""
+    for _ in range(600):
+        children = psutil.Process().children(recursive=True)
+        found = [child for child in children if "_JobActor.run" in " ".join(child.cmdline())]
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no attack began")
+
+
+def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path, monkeypatch):
+    """What a query service answers and the driver computes, or steers, are results like any.
+
+    So is what an attack finds that is killed while it runs, and starts over.
+    """
     tiny["training"]["rounds"] = 1
     noise = {"name": "gaussian_noise", "scale": 0.5}
     noisy = {**tiny["arms"][0], "defence": noise}
@@ -75,8 +106,11 @@ def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path):
     ]
     tiny["adversaries"][3]["position"] = {"tap": "cloud"}
     inline = everything(run(copy.deepcopy(tiny), tmp_path / "inline"))
-    ray = with_engine(tiny, backend="ray", hosts=2)
-    assert everything(run(ray, tmp_path / "ray")) == inline
+    killed = kill_attacks(monkeypatch)
+    on_ray = with_engine(tiny, backend="ray", hosts=2)
+    assert everything(run(on_ray, tmp_path / "ray")) == inline
+    host = json.loads((tmp_path / "ray" / "host.json").read_text())
+    assert host["adversary_restarts"] == len(killed) > 0
     summary = json.loads(inline[0])
     assert all(check["passed"] for check in summary["self_checks"])
     assert {"asks", "steers"} <= {entry["adversary"] for entry in summary["arms"][1]["attacks"]}
@@ -196,39 +230,88 @@ def kill_host(number=0):
     hosts[number % len(hosts)].wait(10)
 
 
+class TwoNodes:
+    """A cluster of two nodes on this machine, and the places of the hosts that run on it."""
+
+    def __init__(self, cpus):
+        self.node = {"num_cpus": cpus, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        self.temporary = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
+        head = {**self.node, "temp_dir": self.temporary, "_system_config": NOTICE_SOON}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.second = self.cluster.add_node(**self.node)
+        self.places = []
+
+    def look(self, hosts):
+        self.places.append(ray.get([actor.node.remote() for actor in hosts.actors]))
+
+    def run(self, tree, folder, monkeypatch):
+        """Run on it, as on the cluster that this machine belongs to."""
+        monkeypatch.setenv("RAY_ADDRESS", self.cluster.address)
+        try:
+            scenario = validate_scenario(with_engine(tree, backend="ray"), "test")
+            Experiment(scenario, folder, Progress(), "auto").run()
+            assert not ray.is_initialized()
+            assert all(item.remaining_processes_alive() for item in self.cluster.list_all_nodes())
+        finally:
+            self.cluster.shutdown()
+            shutil.rmtree(self.temporary, ignore_errors=True)
+        return json.loads((folder / "host.json").read_text())
+
+
+NOTICE_SOON = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+def first_arm(results):
+    return json.loads(results[0])["arms"][0]
+
+
 def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
     tiny, tmp_path, inline_results, monkeypatch
 ):
     """Killed when devices remember something: within a step, and once they have the front-end."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
-    handle, calls, places = RayHosts.handle, [], set()
+    handle, calls, nodes = RayHosts.handle, [], TwoNodes(1)
 
     def handle_and_kill(self, shards):
         kind = shards[0][1][0].metadata.message_type
         calls.append(kind)
-        places.update(ray.get([actor.node.remote() for actor in self.actors]))
+        nodes.look(self)
         if (kind, calls.count(kind)) in {(protocol.BACKWARD, 4), (protocol.INFER, 1)}:
             kill_host(calls.count(kind))
         return handle(self, shards)
 
     monkeypatch.setattr(RayHosts, "handle", handle_and_kill)
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    temporary = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": temporary})
-    try:
-        cluster.add_node(**node)
-        tiny["arms"] = tiny["arms"][:1]
-        scenario = validate_scenario(with_engine(tiny, backend="ray"), "test")
-        folder = tmp_path / "run"
-        Experiment(scenario, folder, Progress(), cluster.address).run()
-        assert not ray.is_initialized()
-        assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
-    assert len(places) == 2
-    arms = [json.loads(text)["arms"][0] for text in (everything(folder)[0], inline_results[0])]
-    assert arms[0] == arms[1]
-    host = json.loads((folder / "host.json").read_text())
-    assert host["host_restarts"] == 2
-    assert host["hosts"] == 2
+    tiny["arms"] = tiny["arms"][:1]
+    host = nodes.run(tiny, tmp_path / "run", monkeypatch)
+    assert len({place for places in nodes.places for place in places}) == 2
+    assert first_arm(everything(tmp_path / "run")) == first_arm(inline_results)
+    assert (host["host_restarts"], host["hosts"]) == (2, 2)
+
+
+@pytest.mark.long
+def test_a_node_that_dies_leaves_its_hosts_to_the_other_and_the_bits_alone(
+    tiny, tmp_path, inline_results, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
+    handle, calls, nodes = RayHosts.handle, [], TwoNodes(2)
+
+    def handle_and_end_node(self, shards):
+        calls.append(shards[0][1][0].metadata.message_type)
+        nodes.look(self)
+        if calls.count(protocol.BACKWARD) == 4 and calls[-1] == protocol.BACKWARD:
+            nodes.cluster.remove_node(nodes.second, allow_graceful=False)
+        return handle(self, shards)
+
+    monkeypatch.setattr(RayHosts, "handle", handle_and_end_node)
+    tiny["arms"] = tiny["arms"][:1]
+    host = nodes.run(with_engine(tiny, hosts=2), tmp_path / "run", monkeypatch)
+    before, after = nodes.places[0], nodes.places[-1]
+    assert len(set(before)) == 2
+    assert len(set(after)) == 1
+    assert set(after) < set(before)
+    assert first_arm(everything(tmp_path / "run")) == first_arm(inline_results)
+    assert host["host_restarts"] >= 1

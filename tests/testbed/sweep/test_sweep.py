@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from testbed import run_scenario, run_sweep
-from testbed.core.errors import UserError
+from testbed.core.errors import HostError, UserError
 from testbed.engine.folder import COLUMNS
 from testbed.run import main
-from testbed.sweep import command
+from testbed.sweep import command, runner
 from testbed.sweep.grid import expand, expand_files
 
 
@@ -171,6 +171,34 @@ def test_a_failing_point_does_not_stop_the_others(tiny, tmp_path, capsys):
     (tmp_path / "other" / "mine.txt").write_text("kept")
     with pytest.raises(UserError, match="holds files that are no sweep"):
         run_sweep(tiny, out=tmp_path / "other", force=True)
+
+
+def test_points_join_a_cluster_one_after_another(
+    tiny, write_scenario, tmp_path, monkeypatch, capsys
+):
+    joined = []
+
+    def execute(scenario, folder, *rest, ray_address, **options):
+        joined.append((scenario.seed, ray_address))
+        raise HostError("the cluster is full")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "check_address", lambda address: None)
+    tiny["sweep"] = {"seed": [5, 6]}
+    inline = write_scenario(tiny, "inline.yaml")
+    tiny["engine"]["backend"] = "ray"
+    command_line = [str(write_scenario(tiny)), "--out", str(tmp_path / "out")]
+    address = ["--ray-address", "10.0.0.1:6379"]
+    for wrong, sentence in (
+        ([*command_line, *address, "--jobs", "2"], "join a cluster one after another; no --jobs"),
+        ([str(inline), *command_line[1:], *address], "seed-5: --ray-address has no use with"),
+    ):
+        assert main(wrong) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert main([*command_line, *address]) == 1
+    assert joined == [(5, "10.0.0.1:6379"), (6, "10.0.0.1:6379")]
+    assert capsys.readouterr().err.count(": the cluster is full") == 4  # as they go, and at the end
 
 
 @pytest.mark.long
