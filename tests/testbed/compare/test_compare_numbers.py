@@ -121,7 +121,9 @@ def test_ranking_at_the_references_accuracy_minus_three_points(compared):
     found = compared.matched[0]
     assert found.accuracy == pytest.approx(0.92)
     assert found.below_reference == 0.03
-    noise, nopeek, none = (standing(found, name) for name in ("gaussian_noise", "nopeek", "undefended"))
+    noise, nopeek, none = (
+        standing(found, name) for name in ("gaussian_noise", "nopeek", "undefended")
+    )
     assert [noise.rank, nopeek.rank, none.rank] == [1, 2, 3]
     assert noise.mse.value == pytest.approx(0.020)
     assert noise.settings == ("noise_1", "noise_2")
