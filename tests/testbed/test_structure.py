@@ -50,9 +50,11 @@ FLOWER = {
 }
 RAY = {
     "testbed/engine/ray_actors.py",
+    "testbed/engine/ray_address.py",
     "testbed/engine/ray_backend.py",
     "testbed/engine/ray_cluster.py",
     "testbed/engine/ray_hosts.py",
+    "testbed/engine/ray_jobs.py",
     "testbed/engine/ray_joined.py",
 }
 
