@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.cli.environment import Interrupts, stop_telemetry
-from testbed.compare import markdown, markdown_attacks
 from testbed.compare.build import write_comparison
 from testbed.compare.comparison import compare
+from testbed.compare.document_tables import TABLES
 from testbed.core.errors import UserError
 from testbed.core.loading import parse_overrides, read_tree
 from testbed.report.marked import Marks, labelled, replaced, write_between
@@ -32,10 +32,6 @@ SCENARIOS = {
     "olivetti": ROOT / "scenarios" / "olivetti_ladder.yaml",
 }
 ONE_THREAD = [("engine.backend", "inline"), ("engine.cloud_threads", 1)]
-TABLES = (
-    (markdown.MARKED, markdown.markdown_table),
-    (markdown_attacks.MARKED, markdown_attacks.attacks_markdown),
-)
 COMPARED = "compared"
 """Folder of the comparisons, beside those of the runs."""
 FAILED, INTERRUPTED = 1, 130

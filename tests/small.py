@@ -3,6 +3,7 @@
 import torch
 
 from clients.defences.base import Batch
+from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
 from testbed.core.scenario import Component, EdgeOptimiserSection
 
@@ -61,6 +62,17 @@ def make_program(front_end="cnn", options=None, defence="none", defence_options=
         ),
     }
     return EdgeProgram(**(values | changes))
+
+
+def make_deployed(**changes):
+    """Return the front-end of ``make_program(**changes)`` as deployed, with its first weights."""
+    program = make_program(**changes)
+    parameters, statistics = program.build().initial_weights()
+    return DeployedFrontEnd(
+        program,
+        {name: value.numpy() for name, value in parameters.items()},
+        {name: value.numpy() for name, value in statistics.items()},
+    )
 
 
 def make_batch(x, z, pre_funnel=None, labels=None, released=None):

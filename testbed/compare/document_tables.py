@@ -9,6 +9,11 @@ from testbed.core.errors import UserError
 from testbed.report.marked import Marks, labelled, replaced, write_between
 
 Table = Callable[[Comparison, str], str]
+TABLES: tuple[tuple[str, Table], ...] = (
+    (markdown.MARKED, markdown.markdown_table),
+    (markdown_attacks.MARKED, markdown_attacks.attacks_markdown),
+)
+"""What the marks around a table say, and the table: of all arms, and of all attacks by arm."""
 
 
 def check_documents(arms: Path | None, attacks: Path | None, label: str | None) -> None:
@@ -56,10 +61,7 @@ def _tables(
             f"--label {label}: names the marks of a table; give --markdown or --attacks-markdown"
         )
     found: dict[Path, dict[Marks, Table]] = {}
-    for path, marked, table in (
-        (arms, markdown.MARKED, markdown.markdown_table),
-        (attacks, markdown_attacks.MARKED, markdown_attacks.attacks_markdown),
-    ):
+    for path, (marked, table) in zip((arms, attacks), TABLES, strict=True):
         if path is not None:
             place = next((known for known in found if known.resolve() == path.resolve()), path)
             found.setdefault(place, {})[labelled(marked, label)] = table

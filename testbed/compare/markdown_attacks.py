@@ -84,10 +84,7 @@ def _scores_table(
         for arm in range(len(labels))
     ]
     headings = [f"{label}: {heading}" for label in labels for _, heading, *_ in shown]
-    lines = [
-        table_line([*_LEADING, *headings]),
-        "|" + "---|" * (len(_LEADING) - 1) + "---:|" * (1 + len(headings)),
-    ]
+    lines = _head(headings)
     for row in (*anchors, *attacks):
         cells = _leading(row.facts, row.victims)
         for attacked, winners in zip(row.cells, winners_by_arm, strict=True):
@@ -131,10 +128,7 @@ def _inference_table(labels: Sequence[str], rows: Sequence[InferenceRow]) -> str
     persons = any(cell is not None and cell.same_person for row in rows for cell in row.cells)
     scores = ("class right", "same person found") if persons else ("class right",)
     headings = [f"{label}: {heading}" for label in labels for heading in scores]
-    lines = [
-        table_line([*_LEADING, *headings]),
-        "|" + "---|" * (len(_LEADING) - 1) + "---:|" * (1 + len(headings)),
-    ]
+    lines = _head(headings)
     for row in rows:
         cells = _leading(row.facts, row.victims)
         for cell in row.cells:
@@ -158,6 +152,14 @@ def _beside_chance(share: Interval | None, chance: float | None) -> str:
     bounds = numbers.bounds(share, as_percent=True)
     text = f"{numbers.percent(share.value)} ({bounds})" if bounds else numbers.percent(share.value)
     return text if chance is None else f"{text}, chance {numbers.percent(chance)}"
+
+
+def _head(headings: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table: its headings, names left and numbers right."""
+    return [
+        table_line([*_LEADING, *headings]),
+        "|" + "---|" * (len(_LEADING) - 1) + "---:|" * (1 + len(headings)),
+    ]
 
 
 def _leading(facts: AttackResult, victims: Sequence[int]) -> list[str]:

@@ -51,11 +51,6 @@ class DeviceRows(Sequence[Rows]):
         """Yield the devices' rows."""
         return (self[device] for device in range(len(self)))
 
-    @property
-    def nbytes(self) -> tuple[int, int]:
-        """The bytes that the devices take, and those that the numbers of their images take."""
-        return self._ends.nbytes, self._rows.nbytes
-
 
 def _narrow(values: Rows) -> NDArray[Any]:
     """Return whole numbers from 0 on, in 4 bytes each where that is enough."""

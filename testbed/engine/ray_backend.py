@@ -15,7 +15,7 @@ from testbed.engine.backend import MOST_HOSTS, Backend, Job, default_hosts
 from testbed.engine.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.oracles import QueryAccess
 from testbed.engine.ray_actors import AskActor, QueryActor
-from testbed.engine.ray_cluster import Cluster, LocalCluster
+from testbed.engine.ray_cluster import Cluster, LocalCluster, said
 from testbed.engine.ray_hosts import DEATHS, RayHosts, fetch
 from testbed.engine.ray_jobs import RayJobs
 from testbed.engine.ray_joined import JoinedCluster
@@ -81,7 +81,7 @@ class RayBackend(Backend):
         try:
             return fetch(reference, what)
         except DEATHS as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = said(error)
             raise HostError(f"{what}: a process died ({reason}); continue with --resume") from None
 
     def run_jobs(

@@ -113,7 +113,7 @@ class Cluster:
             try:
                 done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
             except (ray.exceptions.RaySystemError, ConnectionError) as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = said(error)
                 raise HostError(f"{what}: Ray is gone ({reason}); continue with --resume") from None
             if len(done) >= wanted:
                 ready: list[Any] = done

@@ -19,7 +19,7 @@ from testbed.engine.host import AppBuilder, Delivery, Usage, device_of
 from testbed.engine.journal import Journal
 from testbed.engine.parcels import pack, shared_contents
 from testbed.engine.ray_actors import HostActor
-from testbed.engine.ray_cluster import Cluster
+from testbed.engine.ray_cluster import Cluster, said
 
 _LOG = logging.getLogger(__name__)
 MOST_DEATHS = 3
@@ -143,7 +143,7 @@ class RayHosts:
                 try:
                     results[index] = fetch(references[index], what)
                 except DEATHS as error:
-                    lost.setdefault(host, (index, str(error).strip().splitlines()[0]))
+                    lost.setdefault(host, (index, said(error)))
             for host, (first, reason) in lost.items():
                 deaths[first] += 1
                 if deaths[first] == MOST_DEATHS:

@@ -14,7 +14,7 @@ import ray
 from testbed.core.errors import HostError
 from testbed.engine.backend import Job
 from testbed.engine.ray_actors import JobActor
-from testbed.engine.ray_cluster import Cluster
+from testbed.engine.ray_cluster import Cluster, said
 from testbed.engine.ray_hosts import DEATHS, MOST_DEATHS, fetch
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class RayJobs:
             try:
                 results[index] = fetch(done, name)
             except DEATHS as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = said(error)
                 deaths[index] += 1
                 if deaths[index] == MOST_DEATHS:
                     raise HostError(

@@ -43,8 +43,8 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
             "rtt_ms": float(fleet.rtt_ms[device]),
             "ram_mb": model.ram_mb,
             "training_images": len(images[device]),
-            "training_feasible": bool(costs.training_feasible[device]),
-            "serving_feasible": bool(costs.serving_feasible[device]),
+            "training_feasible": costs.can_train(device),
+            "serving_feasible": costs.can_serve(device),
             "edge_inference_ms": float(inference_ms[device]),
         }
         row |= {name: int(counted[name][device]) for name in COUNTS}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import make_program
+from small import make_deployed, make_program
 
 from clients.session import TrainingSession
 from testbed.core.scenario import EdgeOptimiserSection
@@ -112,15 +112,8 @@ def test_a_deployed_front_end_travels_without_its_module(host_data):
 
     import numpy as np
 
-    from clients.deployed import DeployedFrontEnd
-
-    program = make_program(defence="gaussian_noise", defence_options={"scale": 0.5, "bound": 1.0})
-    parameters, statistics = program.build().initial_weights()
-    deployed = DeployedFrontEnd(
-        program,
-        {name: value.numpy() for name, value in parameters.items()},
-        {name: value.numpy() for name, value in statistics.items()},
-    )
+    noise = {"scale": 0.5, "bound": 1.0}
+    deployed = make_deployed(defence="gaussian_noise", defence_options=noise)
     images = np.random.default_rng(0).random((20, 1, 32, 32), dtype=np.float32)
     images.setflags(write=False)
     first = deployed.query(images, draw=0)

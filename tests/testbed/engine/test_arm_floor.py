@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small import make_program
+from small import make_deployed
 
-from clients.deployed import DeployedFrontEnd
 from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES
 from testbed.engine.attacks import AttackResults
@@ -24,13 +23,7 @@ def setting(tiny):
 
 
 def _deployed(defence="none", options=None):
-    program = make_program(defence=defence, defence_options=options)
-    parameters, statistics = program.build().initial_weights()
-    return DeployedFrontEnd(
-        program,
-        {name: value.numpy() for name, value in parameters.items()},
-        {name: value.numpy() for name, value in statistics.items()},
-    )
+    return make_deployed(defence=defence, defence_options=options)
 
 
 def test_without_noise_the_floor_is_zero_and_says_why(setting):

@@ -4,9 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from small import make_program
+from small import make_deployed
 
-from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import UserError
 from testbed.core.loading import validate_scenario
 from testbed.engine.backend import InlineBackend
@@ -17,13 +16,7 @@ from testbed.engine.progress import Progress
 
 @pytest.fixture
 def deployed():
-    program = make_program()
-    parameters, statistics = program.build().initial_weights()
-    return DeployedFrontEnd(
-        program,
-        {name: value.numpy() for name, value in parameters.items()},
-        {name: value.numpy() for name, value in statistics.items()},
-    )
+    return make_deployed()
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import psutil
 import pytest
 import ray
 import torch
-from small import make_program
+from small import make_deployed, make_program
 
-from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError, UserError
 from testbed.core.loading import parse_yaml
 from testbed.engine.ray_backend import RayBackend
@@ -59,13 +58,7 @@ def test_failures_of_jobs_come_back_as_what_they_are(backend):
 
 
 def test_queries_are_answered_by_a_process_that_is_not_the_adversarys(backend):
-    program = make_program()
-    parameters, statistics = program.build().initial_weights()
-    front_end = DeployedFrontEnd(
-        program,
-        {name: value.numpy() for name, value in parameters.items()},
-        {name: value.numpy() for name, value in statistics.items()},
-    )
+    front_end = make_deployed()
     images = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
     access = backend.open_queries(front_end, "spy", 20)
     (answer,) = backend.run_jobs([("asks", access.query, (images, 2))])
@@ -77,13 +70,7 @@ def test_queries_are_answered_by_a_process_that_is_not_the_adversarys(backend):
 
 
 def test_a_job_whose_process_died_starts_over_with_its_queries(backend, tmp_path):
-    program = make_program()
-    parameters, statistics = program.build().initial_weights()
-    front_end = DeployedFrontEnd(
-        program,
-        {name: value.numpy() for name, value in parameters.items()},
-        {name: value.numpy() for name, value in statistics.items()},
-    )
+    front_end = make_deployed()
     images = np.random.default_rng(1).random((3, 1, 32, 32), dtype=np.float32)
     access, begun = backend.open_queries(front_end, "spy", 3), tmp_path / "begun"
 
