@@ -22,6 +22,7 @@ STARTS_PROCESSES = {
     "test_drawn_scenarios.py",
     "test_fault_campaign.py",
     "test_flower_runtime.py",
+    "test_offline.py",
     "test_offload_raw.py",
     "test_python_api.py",
     "test_ray_backend.py",

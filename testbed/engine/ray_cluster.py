@@ -62,6 +62,22 @@ def quiet_ray() -> Iterator[None]:
             signal.signal(signal.SIGTERM, on_terminate)
 
 
+@contextlib.contextmanager
+def no_api_server() -> Iterator[None]:
+    """Initialise Ray within this, and it starts no dashboard process.
+
+    Ray starts one even with ``include_dashboard=False``, without its pages; in Ray 2.55 that
+    process asks 169.254.169.254 and metadata.google.internal which cloud it runs in.
+    """
+    services = ray._private.services
+    original = services.start_api_server
+    services.start_api_server = lambda *_, **__: (None, None)  # Ray has no switch for it
+    try:
+        yield
+    finally:
+        services.start_api_server = original
+
+
 def said(error: Exception) -> str:
     """Return the first line of what an error says, for a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -156,7 +172,7 @@ class LocalCluster(Cluster):
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         before = set(psutil.Process().children(recursive=True))
         try:
-            with quiet_ray():
+            with quiet_ray(), no_api_server():
                 ray.init(
                     address="local",
                     num_cpus=cores,
