@@ -23,7 +23,7 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, write_between
+from testbed.report.marked import Marks, check_marks, write_between
 
 MARKS = Marks("<!-- throughput:begin -->", "<!-- throughput:end -->")
 TOLERANCE = 2e-2
@@ -120,6 +120,8 @@ def main() -> int:
     arguments = parse()
     torch.set_num_threads(1)
     try:
+        if arguments.document is not None:
+            check_marks(arguments.document, MARKS)
         with threadpool_limits(1, user_api="blas"):
             rows = measure(all_cases(arguments), arguments.repeats)
         arguments.out.mkdir(parents=True, exist_ok=True)

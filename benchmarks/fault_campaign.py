@@ -16,7 +16,7 @@ import yaml
 from faults.cases import CASES, Campaign, Outcome, uninterrupted
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, write_between
+from testbed.report.marked import Marks, check_marks, write_between
 
 MARKS = Marks("<!-- faults:begin -->", "<!-- faults:end -->")
 SCENARIO = {
@@ -96,15 +96,16 @@ def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the campaign; return 1 where a case failed."""
     options = parse(arguments)
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        outcomes = campaign(options, Path(folder))
-    text = table(outcomes)
-    if options.document is not None:
-        try:
-            write_between(options.document, (MARKS, text))
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
+    try:
+        if options.document is not None:
+            check_marks(options.document, MARKS)
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            outcomes = campaign(options, Path(folder))
+        if options.document is not None:
+            write_between(options.document, (MARKS, table(outcomes)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0 if all(item.passed for item in outcomes) else 1
 
 

@@ -13,15 +13,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from frontier.records import read_rows, write_rows
+from frontier.records import Row, read_rows, write_rows
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, write_between
+from testbed.report.marked import Marks, check_marks, write_between
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -35,12 +34,13 @@ WORKLOADS = {
     "B": ("ours", "limit", "flower_simulation"),
     "C": ("ours", "limit"),
 }
+MARKS = Marks("<!-- speed:begin -->", "<!-- speed:end -->")
 LARGE = 10_000
 """Devices at which only the engine and the limit run."""
 TIME_LIMIT_S = 1800.0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
@@ -51,8 +51,11 @@ def parse() -> argparse.Namespace:
         "--pfl-python", help="interpreter of an environment with pfl and torch; none: left out"
     )
     parser.add_argument("--out", type=Path, default=Path("results/speed"))
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the rows that --out has, and add to them"
+    )
     parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def contenders(workload: str, devices: int, pfl_python: str | None) -> Iterator[str]:
@@ -103,58 +106,98 @@ def run_once(contender: str, workload: str, devices: int, rounds: int, pfl_pytho
     return devices / median(seconds[1:])
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def of(rows: Sequence[Row], workload: str, devices: int, contender: str) -> dict[int, float]:
+    """Return the rates of one contender, by repeat."""
+    key = (workload, devices, contender)
+    return {
+        row["repeat"]: row["rate"]
+        for row in rows
+        if (row["workload"], row["devices"], row["contender"]) == key
+    }
+
+
+def flatness(rows: Sequence[Row]) -> str:
+    """Return what a device-round of the engine costs in larger fleets, as a Markdown table."""
+    sizes = sorted({row["devices"] for row in rows})
+    lines = [
+        f"Time per device-round of this testbed, as a multiple of that at {sizes[0]:,} devices:\n",
+        "| workload | " + " | ".join(f"{size:,} devices" for size in sizes[1:]) + " |",
+        "|---" * len(sizes) + "|",
+    ]
+    for workload in sorted({row["workload"] for row in rows}):
+        first = of(rows, workload, sizes[0], "ours")
+        cells = []
+        for size in sizes[1:]:
+            larger = of(rows, workload, size, "ours")
+            both = [first[repeat] / rate for repeat, rate in larger.items() if repeat in first]
+            cells.append(f"{median(both):.2f}" if both else "")
+        lines.append(f"| {workload} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> str:
     """Return medians over the repeats and ratios to our engine as a Markdown table."""
     lines = [
-        "| workload | devices | contender | device-rounds per second | lowest to highest | "
-        "this testbed's multiple |",
-        "|---|---|---|---|---|---|",
+        "| workload | devices | contender | repeats | device-rounds per second | "
+        "lowest to highest | this testbed's multiple |",
+        "|---|---|---|---|---|---|---|",
     ]
     keys = sorted({(row["workload"], row["devices"]) for row in rows})
     for workload, devices in keys:
-        own = [r for r in rows if (r["workload"], r["devices"]) == (workload, devices)]
-        ours = {r["repeat"]: r["rate"] for r in own if r["contender"] == "ours"}
+        ours = of(rows, workload, devices, "ours")
         for name in WORKLOADS[workload]:
-            rates = {r["repeat"]: r["rate"] for r in own if r["contender"] == name}
+            rates = of(rows, workload, devices, name)
             if not rates:
                 continue
             both = [ours[repeat] / rate for repeat, rate in rates.items() if repeat in ours]
             multiple = f"{median(both):.2f}" if both and name != "ours" else ""
             lines.append(
-                f"| {workload} | {devices:,} | {TITLES[name]} | {median(rates.values()):,.0f} | "
+                f"| {workload} | {devices:,} | {TITLES[name]} | {len(rates)} | "
+                f"{median(rates.values()):,.0f} | "
                 f"{min(rates.values()):,.0f} to {max(rates.values()):,.0f} | {multiple} |"
             )
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Let the contenders take turns, then write the table."""
-    arguments = parse()
+def turns(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
+    """Yield who runs what, in the order in which contenders take turns."""
+    for repeat in range(arguments.repeats):
+        for devices in arguments.devices:
+            for workload in arguments.workloads:
+                for name in contenders(workload, devices, arguments.pfl_python):
+                    yield repeat, devices, workload, name
+
+
+def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
+    """Let the contenders take turns; every rate is in the file as soon as it is known."""
+    rows = read_rows(path) if arguments.resume else []
+    known = {(r["repeat"], r["devices"], r["workload"], r["contender"]) for r in rows}
+    write_rows(path, rows)
+    for turn in turns(arguments):
+        if turn in known:
+            continue
+        repeat, devices, workload, name = turn
+        rate = run_once(name, workload, devices, arguments.rounds, arguments.pfl_python)
+        print(f"{repeat + 1}: {workload}, {devices}, {name}: {rate:.0f}", flush=True)
+        row = {"workload": workload, "devices": devices, "contender": name}
+        rows.append(row | {"repeat": repeat, "rate": rate})
+        write_rows(path, rows)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Let the contenders take turns, then write the tables."""
+    options = parse(arguments)
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / "speed.csv"
-        write_rows(path, [])
-        for repeat in range(arguments.repeats):
-            for devices in arguments.devices:
-                for workload in arguments.workloads:
-                    for name in contenders(workload, devices, arguments.pfl_python):
-                        rate = run_once(
-                            name, workload, devices, arguments.rounds, arguments.pfl_python
-                        )
-                        print(
-                            f"{repeat + 1}: {workload}, {devices}, {name}: {rate:.0f}", flush=True
-                        )
-                        row = {"workload": workload, "devices": devices, "contender": name}
-                        rows = [*read_rows(path), row | {"repeat": repeat, "rate": rate}]
-                        write_rows(path, rows)
-        text = (
-            f"{os.cpu_count()} cores, {arguments.repeats} repeats of {arguments.rounds} timed "
-            "rounds.\n\n" + table(read_rows(path))
-        )
+        if options.document is not None:
+            check_marks(options.document, MARKS)
+        options.out.mkdir(parents=True, exist_ok=True)
+        rows = measure(options, options.out / "speed.csv")
+        text = f"{os.cpu_count()} cores, {options.rounds} timed rounds per process.\n\n"
+        text += f"{table(rows)}\n\n{flatness(rows)}"
         print(text)
-        if arguments.document is not None:
-            marks = Marks("<!-- speed:begin -->", "<!-- speed:end -->")
-            write_between(arguments.document, (marks, text))
+        if options.document is not None:
+            write_between(options.document, (MARKS, text))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

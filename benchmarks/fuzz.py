@@ -20,19 +20,24 @@ from fuzzing.campaign import run
 from fuzzing.targets import input_targets, result_targets
 
 from testbed import run_scenario
-from testbed.report.marked import Marks, write_between
+from testbed.core.errors import UserError
+from testbed.report.marked import Marks, check_marks, write_between
 
 ROOT = Path(__file__).resolve().parents[1]
+MARKS = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
 
 
-def main() -> int:
-    """Run the campaign and print its table."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cases", type=int, default=12_000, help="over all targets")
     parser.add_argument("--results", type=Path, help="a finished run (default: smoke is run)")
     parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
+    return parser.parse_args(arguments)
+
+
+def campaign(arguments: argparse.Namespace) -> str:
+    """Damage all files, and return the table."""
     data = os.environ.get("TESTBED_DATA_DIR", "")
     found = sorted(Path(data).glob("devices/*latenc*.csv")) if data else []
     lines = ["| file | cases | accepted | refused in a sentence | anything else | seconds |"]
@@ -54,9 +59,22 @@ def main() -> int:
                 f"{counts['refused']:,} | 0 | {time.monotonic() - began:.0f} |"
             )
             print(lines[-1], flush=True)
-    if arguments.document is not None:
-        marks = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
-        write_between(arguments.document, (marks, "\n".join(lines)))
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the campaign and print its table."""
+    options = parse(arguments)
+    warnings.simplefilter("ignore")
+    try:
+        if options.document is not None:
+            check_marks(options.document, MARKS)
+        text = campaign(options)
+        if options.document is not None:
+            write_between(options.document, (MARKS, text))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

@@ -22,7 +22,7 @@ from testbed.compare.comparison import compare
 from testbed.compare.document_tables import TABLES
 from testbed.core.errors import UserError
 from testbed.core.loading import parse_overrides, read_tree
-from testbed.report.marked import Marks, labelled, replaced, write_between
+from testbed.report.marked import Marks, check_marks, labelled, write_between
 from testbed.sweep.folder import COMPLETE, MANIFEST, SweepFolder
 from testbed.sweep.grid import Point, expand
 
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             for data in dict.fromkeys(options.data)
         }
         # Refused before anything runs.
-        replaced(options.document, [(marks, "") for data in points for marks in marks_of(data)])
+        check_marks(options.document, *(marks for data in points for marks in marks_of(data)))
         sweep = run_all([point for own in points.values() for point in own], options)
         texts: list[tuple[Marks, str]] = []
         failed = False

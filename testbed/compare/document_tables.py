@@ -6,7 +6,7 @@ from pathlib import Path
 from testbed.compare import markdown, markdown_attacks
 from testbed.compare.comparison import Comparison
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, labelled, replaced, write_between
+from testbed.report.marked import Marks, check_marks, labelled, write_between
 
 Table = Callable[[Comparison, str], str]
 TABLES: tuple[tuple[str, Table], ...] = (
@@ -24,7 +24,7 @@ def check_documents(arms: Path | None, attacks: Path | None, label: str | None) 
     UserError : as ``write_documents``.
     """
     for path, tables in _tables(arms, attacks, label).items():
-        replaced(path, [(marks, "") for marks in tables])
+        check_marks(path, *tables)
 
 
 def write_documents(

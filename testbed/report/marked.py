@@ -67,6 +67,16 @@ def replaced(path: Path, texts: Sequence[tuple[Marks, str]]) -> str:
     return document
 
 
+def check_marks(path: Path, *marks: Marks) -> None:
+    """Check that texts can go between these marks of a document, before what takes long begins.
+
+    Raises
+    ------
+    UserError : as ``replaced``.
+    """
+    replaced(path, [(each, "") for each in marks])
+
+
 def write_between(path: Path, *texts: tuple[Marks, str]) -> None:
     """Put texts between their marks of a document, all of them or none.
 

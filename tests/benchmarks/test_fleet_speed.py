@@ -1,0 +1,66 @@
+"""The speed benchmark's tables, its order of turns, and how it goes on after an interrupt."""
+
+import fleet_speed
+import pytest
+from fleet_speed import contenders, flatness, main, table
+
+RATES = {
+    ("A", 100, "ours"): [150.0, 160.0, 140.0],
+    ("A", 100, "limit"): [200.0, 200.0, 200.0],
+    ("A", 10_000, "ours"): [125.0, 160.0, 120.0],
+}
+
+
+@pytest.fixture
+def rows():
+    return [
+        {"workload": w, "devices": d, "contender": c, "repeat": repeat, "rate": rate}
+        for (w, d, c), rates in RATES.items()
+        for repeat, rate in enumerate(rates)
+    ]
+
+
+def test_multiples_are_medians_within_a_repeat(rows):
+    lines = table(rows).splitlines()
+    assert "| A | 100 | torch alone, 2 processes | 3 | 200 | 200 to 200 | 0.75 |" in lines
+    assert "| A | 100 | this testbed | 3 | 150 | 140 to 160 |  |" in lines
+
+
+def test_flatness_is_time_per_device_round_against_the_smallest_fleet(rows):
+    assert flatness(rows).splitlines()[-1] == "| A | 1.17 |"
+
+
+def test_peers_do_not_run_at_the_largest_size():
+    assert list(contenders("A", 10_000, "python")) == ["ours", "limit"]
+    assert list(contenders("A", 100, None)) == ["ours", "limit", "flower_simulation"]
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Return the list of what was run; each takes no time."""
+    made = []
+
+    def run_once(*turn):
+        made.append(turn[:3])
+        return 10.0
+
+    monkeypatch.setattr(fleet_speed, "run_once", run_once)
+    return made
+
+
+def test_a_resumed_benchmark_runs_only_what_is_missing(tmp_path, runs, capsys):
+    command = ["--devices", "100", "--workloads", "B", "--out", str(tmp_path), "--repeats"]
+    assert main([*command, "1"]) == 0
+    assert runs == [(name, "B", 100) for name in ("ours", "limit", "flower_simulation")]
+    assert main([*command, "2", "--resume"]) == 0
+    assert len(runs) == 6
+    assert "| B | 100 | this testbed | 2 | 10 |" in capsys.readouterr().out
+
+
+def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, runs, capsys):
+    document = tmp_path / "speed.md"
+    document.write_text("nothing")
+    assert main(["--out", str(tmp_path / "out"), "--document", str(document)]) == 2
+    assert "speed:begin" in capsys.readouterr().err
+    assert runs == []
+    assert not (tmp_path / "out").exists()
