@@ -50,7 +50,8 @@ def read_traces(path: Path) -> list[Trace]:
     try:
         if path.stat().st_size > MAX_TRACE_BYTES:
             raise UserError(f"{path}: larger than {MAX_TRACE_BYTES} bytes, not a trace file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Integers as floats: one of 400 digits is as bad as infinity, and refused like it.
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=float)
     except OSError as error:
         raise UserError(f"{path}: cannot read the traces ({error.strerror})") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -77,7 +78,9 @@ def _parse(path: Path, name: str, trace: Any) -> Trace:
             refuse(key, "is missing")
     cycle_s = _seconds(trace["finish_time"])
     if cycle_s is None or cycle_s <= 0.0:
-        refuse("finish_time", f"must be a number of seconds above 0, got {trace['finish_time']!r}")
+        refuse(
+            "finish_time", f"must be a number of seconds above 0, got {trace['finish_time']!r:.40}"
+        )
     times: dict[str, list[float]] = {}
     for key in ("active", "inactive"):
         if not isinstance(trace[key], list):
@@ -105,9 +108,7 @@ def _parse(path: Path, name: str, trace: Any) -> Trace:
 
 def _seconds(value: Any) -> float | None:
     """Return a finite, non-negative number as a float, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    return value if isinstance(value, float) and math.isfinite(value) and value >= 0 else None
 
 
 class TraceOptions(Options):

@@ -68,6 +68,8 @@ def test_drop_out(tmp_path: Path) -> None:
         ([{"active": [], "inactive": []}], "trace '0', key 'finish_time': is missing"),
         ([GOOD | {"finish_time": 0}], "key 'finish_time': must be a number of seconds above 0"),
         ([GOOD | {"finish_time": "1 d"}], "key 'finish_time': must be a number of seconds above 0"),
+        ([GOOD | {"finish_time": 10**400}], "'finish_time': must be a number of seconds above 0"),
+        ([GOOD | {"active": [True, 50]}], "key 'active[0]': must be a number of at least 0"),
         ([GOOD | {"active": 3}], "key 'active': must be a list of seconds"),
         ([GOOD | {"active": [0, "x"]}], "key 'active[1]': must be a number of at least 0, got 'x'"),
         ([GOOD | {"active": [0, True]}], "key 'active[1]': must be a number of at least 0"),
