@@ -25,6 +25,7 @@ from testbed.fleet.catalogue import CATALOGUE_PATH, read_catalogue
 from testbed.fleet.published import read_measurements
 from testbed.report.folder import read_results
 
+SIZE_PX = 16  # of images in parquet files
 LARGEST_FLEET = 2000
 """Fleets of more devices are valid, and drawing them takes longer than it tells."""
 
@@ -81,12 +82,15 @@ def _traces() -> bytes:
     return json.dumps(traces).encode()
 
 
-def _parquet(rows: int = 12) -> bytes:
+def sound_parquet(rows: int = 12) -> bytes:
+    """Return a parquet file of images and labels that the reader accepts."""
     rng = np.random.default_rng(0)
     encoded = []
     for _ in range(rows):
         file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
+        Image.fromarray(rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)).save(
+            file, "PNG"
+        )
         encoded.append({"bytes": file.getvalue(), "path": None})
     table = pa.table({"image": encoded, "label": [row % 3 for row in range(rows)]})
     file = io.BytesIO()
@@ -182,7 +186,7 @@ def input_targets(folder: Path, scenarios: Path, measurements: Path | None) -> l
         ),
         Target(
             "images, parquet",
-            st.one_of(damaged_bytes(_parquet()), _strange_parquet()),
+            st.one_of(damaged_bytes(sound_parquet()), _strange_parquet()),
             images / "train.parquet",
             read_images,
         ),
@@ -203,7 +207,8 @@ def result_targets(folder: Path, finished: Path) -> list[Target]:
     finished : a sound results folder.
     """
     targets = []
-    for name in ("results.json", "rounds.parquet", "requests.parquet", "attacks.parquet"):
+    tables = ("rounds", "devices", "requests", "attacks")
+    for name in ("results.json", *(f"{table}.parquet" for table in tables)):
         copy = folder / name.replace(".", "-")
         shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("checkpoints", "plots"))
         contents: st.SearchStrategy[bytes] = damaged_bytes((finished / name).read_bytes())

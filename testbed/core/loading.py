@@ -138,7 +138,10 @@ def read_tree(path: Path) -> dict[str, Any]:
     UserError : it cannot be read, or is no YAML mapping.
     """
     try:
-        raw = path.read_bytes()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path}: not a regular file; reading it might never end")
+        with path.open("rb") as file:
+            raw = file.read(MAX_SCENARIO_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot read the scenario ({error.strerror})") from None
     if len(raw) > MAX_SCENARIO_BYTES:

@@ -12,6 +12,7 @@ from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from testbed.core import protocol
+from testbed.engine.host import device_of, node_of
 
 OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
 
@@ -20,13 +21,13 @@ class Journal:
     """The messages, shard by shard, that made the present state of one host's devices.
 
     The whole fleet is sent the deployed front-end: of those messages only the content, which they
-    share, and the nodes are kept, 8 bytes each.
+    share, and the devices' numbers are kept, 4 bytes each.
     """
 
     def __init__(self) -> None:
         self._group = ""
         self._round: list[list[Message]] = []
-        self._deployed: list[tuple[RecordDict, NDArray[np.int64]]] = []
+        self._deployed: list[tuple[RecordDict, NDArray[np.uint32]]] = []
 
     def clear(self) -> None:
         """Forget everything: another arm's programs are being installed."""
@@ -44,12 +45,13 @@ class Journal:
         contents = {id(item.content): item.content for item in deploying}
         for key, content in contents.items():
             nodes = [item.metadata.dst_node_id for item in deploying if id(item.content) == key]
-            self._deployed.append((content, np.array(nodes, dtype=np.int64)))
+            devices = np.array([device_of(node) for node in nodes], dtype=np.uint32)
+            self._deployed.append((content, devices))
 
     def shards(self) -> list[list[Message]]:
         """Return what has to be repeated, in order."""
         deployed = [
-            [Message(content, int(node), protocol.DEPLOY) for node in nodes]
-            for content, nodes in self._deployed
+            [Message(content, node_of(int(device)), protocol.DEPLOY) for device in devices]
+            for content, devices in self._deployed
         ]
         return [*self._round, *deployed]

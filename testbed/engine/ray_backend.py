@@ -1,5 +1,6 @@
 """Hosts and adversaries as Ray actors, bound to loopback, with nothing phoning home."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -141,7 +142,8 @@ class RayBackend(Backend):
             jobs = self._jobs.actors if self._jobs else []
             queries = [] if self._query_actor is None else [self._query_actor]
             for actor in [*hosts, *jobs, *queries]:
-                ray.kill(actor)
+                with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+                    ray.kill(actor)  # a cluster that is gone must not hide why the run ends
         self._cluster.close()
 
 

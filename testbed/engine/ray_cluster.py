@@ -27,6 +27,7 @@ REMEMBER_EVERY_S = 2.0
 MAX_TEMPORARY_PATH = 30
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 JANITOR = Path(__file__).with_name("ray_janitor.py")
+GONE = (ray.exceptions.RaySystemError, ConnectionError)
 VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
 
 
@@ -83,6 +84,11 @@ def said(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def gone(what: str, error: Exception) -> HostError:
+    """Return the error that ends the run: Ray itself does not answer any more."""
+    return HostError(f"{what}: Ray is gone ({said(error)}); continue with --resume")
+
+
 class Cluster:
     """A Ray cluster that this process is connected to.
 
@@ -128,9 +134,8 @@ class Cluster:
         while True:
             try:
                 done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
-            except (ray.exceptions.RaySystemError, ConnectionError) as error:
-                reason = said(error)
-                raise HostError(f"{what}: Ray is gone ({reason}); continue with --resume") from None
+            except GONE as error:
+                raise gone(what, error) from None
             if len(done) >= wanted:
                 ready: list[Any] = done
                 return ready

@@ -19,7 +19,7 @@ from testbed.engine.host import AppBuilder, Delivery, Usage, device_of
 from testbed.engine.journal import Journal
 from testbed.engine.parcels import pack, shared_contents
 from testbed.engine.ray_actors import HostActor
-from testbed.engine.ray_cluster import Cluster, said
+from testbed.engine.ray_cluster import GONE, Cluster, gone, said
 
 _LOG = logging.getLogger(__name__)
 MOST_DEATHS = 3
@@ -50,6 +50,8 @@ def fetch(reference: Any, what: str) -> Any:
             raise cause from None
         _LOG.error("%s failed: %s", what, error)
         raise HostError(f"{what} failed: {type(cause).__name__}: {cause}") from None
+    except GONE as error:
+        raise gone(what, error) from None
 
 
 class RayHosts:
@@ -122,7 +124,11 @@ class RayHosts:
     @staticmethod
     def _store(shards: Sequence[Sequence[Message]]) -> dict[int, Any]:
         """Put what shards share into the object store, once for all hosts of a node."""
-        return {key: ray.put(content) for key, content in shared_contents(shards).items()}
+        shared = shared_contents(shards)
+        try:
+            return {key: ray.put(content) for key, content in shared.items()}
+        except GONE as error:
+            raise gone("sending", error) from None
 
     def _results(self, calls: Sequence["_Call"]) -> list[Any]:
         """Make the calls, repeat what a dead host leaves undone, and return all results in order.

@@ -128,4 +128,8 @@ def _points_of(folder: Path) -> list[str]:
         names = [point["name"] for point in points if isinstance(point, Mapping)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [name for name in names if isinstance(name, str) and Path(name).name == name]
+    return [name for name in names if isinstance(name, str) and _is_plain(name)]
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name

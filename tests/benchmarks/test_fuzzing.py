@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fuzzing.campaign import run
 from fuzzing.mutations import damaged_bytes, damaged_tables, damaged_trees, places
-from fuzzing.targets import Target, input_targets, result_targets
+from fuzzing.targets import Target, input_targets, result_targets, sound_parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,3 +51,10 @@ def test_the_valid_original_is_left_as_it_was(tree, text, data):
     data.draw(damaged_trees(valid))
     assert valid == {"a": [1, 2], "b": {"c": "d"}}
     assert text.endswith("\n")
+
+
+def test_an_undamaged_parquet_file_is_accepted(tmp_path):
+    targets = {t.name: t for t in input_targets(tmp_path / "inputs", ROOT / "scenarios", None)}
+    target = targets["images, parquet"]
+    target.path.write_bytes(sound_parquet())
+    target.read(target.path)

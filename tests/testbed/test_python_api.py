@@ -1,6 +1,7 @@
 """The Python API: the command line's results and errors, read as tables."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,12 @@ def test_bad_input_is_a_user_error_and_writes_nothing(
         run_scenario(tiny if scenario is None else scenario, overrides=overrides)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scenario_that_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"pipe\.yaml: not a regular file"):
+        run_scenario(tmp_path / "pipe.yaml")
 
 
 def test_a_validated_scenario_and_a_missing_run(tiny, tmp_path):

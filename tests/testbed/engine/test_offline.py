@@ -23,7 +23,9 @@ def watched(folder):
     """Return the environment of processes whose connections are noted, and the file of notes."""
     notes = folder / "attempts"
     paths = os.pathsep.join([str(OFFLINE), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"ATTEMPTS": str(notes), "PYTHONPATH": paths}, notes
+    ours = {"FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"}  # the entry points' business
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return kept | {"ATTEMPTS": str(notes), "PYTHONPATH": paths}, notes
 
 
 def without_network():

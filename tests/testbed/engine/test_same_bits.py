@@ -58,7 +58,7 @@ def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline
 
 
 def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results):
-    tree = with_engine(tiny, backend="ray", hosts=2)  # one host: test_drawn_scenarios
+    tree = with_engine(tiny, backend="ray", hosts=4)  # one host: test_drawn_scenarios; two: below
     assert everything(run(tree, tmp_path / "hosts")) == inline_results
 
 

@@ -13,6 +13,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.folder import COLUMNS
 from testbed.run import main
 from testbed.sweep import command, runner
+from testbed.sweep.folder import MANIFEST, open_sweep_folder
 from testbed.sweep.grid import expand, expand_files
 
 
@@ -171,6 +172,19 @@ def test_a_failing_point_does_not_stop_the_others(tiny, tmp_path, capsys):
     (tmp_path / "other" / "mine.txt").write_text("kept")
     with pytest.raises(UserError, match="holds files that are no sweep"):
         run_sweep(tiny, out=tmp_path / "other", force=True)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../beside", "a\0b"])
+def test_a_damaged_list_of_points_removes_nothing_outside_the_sweep(tmp_path, name):
+    sweep, beside = tmp_path / "sweep", tmp_path / "beside"
+    for folder in (sweep, beside):
+        folder.mkdir()
+    for folder in (tmp_path, sweep, beside):
+        (folder / "scenario.resolved.yaml").write_text("a finished run")
+    (sweep / MANIFEST).write_text(json.dumps({"version": 1, "points": [{"name": name}]}))
+    open_sweep_folder(sweep, [], force=True)
+    for folder in (tmp_path, sweep, beside):
+        assert (folder / "scenario.resolved.yaml").exists()
 
 
 def test_points_join_a_cluster_one_after_another(
