@@ -46,7 +46,7 @@ def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> 
     rows = np.concatenate([auxiliary[: 3 * held_out], victims[:held_out]])
     images = data.pool.images[rows]
     features = released_features(arm, images, tier).numpy()
-    bounds = {
+    bounds: Row = {
         name: asdict(estimate_information(to_unit(images), features, name, seed))
         for name in ESTIMATORS
     }
