@@ -249,6 +249,11 @@ class EvaluationSection(Section):
 
     bootstrap_resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     reconstructions_shown: Annotated[int, Field(ge=1, le=64)] = 12
+    mutual_information: bool = Field(
+        default=False,
+        description="train critics that bound the information of images and features from below "
+        "(MINE, InfoNCE); it takes at least 192 auxiliary images and 64 victims",
+    )
 
 
 class Scenario(Section):

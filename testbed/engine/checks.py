@@ -1,5 +1,6 @@
 """Self-checks of a run: what must hold whatever the results are."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
     """Compare each attack's error on smoothed victims with the floor that holds for them.
 
     The error is a mean over few images: only an error below the floor by more than three standard
-    errors counts as beating it.
+    errors counts as beating it. So is the floor, already, three standard errors below its estimate.
     """
     reasons = sorted({floor["reason"] for floor in attacked.floors if floor["reason"]})
     levels = {
@@ -33,7 +34,8 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
     for entry in attacked.entries:
         for found in entry["smoothed"]:
             slack = 3.0 * (found["standard_error"] or 0.0)
-            ratio = (found["mse"] + slack) / levels[found["tier"], entry["replays"]]
+            floor = levels[found["tier"], entry["replays"]]
+            ratio = (found["mse"] + slack) / floor if floor > 0.0 else math.inf
             margins.append((ratio, found["mse"], f"{entry['attack']} of {entry['adversary']}"))
     said = [
         f"floor {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 import testbed
 from server.cloud import torch_threads
 from testbed.core.scenario import Arm, Scenario
-from testbed.data.federated import FederatedData, to_unit
+from testbed.data.federated import FederatedData
 from testbed.engine.attacks import attack_arm
 from testbed.engine.backend import Backend
 from testbed.engine.checks import self_checks
@@ -37,6 +37,7 @@ from testbed.engine.folder import (
     write_table,
 )
 from testbed.engine.grid import FleetGrid, GridOptions
+from testbed.engine.leakage import leakage_by_tier
 from testbed.engine.ledger import Ledger
 from testbed.engine.losses import Losses
 from testbed.engine.message_sizes import largest_reply_bytes
@@ -52,14 +53,12 @@ from testbed.engine.second_estimates import second_estimates
 from testbed.engine.serving import serve
 from testbed.engine.tables import arm_entry, device_rows
 from testbed.engine.taps import Tap
-from testbed.engine.training import TrainedArm, prepare, released_features, restore, train
+from testbed.engine.training import TrainedArm, prepare, restore, train
 from testbed.engine.world import Setting, World, read_setting, start_backend
 from testbed.fleet.cost_model import training_step_ms
-from testbed.privacy.leakage import measure_leakage
 from testbed.report.build import build_report
 
 SCHEMA_VERSION = 1
-LEAKAGE_SAMPLES = 512
 
 
 class Experiment:
@@ -181,7 +180,7 @@ class Experiment:
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
             torch_threads(1),
         ):
-            leakage = self._leakage(world.setting.data, arm)
+            leakage = leakage_by_tier(self.scenario, world.setting.data, arm)
             releases = self._releases(world.setting.data, arm)
             attacked = attack_arm(world, arm, taps, served)
         devices = device_rows(world, arm, served)
@@ -225,15 +224,6 @@ class Experiment:
             largest_reply_bytes=largest_reply_bytes(models),
         )
         return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
-
-    def _leakage(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
-        """Measure x against each tier's z on the first victims; no adversary knows the truth."""
-        images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
-        measured = {}
-        for tier in arm.models.used():
-            features = released_features(arm, images, tier).numpy()
-            measured[tier] = measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
-        return measured
 
     def _releases(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
         """Measure what each tier puts on the wire for the first victims."""

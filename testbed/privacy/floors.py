@@ -17,7 +17,7 @@ Applications of the van Trees inequality, Bernoulli 1(1/2), 1995.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,9 @@ ANY_DISTRIBUTION_PRIOR = 1.0 / SMOOTHING_STD**2
 
 NULL_SHARE = 1e-4
 """Directions with eigenvalues of E[G] below this share of the largest count as unseen."""
+
+ERRORS_BELOW = 3.0
+"""An estimated floor is held against attacks so many of its standard errors lower."""
 
 Encoder = Callable[[Tensor], Tensor]
 Prior = Tensor | float
@@ -97,17 +100,29 @@ def spectrum_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTI
     return float((1.0 / torch.linalg.eigvalsh(information)).mean())
 
 
-def noise_free_floor(gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+def noise_free_floor(
+    gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR, share: float = NULL_SHARE
+) -> float:
     """Return (1/d) Tr((U' S U)^-1), U spanning the directions that no feature responds to.
 
     It is 0 for a deterministic front-end that responds to every direction somewhere: such
     a front-end guarantees nothing, however badly today's attacks do.
+
+    Parameters
+    ----------
+    gram : E[G], (d, d), or a multiple of it.
+    prior : S.
+    share : directions with eigenvalues of at most this share of the largest count as unseen.
     """
+    if not isinstance(prior, Tensor):
+        values = torch.linalg.eigvalsh(gram)
+        unseen_directions = int((values <= share * values[-1]).sum())
+        return unseen_directions / prior / len(gram)
     values, vectors = torch.linalg.eigh(gram)
-    unseen = vectors[:, values <= NULL_SHARE * values[-1]]
+    unseen = vectors[:, values <= share * values[-1]]
     if unseen.shape[1] == 0:
         return 0.0
-    inner = unseen.T @ _matrix(prior, gram) @ unseen
+    inner = unseen.T @ prior @ unseen
     return float((1.0 / torch.linalg.eigvalsh(inner)).sum()) / len(gram)
 
 
@@ -124,6 +139,11 @@ class FloorEstimate:
     value: float
     standard_error: float
     probes: int
+
+    @property
+    def conservative(self) -> float:
+        """Return what is left of the floor three standard errors lower, at least 0."""
+        return max(0.0, self.value - ERRORS_BELOW * self.standard_error)
 
 
 def spectrum_floor_matrix_free(
@@ -195,6 +215,23 @@ def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Ten
     tridiagonal = torch.diag(torch.stack(diagonal)) + torch.diag(off, 1) + torch.diag(off, -1)
     nodes, vectors = torch.linalg.eigh(tridiagonal)
     return nodes, vectors[0].square()
+
+
+def cem_relative(signal_variances: Sequence[float], noise_std: float, dimension: int) -> float:
+    """Return the share of ``cem_figure`` that a noisy release leaves: exp(-2 I / d), in (0, 1].
+
+    H(x|z) = H(x) - I(x; z), so the unknown H(x) falls out of the ratio to no release at all.
+    I = h(z) - h(noise) is at most 1/2 sum log(1 + v / s^2), with equality for Gaussian signals.
+    It compares releases of the same images; it is no floor.
+
+    Parameters
+    ----------
+    signal_variances : v, eigenvalues of the signal's covariance.
+    noise_std : s, of Gaussian noise.
+    dimension : d, of the image.
+    """
+    information = 0.5 * sum(math.log1p(variance / noise_std**2) for variance in signal_variances)
+    return cem_figure(-information, dimension) / cem_figure(0.0, dimension)
 
 
 def cem_figure(conditional_entropy_nats: float, dimension: int) -> float:

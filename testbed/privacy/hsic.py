@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.privacy.leakage import Matrix, euclidean_distances
+from testbed.privacy.distances import Matrix, euclidean_distances
 
 _FEWEST_SAMPLES = 4
 _ROUNDING = 1e-12  # what double precision leaves of the HSIC of a constant

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.adversaries.base import FloatArray
+from testbed.privacy.distances import FLOAT32_NOISE, Matrix, euclidean_distances
+from testbed.privacy.hsic import normalised_hsic
 
 LIVE_CHANNEL_SHARE = 0.01
 """A channel is live if its standard deviation exceeds this share of the liveliest channel's."""
 
-FLOAT32_NOISE = 1e-13
-"""Squared variations below this share of the squared norm are rounding, not signal."""
-
 _FEWEST_SAMPLES = 4
-
-Matrix = NDArray[np.float64]
 
 
 def live_channels(features: FloatArray) -> int:
@@ -71,18 +68,6 @@ def spectral_rank(spectrum: Matrix) -> float:
         return 0.0
     shares = spectrum[spectrum > 0.0] / total
     return math.exp(-float((shares * np.log(shares)).sum()))
-
-
-def euclidean_distances(samples: NDArray[Any]) -> Matrix:
-    """Return the (N, N) Euclidean distances between flattened samples, in double precision."""
-    flat = samples.reshape(len(samples), -1).astype(np.float64)
-    noise = FLOAT32_NOISE * float(np.square(flat).sum(axis=1).max(initial=0.0))
-    flat -= flat.mean(axis=0)  # distances do not change, rounding errors shrink
-    squares = np.square(flat).sum(axis=1)
-    squared: Matrix = squares[:, None] - 2.0 * (flat @ flat.T) + squares[None, :]
-    squared[squared <= noise] = 0.0
-    np.fill_diagonal(squared, 0.0)
-    return np.sqrt(squared)
 
 
 def distance_correlation_v(x: NDArray[Any], z: NDArray[Any]) -> float:
@@ -153,6 +138,7 @@ class Leakage:
     channels, live_channels : channels of the features, and those that vary (``live_channels``).
     participation_ratio, spectral_rank : effective ranks of the covariance of flattened features.
     dcor_v, dcor_u : squared distance correlation of inputs and features, V- and U-statistic.
+    hsic : normalised unbiased HSIC of the two, near 0 where they are independent, 1 for copies.
     mean_abs_feature : mean |z|, the entropy proxy of the SiftFunnel code.
     nonzero_per_sample : mean count of non-zero entries, its effective information volume.
     samples : images that all of this was measured on.
@@ -168,6 +154,7 @@ class Leakage:
     spectral_rank: float | None = None
     dcor_v: float | None = None
     dcor_u: float | None = None
+    hsic: float | None = None
     mean_abs_feature: float | None = None
     nonzero_per_sample: float | None = None
 
@@ -203,6 +190,7 @@ def measure_leakage(images: FloatArray, features: FloatArray, samples: int = 512
         spectral_rank=spectral_rank(spectrum),
         dcor_v=distance_correlation_v(images, features),
         dcor_u=distance_correlation_u(images, features),
+        hsic=normalised_hsic(images, features),
         mean_abs_feature=float(np.abs(features).mean(dtype=np.float64)),
         nonzero_per_sample=float(np.count_nonzero(features) / len(features)),
     )

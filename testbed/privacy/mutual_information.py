@@ -31,6 +31,7 @@ from testbed.adversaries.base import FloatArray
 from testbed.core import seeds
 
 Estimator = Literal["mine", "mine_bounded", "infonce"]
+ESTIMATORS: tuple[Estimator, ...] = ("mine", "mine_bounded", "infonce")
 _EMBEDDING = 32
 _HIDDEN = 64
 
@@ -44,11 +45,13 @@ class InformationBound:
     nats : the bound, evaluated on held-out pairs; None where features or pairs do not allow it.
     ceiling_nats : what the estimator can reach at most whatever the data, None if unlimited.
     held_out : pairs it was evaluated on.
+    reason : in words, why there is no bound; empty where there is one.
     """
 
     nats: float | None
     ceiling_nats: float | None
     held_out: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class CriticTraining:
     batch_size: int = 64
     learning_rate: float = 0.002
     patience: int = 10
+
+    @property
+    def fewest_pairs(self) -> int:
+        """Return how many pairs it takes: two batches to learn from, one to choose, one to test."""
+        return 4 * self.batch_size
 
 
 class Critic(nn.Module):
@@ -121,7 +129,7 @@ def estimate_information(
 
     Parameters
     ----------
-    images, features : paired samples, (N, ...); at least 8 batches of them, else there is no bound.
+    images, features : paired samples, (N, ...); at least 4 batches of them, else there is no bound.
     estimator : which bound.
     seed : of weights and batches; the pairs are split in their order, so shuffle them first.
 
@@ -134,8 +142,8 @@ def estimate_information(
     training = training or CriticTraining()
     size, half, rest = training.batch_size, len(images) // 2, 3 * len(images) // 4
     ceiling = {"mine": None, "mine_bounded": 1.0, "infonce": math.log(size)}[estimator]
-    if half < 2 * size or len(images) - rest < size or not np.isfinite(features).all():
-        return InformationBound(None, ceiling, max(0, len(images) - rest))
+    if obstacle := _obstacle(features, training):
+        return InformationBound(None, ceiling, len(images) - rest, obstacle)
     x, z = _standardised(images, half), _standardised(features, half)
     bound: Callable[[Tensor], Tensor] = info_nce if estimator == "infonce" else donsker_varadhan
     rng = seeds.torch_generator(seed, f"information {estimator}")
@@ -159,6 +167,13 @@ def estimate_information(
     critic.load_state_dict(best_weights)
     nats = _evaluate(critic, bound, x[rest:], z[rest:], size)
     return InformationBound(nats, ceiling, len(images) - rest)
+
+
+def _obstacle(features: FloatArray, training: CriticTraining) -> str:
+    """Return why there can be no bound, or nothing."""
+    if len(features) < training.fewest_pairs:
+        return f"too few pairs: {len(features)} of the {training.fewest_pairs} that it takes"
+    return "" if np.isfinite(features).all() else "the features are not finite"
 
 
 @torch.no_grad()

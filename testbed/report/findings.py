@@ -41,7 +41,7 @@ def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
 
 
 def weakest_floor(arm: ArmResult) -> Floor | None:
-    """Return the floor of the tier that is guaranteed least, or None where none was computed."""
+    """Return the floor of the tier that is guaranteed least, or None where there is no tier."""
 
     def guaranteed(floor: Floor) -> float:
         return 0.0 if floor.reason or not floor.levels else floor.levels[0].mse or 0.0

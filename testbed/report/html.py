@@ -69,6 +69,7 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "spark": (SPARK_WIDTH, SPARK_HEIGHT),
         "cards": [(name, [(card, _picture(card)) for card in own]) for name, own in cards(results)],
         "leakage": tables.leakage_table(results),
+        "information": tables.information_table(results),
         "pictures": [
             (
                 comparison.adversary,

@@ -146,9 +146,10 @@ def limits(summary: Summary) -> list[str]:
         "A score is what these attacks achieved, with their data, size and training; a stronger "
         "attack can only do better. An attack that failed shows nothing about the next one.",
         "A front-end that adds no randomness (undefended, SiftFunnel and other deterministic "
-        "ones) gives no guarantee: its floor on the reconstruction error is 0, unless the "
-        "Jacobian's Gram matrix is rank-deficient over the data. Only a defence that adds noise "
-        "can be given a floor that holds for every attacker.",
+        "ones) gives no guarantee, unless there are directions of the image that its features "
+        "never respond to: these alone give it a floor above 0. The table of threat models says "
+        "for every arm whether its floor was computed, and what it is. Any other floor that holds "
+        "for every attacker needs a defence that adds noise.",
     ]
     if any(arm.serving and arm.serving.offloaded_raw for arm in summary.arms):
         said.append(

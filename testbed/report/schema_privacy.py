@@ -7,6 +7,27 @@ from pydantic import Field
 from testbed.report.schema_parts import Count, Interval, Name, Number, Part
 
 
+class InformationBound(Part):
+    """A lower bound on the information of images and features; ``reason`` says why there is none.
+
+    The ceiling is what the estimator reaches at most, null where it has none.
+    """
+
+    nats: Number = None
+    ceiling_nats: Number = None
+    held_out: Count = None
+    reason: str = ""
+
+
+class Information(Part):
+    """The trained bounds on the information, on so many pairs of an image and its features."""
+
+    pairs: Count = None
+    mine: InformationBound = InformationBound()
+    mine_bounded: InformationBound = InformationBound()
+    infonce: InformationBound = InformationBound()
+
+
 class Leakage(Part):
     """Attack-free measures on the released features."""
 
@@ -16,8 +37,11 @@ class Leakage(Part):
     spectral_rank: Number = None
     dcor_v: Number = None
     dcor_u: Number = None
+    hsic: Number = None
     mean_abs_feature: Number = None
+    nonzero_per_sample: Number = None
     samples: Count = None
+    information: Information | None = None
 
 
 class Scores(Part):
@@ -164,9 +188,18 @@ class AttackResult(Part):
 
 
 class FloorLevel(Part):
-    """The floor on the MSE for means over so many releases."""
+    """The floor on the MSE for means over so many releases, and the estimates that it is made of.
+
+    ``mse`` is null where no floor was computed, and else three standard errors below an estimate.
+    """
 
     mse: Number = None
+    dfil: Number = None
+    dfil_error: Number = None
+    spectrum: Number = None
+    spectrum_error: Number = None
+    noise_free: Number = None
+    cem_relative: Number = None
     replays: Count = None
 
 

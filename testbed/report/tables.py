@@ -5,6 +5,7 @@ from testbed.report.cells import Cell, Row, Table, group, number, scored, words
 from testbed.report.findings import FEW_VICTIMS, best_attack, chance, readable
 from testbed.report.folder import Results
 from testbed.report.schema import ArmResult, AttackOnClass, AttackResult, Latency
+from testbed.report.schema_privacy import InformationBound
 
 
 def fleet_table(results: Results) -> Table | None:
@@ -196,9 +197,12 @@ def leakage_table(results: Results) -> Table | None:
                     leakage.live_channels,
                 ),
                 number(leakage.participation_ratio, numbers.significant),
+                number(leakage.spectral_rank, numbers.significant),
                 number(leakage.dcor_u, numbers.significant),
                 number(leakage.dcor_v, numbers.significant),
+                number(leakage.hsic, numbers.significant),
                 number(leakage.mean_abs_feature, numbers.significant),
+                number(leakage.nonzero_per_sample, numbers.significant),
                 number(leakage.samples, numbers.count),
                 words(_release(arm)),
             ],
@@ -210,14 +214,47 @@ def leakage_table(results: Results) -> Table | None:
             "arm",
             "live channels",
             "participation ratio",
+            "spectral rank",
             "dCor, bias-corrected",
             "dCor, V-statistic",
+            "HSIC, normalised",
             "mean |z|",
+            "non-zero entries",
             "samples",
             "release, by its defence",
         ],
         rows,
     )
+
+
+def information_table(results: Results) -> Table | None:
+    """Return the trained lower bounds on the information, where the run asked for them."""
+    rows = []
+    for arm in results.arms:
+        found = arm.leakage.information if arm.leakage else None
+        if found is not None:
+            bounds = (found.mine, found.infonce, found.mine_bounded)
+            counts = [
+                number(found.mine.held_out, numbers.count),
+                number(found.pairs, numbers.count),
+            ]
+            rows.append(Row(arm.name, [*map(_bound, bounds), *counts]))
+    headings = [
+        "arm",
+        "MINE (nats)",
+        "InfoNCE (nats)",
+        "MINE as published, bounded (nats)",
+        "held-out pairs",
+        "pairs",
+    ]
+    return Table(headings, rows) if rows else None
+
+
+def _bound(bound: InformationBound) -> Cell:
+    """Return a bound above its estimator's ceiling, or above the reason why there is none."""
+    ceiling = bound.ceiling_nats
+    at_most = f"cannot exceed {numbers.significant(ceiling)}" if ceiling is not None else ""
+    return number(bound.nats, numbers.significant, bound.reason or at_most)
 
 
 def _release(arm: ArmResult) -> str:

@@ -5,6 +5,10 @@ from testbed.report.cells import Cell, Row, Table, group, number, scored, words
 from testbed.report.findings import best_attack, mse, readable, weakest_floor
 from testbed.report.folder import Results
 from testbed.report.schema import ArmResult, AttackResult, Interval
+from testbed.report.schema_privacy import FloorLevel
+
+ERRORS_BELOW = 3
+"""A floor is so many standard errors below its estimate."""
 
 
 def threat_table(results: Results) -> Table | None:
@@ -23,6 +27,9 @@ def threat_table(results: Results) -> Table | None:
     rows.append(
         Row("floor for any attack", [_floor_cell(arm) for arm in results.arms], kind="anchor")
     )
+    entropies = [_entropy_cell(arm) for arm in results.arms]
+    if any(cell.value is not None for cell in entropies):
+        rows.append(Row("CEM's bound, relative to no release", entropies, kind="anchor"))
     return Table(["granted beside the features", *(arm.name for arm in results.arms)], rows)
 
 
@@ -53,14 +60,43 @@ def _floor_cell(arm: ArmResult) -> Cell:
     floor = weakest_floor(arm)
     if floor is None:
         return words(numbers.ABSENT)
-    if floor.reason or not floor.levels:
-        return number(0.0, numbers.significant, floor.reason)
-    level = floor.levels[0]
+    level = floor.levels[0] if floor.levels else FloorLevel()
+    if level.mse is None or floor.reason:
+        return Cell(numbers.significant(level.mse), level.mse, floor.reason)
     others = "; ".join(
         f"{numbers.significant(item.mse, 2)} after {numbers.count(item.replays)} releases"
         for item in floor.levels[1:]
     )
-    return number(level.mse, numbers.significant, f"on smoothed images; {others}".rstrip("; "))
+    said = ("on smoothed images", _estimate_words(level), others)
+    return number(level.mse, numbers.significant, "; ".join(filter(None, said)))
+
+
+def _estimate_words(level: FloorLevel) -> str:
+    """Say which estimate a floor is three standard errors below, and how large those are."""
+    if level.noise_free is not None:
+        return "noise-free: directions that no feature responds to"
+    estimates = [
+        (value - ERRORS_BELOW * error, name, value, error)
+        for name, value, error in (
+            ("spectrum-aware", level.spectrum, level.spectrum_error),
+            ("dFIL", level.dfil, level.dfil_error),
+        )
+        if value is not None and error is not None
+    ]
+    if not estimates:
+        return ""
+    _, name, value, error = max(estimates)
+    shown = f"{numbers.significant(value)}, stated error {numbers.significant(error, 2)}"
+    return f"{name} {shown}, less {ERRORS_BELOW} errors"
+
+
+def _entropy_cell(arm: ArmResult) -> Cell:
+    """Return CEM's bound relative to no release, which is no floor."""
+    floor = weakest_floor(arm)
+    left = floor.levels[0].cem_relative if floor is not None and floor.levels else None
+    if left is None:
+        return words(numbers.ABSENT)
+    return number(left, numbers.significant, "a relative figure, no floor")
 
 
 def link_table(results: Results) -> Table | None:

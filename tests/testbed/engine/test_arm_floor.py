@@ -11,10 +11,10 @@ from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES
 from testbed.engine.attacks import AttackResults
 from testbed.engine.checks import _floor_check
-from testbed.engine.floors import arm_floor, floor_entry
+from testbed.engine.floors import TraceEstimate, _trace, arm_floor, floor_entry
 from testbed.engine.replays import averaged_intercepts
 from testbed.engine.world import read_setting
-from testbed.privacy.floors import ExpectedGram, dfil_floor, spectrum_floor
+from testbed.privacy.floors import ExpectedGram
 
 
 @pytest.fixture
@@ -26,15 +26,39 @@ def _deployed(defence="none", options=None):
     return make_deployed(defence=defence, defence_options=options)
 
 
-def test_without_noise_the_floor_is_zero_and_says_why(setting):
+def test_without_noise_the_floor_is_computed_to_be_zero_and_says_why(setting):
     floor = arm_floor(setting, _deployed(), 1)
     assert "deterministic" in floor.reason
-    assert floor_entry(floor, [1])["levels"] == [
-        {"mse": 0.0, "dfil": 0.0, "spectrum": None, "replays": 1}
-    ]
+    assert "the floor is 0, as computed" in floor.reason
+    (level,) = floor_entry(floor, [1])["levels"]
+    assert (level["mse"], level["noise_free"], level["replays"]) == (0.0, 0.0, 1)
+    assert level["dfil"] is level["spectrum"] is level["cem_relative"] is None
     assert floor.smoothed_victims(1) is None
     dropout = arm_floor(setting, _deployed("feature_dropout", {"probability": 0.5}), 1)
     assert "not additive" in dropout.reason
+
+
+def test_a_front_end_that_ignores_its_images_has_a_floor_without_noise(setting):
+    deployed = _deployed()
+    zeros = {name: np.zeros_like(value) for name, value in deployed.parameters.items()}
+    floor = arm_floor(setting, dataclasses.replace(deployed, parameters=zeros), 1)
+    assert floor.reason == ""
+    assert floor.at(1)["mse"] == pytest.approx(0.01)
+    smoothed = floor.smoothed_victims(1)
+    assert len(smoothed.features) == len(smoothed.images) == len(floor.points)
+
+
+@pytest.mark.parametrize(
+    ("changes", "macs", "said"),
+    [({}, 10**9, "too large"), ({"precision": "int8"}, 1, "8 bits")],
+)
+def test_where_no_floor_was_computed_none_is_stated(setting, changes, macs, said):
+    floor = arm_floor(setting, make_deployed(**changes), macs)
+    assert floor.reason.startswith("no floor computed")
+    assert said in floor.reason
+    entry = floor_entry(floor, [1])
+    assert entry["points"] == 0
+    assert entry["levels"][0]["mse"] is None
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
@@ -46,33 +70,68 @@ def test_noise_has_the_floors_of_its_fisher_information(setting, name):
     gram = ExpectedGram(lambda x: deployed.runner.signal(x.float()).double(), few.points)
     directions = torch.linalg.qr(torch.randn(1024, 8, dtype=torch.float64))[0]
     seen = torch.stack([(gram @ column) @ column for column in directions.T]).mean()
-    assert floor.trace / 1024 == pytest.approx(float(seen), rel=0.6)
+    assert floor.trace.value / 1024 == pytest.approx(float(seen), rel=0.6)
     one, eight = floor.at(1), floor.at(8)
-    assert one["dfil"] == pytest.approx(1.0 / (floor.trace / 1024 / 0.25 + 100.0))
+    per_element = floor.trace.value / 1024 / 0.25
+    assert one["dfil"] == pytest.approx(1.0 / (per_element + 100.0))
     assert one["spectrum"] >= one["dfil"]
     assert 0.0 < eight["mse"] < one["mse"] < 0.01
+    lower = [one[name] - 3.0 * one[f"{name}_error"] for name in ("dfil", "spectrum")]
+    assert one["mse"] == pytest.approx(max(lower))
+    # To first order, the error of 1 / (t + 100) is that of t times its square.
+    error = floor.trace.standard_error / 1024 / 0.25
+    assert one["dfil_error"] == pytest.approx(error / (per_element + 100.0) ** 2)
+    assert 0.0 < eight["cem_relative"] < one["cem_relative"] < 1.0
+
+
+def test_a_floor_that_is_all_error_is_zero(setting):
+    floor = arm_floor(setting, _deployed("gaussian_noise", {"scale": 0.5, "bound": 1.0}), 10**9)
+    unknown = dataclasses.replace(floor, trace=TraceEstimate(floor.trace.value, 1e9))
+    level = unknown.at(1)
+    assert level["spectrum"] is None
+    assert level["mse"] == 0.0 < level["dfil"]
 
 
 def test_the_estimated_trace_is_that_of_the_matrix():
-    """Independent check on a linear map, where E[G] is known: both floors in closed form."""
-    matrix = torch.diag(torch.arange(1.0, 9.0)).double()
-    gram = matrix.T @ matrix
-    trace = float(torch.trace(gram))
-    assert dfil_floor(gram, 0.5) == pytest.approx(8 / (trace / 0.25 + 800.0))
-    assert spectrum_floor(gram, 0.5) >= dfil_floor(gram, 0.5)
+    """A linear map, whose E[G] is known: within the stated error, which is as large as it says."""
+    rng = torch.Generator().manual_seed(4)
+    matrix = torch.randn(12, 16, generator=rng)
+    points = torch.rand(24, 1, 4, 4, generator=rng)
+    true = float(matrix.square().sum())
+    estimates = [
+        _trace(lambda x: x.flatten(1) @ matrix.T, points, torch.Generator().manual_seed(seed))
+        for seed in range(100)
+    ]
+    values = np.array([estimate.value for estimate in estimates])
+    errors = np.array([estimate.standard_error for estimate in estimates])
+    assert (np.abs(values - true) < 4.0 * errors).mean() > 0.98
+    assert 0.001 * true < errors.mean() < 0.1 * true
+    assert values.std() == pytest.approx(errors.mean(), rel=0.3)
+    assert values.mean() == pytest.approx(true, abs=4.0 * errors.mean() / 10.0)
 
 
-def _results(mse, error, reason=""):
+def test_the_error_of_the_trace_is_over_images_too():
+    """Each image scales its features by itself: with one probe's luck or without, traces differ."""
+    points = torch.linspace(0.5, 1.5, 24)[:, None, None, None].expand(24, 1, 2, 2)
+    found = _trace(lambda x: 0.5 * x.square().flatten(1), points, torch.Generator())
+    traces = 4.0 * points[:, 0, 0, 0].square()  # J is the diagonal matrix of x
+    assert found.value == pytest.approx(float(traces.mean()))
+    assert found.standard_error == pytest.approx(float(traces.std()) / 24**0.5)
+    one = _trace(lambda x: 0.5 * x.square().flatten(1), points[:1], torch.Generator())
+    assert one.standard_error == pytest.approx(0.0)
+
+
+def _results(mse, error, reason="", floor=0.005):
     entry = {
         "attack": "ridge",
         "adversary": "spy",
         "replays": 1,
         "smoothed": [{"tier": "own", "mse": mse, "standard_error": error, "images": 24}],
     }
-    floor = {"tier": "own", "reason": reason, "levels": [{"mse": 0.005, "replays": 1}]}
+    entry_of_floor = {"tier": "own", "reason": reason, "levels": [{"mse": floor, "replays": 1}]}
     if reason:
         entry["smoothed"] = []
-    return AttackResults([entry], [], {}, [], [floor], [])
+    return AttackResults([entry], [], {}, [], [entry_of_floor], [])
 
 
 def test_beating_the_floor_fails_the_check():
@@ -82,6 +141,7 @@ def test_beating_the_floor_fails_the_check():
     assert passed
     assert "ridge of spy" in said
     assert _floor_check(_results(0.0, 0.0, "the floor is 0")) == (True, "the floor is 0")
+    assert _floor_check(_results(0.0, 0.0, floor=0.0))[0]  # no more than 0 is left of an estimate
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ def test_the_noise_free_floor_is_zero_where_every_direction_is_seen():
     assert floors.noise_free_floor(torch.eye(D, dtype=torch.float64)) == 0.0
     faint = torch.diag(torch.tensor([1.0, 1e-3, 1e-5], dtype=torch.float64))
     assert floors.noise_free_floor(faint) == pytest.approx(0.01 / 3)
+    assert floors.noise_free_floor(faint, share=1e-6) == 0.0
+    as_matrix = 100.0 * torch.eye(3, dtype=torch.float64)
+    assert floors.noise_free_floor(faint, as_matrix) == pytest.approx(0.01 / 3)
 
 
 def test_both_bounds_agree_on_an_isotropic_encoder():
@@ -140,6 +143,27 @@ def test_smoothing_has_the_stated_deviation():
     images = torch.full((50, 1, 16, 16), 0.5)
     noise = floors.smoothed(images, torch.Generator().manual_seed(0)) - images
     assert float(noise.std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_conservative_floor_is_three_errors_lower_and_never_negative():
+    assert floors.FloorEstimate(0.008, 0.001, 4).conservative == pytest.approx(0.005)
+    assert floors.FloorEstimate(0.002, 0.001, 4).conservative == 0.0
+
+
+@pytest.mark.parametrize("noise_std", [0.05, 2.0])
+def test_cem_relative_is_exact_on_a_gaussian_channel(noise_std):
+    """H(x) and H(x|z) of x ~ N(0.5, 0.2^2 I), z = A x + noise, from their covariances."""
+    matrix = _linear(10)
+    signal = PRIOR_STD**2 * matrix @ matrix.T
+    posterior = torch.linalg.inv(
+        torch.eye(D, dtype=torch.float64) / PRIOR_STD**2 + matrix.T @ matrix / noise_std**2
+    )
+    whole = D * math.log(PRIOR_STD) + 0.5 * D * math.log(2 * math.pi * math.e)
+    left = 0.5 * float(torch.logdet(posterior)) + 0.5 * D * math.log(2 * math.pi * math.e)
+    expected = floors.cem_figure(left, D) / floors.cem_figure(whole, D)
+    variances = torch.linalg.eigvalsh(signal).tolist()
+    assert floors.cem_relative(variances, noise_std, D) == pytest.approx(expected)
+    assert floors.cem_relative([], noise_std, D) == 1.0
 
 
 def test_cem_figure_is_the_variance_of_a_gaussian():

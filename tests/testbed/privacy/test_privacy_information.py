@@ -142,9 +142,14 @@ def test_same_seed_same_estimate_and_no_global_draw():
 
 def test_too_few_pairs_or_broken_features_give_no_number():
     x, z = _gaussian_pairs(0.5, 2, 200)
-    assert estimate_information(x, z, "mine", 0).nats is None
+    few = estimate_information(x, z, "mine", 0)
+    assert (few.nats, few.reason) == (None, "too few pairs: 200 of the 256 that it takes")
     x, z = _gaussian_pairs(0.5, 2, 600)
     z[0, 0] = np.nan
-    assert estimate_information(x, z, "infonce", 0).nats is None
+    broken = estimate_information(x, z, "infonce", 0)
+    assert broken.nats is None
+    assert "not finite" in broken.reason
+    x, z = _gaussian_pairs(0.5, 2, CriticTraining().fewest_pairs)
+    assert estimate_information(x, z, "infonce", 0, CriticTraining(epochs=1)).nats is not None
     with pytest.raises(ValueError, match="pair up"):
         estimate_information(x, z[1:], "mine", 0)

@@ -131,6 +131,7 @@ def test_measures_of_one_arm():
     assert found.dcor_v == pytest.approx(1.0)
     assert found.dcor_u == pytest.approx(1.0)
     assert found.mean_abs_feature == pytest.approx(images[:32].mean(), rel=1e-5)
+    assert found.hsic == pytest.approx(1.0)
     assert found.nonzero_per_sample == 64.0
     assert 1.0 < found.participation_ratio <= 31.0
     assert found.participation_ratio < found.spectral_rank <= 31.0

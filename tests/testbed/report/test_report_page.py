@@ -113,6 +113,38 @@ def test_all_attacks_are_listed_with_their_scores(page: Page, tree: dict[str, An
         ]
 
 
+def test_measures_without_an_attack_are_listed(page: Page, tree: dict[str, Any]) -> None:
+    names = ("participation_ratio", "spectral_rank", "dcor_u", "dcor_v", "hsic")
+    names += ("mean_abs_feature", "nonzero_per_sample", "samples")
+    for arm in tree["arms"]:
+        values = [value for _, value in page.row("table-leakage", arm["name"])]
+        assert values[1:-1] == [arm["leakage"][name] for name in names]
+    assert "table-information" not in page.tables
+
+
+def test_bounds_on_information_stand_beside_their_ceilings(folder: Path, edit: Edit) -> None:
+    def add(tree: dict[str, Any]) -> None:
+        bound = {"ceiling_nats": None, "held_out": 70, "reason": ""}
+        few = {"nats": None, "held_out": 20, "reason": "too few pairs: 80 of 256"}
+        tree["arms"][0]["leakage"]["information"] = {
+            "pairs": 280,
+            "mine": {**bound, "nats": -0.2},
+            "infonce": {**bound, "nats": 3.1, "ceiling_nats": 4.158883},
+            "mine_bounded": {**bound, "nats": 0.6, "ceiling_nats": 1.0},
+        }
+        names = ("mine", "mine_bounded", "infonce")
+        nothing = {"pairs": 80, **dict.fromkeys(names, few)}
+        tree["arms"][1]["leakage"]["information"] = nothing
+
+    edit(add)
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    first, second = page.tables["table-information"][1:]
+    assert [value for _, value in first[1:]] == [-0.2, 3.1, 0.6, 70, 280]
+    assert [value for _, value in second[1:]] == [None, None, None, 20, 80]
+    assert "cannot exceed 4.16" in page.text
+    assert "too few pairs: 80 of 256" in page.text
+
+
 def test_an_attack_below_the_mean_image_is_called_failed_not_private(page: Page) -> None:
     assert "worse than the mean image: the attack failed, which is not privacy" in page.text
 

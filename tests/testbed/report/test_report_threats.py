@@ -8,12 +8,25 @@ import pytest
 from testbed.report.cards import cards
 from testbed.report.folder import read_results
 from testbed.report.html import render
+from testbed.report.schema_privacy import Floor, FloorLevel
 from testbed.report.threats import (
+    _floor_cell,
     comparison_table,
     inference_table,
     link_table,
     threat_table,
 )
+
+NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
+ESTIMATED = {
+    "mse": 0.002,
+    "dfil": 0.0021,
+    "dfil_error": 0.0001,
+    "spectrum": 0.005,
+    "spectrum_error": 0.001,
+    "cem_relative": 0.7,
+    "replays": 1,
+}
 
 
 @pytest.fixture
@@ -26,10 +39,12 @@ def results(folder):
             free = attack["attack"] == "substitute"
             attack["threat_model"] = "no queries" if free else "queries without end"
     first, second = tree["arms"]
-    first["floors"] = [{"tier": "own", "reason": "the floor is 0: deterministic", "levels": []}]
+    first["floors"] = [
+        {"tier": "own", "reason": "the floor is 0: deterministic", "levels": [NOTHING]}
+    ]
     second["floors"] = [
         {"tier": "own", "reason": "", "levels": [{"mse": 0.004, "replays": 1}]},
-        {"tier": "small", "reason": "", "levels": [{"mse": 0.002, "replays": 1}]},
+        {"tier": "small", "reason": "", "levels": [ESTIMATED]},
     ]
     interval = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
     second["attacks"].append(
@@ -77,13 +92,29 @@ def results(folder):
 def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
     table = threat_table(results)
     rows = {row.label: row for row in table.rows}
-    assert set(rows) == {"queries without end", "no queries", "floor for any attack"}
+    floor, relative = "floor for any attack", "CEM's bound, relative to no release"
+    assert set(rows) == {"queries without end", "no queries", floor, relative}
     assert [cell.value for cell in rows["queries without end"].cells] == [0.0061, 0.0312]
     assert "residual decoder" in rows["queries without end"].cells[0].note
     assert [cell.value for cell in rows["no queries"].cells] == [0.0361, 0.0588]
-    floors = rows["floor for any attack"].cells
+    floors = rows[floor].cells
     assert [cell.value for cell in floors] == [0.0, 0.002]
     assert "deterministic" in floors[0].note
+    assert "spectrum-aware 0.00500, stated error 0.0010, less 3 errors" in floors[1].note
+    assert [cell.value for cell in rows[relative].cells] == [None, 0.7]
+    assert "no floor" in rows[relative].cells[1].note
+
+
+def test_a_floor_that_was_not_computed_is_no_zero(results):
+    first = results.arms[0]
+    unknown = Floor(tier="own", reason="no floor computed: too large", levels=[FloorLevel()])
+    changed = first.model_copy(update={"floors": [unknown]})
+    cell = _floor_cell(changed)
+    assert cell.value is None
+    assert "no floor computed" in cell.note
+    ignores = FloorLevel(mse=0.001, noise_free=0.001, replays=1)
+    changed = first.model_copy(update={"floors": [Floor(levels=[ignores])]})
+    assert "no feature responds to" in _floor_cell(changed).note
 
 
 def test_differences_say_when_nothing_is_shown(results):

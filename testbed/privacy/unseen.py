@@ -1,0 +1,77 @@
+"""The floor of a release without noise: directions of the image that no feature responds to.
+
+They are looked for in pulled-back features J' u of random signs u, whose span is that of the rows
+of the Jacobians. Finding that there are none is certain; finding some is an estimate, so it counts
+only if as many again pulled back at other points leave as many directions unseen.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from testbed.privacy.floors import Encoder, noise_free_floor
+
+ZERO_SHARE = 1e-9
+"""Eigenvalues below this share of the largest are rounding. Without noise, an attacker can use
+whatever is above it, so the floor must not count on ``NULL_SHARE``."""
+
+ROWS_PER_DIMENSION = 2
+PASSES_PER_ROW = 3  # forward and back, in forward passes
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class UnseenFloor:
+    """The noise-free floor on the MSE per element, or None and the reason in words."""
+
+    value: float | None
+    reason: str = ""
+
+
+def unseen_macs(dimension: int, encoder_macs: int) -> int:
+    """Return what ``unseen_floor`` costs at most, in multiply-accumulates."""
+    rows = 2 * ROWS_PER_DIMENSION * dimension
+    return rows * (PASSES_PER_ROW * encoder_macs + dimension**2)
+
+
+def unseen_floor(encoder: Encoder, points: Tensor, rng: torch.Generator) -> UnseenFloor:
+    """Return the noise-free floor that holds for any distribution of smoothed images.
+
+    Parameters
+    ----------
+    encoder : front-end in evaluation mode, as for ``ExpectedGram``; what is released may be
+        anything made of its features, since that cannot tell more.
+    points : smoothed images, (N, *input).
+    """
+    if len(points) < 2:
+        return UnseenFloor(None, "it takes two images to look at")
+    dimension = points[0].numel()
+    gram = torch.zeros(dimension, dimension, dtype=torch.float64)
+    found: list[float] = []
+    for half in (points[::2], points[1::2]):
+        rows = _pulled_back(encoder, half, ROWS_PER_DIMENSION * dimension, rng)
+        if not torch.isfinite(rows).all():
+            return UnseenFloor(None, "its Jacobian is not finite")
+        gram += rows.T @ rows
+        found.append(noise_free_floor(gram, share=ZERO_SHARE))
+        if found[-1] == 0.0:
+            return UnseenFloor(0.0)
+    if found[1] != found[0]:
+        return UnseenFloor(None, "the directions that it ignores differ between images")
+    return UnseenFloor(found[1])
+
+
+def _pulled_back(encoder: Encoder, points: Tensor, rows: int, rng: torch.Generator) -> Tensor:
+    """Return J' u for at least so many pairs of a point and random signs u, (rows, d)."""
+    probes = math.ceil(rows / len(points))
+    found = []
+    for part in torch.split(points, _CHUNK):
+        x = part.detach().clone().requires_grad_()
+        z = encoder(x)
+        for _ in range(probes):
+            signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z.dtype)
+            (pulled,) = torch.autograd.grad(z, x, signs, retain_graph=True)
+            found.append(pulled.flatten(1).double())
+    return torch.cat(found)
