@@ -102,6 +102,8 @@ class Reconstruction:
     ----------
     curve : training curve, empty for attacks that do not train.
     best_epoch : epoch whose parameters were used, by validation error.
+    reached_plateau : whether its training ended on a plateau, not at its limit of epochs; None for
+        attacks that do not train until one.
     body_parameters : learned parameters without the input adapter, equal for every defence.
     adapter_parameters : learned parameters of the input adapter, which follow the feature shape.
     queries : images whose released features were asked for; filled in by ``mount``.
@@ -113,6 +115,7 @@ class Reconstruction:
     images: FloatArray
     curve: list[CurvePoint] = field(default_factory=list)
     best_epoch: int | None = None
+    reached_plateau: bool | None = None
     body_parameters: int | None = None
     adapter_parameters: int | None = None
     queries: int = 0

@@ -103,6 +103,7 @@ class DecoderTraining:
         self.options = options
         self.curve: list[CurvePoint] = []
         self.best_epoch = 0
+        self.reached_plateau = False
         self._released = ReleasedFeatures(evidence, "residual_decoder")
         first = self._released.training(0)
         self._normalise = ChannelNormaliser.fit(first)
@@ -124,7 +125,10 @@ class DecoderTraining:
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(self, progress: Callable[[str], None] | None) -> None:
-        """Train until the validation error no longer falls, then restore the best epoch."""
+        """Train until the validation error no longer falls, then restore the best epoch.
+
+        ``reached_plateau`` says afterwards whether that came before the limit of epochs.
+        """
         options = self.options
         optimiser = self._optimiser(options.learning_rate)
         start = float(self._residuals(self._images).square().mean())
@@ -146,6 +150,7 @@ class DecoderTraining:
             stale += 1
             if stale == options.patience:
                 if decays == options.decays:
+                    self.reached_plateau = True
                     break
                 decays, stale = decays + 1, 0
                 # From the best weights: a training that has run away is not waited for.
@@ -210,6 +215,7 @@ class DecoderTraining:
             images=images,
             curve=self.curve,
             best_epoch=self.best_epoch,
+            reached_plateau=self.reached_plateau,
             body_parameters=self.network.body_parameters(),
             adapter_parameters=self.network.adapter_parameters(),
             again=self.reconstruct,

@@ -28,12 +28,14 @@ class Scored:
     places : (n,) rows of the population.
     scores : (n,) by name of ``SCORES``.
     groups : (n,) tier and device class of each victim's device.
+    stopped : whether its training stopped at its limit of epochs in any seed, short of a plateau.
     """
 
     facts: AttackResult
     places: NDArray[np.int64]
     scores: Mapping[str, Values]
     groups: Mapping[str, NDArray[Any]]
+    stopped: bool = False
 
     def column(self, name: str, keep: NDArray[np.bool_] | None = None) -> Column:
         """Return a score's column, of some victims only where ``keep`` is given."""
@@ -182,4 +184,10 @@ def _scored(entry: Entry, facts: AttackResult, population: Population) -> Scored
         places=joined["at"],
         scores={name: joined[name] for name in SCORES},
         groups={name: joined[name] for name in ("tier", "device_class")},
+        stopped=any(
+            attack.reached_plateau is False
+            for member in entry.members
+            for attack in member.arm.attacks
+            if (attack.adversary, attack.attack) == (facts.adversary, facts.attack)
+        ),
     )

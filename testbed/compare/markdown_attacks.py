@@ -27,6 +27,7 @@ _SCORES: tuple[tuple[str, str, Format, int], ...] = (
     ("psnr_db", "PSNR, dB", numbers.significant, 1),
     ("reidentification", "re-identified", numbers.percent, 1),
 )
+_STOPPED = "†"
 _LEADING = ("adversary", "attack", "reads", "is granted", "victims")
 
 
@@ -60,6 +61,11 @@ def _preface(comparison: Comparison, command: str, attacks: Sequence[AttackRow])
         "marked \\* is above the mean image's on the same victims: the attack failed, which is not "
         "privacy. The best attack of each column is bold.",
     ]
+    if any(cell is not None and cell.scored.stopped for row in attacks for cell in row.cells):
+        sentences.append(
+            f"An MSE marked {_STOPPED} is of an attack whose decoder stopped at its limit of "
+            "epochs, in one seed at least, before its plateau: more training may do better."
+        )
     pools = [
         row.facts.pool_size or row.facts.scores.pool_size
         for row in attacks
@@ -118,6 +124,7 @@ def _score_cell(cell: Attacked | None, name: str, fmt: Format, best: float | Non
     text = fmt(score.value)
     if name == "mse":
         text += "\\*" if cell.failed else ""
+        text += _STOPPED if cell.scored.stopped else ""
     if best is not None and score.value == best:
         text = f"**{text}**"
     bounds = numbers.bounds(score) if name == "mse" else ""

@@ -52,6 +52,11 @@ class ThreatModel:
     watches_training: bool = False
     steers_training: bool = False
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether it looks at features at all; anchors do not."""
+        return self.queries or self.learns_from_intercepts or self.watches_training
+
     def conduct(self, knowledge: "Knowledge | None" = None, holds_weights: bool = False) -> Conduct:
         """Return whether the attack only reads, also asks, or deviates from the training protocol.
 
@@ -63,9 +68,8 @@ class ThreatModel:
         if self.steers_training:
             return "malicious training"
         asks = self.queries and not (self.weights or holds_weights)
-        reads_features = self.queries or self.learns_from_intercepts or self.watches_training
         replays = knowledge is not None and knowledge.replays > 1
-        return "active" if asks or (replays and reads_features) else "passive"
+        return "active" if asks or (replays and self.reads_features) else "passive"
 
     def words(self, knowledge: "Knowledge | None" = None) -> str:
         """Return the threat model as part of a sentence.
@@ -91,11 +95,7 @@ class ThreatModel:
             limited = knowledge is not None and not isinstance(knowledge.queries, bool)
             number = f"at most {knowledge.queries} " if knowledge and limited else ""
             granted.append(f"{number}queries to the deployed front-end")
-        if (
-            knowledge is not None
-            and knowledge.replays > 1
-            and (self.queries or self.learns_from_intercepts or self.watches_training)
-        ):
+        if knowledge is not None and knowledge.replays > 1 and self.reads_features:
             granted.append(f"{knowledge.replays} releases of each image, actively asked for")
         if len(granted) == 1:
             return f"{granted[0]} only"

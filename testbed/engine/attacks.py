@@ -18,6 +18,8 @@ from threadpoolctl import threadpool_limits
 from testbed.adversaries.base import Inferred, Reconstruction
 from testbed.adversaries.mounting import mount
 from testbed.core.adversary import Adversary
+from testbed.core.grants import grants
+from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
 from testbed.engine.amounts import PartialOutcome, amount_entry, partial_job
 from testbed.engine.evidence import (
@@ -237,6 +239,8 @@ def _score_adversary(
         )
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
+        declared: Any = ATTACKS.entry(component.name).factory
+        held = len(own[0][1].evidence.auxiliary.labels)
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
         results.entries.append(
             {
@@ -245,6 +249,7 @@ def _score_adversary(
                 "position": adversary.position.words(),
                 "worse_than_mean_image": mean is not None and made.mse > mean.mse,
                 "replays": knowledge.replays,
+                "grants": grants(declared.threat, knowledge, holds_all, held),
                 "smoothed": smoothed,
                 "transfer": [],
                 "by_amount": None,

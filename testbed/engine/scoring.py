@@ -102,6 +102,7 @@ def score_attack(
         "body_parameters": reconstruction.body_parameters,
         "adapter_parameters": reconstruction.adapter_parameters,
         "best_epoch": reconstruction.best_epoch,
+        "reached_plateau": _reached_plateau(parts),
         "curve": [asdict(point) for point in reconstruction.curve],
         "extremes": [
             {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
@@ -115,6 +116,7 @@ def score_attack(
             {
                 **_by("tier", victims.tiers, scenario, columns, only=name)[0],
                 "best_epoch": part.best_epoch,
+                "reached_plateau": part.reached_plateau,
                 "curve": [asdict(point) for point in part.curve],
             }
             for name, part in parts.items()
@@ -160,6 +162,12 @@ def _columns(
         named = judge(images)
         columns["class_recovered"] = (named == victims.labels).astype(np.float64)
     return columns
+
+
+def _reached_plateau(parts: Mapping[str, Reconstruction]) -> bool | None:
+    """Return whether the trainings of all tiers reached their plateau; None where none trains."""
+    known = [part.reached_plateau for part in parts.values() if part.reached_plateau is not None]
+    return all(known) if known else None
 
 
 def _share_named(judge: Judge | None, victims: Victims) -> float | None:

@@ -54,7 +54,12 @@ def _card(results: Results, index: int, arm: ArmResult, attack: AttackResult) ->
         title=f"{readable(attack.attack)} on {arm.name}",
         arm_index=index,
         threat=" ".join(filter(None, (_conduct(attack), f"Has {attack.threat_model}."))),
-        lines=[_cost(results, arm, attack), *_achieved(attack), *_by_amount(attack)],
+        lines=[
+            _cost(results, arm, attack),
+            *_trained(attack),
+            *_achieved(attack),
+            *_by_amount(attack),
+        ],
         curve=_spark(attack),
         amounts=_amounts(attack),
         pairs=samples,
@@ -85,6 +90,21 @@ def _cost(results: Results, arm: ArmResult, attack: AttackResult) -> str:
     asked = f"{numbers.count(attack.queries)} images queried" if attack.queries else "no queries"
     read = f"{numbers.count(attack.victims)} intercepts"
     return "Cost: " + ", ".join(filter(None, (took, asked, read))) + "."
+
+
+def _trained(attack: AttackResult) -> list[str]:
+    """Say in words whether a training ended on a plateau; nothing where that is not recorded."""
+    if attack.reached_plateau is None:
+        return []
+    if attack.reached_plateau:
+        return ["Its decoder trained to its plateau."]
+    # On several tiers, the first whose training was stopped speaks for them.
+    stopped = next((tier for tier in attack.by_tier if tier.reached_plateau is False), attack)
+    epochs = stopped.curve[-1].epoch if stopped.curve else None
+    limit = f"its limit of {numbers.count(epochs)} {'epoch' if epochs == 1 else 'epochs'}"
+    if stopped.best_epoch == epochs:
+        return [f"Its decoder stopped at {limit}, still improving: more training would do better."]
+    return [f"Its decoder stopped at {limit}, before its plateau: more training may do better."]
 
 
 def _achieved(attack: AttackResult) -> list[str]:

@@ -41,12 +41,30 @@ def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
 
 
 def weakest_floor(arm: ArmResult) -> Floor | None:
-    """Return the floor of the tier that is guaranteed least, or None where there is no tier."""
+    """Return the floor of the tier that is guaranteed least, or None where there is no tier.
+
+    A tier is guaranteed what holds for the most releases that any adversary averages.
+    """
+    return min(arm.floors, key=_lowest, default=None)
+
+
+def floor_for(arm: ArmResult, replays: int) -> float | None:
+    """Return the floor on the MSE for means over so many releases, on the least guarded tier.
+
+    Between two numbers of releases that of the larger holds. None where no floor was computed.
+    """
 
     def guaranteed(floor: Floor) -> float:
-        return 0.0 if floor.reason or not floor.levels else floor.levels[0].mse or 0.0
+        covering = [item.mse or 0.0 for item in floor.levels if (item.replays or 1) >= replays]
+        return 0.0 if floor.reason else max(covering, default=0.0)
 
-    return min(arm.floors, key=guaranteed, default=None)
+    return min((guaranteed(floor) for floor in arm.floors), default=None)
+
+
+def _lowest(floor: Floor) -> float:
+    if floor.reason:
+        return 0.0
+    return min((level.mse or 0.0 for level in floor.levels), default=0.0)
 
 
 def pool_size(attack: AttackResult) -> int | None:

@@ -18,6 +18,8 @@ from testbed.report.schema_privacy import AttackOnClass as AttackOnClass
 from testbed.report.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.report.schema_privacy import AttackResult as AttackResult
 from testbed.report.schema_privacy import Floor as Floor
+from testbed.report.schema_privacy import FloorLevel as FloorLevel
+from testbed.report.schema_privacy import Grants as Grants
 from testbed.report.schema_privacy import Hijack as Hijack
 from testbed.report.schema_privacy import Leakage as Leakage
 from testbed.report.schema_privacy import Transfer as Transfer

@@ -86,6 +86,7 @@ class AttackOnTier(Part):
     ssim: Interval | None = None
     reidentification: Interval | None = None
     best_epoch: int | None = None
+    reached_plateau: bool | None = None
     curve: list[CurvePoint] = Field(default=[])
 
 
@@ -154,6 +155,26 @@ class AmountCurve(Part):
     points: list[AmountPoint] = Field(default=[])
 
 
+class Grants(Part):
+    """What an attack used beside its intercepts; whoever is granted as much can mount it."""
+
+    weights: bool = False
+    queries: bool | int = Field(
+        default=False, description="none, without a limit, or at most so many images"
+    )
+    replays: int = Field(default=1, description="releases of each victim's image, averaged")
+    auxiliary_data: str | None = Field(
+        default=None, description="dataset of its own images, null for the run's"
+    )
+    auxiliary_classes: str = Field(default="all", description="all, or disjoint_half")
+    auxiliary_images: int = Field(default=0, description="how many images of its own it held")
+    labels: bool = False
+    answers: bool = False
+    design: bool = False
+    watches_training: bool = False
+    steers_training: bool = False
+
+
 class AttackResult(Part):
     """One attack of one adversary on one arm."""
 
@@ -164,6 +185,10 @@ class AttackResult(Part):
     learns_from_intercepts: bool = False
     threat_model: str = ""
     conduct: str = ""
+    grants: Grants | None = Field(
+        default=None, description="null in results written before grants were recorded as data"
+    )
+    replays: Count = None
     position: Any = None
     victims: Count = None
     raw_requests: Count = None
@@ -174,6 +199,11 @@ class AttackResult(Part):
     worse_than_mean_image: bool | None = None
     body_parameters: Count = None
     best_epoch: int | None = None
+    reached_plateau: bool | None = Field(
+        default=None,
+        description="whether its training ended on a plateau on every tier, not at its limit of "
+        "epochs; null for attacks that do not train until one, and in older results",
+    )
     curve: list[CurvePoint] = Field(default=[])
     queries: Count = None
     extremes: list[Extreme] = Field(default=[])

@@ -1,11 +1,14 @@
 """Tables of what attacks achieved under each threat model, by access type, and between arms."""
 
+from collections import Counter
+
 from testbed.report import numbers
 from testbed.report.cells import Cell, Row, Table, group, number, scored, words
-from testbed.report.findings import best_attack, mse, readable, weakest_floor
+from testbed.report.findings import best_attack, floor_for, readable, weakest_floor
 from testbed.report.folder import Results
-from testbed.report.schema import ArmResult, AttackResult, Interval
+from testbed.report.schema import ArmResult, Interval
 from testbed.report.schema_privacy import FloorLevel
+from testbed.report.threat_models import Best, Ladder, ThreatModel
 
 ERRORS_BELOW = 3
 """A floor is so many standard errors below its estimate."""
@@ -13,17 +16,18 @@ ERRORS_BELOW = 3
 
 def threat_table(results: Results) -> Table | None:
     """Return the best attack of every threat model, one column per arm, above each arm's floor."""
-    models = list(
-        dict.fromkeys(
-            attack.threat_model
-            for arm in results.arms
-            for attack in arm.attacks
-            if not attack.is_anchor and attack.rebuilds_images
-        )
-    )
+    ladder = Ladder(results)
+    models = ladder.threat_models()
     if not models:
         return None
-    rows = [Row(model, [_best_cell(arm, model) for arm in results.arms]) for model in models]
+    notes = [_where(model) for model in models]
+    seen = Counter((model.words, note) for model, note in zip(models, notes, strict=True))
+    rows = []
+    for model, note in zip(models, notes, strict=True):
+        if seen[model.words, note] > 1:
+            note = f"{note}; read by {', '.join(model.position.adversaries)}"
+        cells = [_best_cell(arm, model, ladder.best(arm, model)) for arm in results.arms]
+        rows.append(Row(model.words, cells, note))
     rows.append(
         Row("floor for any attack", [_floor_cell(arm) for arm in results.arms], kind="anchor")
     )
@@ -33,42 +37,55 @@ def threat_table(results: Results) -> Table | None:
     return Table(["granted beside the features", *(arm.name for arm in results.arms)], rows)
 
 
-def best_under(arm: ArmResult, threat_model: str) -> AttackResult | None:
-    """Return the attack with the lowest MSE among those granted exactly this."""
-    found = [
-        (value, attack)
-        for attack in arm.attacks
-        if not attack.is_anchor
-        and attack.rebuilds_images
-        and attack.threat_model == threat_model
-        and (value := mse(attack)) is not None
-    ]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+def _where(model: ThreatModel) -> str:
+    """Return where a threat model reads, and how many images of its own it holds."""
+    if model.grants is None:
+        return model.position.words
+    held = numbers.count(model.grants.auxiliary_images)
+    return f"{model.position.words}; {held} images of its own"
 
 
-def _best_cell(arm: ArmResult, model: str) -> Cell:
-    best = best_under(arm, model)
+def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
     if best is None:
         return words(numbers.ABSENT)
-    failed = "; failed: worse than the mean image" if best.worse_than_mean_image else ""
-    return number(
-        mse(best), numbers.significant, f"{readable(best.attack)}, {best.adversary}{failed}"
-    )
+    attack = best.attack
+    said = [f"{readable(attack.attack)}, {attack.adversary}"]
+    if best.victims < best.read:
+        said.append(
+            f"on {numbers.count(best.victims)} of {numbers.count(best.read)} victims, where the "
+            f"best of its own attacks reaches {numbers.significant(best.own_mse)}"
+        )
+    else:
+        said.append(f"{numbers.count(best.victims)} victims")
+    if attack.worse_than_mean_image:
+        said.append("failed: worse than the mean image")
+    floor = floor_for(arm, model.replays)
+    if floor:
+        said.append(f"floor {numbers.significant(floor, 2)}")
+    return number(best.mse, numbers.significant, "; ".join(said))
 
 
 def _floor_cell(arm: ArmResult) -> Cell:
+    """Return the floor that holds for all threat models: that for the most releases averaged."""
     floor = weakest_floor(arm)
     if floor is None:
         return words(numbers.ABSENT)
-    level = floor.levels[0] if floor.levels else FloorLevel()
-    if level.mse is None or floor.reason:
-        return Cell(numbers.significant(level.mse), level.mse, floor.reason)
-    others = "; ".join(
-        f"{numbers.significant(item.mse, 2)} after {numbers.count(item.replays)} releases"
-        for item in floor.levels[1:]
-    )
-    said = ("on smoothed images", _estimate_words(level), others)
-    return number(level.mse, numbers.significant, "; ".join(filter(None, said)))
+    if floor.reason or not floor.levels:
+        value = floor.levels[0].mse if floor.levels else None
+        return Cell(numbers.significant(value), value, floor.reason)
+    lowest, *others = sorted(floor.levels, key=lambda level: level.mse or 0.0)
+    if lowest.mse is None:
+        return words(numbers.ABSENT)
+    several = f", for {_releases(lowest)}" if others else ""
+    said = [f"on smoothed images{several}", _estimate_words(lowest)]
+    said += [f"{numbers.significant(item.mse, 2)} for {_releases(item)}" for item in others]
+    return number(lowest.mse, numbers.significant, "; ".join(filter(None, said)))
+
+
+def _releases(level: FloorLevel) -> str:
+    if level.replays in (None, 1):
+        return "one release"
+    return f"means over {numbers.count(level.replays)} releases"
 
 
 def _estimate_words(level: FloorLevel) -> str:

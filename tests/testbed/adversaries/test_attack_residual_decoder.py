@@ -108,6 +108,7 @@ def test_the_curve_starts_at_the_mean_image_and_the_best_epoch_is_used(build_cas
     assert [point.epoch for point in found.curve] == list(range(len(errors)))
     shorter = mount("residual_decoder", {"max_epochs": found.best_epoch} | PLAIN, case.evidence, 0)
     np.testing.assert_array_equal(shorter.images, found.images)
+    assert shorter.reached_plateau is False  # its last epoch was its best
 
 
 def test_training_ends_on_a_plateau(build_case):
@@ -118,6 +119,7 @@ def test_training_ends_on_a_plateau(build_case):
     options = {"patience": 2, "decays": 1, "max_epochs": 1000} | PLAIN
     found = mount("residual_decoder", options, case.evidence, 0)
     assert len(found.curve) - 1 < 60
+    assert found.reached_plateau is True
     assert case.mse(found) < 1.1 * case.mean_image_mse
 
 

@@ -88,6 +88,23 @@ def test_the_table_marks_failures_and_the_best_of_each_column(tmp_path):
     assert len(widths) == 1
 
 
+def test_decoders_stopped_at_their_limit_in_any_seed_are_marked(tmp_path):
+    runs = [write_run(tmp_path / f"seed{seed}", seed, ARMS) for seed in range(2)]
+    assert "\u2020" not in attacks_markdown(compare(runs, resamples=100), "x")  # older results
+    for run, reached in zip(runs, (True, False), strict=True):
+        tree = json.loads((run / "results.json").read_text())
+        for attack in tree["arms"][0]["attacks"]:
+            if not attack["is_anchor"]:
+                strong = attack["adversary"] == "strong"
+                attack["reached_plateau"] = reached or not strong
+        (run / "results.json").write_text(json.dumps(tree))
+    text = attacks_markdown(compare(runs, resamples=100), "x")
+    (weak,), (strong,) = (cells_of(text, name) for name in ("weak", "strong"))
+    assert strong[5].startswith("**0.00400\u2020** (")
+    assert "\u2020" not in "".join((*weak, *strong[6:]))
+    assert "\u2020 is of an attack whose decoder stopped at its limit of epochs" in text
+
+
 def test_attacks_without_an_image_have_a_row_of_their_own(labelled_runs):
     compared = compare(labelled_runs, resamples=300)
     assert [row.facts.adversary for row in attack_rows(compared)] == ["strong"]

@@ -4,6 +4,7 @@ import pytest
 
 from testbed.core.adversary import AuxiliaryData, Knowledge, Position, ThreatModel
 from testbed.core.errors import UserError
+from testbed.core.grants import grants
 from testbed.core.loading import load_scenario
 
 
@@ -63,6 +64,34 @@ def test_asking_is_active_unless_a_copy_is_asked():
     assert ThreatModel(weights=True, queries=True).conduct() == "passive"
     assert ThreatModel().conduct(replays) == "passive"  # anchors look at no feature
     assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
+
+
+def test_grants_are_what_an_attack_used():
+    blind = Knowledge(weights=False, queries=False)
+    few = Knowledge(weights=False, queries=60, replays=8, auxiliary_classes="disjoint_half")
+    ask, read = ThreatModel(queries=True), ThreatModel(design=True, learns_from_intercepts=True)
+    found = grants(ask, few, False, 50)
+    assert found == {
+        "weights": False,
+        "queries": 60,
+        "replays": 8,
+        "auxiliary_data": None,
+        "auxiliary_classes": "disjoint_half",
+        "auxiliary_images": 50,
+        "labels": False,
+        "answers": False,
+        "design": False,
+        "watches_training": False,
+        "steers_training": False,
+    }
+    # The weights that an adversary happens to hold are no need of its decoder's, but answer it.
+    assert grants(ask, Knowledge(), True, 50)["weights"] is False
+    assert grants(ask, blind, True, 50)["queries"] is True
+    assert grants(ThreatModel(weights=True, queries=True), Knowledge(), True, 50)["weights"]
+    assert grants(read, Knowledge(), True, 50)["queries"] is False
+    assert grants(ThreatModel(answers=True), few, False, 50)["replays"] == 1  # looks at no feature
+    foreign = Knowledge(auxiliary_data=AuxiliaryData(name="cifar10"))
+    assert grants(ask, foreign, False, 50)["auxiliary_data"] == "cifar10"
 
 
 CLOUD = {"position": {"tap": "cloud"}}

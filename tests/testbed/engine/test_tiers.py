@@ -183,6 +183,31 @@ def attack_of(results, arm, adversary):
     )
 
 
+def test_attacks_say_what_they_used_and_whether_their_training_was_stopped(finished):
+    _, results = finished
+    ridge, free = attack_of(results, 0, "cloud"), attack_of(results, 0, "free")
+    assert ridge["grants"] | {"auxiliary_images": 0} == {
+        "weights": False,
+        "queries": True,
+        "replays": 1,
+        "auxiliary_data": None,
+        "auxiliary_classes": "all",
+        "auxiliary_images": 0,
+        "labels": False,
+        "answers": False,
+        "design": False,
+        "watches_training": False,
+        "steers_training": False,
+    }
+    assert ridge["grants"]["auxiliary_images"] == results["data"]["images"]["auxiliary"]
+    assert (free["grants"]["queries"], free["grants"]["design"]) == (False, True)
+    # One epoch is no plateau; a closed form trains until none.
+    assert [free["reached_plateau"], *(t["reached_plateau"] for t in free["by_tier"])] == [
+        False
+    ] * 3
+    assert ridge["reached_plateau"] is None
+
+
 def test_transfer_is_scored_on_the_target_tiers_victims_where_shapes_agree(finished):
     _, results = finished
     for arm, other, shapes_agree in ((0, "narrow", False), (1, "rounded", True)):

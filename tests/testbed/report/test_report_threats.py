@@ -91,18 +91,30 @@ def results(folder):
 
 def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
     table = threat_table(results)
-    rows = {row.label: row for row in table.rows}
-    floor, relative = "floor for any attack", "CEM's bound, relative to no release"
-    assert set(rows) == {"queries without end", "no queries", floor, relative}
-    assert [cell.value for cell in rows["queries without end"].cells] == [0.0061, 0.0312]
-    assert "residual decoder" in rows["queries without end"].cells[0].note
-    assert [cell.value for cell in rows["no queries"].cells] == [0.0361, 0.0588]
-    floors = rows[floor].cells
+    links, cloud = "35\u202f% of the links", "at the cloud, which receives every device's features"
+    rows = {(row.label, row.note): row for row in table.rows}
+    asking = rows.keys() - {("no queries", links), ("no queries", cloud)}
+    assert asking == {
+        ("queries without end", links),
+        ("queries without end", cloud),
+        ("floor for any attack", ""),
+        ("CEM's bound, relative to no release", ""),
+    }
+    for where, adversary in ((links, "eavesdropper"), (cloud, "curious-cloud")):
+        best = rows["queries without end", where].cells
+        assert [cell.value for cell in best] == [0.0061, 0.0312]
+        assert best[0].note.startswith(f"residual decoder, {adversary}; ")
+        assert best[1].note.endswith("victims; floor 0.0020")
+        assert [cell.value for cell in rows["no queries", where].cells] == [0.0361, 0.0588]
+    floors = rows["floor for any attack", ""].cells
     assert [cell.value for cell in floors] == [0.0, 0.002]
     assert "deterministic" in floors[0].note
     assert "spectrum-aware 0.00500, stated error 0.0010, less 3 errors" in floors[1].note
-    assert [cell.value for cell in rows[relative].cells] == [None, 0.7]
-    assert "no floor" in rows[relative].cells[1].note
+    assert [cell.value for cell in rows["CEM's bound, relative to no release", ""].cells] == [
+        None,
+        0.7,
+    ]
+    assert "no floor" in rows["CEM's bound, relative to no release", ""].cells[1].note
 
 
 def test_a_floor_that_was_not_computed_is_no_zero(results):
@@ -150,6 +162,57 @@ def test_cards_tell_threat_cost_and_extremes(results):
     assert len(decoder.curve.split()) == 60
     inferred = next(c for c in by_adversary["eavesdropper"] if "label inference" in c.title)
     assert "class of 80.0" in inferred.lines[1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"reached_plateau": True}, "Its decoder trained to its plateau."),
+        (
+            {"reached_plateau": False, "best_epoch": 60},
+            "Its decoder stopped at its limit of 60 epochs, still improving: more training would "
+            "do better.",
+        ),
+        (
+            {"reached_plateau": False, "best_epoch": 58},
+            "Its decoder stopped at its limit of 60 epochs, before its plateau: more training "
+            "may do better.",
+        ),
+        (
+            {
+                "reached_plateau": False,
+                "best_epoch": 58,
+                "by_tier": [
+                    {"tier": "own", "reached_plateau": True, "best_epoch": 58},
+                    {
+                        "tier": "small",
+                        "reached_plateau": False,
+                        "best_epoch": 1,
+                        "curve": [{"epoch": 0}, {"epoch": 1}],
+                    },
+                ],
+            },
+            "Its decoder stopped at its limit of 1 epoch, still improving: more training would "
+            "do better.",
+        ),
+        ({}, None),
+        ({"reached_plateau": None}, None),
+    ],
+)
+def test_cards_say_whether_a_training_was_stopped(folder, edit, facts, sentence):
+    def change(tree):
+        for attack in tree["arms"][0]["attacks"]:
+            if attack["attack"] == "residual_decoder":
+                attack.update(facts)
+
+    edit(change)
+    (card,) = (
+        card
+        for card in dict(cards(read_results(folder)))["eavesdropper"]
+        if card.title == "residual decoder on undefended"
+    )
+    said = [line for line in card.lines if "plateau" in line or "limit" in line]
+    assert said == ([] if sentence is None else [sentence])
 
 
 def test_the_page_holds_all_of_it(results):

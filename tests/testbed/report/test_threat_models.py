@@ -1,0 +1,270 @@
+"""Best of all attacks per threat model: who is granted more inherits, other victims stay apart."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.report.folder import read_results
+from testbed.report.schema import Grants
+from testbed.report.threat_models import Ladder, allows
+from testbed.report.threats import threat_table
+
+EVERYBODY = range(40)
+QUERIES = {"queries": True}
+WEIGHTS = {"weights": True, "queries": True}
+FREE = {"queries": False, "design": True}
+
+
+def attack(adversary, name, level, grants, victims=EVERYBODY, **more):
+    """Describe an attack whose error is ``level`` on every victim, or what a function says."""
+    errors = {victim: level(victim) if callable(level) else level for victim in victims}
+    granted = None
+    if grants is not None:
+        granted = {"auxiliary_images": 100, "replays": 1, **grants}
+    facts = {
+        "adversary": adversary,
+        "attack": name,
+        "is_anchor": False,
+        "threat_model": f"words of {name}",
+        "grants": granted,
+        "position": "cloud",
+        "victims": len(errors),
+        "scores": {"mse": {"value": sum(errors.values()) / len(errors)}},
+        **more,
+    }
+    return facts, errors
+
+
+@pytest.fixture
+def ladder(tmp_path):
+    """Return a function that writes attacks on one arm, and reads them as a ladder."""
+
+    def write(*attacks, rows=True, floors=()):
+        arm = {"name": "only", "attacks": [facts for facts, _ in attacks], "floors": list(floors)}
+        tree = {
+            "schema_version": 1,
+            "status": "interrupted",  # the other files may be missing
+            "scenario": {"name": "made", "seed": 0},
+            "arms": [arm],
+        }
+        (tmp_path / "results.json").write_text(json.dumps(tree))
+        table = [
+            {
+                "arm": "only",
+                "adversary": facts["adversary"],
+                "attack": facts["attack"],
+                "request": victim,
+                "mse": error,
+            }
+            for facts, errors in attacks
+            for victim, error in errors.items()
+        ]
+        if rows:
+            pq.write_table(pa.Table.from_pylist(table), tmp_path / "attacks.parquet")
+        results = read_results(tmp_path)
+        return Found(results)
+
+    return write
+
+
+class Found:
+    """The best attack of every threat model, by the name of the attack whose words it has."""
+
+    def __init__(self, results):
+        self.results, read = results, Ladder(results)
+        self.models = read.threat_models()
+        self.best = {
+            model.words.removeprefix("words of "): read.best(results.arms[0], model)
+            for model in self.models
+        }
+
+    def name(self, words):
+        return self.best[words].attack.attack
+
+
+def test_who_holds_the_weights_inherits_the_decoder_of_who_does_not(ladder):
+    found = ladder(
+        attack("asks", "decoder", 0.01, QUERIES),
+        attack("insider", "white_box", 0.03, WEIGHTS),
+    )
+    assert (found.name("white_box"), found.name("decoder")) == ("decoder", "decoder")
+    best = found.best["white_box"]
+    assert (best.mse, best.own_mse) == pytest.approx((0.01, 0.03))
+    assert (best.victims, best.read) == (40, 40)
+    table = threat_table(found.results)
+    cell = table.rows[1].cells[0]
+    assert (table.rows[1].label, cell.value) == ("words of white_box", pytest.approx(0.01))
+    assert cell.note == "decoder, asks; 40 victims"
+    assert "cloud" in table.rows[1].note
+    assert "100 images of its own" in table.rows[1].note
+
+
+def test_who_may_not_ask_inherits_nothing_from_who_may(ladder):
+    found = ladder(
+        attack("blind", "substitute", 0.05, FREE),
+        attack("asks", "decoder", 0.01, QUERIES),
+        attack("few", "ridge", 0.03, {"queries": 60}),
+    )
+    assert found.name("substitute") == "substitute"
+    assert found.name("ridge") == "ridge"
+    assert found.name("decoder") == "decoder"
+
+
+def test_the_own_attack_is_kept_where_less_does_not_do_better(ladder):
+    found = ladder(
+        attack("blind", "substitute", 0.03, {"queries": False}),
+        attack("asks", "decoder", 0.03, QUERIES),
+    )
+    assert found.name("decoder") == "decoder"
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "allowed"),
+    [
+        ({}, {}, True),
+        ({"queries": 60}, {"queries": 50}, True),
+        ({"queries": 50}, {"queries": 60}, False),
+        ({"queries": True}, {"queries": 10_000}, True),
+        ({"queries": 10_000}, {"queries": True}, False),
+        ({"weights": True}, {"queries": True}, True),
+        ({"weights": True}, {"design": True}, True),
+        ({"queries": True}, {"design": True}, False),
+        ({"queries": True}, {"weights": True}, False),
+        ({"replays": 8}, {"replays": 1}, True),
+        ({"replays": 8}, {"replays": 64}, False),
+        ({"auxiliary_images": 10}, {"auxiliary_images": 9}, True),
+        ({"auxiliary_images": 10}, {"auxiliary_images": 11}, False),
+        ({"auxiliary_classes": "all"}, {"auxiliary_classes": "disjoint_half"}, True),
+        ({"auxiliary_classes": "disjoint_half"}, {"auxiliary_classes": "all"}, False),
+        ({"auxiliary_data": "cifar10"}, {"auxiliary_data": None}, False),
+        ({"auxiliary_data": None}, {"auxiliary_data": "cifar10"}, False),
+        ({"labels": True}, {}, True),
+        ({}, {"labels": True}, False),
+        ({"weights": True}, {"steers_training": True}, False),
+        ({"watches_training": True}, {"watches_training": True}, True),
+        ({"weights": True}, {"watches_training": True}, False),
+    ],
+)
+def test_grants_are_compared_part_by_part(more, less, allowed):
+    assert allows(Grants(**more), Grants(**less)) is allowed
+
+
+def test_attacks_are_compared_on_the_victims_that_both_read(ladder):
+    # Requests from 20 on are hard. The decoder reads those alone, and is better on them, though
+    # its mean is above that of the white-box attack, which reads easy ones as well.
+    found = ladder(
+        attack("asks", "decoder", 0.06, QUERIES, range(20, 60)),
+        attack("insider", "white_box", lambda victim: 0.01 if victim < 20 else 0.08, WEIGHTS),
+    )
+    best = found.best["white_box"]
+    assert best.attack.attack == "decoder"
+    assert (best.victims, best.read) == (20, 40)
+    assert (best.mse, best.own_mse) == pytest.approx((0.06, 0.08))
+    note = threat_table(found.results).rows[1].cells[0].note
+    assert "on 20 of 40 victims" in note
+    assert "its own attacks reaches 0.0800" in note
+
+
+def test_easier_victims_make_no_attack_better(ladder):
+    # The decoder reads easy victims alone; on those the white-box attack does as well.
+    found = ladder(
+        attack("asks", "decoder", 0.02, QUERIES, range(20)),
+        attack("insider", "white_box", lambda victim: 0.01 if victim < 20 else 0.08, WEIGHTS),
+    )
+    assert found.name("white_box") == "white_box"
+    assert found.best["white_box"].mse == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize("shared", [0, 19])
+def test_too_few_shared_victims_decide_nothing(ladder, shared):
+    found = ladder(
+        attack("asks", "decoder", 0.01, QUERIES, range(40 - shared, 80)),
+        attack("insider", "white_box", 0.03, WEIGHTS),
+    )
+    assert found.name("white_box") == "white_box"
+
+
+@pytest.mark.parametrize(("learns", "best"), [(True, "decoder"), (False, "substitute")])
+def test_what_learns_from_intercepts_needs_a_position_that_reads_them(ladder, learns, best):
+    everything = attack(
+        "blind", "substitute", 0.01, {"queries": False}, learns_from_intercepts=learns
+    )
+    found = ladder(everything, attack("asks", "decoder", 0.03, QUERIES, range(30)))
+    assert found.name("decoder") == best
+    assert found.best["decoder"].victims == 30
+
+
+def test_the_same_grants_elsewhere_are_a_row_of_their_own(ladder):
+    found = ladder(
+        attack("first", "decoder", 0.03, QUERIES),
+        attack("beside", "decoder", 0.02, QUERIES),
+        attack("tapper", "decoder", 0.01, QUERIES, range(30, 70), position="40% of the links"),
+        attack("other", "decoder", 0.05, QUERIES, range(50, 90), position="40% of the links"),
+    )
+    assert [model.position.adversaries for model in found.models] == [
+        ("first", "beside"),
+        ("tapper",),
+        ("other",),
+    ]
+    rows = threat_table(found.results).rows
+    assert [row.cells[0].note.split(";")[0] for row in rows[:2]] == [
+        "decoder, beside",
+        "decoder, tapper",
+    ]
+    # Its 20 victims are read by the tapper too, who is better on them.
+    assert "decoder, tapper; on 20 of 40 victims" in rows[2].cells[0].note
+    assert [row.note for row in rows[1:3]] == [
+        f"40% of the links; 100 images of its own; read by {name}" for name in ("tapper", "other")
+    ]
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_results_without_grants_are_told_apart_by_their_words(ladder, rows):
+    found = ladder(
+        attack("asks", "decoder", 0.01, None),
+        attack("asks", "ridge", 0.02, None, threat_model="words of decoder"),
+        attack("insider", "white_box", 0.03, None),
+        rows=rows,
+    )
+    assert set(found.best) == {"decoder", "white_box"}
+    assert (found.name("decoder"), found.name("white_box")) == ("decoder", "white_box")
+    assert (found.best["decoder"].victims, found.best["decoder"].read) == (40, 40)
+
+
+def test_without_errors_of_victims_only_one_adversarys_attacks_are_compared(ladder):
+    found = ladder(
+        attack("asks", "decoder", 0.01, QUERIES),
+        attack("insider", "white_box", 0.03, WEIGHTS),
+        attack("insider", "ridge", 0.02, QUERIES),
+        rows=False,
+    )
+    assert found.name("white_box") == "ridge"
+
+
+def test_the_floor_is_that_of_the_most_releases_averaged(ladder):
+    levels = [{"mse": mse, "replays": replays} for mse, replays in ((0.02, 1), (0.005, 8))]
+    higher = [{"mse": mse, "replays": replays} for mse, replays in ((0.015, 1), (0.009, 8))]
+    found = ladder(
+        attack("asks", "decoder", 0.05, QUERIES),
+        attack("again", "ridge", 0.04, {**QUERIES, "replays": 8}),
+        floors=[{"tier": "own", "levels": levels}, {"tier": "small", "levels": higher}],
+    )
+    once, averaged, floor = threat_table(found.results).rows
+    assert floor.label == "floor for any attack"
+    assert floor.cells[0].value == 0.005
+    assert floor.cells[0].note == (
+        "on smoothed images, for means over 8 releases; 0.020 for one release"
+    )
+    # Each threat model has its own: the tier that guarantees least differs.
+    assert once.cells[0].note.endswith("; floor 0.015")
+    assert averaged.cells[0].note.endswith("; floor 0.0050")
+
+
+def test_a_deterministic_release_has_no_floor_whatever_is_averaged(ladder):
+    none = {"tier": "own", "reason": "the floor is 0: deterministic", "levels": [{"mse": 0.0}]}
+    found = ladder(attack("asks", "decoder", 0.05, QUERIES), floors=[none])
+    model, floor = threat_table(found.results).rows
+    assert "floor" not in model.cells[0].note
+    assert (floor.cells[0].value, floor.cells[0].note) == (0.0, "the floor is 0: deterministic")
