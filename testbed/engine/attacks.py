@@ -1,8 +1,8 @@
 """Hands each adversary its evidence, runs the attacks as jobs of the backend, and scores them.
 
 The wall between adversary and truth runs through this file: an ``AttackJob`` holds evidence alone
-and is all that the adversary's job is handed, in a process of its own where the backend has any. Images of victims are looked up afterwards, by
-request numbers that never left this side.
+and is all that an adversary's job is handed, in a process of its own where the backend has any.
+Images of victims are looked up afterwards, by request numbers that never left this side.
 """
 
 import time
