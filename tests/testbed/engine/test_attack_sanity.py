@@ -61,10 +61,9 @@ def test_each_attack_of_the_identity_check_can_fail_it(data, monkeypatch):
         assert not sanity_checks(data, 0)[0]["passed"], broken
 
 
-@pytest.mark.parametrize("max_images", [12, 40])
 @pytest.mark.parametrize("size", [16, 32])
-def test_little_data_is_enough_for_both(size, max_images):
-    section = DataSection(name="digits", max_images=max_images, image_size_px=size)
+def test_little_data_is_enough_for_both(size):
+    section = DataSection(name="digits", max_images=50, image_size_px=size)
     checks = sanity_checks(load_federated_data(section, 2, 0), 0)
     assert [check["passed"] for check in checks] == [True, True], checks
 
