@@ -12,8 +12,8 @@ MARKED = "testbed.compare"
 
 _COLUMNS: tuple[tuple[str, str, Format, bool], ...] = (
     ("accuracy", "accuracy", numbers.percent, True),
-    ("dCor U", "dcor_u", numbers.significant, False),
-    ("dCor V", "dcor_v", numbers.significant, False),
+    ("dCor² U", "dcor_u", numbers.significant, False),
+    ("dCor² V", "dcor_v", numbers.significant, False),
     ("live channels", "live_channels", numbers.significant, False),
     ("participation ratio", "participation_ratio", numbers.significant, False),
     ("spectral rank", "spectral_rank", numbers.significant, False),

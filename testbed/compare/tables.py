@@ -68,8 +68,8 @@ def cost_table(comparison: Comparison) -> Table:
 def leakage_table(comparison: Comparison) -> Table:
     """Return the leakage measures that need no attack."""
     columns = {
-        "dCor, bias-corrected": "dcor_u",
-        "dCor, V-statistic": "dcor_v",
+        "dCor², bias-corrected": "dcor_u",
+        "dCor², V-statistic": "dcor_v",
         "live channels": "live_channels",
         "channels": "channels",
         "participation ratio": "participation_ratio",

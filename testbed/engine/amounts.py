@@ -18,6 +18,7 @@ from testbed.core.seeds import generator
 from testbed.engine.backend import Backend
 from testbed.engine.evidence import AttackJob, Reading, attack_job
 from testbed.engine.models import ArmModels
+from testbed.engine.on_smoothed import features_apart, smoothed_scores
 from testbed.engine.scoring import score_images
 from testbed.engine.serving import ServedArm
 from testbed.engine.victims import victims_of
@@ -38,9 +39,15 @@ class PartialOutcome:
     @property
     def images(self) -> FloatArray:
         """The reconstructions of all intercepts, whether or not it learned from them."""
-        if self.found.elsewhere and self.share < 1.0:
+        if self.share < 1.0 and self.reading.adversary.threat.learns_from_intercepts:
             return self.found.elsewhere[0]
         return self.found.images[: len(self.reading.items)]
+
+    def on_smoothed(self, tier: str) -> list[Row]:
+        """Return its error on smoothed victims; that of the whole amount stands elsewhere."""
+        if self.share == 1.0 or self.reading.smoothed is None:
+            return []
+        return smoothed_scores(tier, self.reading.smoothed, self.found.elsewhere[-1])
 
 
 def partial_job(
@@ -53,15 +60,17 @@ def partial_job(
 ) -> AttackJob:
     """Return the adversary's job with a share of what its attack learns from."""
     part = replace(reading, adversary=_with_share(reading.adversary, share), smoothed=None)
+    apart = features_apart([reading])
     job = attack_job(setting, deployed, part, served.answers, backend)
-    evidence = job.evidence
+    evidence = replace(job.evidence, elsewhere=apart)
     if reading.adversary.learns_from == "intercepts":
         everything = evidence.intercepts
         count = len(everything.answers)
         order = generator(job.seed, "part of the intercepts").permutation(count)
         rows = np.sort(order[: max(1, round(share * count))])
         kept = Intercepts(everything.features[rows], everything.answers[rows])
-        evidence = replace(evidence, intercepts=kept, elsewhere=(everything.features,))
+        elsewhere = (everything.features, *apart)
+        evidence = replace(evidence, intercepts=kept, elsewhere=elsewhere)
     return AttackJob((reading.adversary.attack,), evidence, job.seed)
 
 
@@ -103,6 +112,11 @@ def amount_entry(
                 "share": share,
                 "amount": _amount(unit, [outcome.evidence for outcome in own]),
                 "queries": sum(outcome.found.queries for outcome in own),
+                "smoothed": [
+                    row
+                    for outcome in own
+                    for row in outcome.on_smoothed(models.tiers[outcome.reading.tier].program.tier)
+                ],
                 **score_images(setting.scenario, victims, images),
             }
         )

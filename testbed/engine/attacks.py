@@ -1,8 +1,8 @@
-"""Hands each adversary its evidence, runs the attacks in processes of their own, and scores them.
+"""Hands each adversary its evidence, runs the attacks as jobs of the backend, and scores them.
 
 The wall between adversary and truth runs through this file: an ``AttackJob`` holds evidence alone
-and is what travels to the adversary's process. Images of victims are looked up afterwards, by
-request numbers that never left this side.
+and is all that an adversary's job is handed, in a process of its own where the backend has any.
+Images of victims are looked up afterwards, by request numbers that never left this side.
 """
 
 import time
@@ -30,9 +30,10 @@ from testbed.engine.evidence import (
     close_oracle,
     query_access,
 )
-from testbed.engine.floors import SmoothedVictims, arm_floor, floor_entry
+from testbed.engine.floors import arm_floor, floor_entry
 from testbed.engine.intrusion import attacks_arm
 from testbed.engine.models import ArmModels
+from testbed.engine.on_smoothed import made_of_own, smoothed_scores
 from testbed.engine.readings import read_by_tier
 from testbed.engine.scoring import ScoredAttack, score_attack
 from testbed.engine.serving import ServedArm
@@ -42,7 +43,6 @@ from testbed.engine.transfer import aimed_at, targets, transfer_rows
 from testbed.engine.victims import victims_of
 from testbed.engine.world import Setting, World
 from testbed.privacy.judge import Judge
-from testbed.privacy.scores import mse
 
 Row = dict[str, Any]
 
@@ -226,13 +226,13 @@ def _score_adversary(
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
     scored: dict[str, ScoredAttack] = {}
     for number, component in enumerate(own[0][1].attacks):
-        parts, smoothed = {}, []
+        parts: dict[str, Reconstruction] = {}
+        smoothed: list[Row] = []
         for reading, _, mounted in own:
             tier = models.tiers[reading.tier].program.tier
-            found, extra = _parted(mounted[number].reconstruction, len(reading.items))
-            parts[tier] = found
-            if reading.smoothed is not None:
-                smoothed.append({"tier": tier, **_smoothed_scores(reading.smoothed, extra)})
+            found = mounted[number].reconstruction
+            parts[tier] = _of_intercepts(found, len(reading.items))
+            smoothed += smoothed_scores(tier, reading.smoothed, made_of_own(reading, found))
         holds_all = all(reading.holds_weights for reading, _, _ in own)
         made = score_attack(
             setting.scenario, victims, component.name, parts, judge, knowledge, holds_all
@@ -280,19 +280,12 @@ def _shown(sizes: Sequence[int], setting: Setting) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-def _parted(found: Reconstruction, count: int) -> tuple[Reconstruction, NDArray[np.float32]]:
-    """Part what was made of real intercepts from what was made of smoothed victims."""
+def _of_intercepts(found: Reconstruction, count: int) -> Reconstruction:
+    """Return what was made of real intercepts, without what was made of smoothed victims."""
     said = found.inferred
     if said is not None:
         said = Inferred(said.classes[:count], said.companions[:count])
-    return replace(found, images=found.images[:count], inferred=said), found.images[count:]
-
-
-def _smoothed_scores(smoothed: SmoothedVictims, images: NDArray[np.float32]) -> Row:
-    """Return the error on smoothed victims, with its standard error; a floor holds for it."""
-    errors = mse(images, smoothed.images)
-    error = float(errors.std(ddof=1) / len(errors) ** 0.5) if len(errors) > 1 else None
-    return {"mse": float(errors.mean()), "standard_error": error, "images": len(errors)}
+    return replace(found, images=found.images[:count], inferred=said)
 
 
 def _pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

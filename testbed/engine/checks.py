@@ -1,6 +1,7 @@
 """Self-checks of a run: what must hold whatever the results are."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from testbed.engine.training import TrainedArm
 from testbed.engine.world import Setting
 
 Check = dict[str, Any]
+Row = dict[str, Any]
 
 
 def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
@@ -32,11 +34,11 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
     }
     margins = []
     for entry in attacked.entries:
-        for found in entry["smoothed"]:
+        for who, found in _on_smoothed(entry):
             slack = 3.0 * (found["standard_error"] or 0.0)
             floor = levels[found["tier"], entry["replays"]]
             ratio = (found["mse"] + slack) / floor if floor > 0.0 else math.inf
-            margins.append((ratio, found["mse"], f"{entry['attack']} of {entry['adversary']}"))
+            margins.append((ratio, found["mse"], who))
     said = [
         f"floor {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
         for (tier, replays), value in levels.items()
@@ -45,6 +47,19 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
         _, error, name = min(margins)
         said.append(f"nearest to it on images smoothed by N(0, 0.1^2): {name}, MSE {error:.2g}")
     return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*said, *reasons])
+
+
+def _on_smoothed(entry: Row) -> Iterator[tuple[str, Row]]:
+    """Yield an attack's errors on smoothed victims, each with words for what it is of."""
+    who = f"{entry['attack']} of {entry['adversary']}"
+    for found in entry["smoothed"]:
+        yield who, found
+    for cell in entry["transfer"]:
+        for found in cell["smoothed"]:
+            yield f"{who}, learned on tier '{cell['trained_on']}'", found
+    for point in entry["by_amount"]["points"] if entry["by_amount"] else []:
+        for found in point["smoothed"]:
+            yield f"{who}, with {point['share']:g} of the amount", found
 
 
 def self_checks(

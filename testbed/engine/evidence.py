@@ -41,7 +41,7 @@ class Reading:
     holds_weights : whether it has this tier's weights, by grant or from the colluding device.
     items : its intercepts, with the devices and requests that they came from.
     features : what it works on, (N, C, H, W): one release each, or means over several.
-    smoothed : smoothed victims appended for the comparison with a floor, or None.
+    smoothed : smoothed victims of this tier for the comparison with a floor, or None.
     mountable : whether the attack's needs are granted on this tier; else it is transferred to only.
     """
 
@@ -75,10 +75,14 @@ def attack_job(
     draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
     features = reading.features
     answered = np.array([answers[item.request] for item in reading.items], dtype=np.int64)
-    if reading.smoothed is not None:
+    needs = adversary.threat
+    elsewhere: tuple[FloatArray, ...] = ()
+    if reading.smoothed is not None and needs.learns_from_intercepts:
+        # It must not learn from what never crossed the wire.
+        elsewhere = (reading.smoothed.features,)
+    elif reading.smoothed is not None:
         features = np.concatenate([features, reading.smoothed.features])
         answered = np.append(answered, np.full(len(reading.smoothed.features), -1))
-    needs = adversary.threat
     evidence = Evidence(
         num_classes=setting.data.pool.num_classes,
         auxiliary=auxiliary,
@@ -88,6 +92,7 @@ def attack_job(
         query_limit=None if reading.holds_weights else adversary.query_limit,
         design=deployed.program.front_end if needs.design and knowledge.design else None,
         replays=knowledge.replays,
+        elsewhere=elsewhere,
         trained=trained,
     )
     names = {adversary.attack.name}

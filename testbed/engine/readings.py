@@ -46,9 +46,8 @@ def read_by_tier(
         if replays > 1:
             truth = victims_of(setting, models, items, served).images
             features = averaged_intercepts(deployed[tier], truth, features, replays)
-        # An attack that learns from its intercepts must not learn from what never crossed the wire.
-        compared = adversary.rebuilds_images and not adversary.threat.learns_from_intercepts
-        smoothed = floors[tier].smoothed_victims(replays) if compared and mountable else None
+        compared = adversary.rebuilds_images
+        smoothed = floors[tier].smoothed_victims(replays) if compared else None
         readings.append(
             Reading(adversary, tier, holds_weights, items, features, smoothed, mountable)
         )

@@ -12,6 +12,7 @@ from typing import Any
 from testbed.adversaries.base import Reconstruction
 from testbed.engine.evidence import AttackJob, Reading
 from testbed.engine.models import ArmModels
+from testbed.engine.on_smoothed import features_apart, made_of_target, smoothed_scores
 from testbed.engine.scoring import score_images
 from testbed.engine.serving import ServedArm
 from testbed.engine.victims import victims_of
@@ -34,11 +35,15 @@ def targets(reading: Reading, read: Sequence[Reading]) -> list[Reading]:
 
 
 def aimed_at(job: AttackJob, others: Sequence[Reading]) -> AttackJob:
-    """Return the job with the other tiers' features to be reconstructed beside its own."""
+    """Return the job with the other tiers' features to be reconstructed beside its own.
+
+    Those of their smoothed victims follow, for the comparison with their floors.
+    """
     if not others:
         return job
-    elsewhere = tuple(other.features for other in others)
-    return replace(job, evidence=replace(job.evidence, elsewhere=elsewhere))
+    elsewhere = (*(other.features for other in others), *features_apart(others))
+    own = job.evidence.elsewhere
+    return replace(job, evidence=replace(job.evidence, elsewhere=(*elsewhere, *own)))
 
 
 def transfer_rows(
@@ -66,12 +71,15 @@ def transfer_rows(
                 "applied_to": models.tiers[target.tier].program.tier,
                 "victims": len(target.items),
                 "reason": _refusal(source, target),
+                "smoothed": [],
             }
             if not row["reason"]:
                 own = found[source.tier]
                 images = own.images[: len(source.items)]
                 if target is not source:
                     images = own.elsewhere[others.index(target)]
+                    made = made_of_target(others, target, own)
+                    row["smoothed"] = smoothed_scores(row["applied_to"], target.smoothed, made)
                 victims = victims_of(setting, models, target.items, served)
                 row |= score_images(setting.scenario, victims, images)
             rows.append(row)

@@ -131,6 +131,7 @@ class Transfer(Part):
     applied_to: str
     victims: Count = None
     reason: str = ""
+    smoothed: list[OnSmoothed] = Field(default=[])
     mse: Interval | None = None
     ssim: Interval | None = None
     reidentification: Interval | None = None
@@ -142,6 +143,7 @@ class AmountPoint(Part):
     share: Number = None
     amount: Count = None
     queries: Count = None
+    smoothed: list[OnSmoothed] = Field(default=[])
     mse: Interval | None = None
     ssim: Interval | None = None
     reidentification: Interval | None = None

@@ -98,5 +98,10 @@ def front_ends():
 
 
 @pytest.fixture
+def draw_images():
+    return smooth_images
+
+
+@pytest.fixture
 def build_case():
     return make_case

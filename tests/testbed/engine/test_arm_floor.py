@@ -1,6 +1,7 @@
 """An arm's floor: where there is one, what it is, and that beating it fails the run's check."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES
 from testbed.engine.attacks import AttackResults
 from testbed.engine.checks import _floor_check
+from testbed.engine.experiment import Experiment
 from testbed.engine.floors import TraceEstimate, _trace, arm_floor, floor_entry
+from testbed.engine.progress import Progress
 from testbed.engine.replays import averaged_intercepts
 from testbed.engine.world import read_setting
 from testbed.privacy.floors import ExpectedGram
@@ -121,12 +124,18 @@ def test_the_error_of_the_trace_is_over_images_too():
     assert one.standard_error == pytest.approx(0.0)
 
 
+def _found(mse, error=0.0002):
+    return {"tier": "own", "mse": mse, "standard_error": error, "images": 24}
+
+
 def _results(mse, error, reason="", floor=0.005):
     entry = {
         "attack": "ridge",
         "adversary": "spy",
         "replays": 1,
-        "smoothed": [{"tier": "own", "mse": mse, "standard_error": error, "images": 24}],
+        "smoothed": [_found(mse, error)],
+        "transfer": [],
+        "by_amount": None,
     }
     entry_of_floor = {"tier": "own", "reason": reason, "levels": [{"mse": floor, "replays": 1}]}
     if reason:
@@ -142,6 +151,57 @@ def test_beating_the_floor_fails_the_check():
     assert "ridge of spy" in said
     assert _floor_check(_results(0.0, 0.0, "the floor is 0")) == (True, "the floor is 0")
     assert _floor_check(_results(0.0, 0.0, floor=0.0))[0]  # no more than 0 is left of an estimate
+
+
+def test_transfers_and_curves_that_beat_the_floor_fail_the_check():
+    transferred = _results(0.02, 0.001)
+    transferred.entries[0]["transfer"] = [
+        {"trained_on": "other", "smoothed": []},
+        {"trained_on": "other", "smoothed": [_found(0.003)]},
+    ]
+    passed, said = _floor_check(transferred)
+    assert not passed
+    assert "ridge of spy, learned on tier 'other'" in said
+    partial = _results(0.02, 0.001)
+    partial.entries[0]["by_amount"] = {"points": [{"share": 0.5, "smoothed": [_found(0.003)]}]}
+    passed, said = _floor_check(partial)
+    assert not passed
+    assert "ridge of spy, with 0.5 of the amount" in said
+
+
+def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):
+    short = {"steps": 2, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
+    reads_all = {"position": {"tap": "cloud"}, "transfer": True, "curve": [0.5]}
+    tiny["training"]["rounds"] = 1
+    noise = {"name": "gaussian_noise", "scale": 0.5}
+    front_end = {"name": "cnn", "cut": 1, "width": 8}
+    tiny["arms"] = [{"name": "noise", "front_end": front_end, "defence": noise}]
+    tiny["fleet"]["assignments"] = [
+        {"name": "louder", "devices": ["mcu"], "defence": {"scale": 1.0}},
+    ]
+    tiny["adversaries"] = [
+        {"name": "asks", "attack": "ridge", **reads_all},
+        {"name": "learns", "attack": {"name": "substitute", **short}, **reads_all},
+    ]
+    scenario = validate_scenario(tiny, "test")
+    Experiment(scenario, tmp_path / "run", Progress()).run()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    points = results["arms"][0]["floors"][0]["points"]
+    entries = [item for item in results["arms"][0]["attacks"] if not item["is_anchor"]]
+    assert len(entries) == 2
+    for entry in entries:
+        assert [item["tier"] for item in entry["smoothed"]] == ["own", "louder"]
+        assert {item["images"] for item in entry["smoothed"]} == {points}
+        for cell in entry["transfer"]:
+            apart = cell["trained_on"] != cell["applied_to"]
+            expected = [cell["applied_to"]] if apart else []
+            assert [item["tier"] for item in cell["smoothed"]] == expected
+        half, whole = entry["by_amount"]["points"]
+        assert [item["tier"] for item in half["smoothed"]] == ["own", "louder"]
+        assert whole["smoothed"] == []  # stands in the entry already
+    # Smoothed victims are decoded, not learned from: they count for no intercept.
+    assert whole["amount"] == entry["victims"]
+    assert all(check["passed"] for check in results["self_checks"])
 
 
 @pytest.mark.parametrize(
