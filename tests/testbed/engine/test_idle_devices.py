@@ -14,6 +14,7 @@ from testbed.core import protocol
 from testbed.core.loading import validate_scenario
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.experiment import Experiment, arm_models
+from testbed.engine.host import device_of, node_of
 from testbed.engine.journal import Journal
 from testbed.engine.node_tiers import NodeTiers
 from testbed.engine.progress import Progress
@@ -81,12 +82,12 @@ def test_rows_of_devices_are_what_was_given(given_rows):
 
 def test_a_journal_keeps_of_deployments_the_contents_and_the_nodes(identity):
     contents = [RecordDict({"config": ConfigRecord({"tier": tier})}) for tier in (0, 1)]
-    sent = [Message(contents[node % 2], node, protocol.DEPLOY) for node in (4, 5, 6, 8)]
+    sent = [Message(contents[item % 2], node_of(item), protocol.DEPLOY) for item in (4, 5, 6, 8)]
     journal = Journal()
     journal.note(sent)
     repeated = journal.shards()
-    nodes = [[message.metadata.dst_node_id for message in shard] for shard in repeated]
-    assert nodes == [[4, 6, 8], [5]]
+    devices = [[device_of(message.metadata.dst_node_id) for message in shard] for shard in repeated]
+    assert devices == [[4, 6, 8], [5]]
     kept = [{id(message.content) for message in shard} for shard in repeated]
     assert kept == [{id(content)} for content in contents]
     assert {m.metadata.message_type for shard in repeated for m in shard} == {protocol.DEPLOY}
