@@ -24,10 +24,11 @@ def leakage_by_tier(scenario: Scenario, data: FederatedData, arm: TrainedArm) ->
     ``information`` is None unless ``evaluation.mutual_information`` asks for it.
     """
     images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
+    shown = to_unit(images)
     measured: dict[int, Row] = {}
     for tier in arm.models.used():
         features = released_features(arm, images, tier).numpy()
-        row = measure_leakage(to_unit(images), features, LEAKAGE_SAMPLES).as_dict()
+        row = measure_leakage(shown, features, LEAKAGE_SAMPLES).as_dict()
         asked = scenario.evaluation.mutual_information
         row["information"] = _information(scenario.seed, data, arm, tier) if asked else None
         measured[tier] = row
@@ -45,9 +46,6 @@ def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> 
     held_out = min(len(victims), len(auxiliary) // 3, INFORMATION_PAIRS // 4)
     rows = np.concatenate([auxiliary[: 3 * held_out], victims[:held_out]])
     images = data.pool.images[rows]
-    features = released_features(arm, images, tier).numpy()
-    bounds: Row = {
-        name: asdict(estimate_information(to_unit(images), features, name, seed))
-        for name in ESTIMATORS
-    }
+    pairs = to_unit(images), released_features(arm, images, tier).numpy()
+    bounds: Row = {name: asdict(estimate_information(*pairs, name, seed)) for name in ESTIMATORS}
     return {"pairs": len(rows), **bounds}

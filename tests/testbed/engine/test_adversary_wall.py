@@ -127,16 +127,19 @@ def _levels(images):
 
 
 # Images (N, C, H, W) in the guises that a careless change could hand over.
-IN_OBJECTS = {
+IN_BOTH = {
     "uint8": _levels,
     "float32": lambda x: x,
     "float64": lambda x: x.astype(np.float64),
     "float16": lambda x: x.astype(np.float16),
     "0 to 255": lambda x: np.float32(255.0) * x,
-    "normalised": lambda x: (x - x.mean()) / x.std(),
-    "negative": lambda x: 1.0 - x,
     "torch": torch.from_numpy,
     "torch uint8": lambda x: torch.from_numpy(_levels(x)),
+}
+IN_OBJECTS = {
+    **IN_BOTH,
+    "normalised": lambda x: (x - x.mean()) / x.std(),
+    "negative": lambda x: 1.0 - x,
     "channels last": lambda x: np.moveaxis(x, 1, -1),
     "torch channels last": lambda x: torch.from_numpy(x).to(memory_format=torch.channels_last),
     "torch strided": lambda x: torch.from_numpy(x.transpose(2, 3, 1, 0).copy()).permute(3, 2, 0, 1),
@@ -156,13 +159,7 @@ IN_OBJECTS = {
     "array of objects": lambda x: np.array([{"kept": x}], dtype=object),
 }
 IN_BYTES = {
-    "uint8": _levels,
-    "float32": lambda x: x,
-    "float64": lambda x: x.astype(np.float64),
-    "float16": lambda x: x.astype(np.float16),
-    "0 to 255": lambda x: np.float32(255.0) * x,
-    "torch": torch.from_numpy,
-    "torch uint8": lambda x: torch.from_numpy(_levels(x)),
+    **IN_BOTH,
     "transposed": lambda x: x.transpose(0, 1, 3, 2),
     "channels last": lambda x: np.ascontiguousarray(np.moveaxis(x, 1, -1)),
     "pickled twice": lambda x: pickle.dumps({"kept": x}),
