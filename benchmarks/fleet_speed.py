@@ -138,7 +138,7 @@ def flatness(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Return medians over the repeats and ratios to our engine as a Markdown table."""
     lines = [
-        "| workload | devices | contender | repeats | device-rounds per second | "
+        "| workload | devices | contender | repeats x rounds | device-rounds per second | "
         "lowest to highest | this testbed's multiple |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -150,13 +150,21 @@ def table(rows: Sequence[Row]) -> str:
             if not rates:
                 continue
             both = [ours[repeat] / rate for repeat, rate in rates.items() if repeat in ours]
+            rounds = _rounds(rows, workload, devices, name)
             multiple = f"{median(both):.2f}" if both and name != "ours" else ""
             lines.append(
-                f"| {workload} | {devices:,} | {TITLES[name]} | {len(rates)} | "
+                f"| {workload} | {devices:,} | {TITLES[name]} | {len(rates)} x {rounds} | "
                 f"{median(rates.values()):,.0f} | "
                 f"{min(rates.values()):,.0f} to {max(rates.values()):,.0f} | {multiple} |"
             )
     return "\n".join(lines)
+
+
+def _rounds(rows: Sequence[Row], workload: str, devices: int, contender: str) -> str:
+    """Return how many rounds were timed in each process: a number, or the fewest and the most."""
+    key = (workload, devices, contender)
+    counts = {r["rounds"] for r in rows if (r["workload"], r["devices"], r["contender"]) == key}
+    return str(*counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def turns(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
@@ -180,7 +188,7 @@ def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
         rate = run_once(name, workload, devices, arguments.rounds, arguments.pfl_python)
         print(f"{repeat + 1}: {workload}, {devices}, {name}: {rate:.0f}", flush=True)
         row = {"workload": workload, "devices": devices, "contender": name}
-        rows.append(row | {"repeat": repeat, "rate": rate})
+        rows.append(row | {"repeat": repeat, "rounds": arguments.rounds, "rate": rate})
         write_rows(path, rows)
     return rows
 
@@ -193,8 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
             check_marks(options.document, MARKS)
         options.out.mkdir(parents=True, exist_ok=True)
         rows = measure(options, options.out / "speed.csv")
-        text = f"{os.cpu_count()} cores, {options.rounds} timed rounds per process.\n\n"
-        text += f"{table(rows)}\n\n{flatness(rows)}"
+        text = f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}"
         print(text)
         if options.document is not None:
             write_between(options.document, (MARKS, text))

@@ -20,6 +20,7 @@ from speed.workload import (
     local_sgd,
     to_input,
 )
+from testbed.core.allocation import keep_freed_memory
 
 PROCESSES = 2
 DEVICES_PER_CHUNK = 5  # of a forward pass: a batch that fits the cache
@@ -45,6 +46,7 @@ def _serve(edge: Weights, cloud: Weights, pool: Pool, devices: range) -> Weights
 
 def _work(connection: Connection, workload: str, devices: range) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     pool = Pool.make()
     if workload == "C":
         _work_split(connection, pool, devices)

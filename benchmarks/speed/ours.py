@@ -10,6 +10,7 @@ import torch
 from speed.apps import ROUNDS, client_app
 from speed.split_round import program, train_rounds
 from speed.workload import Pool, rows_of
+from testbed.core.allocation import keep_freed_memory
 from testbed.engine.grid import FleetGrid, GridOptions
 from testbed.engine.ledger import Charge, Ledger
 from testbed.engine.ray_backend import RayBackend
@@ -42,6 +43,7 @@ class FreeOfCharge:
 def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     pool = Pool.make()

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 import testbed
 from server.cloud import torch_threads
+from testbed.core.allocation import keep_freed_memory
 from testbed.core.scenario import Arm, Scenario
 from testbed.data.federated import FederatedData
 from testbed.engine.attacks import attack_arm
@@ -112,6 +113,7 @@ class Experiment:
         HostError : a host or adversary process died; the run can be resumed.
         KeyboardInterrupt : the partial results have been written before it goes on.
         """
+        keep_freed_memory()
         # 1. Everything that can be wrong is checked before anything is written.
         check_folder(self.folder, self.scenario, force, resume)
         if self.ray_address is not None:

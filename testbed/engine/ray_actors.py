@@ -9,6 +9,7 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from testbed.core.allocation import keep_freed_memory
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 from testbed.engine.oracles import QueryService
 from testbed.engine.parcels import Parcel
@@ -17,11 +18,17 @@ from testbed.engine.ray_cluster import CALL_TIMEOUT_S
 T = TypeVar("T")
 
 
+def _settle_process() -> None:
+    """One thread, since there is a process per core, and memory that stays."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
 class _HostActor(Host):
     """Ray's side of a host: the host itself, in one thread, saying what it has cost."""
 
     def __init__(self, *data: Any) -> None:
-        torch.set_num_threads(1)
+        _settle_process()
         super().__init__(*data)
 
     def carry(self, parcel: Parcel, *shared: RecordDict) -> list[Delivery]:
@@ -42,7 +49,7 @@ class _JobActor:
     """A process that runs one job after another in one thread; adversaries live here."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        _settle_process()
 
     def run(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         return function(*arguments)
@@ -55,7 +62,7 @@ class _QueryActor(QueryService):
     """A process that holds front-ends and answers queries; adversaries live elsewhere."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        _settle_process()
         super().__init__()
 
     def usage(self) -> Usage:

@@ -14,7 +14,7 @@ RATES = {
 @pytest.fixture
 def rows():
     return [
-        {"workload": w, "devices": d, "contender": c, "repeat": repeat, "rate": rate}
+        {"workload": w, "devices": d, "contender": c, "repeat": repeat, "rounds": 3, "rate": rate}
         for (w, d, c), rates in RATES.items()
         for repeat, rate in enumerate(rates)
     ]
@@ -22,8 +22,8 @@ def rows():
 
 def test_multiples_are_medians_within_a_repeat(rows):
     lines = table(rows).splitlines()
-    assert "| A | 100 | torch alone, 2 processes | 3 | 200 | 200 to 200 | 0.75 |" in lines
-    assert "| A | 100 | this testbed | 3 | 150 | 140 to 160 |  |" in lines
+    assert "| A | 100 | torch alone, 2 processes | 3 x 3 | 200 | 200 to 200 | 0.75 |" in lines
+    assert "| A | 100 | this testbed | 3 x 3 | 150 | 140 to 160 |  |" in lines
 
 
 def test_flatness_is_time_per_device_round_against_the_smallest_fleet(rows):
@@ -52,9 +52,9 @@ def test_a_resumed_benchmark_runs_only_what_is_missing(tmp_path, runs, capsys):
     command = ["--devices", "100", "--workloads", "B", "--out", str(tmp_path), "--repeats"]
     assert main([*command, "1"]) == 0
     assert runs == [(name, "B", 100) for name in ("ours", "limit", "flower_simulation")]
-    assert main([*command, "2", "--resume"]) == 0
+    assert main([*command, "2", "--resume", "--rounds", "1"]) == 0
     assert len(runs) == 6
-    assert "| B | 100 | this testbed | 2 | 10 |" in capsys.readouterr().out
+    assert "| B | 100 | this testbed | 2 x 1 to 3 | 10 |" in capsys.readouterr().out
 
 
 def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, runs, capsys):
