@@ -14,13 +14,13 @@ import psutil
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from clients.edge import DeviceData, build_client_app
 from clients.program import EdgeProgram
 from testbed.core import protocol
+from testbed.core.wire_size import serialised_bytes
 
 AppBuilder = Callable[[DeviceData], ClientApp]
 """Builds the ClientApp of a process from its devices' images."""
@@ -204,7 +204,7 @@ class Host:
             reason = f"device {device}: {type(error).__name__}: {error}"
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
         self._states.keep(device, context.state)
-        return Delivery(reply, _downlink_bytes(message, sizes), _serialised_bytes(reply))
+        return Delivery(reply, _downlink_bytes(message, sizes), serialised_bytes(reply))
 
 
 def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
@@ -213,9 +213,5 @@ def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
         return 0
     key = id(message.content)
     if key not in sizes:
-        sizes[key] = _serialised_bytes(message)
+        sizes[key] = serialised_bytes(message)
     return sizes[key]
-
-
-def _serialised_bytes(message: Message) -> int:
-    return int(message_to_proto(message).ByteSize())
