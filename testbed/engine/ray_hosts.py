@@ -141,15 +141,19 @@ class RayHosts:
         deaths: Counter[int] = Counter()
         references = [call.start(self.actors[call.host]) for call in calls]
         while len(results) < len(calls):
-            missing = [index for index in range(len(calls)) if index not in results]
-            self._cluster.wait([references[index] for index in missing], "a host")
+            missing = {
+                references[index]: index for index in range(len(calls)) if index not in results
+            }
             lost: dict[int, tuple[int, str]] = {}
-            for index in missing:
-                host, what = calls[index].host, f"host {calls[index].host}, {calls[index].what}"
+            # What is ready is taken while the others compute.
+            for reference in self._cluster.wait(list(missing), "a host", count=1):
+                index = missing[reference]
                 try:
-                    results[index] = fetch(references[index], what)
-                except DEATHS as error:
-                    lost.setdefault(host, (index, said(error)))
+                    results[index] = fetch(reference, calls[index].title)
+                except DEATHS:
+                    host = calls[index].host
+                    of_host = [i for i in missing.values() if calls[i].host == host]
+                    lost |= self._dead(calls, references, of_host, results)
             for host, (first, reason) in lost.items():
                 deaths[first] += 1
                 if deaths[first] == MOST_DEATHS:
@@ -166,6 +170,21 @@ class RayHosts:
                     elif call.repeat is not None:
                         call.repeat(self.actors[host])
         return [results[index] for index in range(len(calls))]
+
+    @staticmethod
+    def _dead(
+        calls: Sequence["_Call"],
+        references: Sequence[Any],
+        missing: Sequence[int],
+        results: dict[int, Any],
+    ) -> dict[int, tuple[int, str]]:
+        """Take what a dead host has finished; return the host with its next call and its death."""
+        for index in missing:  # in the order in which it made them
+            try:
+                results[index] = fetch(references[index], calls[index].title)
+            except DEATHS as error:
+                return {calls[index].host: (index, said(error))}
+        return {}
 
     def _replace(self, host: int, reason: str) -> None:
         """Put a new process in a dead one's place, and its devices where they were."""
@@ -192,6 +211,11 @@ class _Call:
     what: str
     start: Callable[[Any], Any]
     repeat: Callable[[Any], Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """Which host does what."""
+        return f"host {self.host}, {self.what}"
 
 
 def _ways(
