@@ -73,17 +73,17 @@ def runs(monkeypatch):
 def test_a_scenario_becomes_a_command_a_row_and_a_table(tmp_path, runs):
     document = tmp_path / "page.md"
     document.write_text(f"{MARKS.begin}\nold\n{MARKS.end}\n{IDLE_MARKS.begin}\n{IDLE_MARKS.end}\n")
-    options = ["--set", "fleet.size=77", "--out", str(tmp_path), "--document", str(document)]
+    options = ["--set", "fleet.size=777", "--out", str(tmp_path), "--document", str(document)]
     assert main(options) == 0
     (run, *run_options), (load, *load_options) = runs
     assert (run, load) == ("testbed.run", "testbed.load")
     assert run_options[1:] == [
-        *("--set", "fleet.size=77", "--out", str(tmp_path / "10k_devices"), "--force")
+        *("--set", "fleet.size=777", "--out", str(tmp_path / "10k_devices"), "--force")
     ]
-    assert load_options[1:] == ["--requests-per-s", "5000", "--set", "fleet.size=77"]
+    assert load_options[1:] == ["--requests-per-s", "5000", "--set", "fleet.size=777"]
     text = document.read_text()
-    assert "| `10k_devices` | `testbed.run` | 77 | 1 | 2 | 1.00 GB (1 process) |" in text
-    assert "| `1m_devices` | `testbed.load` | 77 |" in text
+    assert "| `10k_devices` | `testbed.run` | 777 | 1 | 2 | 1.00 GB (1 process) |" in text
+    assert "| `1m_devices` | `testbed.load` | 777 |" in text
     assert (tmp_path / "scale.csv").read_text().count("\n") == 3
 
 
