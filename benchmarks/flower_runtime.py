@@ -1,6 +1,6 @@
 """Checks the testbed's apps on Flower's own runtime, against FleetGrid, on this machine's loopback.
 
-    python benchmarks/flower_runtime.py                # both, a minute or two on two cores
+    python benchmarks/flower_runtime.py --document docs/flower.md     # minutes on two cores
     python benchmarks/flower_runtime.py --only deployment
 
 *simulation*: a SuperLink in simulation mode, the app started by ``flwr run``, one virtual
@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,20 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from testbed.core.errors import UserError
 from testbed.engine.backend import InlineBackend
 from testbed.engine.experiment import Experiment
 from testbed.engine.progress import Progress
 from testbed.engine.training import prepare, train
 from testbed.engine.world import World
 from testbed.flower.run_config import RunConfig, chosen_arm
+from testbed.report.marked import Marks, check_marks, write_between
 
+MARKS = Marks("<!-- runtimes:begin -->", "<!-- runtimes:end -->")
+RUNTIMES = {
+    "simulation": "Flower's simulation",
+    "deployment": "SuperLink and SuperNodes",
+}
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DEVICES = 2
@@ -173,36 +181,76 @@ def _wait_for(port: int) -> None:
             time.sleep(0.2)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How long one runtime took, and how far its weights are from FleetGrid's (none of its own)."""
+
+    runtime: str
+    wall_s: float
+    difference: float | None = None
+
+
+def table(timings: Sequence[Timing], rounds: int) -> str:
+    """Return one line per runtime as a Markdown table."""
+    lines = [
+        "| runtime | nodes | rounds | seconds | largest difference of a weight from FleetGrid's |",
+        "|---|---|---|---|---|",
+    ]
+    for each in timings:
+        difference = "" if each.difference is None else f"{each.difference:g}"
+        lines.append(
+            f"| {each.runtime} | {DEVICES} | {rounds} | {each.wall_s:.1f} | {difference} |"
+        )
+    return "\n".join(lines)
+
+
+def measure(kinds: Sequence[str], rounds: int, folder: Path) -> list[Timing]:
+    """Train on FleetGrid, then on each runtime, and compare the weights."""
+    scenario = folder / "loopback.yaml"
+    tree = {**SCENARIO, "training": {**SCENARIO["training"], "rounds": rounds}}
+    scenario.write_text(yaml.safe_dump(tree, sort_keys=False))
+    began = time.perf_counter()
+    reference = weights_on_fleet_grid(RunConfig(str(scenario)), folder / "grid")
+    timings = [Timing("FleetGrid, in one process", time.perf_counter() - began)]
+    for kind in kinds:
+        home, out = folder / f"{kind}-home", folder / kind
+        home.mkdir()
+        began = time.perf_counter()
+        run_on_flower(kind, scenario, out, home)
+        wall_s = time.perf_counter() - began
+        weights = load_file(out / "weights.safetensors")
+        timings.append(Timing(RUNTIMES[kind], wall_s, largest_difference(weights, reference)))
+    return timings
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", choices=list(RUNTIMES))
+    parser.add_argument("--rounds", type=int, default=2, help="of training (default: 2)")
+    parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the checks and print the table; return 1 where a weight differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", choices=("simulation", "deployment"))
-    parser.add_argument("--rounds", type=int, default=2, help="of training (default: 2)")
-    chosen = parser.parse_args(arguments)
+    options = parse(arguments)
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
-    worst = 0.0
-    with tempfile.TemporaryDirectory(prefix="flower-") as temporary:
-        folder = Path(temporary)
-        scenario = folder / "loopback.yaml"
-        training = {**SCENARIO["training"], "rounds": chosen.rounds}
-        tree = {**SCENARIO, "training": training}
-        scenario.write_text(yaml.safe_dump(tree, sort_keys=False))
-        reference = weights_on_fleet_grid(RunConfig(str(scenario)), folder / "grid")
-        print("| runtime | devices | wall s | largest difference of a weight from FleetGrid |")
-        print("|---|---|---|---|")
-        for kind in ("simulation", "deployment"):
-            if chosen.only not in (None, kind):
-                continue
-            home, out = folder / f"{kind}-home", folder / kind
-            home.mkdir()
-            began = time.perf_counter()
-            run_on_flower(kind, scenario, out, home)
-            wall_s = time.perf_counter() - began
-            difference = largest_difference(load_file(out / "weights.safetensors"), reference)
-            worst = max(worst, difference)
-            print(f"| {kind} | {DEVICES} | {wall_s:.0f} | {difference:g} |", flush=True)
-    return 0 if worst == 0.0 else 1
+    kinds = [options.only] if options.only else list(RUNTIMES)
+    try:
+        if options.document is not None:
+            check_marks(options.document, MARKS)
+        with tempfile.TemporaryDirectory(prefix="flower-") as folder:
+            timings = measure(kinds, options.rounds, Path(folder))
+        text = table(timings, options.rounds)
+        print(text)
+        if options.document is not None:
+            write_between(options.document, (MARKS, text))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if all(not each.difference for each in timings) else 1
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ Overrides = Mapping[str, Any] | Sequence[str]
 class RunResult:
     """A results folder, read when asked.
 
-    Tables are ``pyarrow.Table``; ``.to_pandas()`` makes a data frame of one where pandas is
-    installed. Columns and units are those of docs/results.md.
+    Tables are ``pyarrow.Table``; ``.to_pandas()`` makes a data frame of one. Columns and units are
+    those of docs/results.md.
 
     Attributes
     ----------

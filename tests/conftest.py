@@ -21,6 +21,7 @@ STARTS_PROCESSES = {
     "test_command_line.py",
     "test_drawn_scenarios.py",
     "test_fault_campaign.py",
+    "test_flower_loopback.py",
     "test_flower_runtime.py",
     "test_offline.py",
     "test_offload_raw.py",

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -65,6 +67,28 @@ def test_same_bytes_as_the_command_line_and_tables_that_agree(finished_run, tmp_
     assert "test accuracy" in shown
     with pytest.raises(UserError, match="results exist already"):
         run_scenario(tree, overrides=["fleet.size=8"], out=out, progress=False)
+
+
+def test_tables_become_data_frames_of_the_same_values(finished_run):
+    result = load_run(finished_run)
+    tables = {**result.tables, "headline": result.headline}
+    frames = {name: table.to_pandas() for name, table in tables.items()}
+    assert set(frames) == {"rounds", "devices", "requests", "attacks", "headline"}
+    for name, frame in frames.items():
+        table = tables[name]
+        assert list(frame.columns) == table.column_names
+        assert len(frame) == table.num_rows > 0
+        for column in frame.columns:
+            values = [None if pd.isna(value) else value for value in frame[column].tolist()]
+            assert values == table.column(column).to_pylist(), (name, column)
+    requests, attacks, headline = (frames[name] for name in ("requests", "attacks", "headline"))
+    assert requests["correct"].dtype == np.bool_
+    assert requests["latency_ms"].dtype == attacks["mse"].dtype == np.float64
+    answered = requests[requests["status"] == "answered"]
+    accuracy = answered.groupby("arm")["correct"].mean()
+    by_arm = headline.set_index("arm")
+    assert by_arm["test_accuracy"].to_dict() == pytest.approx(accuracy.to_dict())
+    assert (by_arm["mse"] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,59 +1,145 @@
-"""Whatever the scenario: hosts, processes and interruptions change no bit of the results."""
+"""Whatever the scenario: hosts, shards, deaths and interruptions change no byte of the results."""
 
 import copy
+import json
+import os
+import signal
 
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, reject, settings
+import ray
+from hypothesis import HealthCheck, Phase, given, note, reject, settings
 from hypothesis import strategies as st
 from small import TINY
 
 from testbed.core.errors import UserError
 from testbed.core.loading import validate_scenario
 from testbed.engine import ray_backend
+from testbed.engine.backend import InlineBackend
 from testbed.engine.experiment import Experiment
 from testbed.engine.folder import COLUMNS
 from testbed.engine.progress import Progress, Silent
 from testbed.engine.ray_cluster import LocalCluster
+from testbed.engine.ray_hosts import RayHosts
 
-DEFENCES = ["none", "siftfunnel", "gaussian_noise", "quantisation", "top_k", "nopeek", "disco"]
+DEFENCES = [
+    *("none", "siftfunnel", "gaussian_noise", "laplace_noise", "quantisation", "top_k"),
+    *("nopeek", "disco", "vib", {"name": "cem", "base": "quantisation"}),
+]
 STRATEGIES = ["fedavg", "fedadam", "fedprox", "fedmedian"]
 PARTITIONERS = ["iid", {"name": "dirichlet", "alpha": 0.5}, "linear"]
+AVAILABILITIES = [{"name": "bernoulli", "probability": 0.9}, "diurnal"]
+SMALL = {"name": "small", "devices": ["mcu"], "front_end": {"cut": 1, "width": 8}}
+GUARDED = {"name": "guarded", "devices": ["sbc"], "defence": "gaussian_noise"}
+INT8 = {"name": "int8", "devices": ["raspberry-pi-4"], "precision": "int8"}
+TIERS = [[], [SMALL], [{**SMALL, "precision": "int8"}, GUARDED], [INT8]]
+ADVERSARIES = [
+    *TINY["adversaries"],
+    {"name": "asks", "attack": "ridge", "knowledge": {"weights": False, "queries": 60}},
+    {"name": "labels", "attack": "label_inference", "knowledge": {"weights": False}},
+    {"name": "replays", "attack": "ridge", "knowledge": {"replays": 3}},
+    {"name": "decodes", "attack": {"name": "residual_decoder", "max_epochs": 2}},
+]
+STEERS = {
+    "name": "steers",
+    "position": {"tap": "cloud"},
+    "attack": {"name": "fsha", "pilot_steps": 4, "updates_per_step": 1},
+}
+PHASES = ("train", "fine-tune", "serve", "attack")
 
 
 @st.composite
 def trees(draw):
     """Draw a scenario that runs in a second or two."""
     tree = copy.deepcopy(TINY)
-    size = draw(st.integers(3, 9))
+    size = draw(st.integers(4, 9))
+    arm = {
+        "name": "drawn",
+        "front_end": {"name": "cnn", "cut": draw(st.integers(1, 2)), "width": 8},
+        "defence": draw(st.sampled_from(DEFENCES)),
+        "precision": draw(st.sampled_from(["float32", "int8"])),
+    }
     tree["seed"] = draw(st.integers(0, 99))
     tree["data"]["partitioner"] = draw(st.sampled_from(PARTITIONERS))
     tree["fleet"] |= {
         "size": size,
+        "availability": draw(st.sampled_from(AVAILABILITIES)),
+        "assignments": copy.deepcopy(draw(st.sampled_from(TIERS))),
         "loss_probability": draw(st.sampled_from([0.0, 0.2])),
-        "infeasible": draw(st.sampled_from(["drop", "offload_raw"])),
+        "devices_per_access_point": draw(st.sampled_from([None, 2])),
+        "infeasible": draw(st.sampled_from(["drop", "offload_raw", "smaller_front_end"])),
     }
-    tree["training"] |= {
-        "rounds": 2,
-        "cohort_size": draw(st.integers(2, size)),
-        "local_steps": draw(st.integers(1, 3)),
-        "batch_size": draw(st.integers(2, 8)),
-        "strategy": draw(st.sampled_from(STRATEGIES)),
-        "edge_optimiser": {"method": draw(st.sampled_from(["sgd", "adam"])), "learning_rate": 0.01},
-    }
-    front_end = {"name": "cnn", "cut": draw(st.integers(1, 2)), "width": 8}
-    defence = draw(st.sampled_from(DEFENCES))
-    tree["arms"] = [{"name": "drawn", "front_end": front_end, "defence": defence}]
-    tree["adversaries"] = tree["adversaries"][:1]
+    tree["training"] = draw(trainings(size))
+    tree["serving"] = draw(servings())
+    tree["adversaries"] = draw(
+        st.lists(st.sampled_from(ADVERSARIES), min_size=1, max_size=2, unique_by=str)
+    )
+    if "protocol" not in tree["training"] and draw(st.booleans()):
+        tree["adversaries"].append(STEERS)
+        arm["hijacked_by"] = "steers"
+    tree["arms"] = [arm]
     tree["engine"]["shard_size"] = draw(st.integers(1, 4))
     return tree
 
 
-class StopInTraining(Silent):
-    """A display that presses Ctrl-C after the first round."""
+@st.composite
+def trainings(draw, size):
+    """Draw who trains and how; what a provider trains is not kept for the next run."""
+    section = {
+        "rounds": 2,
+        "cohort_size": draw(st.integers(2, size)),
+        "local_steps": draw(st.integers(1, 3)),
+        "batch_size": draw(st.integers(2, 8)),
+        "round_deadline_s": draw(st.sampled_from([2.0, 600.0])),
+        "strategy": draw(st.sampled_from(STRATEGIES)),
+        "edge_optimiser": {"method": draw(st.sampled_from(["sgd", "adam"])), "learning_rate": 0.01},
+    }
+    if draw(st.booleans()):
+        section |= {
+            "protocol": "provider",
+            "reuse_models": False,
+            "fine_tune_rounds": draw(st.integers(0, 2)),
+            "provider": {
+                "epochs": 2,
+                "batch_size": 16,
+                "share_of_training": draw(st.sampled_from([0.5, 1.0])),
+                "augmentation": {"crop_padding_px": draw(st.sampled_from([0, 2]))},
+            },
+        }
+    return section
+
+
+@st.composite
+def servings(draw):
+    """Draw a cloud, with batches or without, and radios."""
+    batches = draw(st.sampled_from([{}, {"max_batch": 4, "batch_window_ms": 50.0}]))
+    return batches | {
+        "horizon_s": draw(st.sampled_from([2.0, 600.0])),
+        "cloud_servers": draw(st.integers(1, 2)),
+        "radio_sleep": draw(st.booleans()),
+    }
+
+
+class StopAt(Silent):
+    """A display that presses Ctrl-C at one of the moments that every run of a scenario has.
+
+    Moments are the beginnings of an arm's phases, and the ends of rounds and epochs.
+    """
+
+    def __init__(self, moment=None):
+        self.moments = 0
+        self.last = moment
+
+    def begin(self, phase, steps):
+        if phase.split()[0] in PHASES:
+            self._pass()
 
     def advance(self, steps, note):
-        if note.startswith("round 1/"):
+        if steps and note.startswith(("round ", "epoch ")):
+            self._pass()
+
+    def _pass(self):
+        self.moments += 1
+        if self.moments == self.last:
             raise KeyboardInterrupt
 
 
@@ -77,28 +163,77 @@ def one_ray():
 
 
 def results(folder):
-    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in COLUMNS}
-    return (folder / "results.json").read_bytes(), tables
+    names = ["results.json", *(f"{name}.parquet" for name in COLUMNS)]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def run(tree, folder, display=None, resume=False, **engine):
+    tree = {**tree, "engine": {**tree["engine"], **engine}}
+    scenario = validate_scenario(tree, "drawn")
+    Experiment(scenario, folder, Progress(display)).run(resume=resume)
+    return results(folder)
+
+
+def run_inline(tree, folder):
+    """Return the results, how often hosts were called, and how many moments there were."""
+    handle, calls, display = InlineBackend.handle, [], StopAt()
+
+    def counted(self, shards):
+        calls.append(len(shards))
+        return handle(self, shards)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InlineBackend, "handle", counted)
+        return run(tree, folder, display), len(calls), display.moments
+
+
+def run_and_kill(tree, folder, call, **engine):
+    """Run, and kill the first host that is to get a shard of this call."""
+    handle, calls = RayHosts.handle, []
+
+    def handle_and_kill(self, shards):
+        calls.append(len(shards))
+        if len(calls) == call:
+            actor = self.actors[shards[0][0] if shards else 0]
+            process = ray.get(actor.__ray_call__.remote(lambda host: os.getpid()))
+            os.kill(process, signal.SIGKILL)
+        return handle(self, shards)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayHosts, "handle", handle_and_kill)
+        found = run(tree, folder, backend="ray", **engine)
+    assert json.loads((folder / "host.json").read_text())["host_restarts"] == 1
+    return found
+
+
+def run_interrupted(tree, folder, moment, **engine):
+    """Run inline until a moment, and from there on hosts."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tree, folder, StopAt(moment))
+    return run(tree, folder, resume=True, backend="ray", **engine)
 
 
 @pytest.mark.long
 @settings(
-    max_examples=2,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(tree=trees(), hosts=st.sampled_from([1, 2]))
-def test_inline_and_resumed_on_hosts_are_equal(one_ray, tmp_path_factory, tree, hosts):
+@given(tree=trees(), data=st.data())
+def test_hosts_a_death_and_an_interrupt_give_the_bytes_of_one_process(
+    one_ray, tmp_path_factory, tree, data
+):
     folder = tmp_path_factory.mktemp("drawn")
     try:
-        Experiment(validate_scenario(tree, "drawn"), folder / "inline", Progress()).run()
+        inline, calls, moments = run_inline(tree, folder / "inline")
     except UserError:
         reject()  # a fleet in which nobody can train, for instance
-    stopping = Progress(StopInTraining())
-    with pytest.raises(KeyboardInterrupt):
-        Experiment(validate_scenario(tree, "drawn"), folder / "hosts", stopping).run()
-    tree["engine"] |= {"backend": "ray", "hosts": hosts}
-    Experiment(validate_scenario(tree, "drawn"), folder / "hosts", Progress()).run(resume=True)
-    assert results(folder / "hosts") == results(folder / "inline")
+    call = data.draw(st.integers(1, calls), label="killed at call")
+    moment = data.draw(st.integers(1, moments), label="interrupted at moment")
+    shards = data.draw(st.integers(1, 4), label="shard size on one host")
+    note(f"results in {folder}")
+    assert run(tree, folder / "one", backend="ray", hosts=1, shard_size=shards) == inline
+    assert run_and_kill(tree, folder / "two", call, hosts=2) == inline
+    assert run_interrupted(tree, folder / "four", moment, hosts=4) == inline

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from small import TINY
 
 from testbed.core import protocol
 from testbed.core.loading import validate_scenario
@@ -33,7 +33,7 @@ def everything(folder):
     """Return all results, without what is measured on the host."""
     with np.load(folder / "reconstructions" / "samples.npz") as archive:
         samples = {name: archive[name].tobytes() for name in archive.files}
-    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in COLUMNS}
+    tables = {name: (folder / f"{name}.parquet").read_bytes() for name in COLUMNS}
     return (folder / "results.json").read_bytes(), tables, samples
 
 
@@ -44,10 +44,19 @@ def with_engine(tree, **engine):
 
 @pytest.fixture(scope="module")
 def inline_results(tmp_path_factory):
-    from small import TINY
-
     folder = tmp_path_factory.mktemp("inline") / "run"
     return everything(run(copy.deepcopy(TINY), folder))
+
+
+@pytest.fixture(scope="module")
+def one_arm_results(tmp_path_factory):
+    """Return the inline results of the first arm alone, which two nodes take less time for."""
+    return everything(run(one_arm(), tmp_path_factory.mktemp("one") / "run"))
+
+
+def one_arm():
+    tree = copy.deepcopy(TINY)
+    return tree | {"arms": tree["arms"][:1]}
 
 
 def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline_results):
@@ -265,12 +274,8 @@ NOTICE_SOON = {
 }
 
 
-def first_arm(results):
-    return json.loads(results[0])["arms"][0]
-
-
 def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
-    tiny, tmp_path, inline_results, monkeypatch
+    tmp_path, one_arm_results, monkeypatch
 ):
     """Killed when devices remember something: within a step, and once they have the front-end."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
@@ -285,16 +290,15 @@ def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
         return handle(self, shards)
 
     monkeypatch.setattr(RayHosts, "handle", handle_and_kill)
-    tiny["arms"] = tiny["arms"][:1]
-    host = nodes.run(tiny, tmp_path / "run", monkeypatch)
+    host = nodes.run(one_arm(), tmp_path / "run", monkeypatch)
     assert len({place for places in nodes.places for place in places}) == 2
-    assert first_arm(everything(tmp_path / "run")) == first_arm(inline_results)
+    assert everything(tmp_path / "run") == one_arm_results
     assert (host["host_restarts"], host["hosts"]) == (2, 2)
 
 
 @pytest.mark.long
 def test_a_node_that_dies_leaves_its_hosts_to_the_other_and_the_bits_alone(
-    tiny, tmp_path, inline_results, monkeypatch
+    tmp_path, one_arm_results, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
     handle, calls, nodes = RayHosts.handle, [], TwoNodes(2)
@@ -307,11 +311,10 @@ def test_a_node_that_dies_leaves_its_hosts_to_the_other_and_the_bits_alone(
         return handle(self, shards)
 
     monkeypatch.setattr(RayHosts, "handle", handle_and_end_node)
-    tiny["arms"] = tiny["arms"][:1]
-    host = nodes.run(with_engine(tiny, hosts=2), tmp_path / "run", monkeypatch)
+    host = nodes.run(with_engine(one_arm(), hosts=2), tmp_path / "run", monkeypatch)
     before, after = nodes.places[0], nodes.places[-1]
     assert len(set(before)) == 2
     assert len(set(after)) == 1
     assert set(after) < set(before)
-    assert first_arm(everything(tmp_path / "run")) == first_arm(inline_results)
+    assert everything(tmp_path / "run") == one_arm_results
     assert host["host_restarts"] >= 1

@@ -1,0 +1,1 @@
+"""What whole runs take: time and memory of all their processes, and of one idle device."""

@@ -1,0 +1,125 @@
+"""What a device that enrolled, got the front-end and was never chosen takes in memory."""
+
+import copy
+import gc
+import os
+import tempfile
+import tracemalloc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from server.serving import Serving
+from testbed.core.loading import read_tree, validate_scenario
+from testbed.engine.backend import Backend
+from testbed.engine.experiment import Experiment, arm_models
+from testbed.engine.node_tiers import NodeTiers
+from testbed.engine.progress import Progress
+from testbed.engine.training import TrainedArm, prepare
+from testbed.engine.world import World, read_setting, start_backend
+from testbed.fleet.link_effects import RadioTimers
+
+SCENARIO = Path(__file__).resolve().parents[2] / "scenarios" / "smoke.yaml"
+IMAGES = 2
+BYTES_OF_IMAGES = 4 * IMAGES
+"""What the numbers of a device's images take wherever they are held."""
+STORE = "object store"
+WARM_UP = 20  # devices; reads and imports everything once
+
+
+def idle_tree(**engine: Any) -> dict[str, Any]:
+    """Return a scenario with two arms and two adversaries, and with devices that come and go."""
+    tree = read_tree(SCENARIO)
+    tree["fleet"]["availability"] = {"name": "diurnal"}
+    tree["engine"] = {"backend": "inline", "cloud_threads": 1, "shard_size": 20, **engine}
+    return tree
+
+
+@contextmanager
+def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tuple[Any, ...]]:
+    """Hold everything that a run holds once a fleet of two tiers is enrolled and deployed on."""
+    tree = copy.deepcopy(dict(tree))
+    tree["fleet"]["size"] = size
+    tree["fleet"]["assignments"] = [
+        {"name": "small", "devices": ["raspberry-pi-4"], "front_end": {"width": 8}}
+    ]
+    tree["data"]["images_per_device"] = IMAGES
+    scenario = validate_scenario(tree, "idle")
+    setting = read_setting(scenario)
+    models = [arm_models(setting, arm) for arm in scenario.arms]
+    with start_backend(setting, scenario.engine.hosts) as backend:
+        backend.install([tier.program for tier in models[0].tiers])
+        experiment = Experiment(scenario, folder, Progress())
+        experiment._setting = setting
+        world = World(setting, backend, folder, experiment.progress)
+        arm = prepare(world, models[0], experiment._grid(world, models[0], experiment._taps()))
+        serving = _enrolled(arm, size)
+        radio = RadioTimers(setting.fleet, scenario.seed)
+        yield world, models, arm, serving, radio
+
+
+def _enrolled(arm: TrainedArm, size: int) -> Serving:
+    """Enrol the fleet and deploy on it; as many as are online and whose memory it fits."""
+    arm.server.eligible = arm.server._enrol(arm.grid)
+    weights = [(tier.parameters, tier.statistics) for tier in arm.server.tiers]
+    serving = Serving(arm.cloud, weights, NodeTiers(arm.models.tier_of))
+    deployed = serving.deploy(arm.grid)
+    if min(len(arm.server.eligible), len(deployed)) < size // 2:
+        raise RuntimeError(f"{len(arm.server.eligible)} of {size} devices enrolled")
+    return serving
+
+
+def held_bytes(tree: Mapping[str, Any], size: int, folder: Path) -> dict[str, int]:
+    """Return the bytes that each process holds for an idle fleet, and the object store does."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with idle_fleet(tree, size, folder) as kept:
+            gc.collect()
+            driver = {"driver": tracemalloc.get_traced_memory()[0]}
+            return driver | _held_on_ray(kept[0].backend)
+    finally:
+        tracemalloc.stop()
+
+
+def _held_on_ray(backend: Backend) -> dict[str, int]:
+    """Return what the hosts hold, whose tracing began with their processes; nothing if inline."""
+    if backend.name != "ray":
+        return {}
+    import ray
+    from ray._private.internal_api import node_stats
+
+    def traced(host: Any) -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    actors = backend._alive.actors  # type: ignore[attr-defined]
+    held = ray.get([actor.__ray_call__.remote(traced) for actor in actors])
+    (node,) = ray.nodes()
+    store = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]).store_stats
+    hosts = {f"host {number}": value for number, value in enumerate(held)}
+    return hosts | {STORE: int(store.object_store_bytes_used)}
+
+
+def bytes_per_device(tree: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float]:
+    """Return the slope of all memory that is held, by place, without the numbers of images."""
+    before = os.environ.get("PYTHONTRACEMALLOC")
+    os.environ["PYTHONTRACEMALLOC"] = "1"  # for the hosts, from their first import on
+    try:
+        with tempfile.TemporaryDirectory(prefix="idle-") as temporary:
+            held = [held_bytes(tree, size, Path(temporary)) for size in (WARM_UP, *sizes)][1:]
+    finally:
+        os.environ.pop("PYTHONTRACEMALLOC")
+        if before is not None:
+            os.environ["PYTHONTRACEMALLOC"] = before
+    return slopes(held[0], held[-1], sizes[-1] - sizes[0])
+
+
+def slopes(smaller: Mapping[str, int], larger: Mapping[str, int], devices: int) -> dict[str, float]:
+    """Return what each of so many more devices takes, by place, without the numbers of images."""
+    images = {"driver": BYTES_OF_IMAGES, STORE: BYTES_OF_IMAGES}
+    return {
+        place: (larger[place] - held) / devices - images.get(place, 0)
+        for place, held in smaller.items()
+    }
