@@ -52,12 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace existing results")
     parser.add_argument(
         "--ray-address", metavar="HOST:PORT",
-        help="join this Ray cluster ('auto': this machine's) instead of starting Ray here",
+        help="join this Ray cluster ('auto': this machine's) instead of starting Ray here; "
+        "with --jobs, all runs at once",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="runs of several scenarios or of a sweep at once (default: 1)",
+        help="runs of several scenarios or of a sweep at once, in a process each, on one Ray: "
+        "started here, or that of --ray-address (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would run, and run nothing"

@@ -29,6 +29,7 @@ STARTS_PROCESSES = {
     "test_ray_backend.py",
     "test_ray_joined.py",
     "test_same_bits.py",
+    "test_shared_ray.py",
     "test_sweep.py",
     "test_tutorials.py",
 }

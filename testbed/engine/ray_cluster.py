@@ -145,11 +145,15 @@ class Cluster:
 
 
 class LocalCluster(Cluster):
-    """Ray on this machine, for this run alone: on loopback, in a folder of its own.
+    """Ray on this machine, for this run or sweep alone: on loopback, in a folder of its own.
 
     Parameters
     ----------
     cores : how many Ray may use.
+
+    Attributes
+    ----------
+    address : where other processes of this machine may join it.
 
     Raises
     ------
@@ -189,6 +193,7 @@ class LocalCluster(Cluster):
                     _node_ip_address="127.0.0.1",
                     _temp_dir=self.folder,
                 )
+            self.address = str(ray.get_runtime_context().gcs_address)
         except Exception as error:  # Ray raises bare ones, for instance where it starts too slowly
             raise UserError(
                 f"Ray could not start ({said(error)}); engine.backend=inline runs without it"

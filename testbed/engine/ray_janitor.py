@@ -2,8 +2,10 @@
 
 ``ray_cluster`` starts it beside Ray and holds the other end of its standard input, which closes
 when that process ends in whatever way: also by SIGKILL, when no ``finally`` runs any more. It knows
-the folder of one Ray session and touches nothing else. It is run by its path, in a session of its
-own, and imports nothing of the testbed: it has to start in no time and to outlive everything.
+the folder of one Ray session and touches nothing else. Points of a sweep that have joined this Ray
+may first write what they have: they notice by themselves that their starter is gone. It is run by
+its path, in a session of its own, and imports nothing of the testbed: it has to start in no time
+and to outlive everything.
 """
 
 import contextlib
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+DRIVERS_END_WITHIN_S = 60.0
+DRIVERS_LOG = "python-core-driver"
 PATIENCE_S = 20.0  # for processes that are on their way out, with their parent gone
 LOOK_EVERY_S = 0.1
 ORPHANS_END_WITHIN_S = 1.0  # one that was just being started may show up late
@@ -29,13 +33,31 @@ def processes_of(folder: str) -> list[psutil.Process]:
     return [process for process in others if _uses(process, folder)]
 
 
+def let_drivers_end(folder: str) -> None:
+    """Wait for the processes that have joined the session to run something of their own on it."""
+    deadline = time.monotonic() + DRIVERS_END_WITHIN_S
+    drivers = [process for process in psutil.process_iter() if _drives(process, folder)]
+    while drivers and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
+        drivers = [process for process in drivers if _drives(process, folder)]
+
+
 def _uses(process: psutil.Process, folder: str) -> bool:
     try:
-        if folder in " ".join(process.cmdline()):
-            return True
-        return any(file.path.startswith(folder) for file in process.open_files())
+        return folder in " ".join(process.cmdline()) or bool(_open_files(process, folder))
     except (psutil.Error, OSError):
         return False  # gone, or another user's
+
+
+def _drives(process: psutil.Process, folder: str) -> bool:
+    try:
+        return any(DRIVERS_LOG in Path(path).name for path in _open_files(process, folder))
+    except (psutil.Error, OSError):
+        return False
+
+
+def _open_files(process: psutil.Process, folder: str) -> list[str]:
+    return [file.path for file in process.open_files() if file.path.startswith(folder)]
 
 
 def clean_up(folder: str) -> None:
@@ -59,4 +81,5 @@ def clean_up(folder: str) -> None:
 if __name__ == "__main__":
     sys.stdin.read()
     if Path(sys.argv[1]).exists():
+        let_drivers_end(sys.argv[1])
         clean_up(sys.argv[1])

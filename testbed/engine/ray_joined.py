@@ -133,3 +133,17 @@ class JoinedCluster(Cluster):
         """Disconnect; the cluster goes on."""
         if ray.is_initialized():
             ray.shutdown()
+
+
+def cpus_of(address: str) -> int:
+    """Join a cluster for a moment, and return its number of CPUs.
+
+    Raises
+    ------
+    UserError : it cannot be joined, or a node has other versions than this process.
+    """
+    cluster = JoinedCluster(address)
+    try:
+        return cluster.cpus()
+    finally:
+        cluster.close()

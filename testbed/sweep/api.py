@@ -51,7 +51,7 @@ def run_sweep(
     scenario : a scenario file, or a mapping of its sections, with a section ``sweep``.
     overrides : as of ``run_scenario``; applied to every point, before the sweep's own values.
     out : the sweep's folder; ``results/NAME`` by default.
-    jobs : points that run at once, each in a process of its own; changes no result.
+    jobs : points that run at once, each in a process of its own, on one Ray; changes no result.
     resume : run what the folder lacks.
     force : replace the sweep that the folder holds.
     progress : show points and phases on standard error.

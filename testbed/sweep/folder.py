@@ -13,6 +13,7 @@ from testbed.sweep.grid import Point
 
 MANIFEST = "sweep.json"
 COMPARISON = "comparison"
+JOBS = ".jobs"  # what is passed to the processes of points that run at once
 MANIFEST_VERSION = 1
 COMPLETE, INTERRUPTED, FAILED, PENDING = "complete", "interrupted", "failed", "pending"
 
@@ -103,6 +104,8 @@ def check_sweep_folder(
 def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> SweepFolder:
     """Make a checked folder ready, without the points of the sweep that ``force`` replaces.
 
+    What a sweep that was killed has left in ``JOBS`` goes too.
+
     Raises
     ------
     UserError : it cannot be written.
@@ -113,6 +116,7 @@ def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> Swe
                 old = folder / name
                 if (old / RESOLVED).exists() or (old / "compare.json").exists():
                     shutil.rmtree(old)
+        shutil.rmtree(folder / JOBS, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         sweep = SweepFolder(folder, points)
         sweep.save()

@@ -1,21 +1,22 @@
-"""Several points at once: each is a run of its own in a process of its own."""
+"""Several points at once: each is a run of its own in a process of its own, all on one Ray."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.core.errors import HostError
 from testbed.core.loading import dump_scenario
-from testbed.core.scenario import Scenario
-from testbed.engine.backend import default_hosts
 from testbed.engine.folder import RESOLVED
-from testbed.sweep.folder import SweepFolder
+from testbed.sweep.folder import JOBS, SweepFolder
 from testbed.sweep.grid import Point
+from testbed.sweep.shared_ray import SharedRay, on_ray
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 120.0
@@ -34,41 +35,66 @@ def run_in_processes(
     sweep: SweepFolder,
     waiting: Sequence[tuple[str, Point]],
     jobs: int,
+    shared: SharedRay,
     say: Callable[[str], None],
     on_point: Callable[[], None],
 ) -> None:
     """Run points, ``jobs`` at a time; a failing point is noted in ``sweep.errors``.
 
+    Where the Ray that they share dies, the points on it fail, and those that are left get another.
+
+    Parameters
+    ----------
+    shared : is closed at the end, in whatever way that comes.
+
     Raises
     ------
+    UserError : Ray cannot start here.
     KeyboardInterrupt : every running point was told to stop and has written what it had.
     """
     left = list(waiting)
     running: list[_Running] = []
-    with tempfile.TemporaryDirectory(prefix="sweep-") as temporary:
+    with _passing_files(sweep) as files, shared:
         try:
             while left or running:
                 while left and len(running) < jobs:
                     title, point = left.pop(0)
                     say(f"{title}: started")
-                    running.append(_start(sweep, title, point, jobs, Path(temporary)))
+                    running.append(_start(sweep, title, point, shared, files))
                 time.sleep(POLL_S)
-                for one in [one for one in running if one.process.poll() is not None]:
+                for one, reason in _ended(running, shared):
                     running.remove(one)
-                    _note(sweep, one, say)
+                    _note(sweep, one, reason, say)
                     on_point()
         except BaseException:
             _stop(running)
             raise
 
 
-def _start(sweep: SweepFolder, title: str, point: Point, jobs: int, temporary: Path) -> _Running:
+@contextlib.contextmanager
+def _passing_files(sweep: SweepFolder) -> Iterator[Path]:
+    """Make a folder for what the processes are passed.
+
+    Where no ``finally`` runs any more, the next start of the sweep removes it.
+    """
+    folder = sweep.path / JOBS
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(
+    sweep: SweepFolder, title: str, point: Point, shared: SharedRay, files: Path
+) -> _Running:
     folder = sweep.of(point)
-    scenario, messages = temporary / f"{point.name}.yaml", temporary / f"{point.name}.txt"
-    scenario.write_text(dump_scenario(_with_fewer_hosts(point.scenario, jobs)), encoding="utf-8")
+    scenario, messages = files / f"{point.name}.yaml", files / f"{point.name}.txt"
+    scenario.write_text(dump_scenario(shared.scenario(point)), encoding="utf-8")
     command = [sys.executable, "-m", "testbed.sweep.worker", str(scenario), "--out", str(folder)]
     if (folder / RESOLVED).exists():
         command.append("--resume")
+    command += shared.options(point)
     paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
     with messages.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
@@ -82,25 +108,35 @@ def _start(sweep: SweepFolder, title: str, point: Point, jobs: int, temporary: P
     return _Running(title, point, process, messages)
 
 
-def _with_fewer_hosts(scenario: Scenario, jobs: int) -> Scenario:
-    """Share this machine's cores among the jobs, unless the scenario says how many hosts to use."""
-    engine = scenario.engine
-    if engine.backend != "ray" or engine.hosts is not None:
-        return scenario
-    hosts = max(1, default_hosts() // jobs)
-    return scenario.model_copy(update={"engine": engine.model_copy(update={"hosts": hosts})})
+def _ended(running: Sequence[_Running], shared: SharedRay) -> list[tuple[_Running, str | None]]:
+    """Return the points whose process has ended, and why, where it cannot know that as well."""
+    try:
+        shared.check()
+    except HostError as error:
+        lost = [one for one in running if on_ray(one.point)]
+        _stop(lost)
+        shared.close()
+        return [(one, str(error)) for one in lost]
+    return [(one, None) for one in running if one.process.poll() is not None]
 
 
-def _note(sweep: SweepFolder, one: _Running, say: Callable[[str], None]) -> None:
+def _note(
+    sweep: SweepFolder, one: _Running, reason: str | None, say: Callable[[str], None]
+) -> None:
     if one.process.returncode == 0:
         sweep.errors.pop(one.point.name, None)
         say(f"{one.title}: complete")
         return
-    lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"its process ended with code {one.process.returncode}"
-    reason = reason.removeprefix("error: ").removeprefix("failed: ")
+    reason = reason or _last_words(one)
     sweep.errors[one.point.name] = reason
     say(f"{one.title}: failed: {reason}")
+
+
+def _last_words(one: _Running) -> str:
+    lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if not lines:
+        return f"its process ended with code {one.process.returncode}"
+    return lines[-1].removeprefix("error: ").removeprefix("failed: ")
 
 
 def _stop(running: Sequence[_Running]) -> None:
@@ -114,3 +150,4 @@ def _stop(running: Sequence[_Running]) -> None:
             one.process.wait(max(0.0, due - time.monotonic()))
         except subprocess.TimeoutExpired:
             one.process.kill()
+            one.process.wait()

@@ -9,7 +9,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.folder import RESOLVED
 from testbed.engine.positions import check_positions
 from testbed.engine.progress import Display
-from testbed.engine.ray_address import check_address
+from testbed.engine.ray_address import check_address, found_address
 from testbed.engine.world import check_components, read_fleet
 from testbed.sweep.comparison import compare_points
 from testbed.sweep.folder import (
@@ -21,6 +21,7 @@ from testbed.sweep.folder import (
 from testbed.sweep.grid import Point
 from testbed.sweep.index import write_index
 from testbed.sweep.processes import run_in_processes
+from testbed.sweep.shared_ray import SharedRay, on_ray
 
 Say = Callable[[str], None]
 MakeDisplay = Callable[[], AbstractContextManager[Display | None]]
@@ -46,8 +47,8 @@ def run_points(
     ----------
     say : gets one line per point.
     make_display : the display of a point's phases, where points run one after another.
-    jobs : points that run at once, each in a process of its own.
-    ray_address : of a Ray cluster that the points join, one after another.
+    jobs : points that run at once, each in a process of its own, on one Ray.
+    ray_address : of a Ray cluster that the points join; None starts Ray on this machine.
 
     Raises
     ------
@@ -58,16 +59,18 @@ def run_points(
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a number of at least 1")
     if ray_address is not None:
-        if jobs > 1:
-            raise UserError("--ray-address: points join a cluster one after another; no --jobs")
+        ray_address = found_address(ray_address)  # the same for all points, whatever it names later
         check_address(ray_address)
     for point in points:
         _check(point)
-        if ray_address is not None and point.scenario.engine.backend != "ray":
+        if ray_address is not None and not on_ray(point):
             raise UserError(
                 f"sweep point {point.name}: --ray-address has no use with engine.backend=inline"
             )
     check_sweep_folder(folder, points, force, resume)
+    sweep = SweepFolder(folder, points)
+    due = [point for point in points if force or sweep.status(point) != COMPLETE]
+    shared = SharedRay(due, jobs, ray_address) if jobs > 1 and due else None
     sweep = open_sweep_folder(folder, points, force)
     waiting = []
     for number, point in enumerate(points, 1):
@@ -76,8 +79,8 @@ def run_points(
         else:
             waiting.append((f"point {number} of {len(points)}, {point.name}", point))
     try:
-        if jobs > 1:
-            run_in_processes(sweep, waiting, jobs, say, on_point=lambda: write_index(sweep))
+        if shared is not None:
+            run_in_processes(sweep, waiting, jobs, shared, say, on_point=lambda: write_index(sweep))
         else:
             _run_in_turn(sweep, waiting, say, make_display, stop_requested, ray_address)
     finally:

@@ -1,0 +1,114 @@
+"""One Ray for all points of a sweep that run at once: each point's process joins it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from testbed.core.errors import UserError
+from testbed.core.scenario import Scenario
+from testbed.engine.backend import MOST_HOSTS, default_hosts
+from testbed.sweep.grid import Point
+
+if TYPE_CHECKING:
+    from testbed.engine.ray_cluster import LocalCluster
+
+
+class SharedRay:
+    """A cluster that is there already, or a Ray on this machine for as long as the sweep lasts.
+
+    The latter starts with the first point that needs it: none does where all are inline. One that
+    was closed because it died is followed by another when the next point asks for its address.
+
+    Parameters
+    ----------
+    points : what may run. Those on Ray get the hosts that they ask for, or else an equal share of
+        the cluster's CPUs, or of this machine's cores.
+    jobs : how many of them run at once.
+    address : of the cluster; None starts Ray here.
+
+    Raises
+    ------
+    UserError : the cluster cannot be joined, or has too few CPUs for so many points at once.
+    """
+
+    def __init__(self, points: Sequence[Point], jobs: int, address: str | None = None) -> None:
+        self._address = address
+        self._started: LocalCluster | None = None
+        at_once = max(1, min(jobs, len(points)))
+        cores = default_hosts() if address is None else _cpus_of(address)
+        self._share = max(1, min(cores // at_once, MOST_HOSTS))
+        hosts = sorted(self._hosts(point.scenario) for point in points if on_ray(point))
+        self._most_hosts = sum(hosts[-at_once:])
+        if address is not None and self._most_hosts > cores:
+            raise UserError(
+                f"--jobs {jobs}: {at_once} points at once have {self._most_hosts} hosts, which "
+                f"need as many CPUs; the cluster at {address} has {cores}: lower --jobs or "
+                "engine.hosts"
+            )
+
+    def _hosts(self, scenario: Scenario) -> int:
+        return scenario.engine.hosts or self._share
+
+    def scenario(self, point: Point) -> Scenario:
+        """Return a point's scenario with its number of hosts, which changes no result."""
+        scenario = point.scenario
+        if not on_ray(point):
+            return scenario
+        engine = scenario.engine.model_copy(update={"hosts": self._hosts(scenario)})
+        return scenario.model_copy(update={"engine": engine})
+
+    def options(self, point: Point) -> list[str]:
+        """Return what tells a point's process where to join; starts Ray if it is not there.
+
+        Raises
+        ------
+        UserError : Ray cannot start here.
+        """
+        return ["--ray-address", self._joinable()] if on_ray(point) else []
+
+    def _joinable(self) -> str:
+        if self._address is not None:
+            return self._address
+        if self._started is None:
+            from testbed.engine.ray_cluster import LocalCluster  # importing Ray takes a second
+
+            self._started = LocalCluster(self._most_hosts)
+        return self._started.address
+
+    def check(self) -> None:
+        """Check that a Ray that was started here lives; others' are their points' to watch.
+
+        Raises
+        ------
+        HostError : it does not.
+        """
+        if self._started is not None:
+            self._started.check()
+
+    def close(self) -> None:
+        """End a Ray that was started here, with all its processes and its folder."""
+        started, self._started = self._started, None
+        if started is not None:
+            started.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def on_ray(point: Point) -> bool:
+    """Say whether a point's hosts are Ray's."""
+    return point.scenario.engine.backend == "ray"
+
+
+def _cpus_of(address: str) -> int:
+    from testbed.engine.ray_joined import cpus_of  # importing Ray takes a second
+
+    return cpus_of(address)
