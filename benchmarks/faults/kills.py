@@ -13,7 +13,7 @@ from faults.runs import Ended, Watched
 
 LEAST_REPLACED = 20
 ROUNDS_PER_KILL = 3
-KILLS_IN_A_ROW = 3  # of the run itself, before it may complete
+KILLS_IN_A_ROW = 5  # of the run itself, before it may complete
 BEGINNING = 0.25  # of a phase, as long as one process alone takes for it: two are quicker
 DOING = {
     **{"load": "start", "check": "start", "start": "start", "train": "training"},

@@ -151,7 +151,7 @@ class Watched:
     def _alive(self) -> list[psutil.Process]:
         """Return its living processes: those seen under it, and all with its temporary folder."""
         mine = {process for process in psutil.process_iter() if self._is_mine(process)}
-        return [process for process in self._seen | mine if _is_alive(process)]
+        return [process for process in self._seen | mine if is_alive(process)]
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
@@ -188,7 +188,8 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process is there, and not merely unburied."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

@@ -28,8 +28,6 @@ from testbed.sweep.grid import MAX_POINTS, expand_files
 SIZE_PX = 16  # of images in parquet files
 LARGEST_FLEET = 2000
 """Fleets of more devices are valid, and drawing them takes longer than it tells."""
-
-
 SWEEPS: tuple[dict[str, Any], ...] = (
     {"seed": [0, 1]},
     {"training": {"rounds": [1, 2]}, "fleet.size": [4, 30]},

@@ -104,7 +104,8 @@ def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) ->
     if resume:
         _check_same_scenario(folder, scenario)
         return
-    if not folder.is_dir() or not any(folder.iterdir()):
+    begun = f"{RESOLVED}.tmp"  # of a run that was killed in the middle of its first file
+    if not folder.is_dir() or all(item.name == begun for item in folder.iterdir()):
         return
     if not force:
         raise UserError(

@@ -14,6 +14,7 @@ from testbed.engine.folder import (
     FINISHED,
     RESOLVED,
     SAMPLES,
+    check_folder,
     open_folder,
     read_arm,
     write_arm,
@@ -63,6 +64,16 @@ def test_where_nothing_can_be_written_nothing_is_removed(tiny, old, monkeypatch)
         open_folder(old, validate_scenario(tiny, "test"), resume=False)
     assert {name: (old / name).read_bytes() for name in before} == before
     assert not list(old.glob("*.tmp"))
+
+
+def test_a_run_that_was_killed_in_its_first_file_starts_anew(tiny, tmp_path):
+    scenario = validate_scenario(tiny, "test")
+    (tmp_path / f"{RESOLVED}.tmp").write_text("name: ti")
+    check_folder(tmp_path, scenario, force=False, resume=False)
+    open_folder(tmp_path, scenario, resume=False)
+    assert files(tmp_path) == [RESOLVED]
+    with pytest.raises(UserError, match="results exist already"):
+        check_folder(tmp_path, scenario, force=False, resume=False)
 
 
 # Finished arms ----------------------------------------------------------------------------------
