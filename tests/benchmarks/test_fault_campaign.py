@@ -9,11 +9,11 @@ import fault_campaign
 import pytest
 import yaml
 from faults import runs
-from faults.campaign import Campaign, Case, Moment, Outcome
+from faults.campaign import INLINE, Campaign, Case, Moment, Outcome
 from faults.cases import inject
 from faults.disks import NAMESPACE, NO_MOUNT, SCRIPT, mounts_are_permitted, occupied_bytes
 from faults.kills import _with_time_for, driver_killed
-from faults.runs import OutOfTimeError, Watched, run
+from faults.runs import OutOfTimeError, Watched
 
 from testbed.report.marked import write_between
 
@@ -26,16 +26,15 @@ def campaign(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     (folder / "scenario.yaml").write_text(yaml.safe_dump(tree))
     state = Campaign(folder / "scenario.yaml", folder, random.Random(1))
-    ended = run(state.scenario, folder / "whole", ("--set", "engine.backend=inline"))
-    assert ended.exit_code == 0
-    state.refer_to(folder / "whole")
     state.deadline = time.monotonic() + 300.0
+    assert state.run(folder / "whole", INLINE).exit_code == 0
+    state.refer_to(folder / "whole")
     return state
 
 
 @pytest.mark.long
 def test_a_killed_run_leaves_nothing_and_resumes_to_the_same_bytes(campaign):
-    outcome = driver_killed(campaign, 1, resume=("--set", "engine.backend=inline"))
+    outcome = driver_killed(campaign, 1, resume=INLINE)
     assert outcome.passed, outcome
 
 
