@@ -10,6 +10,7 @@ smallest case that shows it. Outside temporary folders nothing is written.
 """
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -79,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the campaign and print its table."""
     options = parse(arguments)
     warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)  # readers log what they say
     try:
         if options.document is not None:
             check_marks(options.document, MARKS)
