@@ -12,6 +12,8 @@ from typing import Any
 from faults.runs import Ended, Watched, results_of, start
 
 INLINE = ("--set", "engine.backend=inline")
+LONGEST_RUN_S = 400.0  # of an uninterrupted one
+SHORTEST_RUN_S = 20.0  # for limits: a quick machine may hesitate as well
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, how often the full campaign injects it, and how long that may take."""
+    """A fault, how often the full campaign injects it, and how long that may take.
+
+    Attributes
+    ----------
+    limit_runs : in times that an uninterrupted run takes here; machines and their loads differ.
+    """
 
     inject: "Callable[[Campaign, int], Outcome]"
     repeats: int
-    limit_s: float
+    limit_runs: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Campaign:
     reference : the results folder of an uninterrupted run.
     results : the bytes of what it measured.
     phases : names and seconds of its phases, in order.
+    run_s : how long an uninterrupted run takes here.
     deadline : of the present case, on the monotonic clock.
     """
 
@@ -72,6 +80,7 @@ class Campaign:
     reference: Path = Path()
     results: dict[str, bytes] = field(default_factory=dict)
     phases: Sequence[tuple[str, float]] = ()
+    run_s: float = LONGEST_RUN_S
     deadline: float = float("inf")
     _numbers: Iterator[int] = field(default_factory=lambda: iter(range(1_000_000)))
 

@@ -124,7 +124,7 @@ def test_moments_lie_in_the_phases_asked_for(tmp_path):
 
 
 def test_a_case_that_hangs_or_takes_too_long_has_failed(tmp_path):
-    campaign = Campaign(tmp_path, tmp_path, random.Random(0))
+    campaign = Campaign(tmp_path, tmp_path, random.Random(0), run_s=10.0)
 
     def hangs(campaign, repeats):
         raise OutOfTimeError("a run was not over after 1 s, and was killed")
@@ -133,11 +133,11 @@ def test_a_case_that_hangs_or_takes_too_long_has_failed(tmp_path):
         time.sleep(0.02)
         return Outcome("slow", 1, "", "", True, None, 0, (), 0.0)
 
-    hung = inject("hangs", Case(hangs, 1, 60.0), campaign, 1)
+    hung = inject("hangs", Case(hangs, 1, 6.0), campaign, 1)
     assert "was not over" in hung.observed
     assert not hung.passed
-    assert not inject("slow", Case(slow, 1, 0.01), campaign, 1).passed
-    assert inject("slow", Case(slow, 1, 60.0), campaign, 1).passed
+    assert not inject("slow", Case(slow, 1, 0.001), campaign, 1).passed
+    assert inject("slow", Case(slow, 1, 6.0), campaign, 1).passed
 
 
 # Parts of cases ---------------------------------------------------------------------------------
