@@ -1,23 +1,28 @@
 """Feeds generated bad files to every reader of the testbed.
 
-    python benchmarks/fuzz.py --cases 12000
+    python benchmarks/fuzz.py --document docs/reliability.md
 
-Scenarios (as text and as trees), device catalogues, availability traces, published latencies,
-images in parquet, and the files of a finished run are damaged at random. A reader may accept a file
-or refuse it in one sentence (``UserError``, exit code 2); anything else ends the campaign with the
+Scenarios (as text, as trees, with sweeps), device catalogues, availability traces, published
+latencies, images in parquet, and the files of finished and interrupted runs are damaged at random.
+A reader may accept a file or refuse it in one sentence (``UserError``, exit code 2), after which
+every file of an existing results folder is as before; anything else ends the campaign with the
 smallest case that shows it. Outside temporary folders nothing is written.
 """
 
 import argparse
+import logging
+import math
 import os
 import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 from fuzzing.campaign import run
-from fuzzing.targets import input_targets, result_targets
+from fuzzing.inputs import input_targets
+from fuzzing.results import result_targets
 
 from testbed import run_scenario
 from testbed.core.errors import UserError
@@ -30,7 +35,7 @@ MARKS = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--cases", type=int, default=12_000, help="over all targets")
+    parser.add_argument("--cases", type=int, default=14_000, help="over all targets")
     parser.add_argument("--results", type=Path, help="a finished run (default: smoke is run)")
     parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
     return parser.parse_args(arguments)
@@ -50,22 +55,32 @@ def campaign(arguments: argparse.Namespace) -> str:
             run_scenario(ROOT / "scenarios" / "smoke.yaml", out=finished)
         targets = input_targets(folder / "inputs", ROOT / "scenarios", next(iter(found), None))
         targets += result_targets(folder / "results", finished)
-        share = -(-arguments.cases // len(targets))
+        share = arguments.cases / sum(target.weight for target in targets)
+        total: Counter[str] = Counter()
+        begun = time.monotonic()
         for target in targets:
             began = time.monotonic()
-            counts = run(target, share)
-            lines.append(
-                f"| {target.name} | {counts.total():,} | {counts['accepted']:,} | "
-                f"{counts['refused']:,} | 0 | {time.monotonic() - began:.0f} |"
-            )
+            counts = run(target, math.ceil(share * target.weight))
+            lines.append(row(target.name, counts, began))
             print(lines[-1], flush=True)
+            total += counts
+        lines.append(row("**all**", total, begun))
+        print(lines[-1], flush=True)
     return "\n".join(lines)
+
+
+def row(name: str, counts: Counter[str], began: float) -> str:
+    """Return a line of the table; a reader that did anything else would have ended the campaign."""
+    numbers = (counts.total(), counts["accepted"], counts["refused"], 0)
+    seconds = f"{time.monotonic() - began:.0f}"
+    return f"| {name} | {' | '.join(f'{number:,}' for number in numbers)} | {seconds} |"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the campaign and print its table."""
     options = parse(arguments)
     warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)  # readers log what they say
     try:
         if options.document is not None:
             check_marks(options.document, MARKS)

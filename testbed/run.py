@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.cli.environment import Interrupts, stop_telemetry
+from testbed.cli.environment import Interrupts, no_compiler_cache, stop_telemetry
 from testbed.core.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from testbed.core.scenario import Scenario
 
 stop_telemetry()  # before Flower or Ray are imported
+no_compiler_cache()  # before PyTorch is
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1

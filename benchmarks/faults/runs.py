@@ -1,7 +1,9 @@
 """One run of the testbed in a process of its own, watched from outside: kills, exits, leftovers."""
 
+import contextlib
 import ctypes
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,12 +20,19 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_S = 600.0
 GONE_WITHIN_S = 30.0
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.02
+KNOW_EVERY_S = 0.2  # looking through all processes takes tens of milliseconds
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # from linux/prctl.h and linux/capability.h
+RAY_SESSIONS = Path("/tmp/ray")  # noqa: S108 - where Ray puts sessions unless told otherwise
+NOT_HANDED_ON = {"TORCHINDUCTOR_CACHE_DIR"}  # a run must leave nothing whoever starts it
 RESULTS = (
     *("results.json", "rounds.parquet", "devices.parquet", "requests.parquet", "attacks.parquet"),
     "reconstructions/samples.npz",
 )
+
+
+class OutOfTimeError(Exception):
+    """Something hangs: a run was not over within its limit, and has been killed."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +41,15 @@ class Ended:
 
     Attributes
     ----------
-    last_words : the last line on its standard error.
-    processes_left, folders_left : what was still there when it had had time to go.
+    processes_left : how many of its processes still lived when they had had time to go.
+    left : whatever was still in its temporary folder then, and its session folders of Ray's.
     """
 
     exit_code: int
     errors: str
     wall_s: float
     processes_left: int
-    folders_left: int
+    left: tuple[str, ...]
 
     @property
     def last_words(self) -> str:
@@ -48,78 +57,143 @@ class Ended:
         lines = self.errors.strip().splitlines()
         return lines[-1] if lines else ""
 
+    @property
+    def is_one_sentence(self) -> bool:
+        """Whether it said why it stopped, in a line, with no traceback anywhere."""
+        said = self.last_words.startswith(("error: ", "failed: ", "interrupted: "))
+        return said and "Traceback" not in self.errors
+
 
 @dataclass
 class Watched:
-    """A run that has been started, with a temporary folder of its own."""
+    """A run that has been started, with a temporary folder of its own.
+
+    Attributes
+    ----------
+    deadline : on the monotonic clock; a wait that passes it kills the run.
+    """
 
     process: subprocess.Popen[str]
     temporary: Path
     errors_file: Path
+    deadline: float
     began: float = field(default_factory=time.monotonic)
+    _sessions: set[str] = field(default_factory=lambda: _names(RAY_SESSIONS))
     _seen: set[psutil.Process] = field(default_factory=set)
+    _known_at: float = 0.0
 
-    def running(self) -> bool:
-        """Say whether it runs; remember its processes, to look for them afterwards."""
+    def running(self, look: bool = False) -> bool:
+        """Say whether it runs; remember its processes now and then, to look for them afterwards.
+
+        Raises
+        ------
+        OutOfTimeError : it does, after its limit.
+        """
         if self.process.poll() is not None:
             return False
-        try:
-            self._seen |= set(psutil.Process(self.process.pid).children(recursive=True))
-        except psutil.Error:
-            return False
+        if time.monotonic() > self.deadline:
+            self._kill()
+            limit_s = self.deadline - self.began
+            raise OutOfTimeError(f"a run was not over after {limit_s:.0f} s, and was killed")
+        if look or time.monotonic() - self._known_at > KNOW_EVERY_S:
+            with contextlib.suppress(psutil.Error):
+                self._seen |= set(psutil.Process(self.process.pid).children(recursive=True))
+            self._known_at = time.monotonic()
         return True
 
     def children(self, named: str) -> list[psutil.Process]:
-        """Return its living processes with this in their name."""
-        self.running()
+        """Return its living processes with this in their name, by process id."""
+        self.running(look=True)
         found = []
         for process in self._seen:
-            try:
+            with contextlib.suppress(psutil.Error):
                 if named in " ".join([process.name(), *process.cmdline()[:1]]):
                     found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return sorted(found, key=lambda process: process.pid)
+
+    def phases_done(self) -> list[str]:
+        """Return the names of the phases that the run says are done, in order."""
+        lines = self.errors_file.read_text(encoding="utf-8", errors="replace")
+        return re.findall(r"^(.+): done", lines, re.MULTILINE)
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
         """Wait until something is reached; return False where the run ended before."""
         while not reached():
             if not self.running():
                 return False
-            if time.monotonic() - self.began > LONGEST_S:
-                raise TimeoutError(f"a run did not get that far within {LONGEST_S:g} s")
             time.sleep(LOOK_EVERY_S)
         return True
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the run itself, not to its children."""
-        self.running()
+        self.running(look=True)
         self.process.send_signal(number)
 
     def end(self) -> Ended:
         """Wait for its end, give what it started time to go, and count what is left."""
         while self.running():
-            if time.monotonic() - self.began > LONGEST_S:
-                raise TimeoutError(f"a run did not end within {LONGEST_S:g} s")
             time.sleep(LOOK_EVERY_S)
         wall_s = time.monotonic() - self.began
-        _, alive = psutil.wait_procs(self._seen, timeout=GONE_WITHIN_S)
-        deadline = time.monotonic() + GONE_WITHIN_S
-        while self._folders() and time.monotonic() < deadline:
+        due = time.monotonic() + GONE_WITHIN_S
+        while (self._alive() or self._left()) and time.monotonic() < due:
             time.sleep(0.2)
+        alive, left = self._alive(), self._left()
         ended = Ended(
             self.process.returncode,
-            self.errors_file.read_text(encoding="utf-8"),
+            self.errors_file.read_text(encoding="utf-8", errors="replace"),
             wall_s,
             len(alive),
-            self._folders(),
+            left,
         )
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.errors_file.unlink()
+        self._remove(alive)
         return ended
 
-    def _folders(self) -> int:
-        return sum(1 for path in self.temporary.iterdir() if path.name.startswith("sf-"))
+    def _alive(self) -> list[psutil.Process]:
+        """Return its living processes: those seen under it, and all with its temporary folder."""
+        mine = {process for process in psutil.process_iter() if self._is_mine(process)}
+        return [process for process in self._seen | mine if is_alive(process)]
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("TMPDIR") == str(self.temporary)
+        except (psutil.Error, OSError):
+            return False  # gone, or another user's
+
+    def _left(self) -> tuple[str, ...]:
+        pids = {self.process.pid, *(process.pid for process in self._seen)}
+        sessions = {
+            name
+            for name in _names(RAY_SESSIONS) - self._sessions
+            if any(name.endswith(f"_{pid}") for pid in pids)  # others may be using Ray as well
+        }
+        return tuple(sorted(_names(self.temporary) | sessions))
+
+    def _kill(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            self._seen |= set(psutil.Process(self.process.pid).children(recursive=True))
+        self.process.kill()
+        self.process.wait()
+        self._remove(self._alive())
+
+    def _remove(self, processes: Sequence[psutil.Process]) -> None:
+        """Leave nothing behind oneself, whatever the run did."""
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.errors_file.unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process is there, and not merely unburied."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def start(
@@ -127,7 +201,9 @@ def start(
     out: Path,
     extra: Sequence[str] = (),
     *,
+    limit_s: float = LONGEST_S,
     module: str = "testbed.run",
+    within: Sequence[str] = (),
     largest_file_bytes: int | None = None,
     obeys_permissions: bool = False,
 ) -> Watched:
@@ -135,6 +211,8 @@ def start(
 
     Parameters
     ----------
+    limit_s : how long it may take.
+    within : a command that runs the command line given to it.
     largest_file_bytes : a disk that is full for anything larger.
     obeys_permissions : also where this process is root, who otherwise writes anywhere (Linux).
     """
@@ -149,10 +227,11 @@ def start(
     temporary = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))  # short, for Ray's sockets
     handle, errors = tempfile.mkstemp(prefix="faults-")
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
     process = subprocess.Popen(  # noqa: S603 - our own command line
-        [sys.executable, "-m", module, str(scenario), "--out", str(out), *extra],
+        [*within, sys.executable, "-m", module, str(scenario), "--out", str(out), *extra],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": path},
+        env=kept | {"TMPDIR": str(temporary), "PYTHONPATH": path},
         stdout=subprocess.DEVNULL,
         stderr=handle,
         text=True,
@@ -160,12 +239,7 @@ def start(
         preexec_fn=limit,
     )
     os.close(handle)
-    return Watched(process, temporary, Path(errors))
-
-
-def run(scenario: Path, out: Path, extra: Sequence[str] = ()) -> Ended:
-    """Start a run and wait for its end."""
-    return start(scenario, out, extra).end()
+    return Watched(process, temporary, Path(errors), time.monotonic() + limit_s)
 
 
 def results_of(folder: Path) -> dict[str, bytes]:
@@ -173,6 +247,16 @@ def results_of(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in RESULTS if (folder / name).is_file()}
 
 
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file in a folder, by its path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def half_written(folder: Path) -> list[str]:
     """Return the files in a results folder that were not finished."""
-    return sorted(path.name for path in folder.rglob("*") if ".tmp" in path.name)
+    names = [path.name for path in folder.rglob("*")]
+    return sorted(name for name in names if ".tmp" in name or name.startswith("."))

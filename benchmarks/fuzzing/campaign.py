@@ -1,6 +1,11 @@
 """Runs generated cases against a target and counts what became of them."""
 
+import contextlib
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -10,8 +15,8 @@ from testbed.core.errors import UserError
 LONGEST_SENTENCE = 1001
 
 
-def check_sentence(error: UserError, target: Target) -> None:
-    """Fail unless the message is one line, not too long, and says which file or key it is about."""
+def check_sentence(error: UserError) -> None:
+    """Fail unless the message is one line, and not too long."""
     text = str(error)
     assert text.strip(), "an empty message"
     assert "\n" not in text, f"more than one line: {text!r}"
@@ -24,7 +29,8 @@ def run(target: Target, cases: int) -> Counter[str]:
 
     Raises
     ------
-    Exception : whatever else a reader raised, with the smallest case that still raises it.
+    Exception : whatever else a reader raised, with the smallest case that still raises it; an
+        AssertionError where it unpickled something, or changed files that it had to leave alone.
     """
     counts: Counter[str] = Counter()
 
@@ -38,14 +44,66 @@ def run(target: Target, cases: int) -> Counter[str]:
     )
     @given(target.contents)
     def case(content: bytes) -> None:
-        target.path.write_bytes(content)
-        try:
-            target.read(target.path)
-        except UserError as error:
-            check_sentence(error, target)
-            counts["refused"] += 1
-        else:
-            counts["accepted"] += 1
+        counts[feed(target, content)] += 1
 
     case()
     return counts
+
+
+def feed(target: Target, content: bytes) -> str:
+    """Hand one file to the target's reader; return ``accepted`` or ``refused``."""
+    target.path.write_bytes(content)
+    before = everything_in(target.kept)
+    refusal = None
+    with nothing_unpickled():
+        try:
+            target.read(target.path)
+        except UserError as error:
+            refusal = error
+    assert everything_in(target.kept) == before, f"files were changed, although: {refusal}"
+    if refusal is None:
+        return "accepted"
+    check_sentence(refusal)
+    return "refused"
+
+
+def everything_in(folder: Path | None) -> dict[str, bytes]:
+    """Return the bytes of every file in a folder by its path, and its folders."""
+    if folder is None:
+        return {}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+# Pickles ----------------------------------------------------------------------------------------
+
+_watched = False
+_unpickled: list[Any] = []
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watched and event == "pickle.find_class":
+        _unpickled.append(arguments)
+
+
+sys.addaudithook(_note)
+
+
+@contextlib.contextmanager
+def nothing_unpickled() -> Iterator[None]:
+    """Fail where a pickle is loaded that could name a class or a function, which is all of them.
+
+    Raises
+    ------
+    AssertionError : names what the pickle asked for.
+    """
+    global _watched
+    _unpickled.clear()
+    _watched = True
+    try:
+        yield
+    finally:
+        _watched = False
+    assert not _unpickled, f"something was unpickled: {_unpickled}"

@@ -1,219 +1,44 @@
-"""What is fuzzed: a valid file of each kind, how it is damaged, and who reads it."""
+"""One kind of file to fuzz: sound ones, how they are damaged, and who reads them."""
 
-import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
-from PIL import Image
-
-from fuzzing.mutations import damaged_bytes, damaged_tables, damaged_trees, junk
-from testbed.compare.runs import read_run
-from testbed.core.loading import load_scenario
-from testbed.core.scenario import DataSection
-from testbed.data.loading import load_pool
-from testbed.engine.world import check_components, read_fleet
-from testbed.fleet.availability_traces import read_traces
-from testbed.fleet.catalogue import CATALOGUE_PATH, read_catalogue
-from testbed.fleet.published import read_measurements
-from testbed.report.folder import read_results
-
-SIZE_PX = 16  # of images in parquet files
-LARGEST_FLEET = 2000
-"""Fleets of more devices are valid, and drawing them takes longer than it tells."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of input.
+    """One kind of file.
 
     Attributes
     ----------
     contents : generates the bytes of a file.
     path : where they go.
     read : reads the file; may raise ``UserError`` and nothing else.
+    sound : undamaged files, all of which are accepted.
+    weight : its share of the cases, relative to the others'.
+    kept : the folder in which a refusal changes nothing, for a command that would write there.
+    may_refuse : False where damage has to be got over without a sentence.
     """
 
     name: str
     contents: st.SearchStrategy[bytes]
     path: Path
     read: Callable[[Path], object]
+    sound: tuple[bytes, ...] = ()
+    weight: float = 1.0
+    kept: Path | None = None
+    may_refuse: bool = True
 
 
-def _yaml(tree: object) -> bytes:
+def yaml_bytes(tree: object) -> bytes:
+    """Return a tree as YAML, whatever is in it."""
     return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-def _read_scenario(path: Path) -> None:
-    scenario = load_scenario(path)
-    names = [scenario.name, *(arm.name for arm in scenario.arms)]
-    names += [adversary.name for adversary in scenario.adversaries]
-    for name in names:  # they become folders and files
-        assert name == Path(name).name, f"{name!r} leaves the results folder"
-        assert name not in ("", ".", ".."), f"{name!r} is no name of a file"
-    if scenario.fleet.size <= LARGEST_FLEET:
-        fleet, _ = read_fleet(scenario)
-        check_components(scenario, len(fleet))
-
-
-def _read_folder(path: Path) -> None:
-    read_results(path.parent)  # the report
-    read_run(path.parent)  # the comparison
-
-
-def _traces() -> bytes:
-    rng = np.random.default_rng(0)
-    traces = {}
-    for device in range(4):
-        times = np.sort(rng.integers(1, 86_000, 6)).tolist()
-        traces[str(device)] = {
-            "active": times[::2],
-            "inactive": times[1::2],
-            "finish_time": 86_400,
-            "model": "CPH1801",
-        }
-    return json.dumps(traces).encode()
-
-
-def sound_parquet(rows: int = 12) -> bytes:
-    """Return a parquet file of images and labels that the reader accepts."""
-    rng = np.random.default_rng(0)
-    encoded = []
-    for _ in range(rows):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)).save(
-            file, "PNG"
-        )
-        encoded.append({"bytes": file.getvalue(), "path": None})
-    table = pa.table({"image": encoded, "label": [row % 3 for row in range(rows)]})
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return file.getvalue()
-
-
-@st.composite
-def _strange_parquet(draw: st.DrawFn) -> bytes:
-    """Return a sound parquet file whose columns hold what nobody expects."""
-    rows = draw(st.integers(0, 4))
-    image = st.one_of(
-        st.binary(max_size=40),
-        st.none(),
-        st.sampled_from((b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff")),
-    )
-    column = draw(
-        st.sampled_from(
-            (
-                [{"bytes": draw(image), "path": "x"} for _ in range(rows)],
-                [draw(image) for _ in range(rows)],
-                [draw(st.text(max_size=4)) for _ in range(rows)],
-                [float(row) for row in range(rows)],
-            )
-        )
-    )
-    labels = draw(
-        st.sampled_from(
-            (
-                [draw(st.integers(-(2**62), 2**62)) for _ in range(rows)],
-                [draw(st.one_of(st.none(), st.text(max_size=4))) for _ in range(rows)],
-                [float("nan")] * rows,
-                [[row] for row in range(rows)],
-            )
-        )
-    )
-    names = draw(
-        st.sampled_from((("image", "label"), ("img", "label"), ("image", "y"), ("a", "a")))
-    )
-    table = pa.table([pa.array(column), pa.array(labels)], names=list(names))
-    if draw(st.booleans()):
-        metadata = draw(st.one_of(st.binary(max_size=20), junk.map(lambda tree: _json(tree))))
-        table = table.replace_schema_metadata({b"huggingface": metadata})
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return file.getvalue()
-
-
-def _json(tree: object) -> bytes:
+def json_bytes(tree: object) -> bytes:
+    """Return a tree as JSON, whatever is in it."""
     return json.dumps(tree).encode("utf-8", "surrogatepass")
-
-
-def input_targets(folder: Path, scenarios: Path, measurements: Path | None) -> list[Target]:
-    """Return the targets for everything that a user hands in.
-
-    Parameters
-    ----------
-    folder : where the damaged files are written.
-    scenarios : folder of valid scenario files.
-    measurements : a valid CSV file of published latencies, if there is one.
-    """
-    texts = [path.read_bytes() for path in sorted(scenarios.glob("*.yaml"))]
-    trees = [yaml.safe_load(text) for text in texts]
-    catalogue = CATALOGUE_PATH.read_text(encoding="utf-8")
-    few = "\n".join(catalogue.splitlines()[:6]) + "\n"
-    traces = _traces()
-    images = folder / "images"
-    images.mkdir(parents=True)
-
-    def read_images(path: Path) -> object:
-        return load_pool(DataSection(name="parquet_folder", path=str(path.parent)))
-
-    which = st.integers(0, len(texts) - 1)  # sampled by number: a failure prints the number only
-    scenario_trees = which.flatmap(lambda number: damaged_trees(trees[number])).map(_yaml)
-    scenario_texts = which.flatmap(lambda number: damaged_bytes(texts[number]))
-    targets = [
-        Target("scenario, values", scenario_trees, folder / "scenario.yaml", _read_scenario),
-        Target("scenario, text", scenario_texts, folder / "text.yaml", _read_scenario),
-        Target(
-            "device catalogue",
-            st.one_of(
-                damaged_tables(few).map(lambda text: text.encode("utf-8", "surrogatepass")),
-                damaged_bytes(few.encode()),
-            ),
-            folder / "catalogue.csv",
-            read_catalogue,
-        ),
-        Target(
-            "availability traces",
-            st.one_of(damaged_trees(json.loads(traces)).map(_json), damaged_bytes(traces)),
-            folder / "traces.json",
-            read_traces,
-        ),
-        Target(
-            "images, parquet",
-            st.one_of(damaged_bytes(sound_parquet()), _strange_parquet()),
-            images / "train.parquet",
-            read_images,
-        ),
-    ]
-    if measurements is not None:
-        some = "\n".join(measurements.read_text(encoding="utf-8").splitlines()[:6]) + "\n"
-        contents = damaged_tables(some).map(lambda text: text.encode("utf-8", "surrogatepass"))
-        targets.append(Target("latencies", contents, folder / "latencies.csv", read_measurements))
-    return targets
-
-
-def result_targets(folder: Path, finished: Path) -> list[Target]:
-    """Return a target for each file of a finished run that the report reads.
-
-    Parameters
-    ----------
-    folder : where copies of the run are made.
-    finished : a sound results folder.
-    """
-    targets = []
-    tables = ("rounds", "devices", "requests", "attacks")
-    for name in ("results.json", *(f"{table}.parquet" for table in tables)):
-        copy = folder / name.replace(".", "-")
-        shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("checkpoints", "plots"))
-        contents: st.SearchStrategy[bytes] = damaged_bytes((finished / name).read_bytes())
-        if name == "results.json":
-            tree = json.loads((finished / name).read_text(encoding="utf-8"))
-            contents = st.one_of(contents, damaged_trees(tree).map(_json))
-        targets.append(Target(f"results, {name}", contents, copy / name, _read_folder))
-    return targets

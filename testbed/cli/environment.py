@@ -1,7 +1,8 @@
-"""The surroundings of a run in this process: no telemetry, and interrupts that are not lost."""
+"""The surroundings of a run in this process: nothing left or sent, and no interrupt lost."""
 
 import os
 import signal
+import tempfile
 import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
@@ -11,6 +12,15 @@ def stop_telemetry() -> None:
     """Keep Flower and Ray from phoning home; works only before they are imported."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+def no_compiler_cache() -> None:
+    """Keep PyTorch from leaving an empty folder for compiled code, of which there is none here.
+
+    ``torch._dynamo`` makes ``torchinductor_USER`` in the temporary folder as soon as something
+    imports it; where the variable names a folder that is there, none is made.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
 
 
 class Interrupts:

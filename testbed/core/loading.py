@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ SWEEP = "sweep"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases and duplicate keys and reads ``1e-3`` as a number."""
+    """Safe YAML that refuses aliases, tags and duplicate keys and reads ``1e-3`` as a number."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        refused = "aliases" if isinstance(event, yaml.AliasEvent) else "tags"
+        if refused == "aliases" or getattr(event, "tag", None) is not None:
+            mark = event.start_mark
+            raise yaml.composer.ComposerError(None, None, f"{refused} are not allowed", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -50,12 +53,25 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Return a whole number; one that no float could hold would fail wherever it is shown."""
+    value: int = yaml.SafeLoader.construct_yaml_int(loader, node)
+    if value.bit_length() > sys.float_info.max_exp:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a whole number of {value.bit_length()} bits is too large", node.start_mark
+        )
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML text.
 
     Raises
     ------
-    UserError : not valid YAML, or aliases, duplicate or non-text keys in it.
+    UserError : not valid YAML, or aliases, tags, duplicate or non-text keys in it.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
@@ -121,7 +137,7 @@ def set_key(tree: dict[str, Any], path: str, value: Any, label: str = "--set ") 
 
 def _list_index(items: list[Any], key: str, here: str) -> int:
     """Find a list item by its position or by its ``name``."""
-    if re.fullmatch(r"\d+", key) and int(key) < len(items):
+    if re.fullmatch(r"\d{1,9}", key) and int(key) < len(items):
         return int(key)
     names = [item.get("name") if isinstance(item, dict) else item for item in items]
     if key in names:

@@ -1,13 +1,15 @@
 """Checkpoints of an arm's training: one safetensors file per round, its plain state in the header.
 
-Written to a temporary file and moved into place, so that a file is either whole or absent. The last
-two are kept: a damaged newest one costs a few rounds, not the run. Nothing is ever unpickled.
+Written to a temporary file and moved into place, so that a file is either whole or absent; a
+checksum of the content tells what became of it later. The last two are kept: a damaged newest one
+costs a few rounds, not the run. Nothing is ever unpickled.
 """
 
 import json
 import logging
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ from testbed.engine.whole_file import whole_file
 
 KEPT = 2
 STATE_KEY = "state"
+DAMAGE = (
+    *(SafetensorError, OSError, ValueError, KeyError, TypeError),
+    *(RuntimeError, AttributeError, OverflowError),
+)
+"""What a damaged file makes safetensors or PyTorch raise."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,8 +55,21 @@ def save(
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able state as one safetensors file, all or nothing."""
     contiguous = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    text = json.dumps(state)
+    # One entry: safetensors does not keep the order of several, and files would differ.
+    metadata = {STATE_KEY: f"{_checksum(contiguous, text)} {text}"}
     with whole_file(path) as temporary:
-        save_file(contiguous, temporary, metadata={STATE_KEY: json.dumps(state)})
+        save_file(contiguous, temporary, metadata=metadata)
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Return the CRC-32 of names, types, shapes and bytes of the tensors, and of a text."""
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
+        total = zlib.crc32(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 def load_latest(
@@ -64,13 +84,22 @@ def load_latest(
     for server_round in reversed(_rounds(folder)):
         path = _path(folder, server_round)
         try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()[STATE_KEY])
-                return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            return _read(path)
+        except DAMAGE as error:
             _LOG.warning("%s is damaged: %s", path, error)
             say(f"{path} is damaged; falling back on the one before")
     return None
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and state of one file, or raise one of ``DAMAGE``."""
+    with safe_open(path, framework="pt") as file:
+        checksum, text = file.metadata()[STATE_KEY].split(" ", 1)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if checksum != _checksum(tensors, text):
+        raise ValueError("the checksum is that of another content")
+    state: dict[str, Any] = json.loads(text)
+    return tensors, state
 
 
 def strategy_state(strategy: Strategy) -> dict[str, Tensor]:

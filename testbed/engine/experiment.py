@@ -134,7 +134,7 @@ class Experiment:
         ):
             self._sanity = sanity_checks(setting.data, self.scenario.seed)
         for arm in self.scenario.arms:
-            kept = read_arm(self.folder / "checkpoints" / arm.name)
+            kept = read_arm(self.folder / "checkpoints" / arm.name, self.progress.say)
             if kept is not None:
                 self._finished[arm.name] = kept
         try:

@@ -1,10 +1,12 @@
 """Writes the results folder: never over existing results without being told, never half a file."""
 
+import io
 import json
+import logging
 import math
 import shutil
-import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from testbed.engine.whole_file import whole_file
 
 Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
+SAMPLES, ENTRY, FINISHED = "samples.npz", "arm.json", "finished.json"  # of a finished arm
+_LOG = logging.getLogger(__name__)
 
 _TEXT = (
     "arm",
@@ -100,7 +104,8 @@ def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) ->
     if resume:
         _check_same_scenario(folder, scenario)
         return
-    if not folder.is_dir() or not any(folder.iterdir()):
+    begun = f"{RESOLVED}.tmp"  # of a run that was killed in the middle of its first file
+    if not folder.is_dir() or all(item.name == begun for item in folder.iterdir()):
         return
     if not force:
         raise UserError(
@@ -114,6 +119,8 @@ def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) ->
 def open_folder(folder: Path, scenario: Scenario, resume: bool) -> None:
     """Make a checked folder ready: empty with the resolved scenario in it, or as it was to resume.
 
+    The scenario is written first: where that fails, nothing has been removed.
+
     Raises
     ------
     UserError : it cannot be written.
@@ -121,12 +128,21 @@ def open_folder(folder: Path, scenario: Scenario, resume: bool) -> None:
     if resume:
         return
     try:
-        if folder.is_dir():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RESOLVED, dump_scenario(scenario))
+        with whole_file(folder / RESOLVED) as temporary:
+            temporary.write_text(dump_scenario(scenario), encoding="utf-8")
+            for item in folder.iterdir():
+                if item not in (temporary, folder / RESOLVED):
+                    _remove(item)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _remove(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item)
+    else:
+        item.unlink()
 
 
 def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
@@ -202,19 +218,34 @@ def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
 def write_arm(
     folder: Path, entry: Row, tables: dict[str, list[Row]], samples: dict[str, NDArray[np.uint8]]
 ) -> None:
-    """Keep everything about a finished arm; the entry goes last and marks it as finished."""
-    write_samples(folder / "samples.npz", samples)
-    write_json(folder / "arm.json", {"entry": entry, "tables": tables})
+    """Keep everything about a finished arm; the checksums go last and mark it as finished."""
+    write_samples(folder / SAMPLES, samples)
+    write_json(folder / ENTRY, {"entry": entry, "tables": tables})
+    checksums = {name: zlib.crc32((folder / name).read_bytes()) for name in (SAMPLES, ENTRY)}
+    write_json(folder / FINISHED, {"crc32": checksums})
 
 
 def read_arm(
-    folder: Path,
+    folder: Path, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Row, dict[str, list[Row]], dict[str, NDArray[np.uint8]]] | None:
-    """Return what ``write_arm`` wrote, or None where the arm is unfinished or damaged."""
+    """Return what ``write_arm`` wrote, or None where the arm is unfinished or damaged.
+
+    Parameters
+    ----------
+    say : is told where it is damaged.
+    """
+    if not (folder / FINISHED).exists():
+        return None
     try:
-        kept = json.loads((folder / "arm.json").read_text(encoding="utf-8"))
-        with np.load(folder / "samples.npz", allow_pickle=False) as archive:
+        checksums = json.loads((folder / FINISHED).read_text(encoding="utf-8"))["crc32"]
+        content = {name: (folder / name).read_bytes() for name in (SAMPLES, ENTRY)}
+        if checksums != {name: zlib.crc32(data) for name, data in content.items()}:
+            raise ValueError("the checksums are those of other files")
+        kept = json.loads(content[ENTRY])
+        with np.load(io.BytesIO(content[SAMPLES]), allow_pickle=False) as archive:
             samples = {name: archive[name] for name in archive.files}
         return kept["entry"], kept["tables"], samples
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        _LOG.warning("%s is damaged: %s", folder, error)
+        say(f"{folder}: what was kept of this finished arm is damaged; it is finished again")
         return None

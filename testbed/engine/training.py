@@ -18,6 +18,7 @@ from clients.program import deployable
 from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
+from testbed.core.errors import UserError
 from testbed.core.registries import STRATEGIES
 from testbed.core.scenario import Scenario
 from testbed.core.seeds import torch_generator
@@ -210,11 +211,27 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
     Parameters
     ----------
     say : is told of damaged ones.
+
+    Raises
+    ------
+    UserError : it is sound, and of another run.
     """
     found = checkpoint.load_latest(folder, say)
     if found is None:
         return False
-    tensors, state = found
+    try:
+        _continue(arm, *found)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its checkpoints are not of this run ({error!r:.200}); remove them, or "
+            "start anew with --force"
+        ) from None
+    _LOG.info("continuing %s after round %d", arm.models.arm, found[1]["round"])
+    return True
+
+
+def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Put an arm where it was when its state was saved."""
 
     def below(prefix: str, within: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
@@ -239,5 +256,3 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
     arm.provider = state["provider"]
     arm.server.eligible = np.array(state["eligible"], dtype=np.int64)
     arm.server.next_round = state["round"] + 1
-    _LOG.info("continuing %s after round %d", arm.models.arm, state["round"])
-    return True

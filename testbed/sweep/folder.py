@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         tree = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         return bool(tree["status"] == COMPLETE)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -108,10 +109,12 @@ def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> Swe
 
     Raises
     ------
-    UserError : it cannot be written.
+    UserError : it cannot be written; nothing has been removed.
     """
     try:
-        if force:
+        if force and folder.is_dir():
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # else a point would be emptied before its own folder turns out to stay
             for name in [*_points_of(folder), COMPARISON]:
                 old = folder / name
                 if (old / RESOLVED).exists() or (old / "compare.json").exists():
@@ -130,7 +133,7 @@ def _points_of(folder: Path) -> list[str]:
     try:
         points: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["points"]
         names = [point["name"] for point in points if isinstance(point, Mapping)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str) and _is_plain(name)]
 

@@ -133,6 +133,8 @@ def _flatten(section: Mapping[str, Any], above: str, grid: dict[str, list[Any]],
             raise UserError(f"{where}: give a list of values, got {_shown(value)}")
         if path in grid:
             raise UserError(f"{where}: this key is swept twice")
+        if len(value) > MAX_POINTS:  # before every value is compared with those before it
+            raise UserError(f"{where}: {len(value)} values, at most {MAX_POINTS} are allowed")
         twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
         if twice is not None:
             raise UserError(f"{where}: the value {_shown(twice)} is given twice")

@@ -1,27 +1,41 @@
 """A short fuzzing campaign over every reader, and the campaign itself: it fails when it should."""
 
+import math
+import pickle
 from pathlib import Path
 
 import pytest
-from fuzzing.campaign import run
+from fuzzing.campaign import feed, run
+from fuzzing.hostile import HOSTILE_YAML, hostile_pickle
+from fuzzing.inputs import input_targets
 from fuzzing.mutations import damaged_bytes, damaged_tables, damaged_trees, places
-from fuzzing.targets import Target, input_targets, result_targets, sound_parquet
+from fuzzing.results import result_targets
+from fuzzing.targets import Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
+from testbed.core.loading import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = 25
+CASES = 20
 
 
-def test_every_reader_accepts_a_file_or_refuses_it_in_a_sentence(tmp_path, finished_run):
-    targets = input_targets(tmp_path / "inputs", ROOT / "scenarios", None)
-    targets += result_targets(tmp_path / "results", finished_run)
+@pytest.fixture
+def targets(tmp_path, finished_run):
+    made = input_targets(tmp_path / "inputs", ROOT / "scenarios", None)
+    return made + result_targets(tmp_path / "results", finished_run)
+
+
+def test_every_reader_accepts_sound_files_and_damaged_ones_or_refuses_them_in_a_sentence(targets):
     for target in targets:
-        counts = run(target, CASES)
-        assert counts.total() >= CASES
-        assert counts["refused"] > 0, target.name
+        assert target.sound, target.name
+        for content in target.sound:
+            assert feed(target, content) == "accepted", target.name
+        cases = math.ceil(CASES * target.weight)
+        counts = run(target, cases)
+        assert counts.total() >= cases
+        assert counts["refused"] > 0 or not target.may_refuse, target.name
 
 
 @pytest.mark.parametrize(
@@ -38,6 +52,39 @@ def test_anything_but_a_sentence_ends_the_campaign(tmp_path, raised, caught):
         run(target, 50)
 
 
+def test_a_refusal_that_has_written_ends_the_campaign(tmp_path):
+    kept = tmp_path / "results"
+    kept.mkdir()
+
+    def read(path):
+        (kept / "results.json").write_text("half")
+        raise UserError("bad input")
+
+    target = Target("any", st.binary(), tmp_path / "file", read, kept=kept)
+    with pytest.raises(AssertionError, match=r"changed, although: bad input"):
+        feed(target, b"x")
+
+
+def test_unpickling_ends_the_campaign(tmp_path):
+    def read(path):
+        try:
+            pickle.loads(path.read_bytes())
+        except pickle.UnpicklingError:
+            raise UserError("no pickle") from None
+
+    target = Target("any", st.binary(), tmp_path / "file", read)
+    assert feed(target, b"x") == "refused"
+    with pytest.raises(AssertionError, match=r"unpickled.*open"):
+        feed(target, hostile_pickle())
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE_YAML)))
+def test_bombs_and_tags_are_refused(number):
+    with pytest.raises(UserError, match="a file") as caught:
+        parse_yaml(HOSTILE_YAML[number], "a file")
+    assert len(str(caught.value)) < 200
+
+
 def test_places_of_a_tree():
     assert list(places({"a": [1, {"b": 2}]})) == [
         (), ("a",), ("a", 0), ("a", 1), ("a", 1, "b"),
@@ -51,10 +98,3 @@ def test_the_valid_original_is_left_as_it_was(tree, text, data):
     data.draw(damaged_trees(valid))
     assert valid == {"a": [1, 2], "b": {"c": "d"}}
     assert text.endswith("\n")
-
-
-def test_an_undamaged_parquet_file_is_accepted(tmp_path):
-    targets = {t.name: t for t in input_targets(tmp_path / "inputs", ROOT / "scenarios", None)}
-    target = targets["images, parquet"]
-    target.path.write_bytes(sound_parquet())
-    target.read(target.path)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from testbed.cli.dry_run import estimate
+from testbed.cli.environment import no_compiler_cache
 from testbed.core.loading import validate_scenario
 from testbed.engine.experiment import arm_models
 from testbed.engine.world import read_setting
@@ -125,7 +126,9 @@ def assert_one_sentence(capsys, words):
         ("", ["mapping"]),
         ("name: a\nname: b\n", ["line 2", "given twice"]),
         ("a: &x [1]\nb: *x\n", ["line 2", "aliases"]),
-        ("a: !!python/object/apply:os.system ['true']\n", ["line 1"]),
+        ("a: !!python/object/apply:os.system ['true']\n", ["line 1", "tags"]),
+        ("a: 1\nb: !!int ''\n", ["line 2", "tags"]),
+        (f"seed: 0x{'f' * 5000}\n", ["line 1", "20000 bits", "too large"]),
         ("1: 2\n", ["not text"]),
         ("{" * 5000, ["YAML"]),
     ],
@@ -155,6 +158,7 @@ def test_missing_and_binary_files(tmp_path, capsys):
         ("fleet.size=many", ["fleet.size"]),
         ("flet.size=4", ["flet", "did you mean 'fleet'"]),
         ("arms.nobody.defence=none", ["arms.nobody", "undefended"]),
+        (f"arms.{'1' * 5000}.defence=none", ["arms.1111", "no such item"]),
         ("seed.deeper=1", ["seed"]),
         ("fleet.size=[1", ["fleet.size"]),
     ],
@@ -309,6 +313,16 @@ def test_an_unwritable_place_is_one_sentence(tiny, write_scenario, tmp_path, cap
     assert_one_sentence(capsys, ["run"])
     assert main([str(write_scenario(tiny)), "--out", str(blocked)]) == 2
     assert_one_sentence(capsys, ["existing file"])
+
+
+def test_no_folder_for_compiled_code_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    no_compiler_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)  # is there: PyTorch makes none
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    no_compiler_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
 def processes_of(marker):

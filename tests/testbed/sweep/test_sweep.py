@@ -1,6 +1,7 @@
 """Sweeps and batches: points, their folders, resuming, several at once, and the index."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_names_tell_points_apart(tiny):
         ({}, (), r"a\.yaml: sweep: give key paths with lists"),
         ([1], (), r"a\.yaml: sweep: give key paths with lists"),
         ({"seed": list(range(40)), "fleet.size": list(range(40))}, (), r"1600 points, at most"),
+        ({"seed": list(range(1001))}, (), r"sweep\.seed: 1001 values, at most 1000"),
         ({"seed": [1, 2]}, [("seed", 3)], r"sweep\.seed decides what --set seed would"),
     ],
 )
@@ -185,6 +187,23 @@ def test_a_damaged_list_of_points_removes_nothing_outside_the_sweep(tmp_path, na
     open_sweep_folder(sweep, [], force=True)
     for folder in (tmp_path, sweep, beside):
         assert (folder / "scenario.resolved.yaml").exists()
+
+
+def test_a_sweep_that_cannot_be_written_keeps_its_points(tmp_path, monkeypatch):
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "scenario.resolved.yaml").write_text("a finished run")
+    (tmp_path / MANIFEST).write_text(json.dumps({"version": 1, "points": [{"name": "seed-1"}]}))
+
+    def read_only(**options):
+        raise OSError(errno.EROFS, "Read-only file system", str(options["dir"]))
+
+    monkeypatch.setattr("testbed.sweep.folder.tempfile.TemporaryFile", read_only)
+    with pytest.raises(UserError, match="Read-only"):
+        open_sweep_folder(tmp_path, [], force=True)
+    assert (tmp_path / "seed-1" / "scenario.resolved.yaml").exists()
+    monkeypatch.undo()
+    open_sweep_folder(tmp_path, [], force=True)
+    assert not (tmp_path / "seed-1").exists()
 
 
 def test_points_join_a_cluster_one_after_another(
