@@ -3,7 +3,7 @@
     python benchmarks/scale.py --document docs/speed.md
     python benchmarks/scale.py --idle --document docs/speed.md    # bytes of an idle device instead
 
-Every scenario is one command in a process of its own. Its memory is looked at twice a second, over
+Every scenario is one command in a process of its own. Its memory is looked at once a second, over
 it and all processes that it started: proportional set sizes, so that what Ray's processes share
 counts once.
 """
@@ -11,6 +11,7 @@ counts once.
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,7 @@ def measure(options: argparse.Namespace) -> tuple[str, bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and write the table; return 1 where a limit is broken or a self-check failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
     try:
         options = parse(arguments)
         marks = IDLE_MARKS if options.idle else MARKS

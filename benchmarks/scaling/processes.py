@@ -13,7 +13,7 @@ import psutil
 from testbed.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0  # a look takes the system tens of milliseconds
 ENDS_WITHIN_S = 60.0
 
 
