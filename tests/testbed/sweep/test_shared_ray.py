@@ -220,10 +220,10 @@ def everything(out):
 POINTS = ("seed-3", "seed-4")
 
 
-def in_turn(tree, out):
+def in_turn(scenario, out):
     """Run the points one after another in this process, and return their bytes."""
-    inline = {**tree, "engine": {**tree["engine"], "backend": "inline"}}
-    assert run_sweep(inline, out=out, progress=False).failed == {}
+    inline = {"engine.backend": "inline"}
+    assert run_sweep(scenario, out=out, overrides=inline, progress=False).failed == {}
     return everything(out)
 
 
@@ -244,7 +244,7 @@ def test_points_on_a_ray_that_dies_go_on_with_the_bytes_of_points_in_turn(
     sweep, short, tmp_path, monkeypatch, capsys
 ):
     command, out = sweep
-    short["training"]["rounds"] = 60
+    short["training"]["rounds"] = 20
     rays, start = [], LocalCluster.__init__
     monkeypatch.setattr(
         LocalCluster, "__init__", lambda self, cores: (rays.append(self), start(self, cores))[1]
@@ -263,7 +263,7 @@ def test_points_on_a_ray_that_dies_go_on_with_the_bytes_of_points_in_turn(
     assert all("Ray's process" in row["error"] for row in rows)
     assert all(row["error"].endswith("continue with --resume") for row in rows)
     assert main(command("--jobs", "2", "--resume")) == 0, capsys.readouterr().err
-    assert everything(out) == in_turn(short, tmp_path / "in turn")
+    assert everything(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")
     assert len(rays) == 2  # one for each command
     assert [processes_of(ray.folder) for ray in rays] == [[], []]
     assert not any(Path(ray.folder).exists() for ray in rays)
@@ -279,7 +279,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_temporary_file(sweep, sh
     process = subprocess.Popen(
         [sys.executable, "-m", "testbed.run", *command("--jobs", "2")],
         cwd=PROJECT_ROOT,
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**os.environ, "TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(out.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -316,4 +316,4 @@ def test_points_at_once_on_a_joined_cluster_give_the_bytes_of_points_in_turn(
         shutil.rmtree(temporary, ignore_errors=True)
     hosts = [json.loads((out / point / "host.json").read_text())["hosts"] for point in POINTS]
     assert hosts == [1, 1]
-    assert everything(out) == in_turn(short, tmp_path / "in turn")
+    assert everything(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")
