@@ -68,7 +68,8 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
-        total = zlib.crc32(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+        flat = value.cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(flat.numpy().data, total)
     return f"{total:08x}"
 
 

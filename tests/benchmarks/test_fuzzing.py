@@ -18,7 +18,7 @@ from testbed.core.errors import UserError
 from testbed.core.loading import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = 20
+CASES = 12
 
 
 @pytest.fixture
