@@ -42,7 +42,7 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
     tree = copy.deepcopy(dict(tree))
     tree["fleet"]["size"] = size
     tree["fleet"]["assignments"] = [
-        {"name": "small", "devices": ["raspberry-pi-4"], "front_end": {"width": 8}}
+        {"name": "small", "devices": ["raspberry-pi-4"], "front_end": {"width": 32}}
     ]
     tree["data"]["images_per_device"] = IMAGES
     scenario = validate_scenario(tree, "idle")

@@ -1,19 +1,12 @@
 """Joining a Ray cluster: what is in the way is one sentence, before anything is written."""
 
-import shutil
-import tempfile
-from contextlib import contextmanager
-
 import pytest
 import ray
-from faults.cases import in_training
-from faults.runs import run, start
-from ray import cluster_utils
 from ray._private.utils import check_version_info
 
 from testbed.core.errors import HostError, UserError
 from testbed.engine import ray_address, ray_hosts
-from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, short_temporary_folder
+from testbed.engine.ray_cluster import Cluster
 from testbed.engine.ray_hosts import RayHosts
 from testbed.engine.ray_joined import JoinedCluster, versions
 from testbed.run import main
@@ -91,45 +84,3 @@ def test_a_host_that_finds_no_room_after_its_node_died_ends_the_run(monkeypatch)
     hosts = RayHosts(Full(), 2, [])
     with pytest.raises(HostError, match=r"180 s: 2 hosts need as many free CPUs.*--resume"):
         hosts._replace(1, "its node died")
-
-
-@contextmanager
-def head_of_a_cluster():
-    """Start the head of a cluster, as ``ray start --head`` does; yield its node and address."""
-    temporary = tempfile.mkdtemp(prefix="head-", dir=short_temporary_folder())
-    options = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = cluster_utils.Cluster(True, head_node_args={**options, "temp_dir": temporary})
-    try:
-        yield cluster.head_node, cluster.address
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("dies", ["gcs_server", "everything"])
-def test_a_joined_cluster_whose_head_dies_ends_the_run_with_one_sentence(
-    tiny, tmp_path, write_scenario, monkeypatch, dies
-):
-    """The GCS alone, as where the head is another machine; or with all that runs beside it."""
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
-    tiny["arms"] = tiny["arms"][:1]
-    tiny["training"]["rounds"] = 40
-    tiny["engine"]["backend"] = "ray"
-    scenario, out = write_scenario(tiny), tmp_path / "run"
-    with head_of_a_cluster() as (head, address):
-        watched = start(scenario, out, ("--ray-address", address))
-        assert in_training(watched, out)
-        if dies == "gcs_server":
-            head.kill_gcs_server(check_alive=False)
-        else:
-            head.kill_all_processes(check_alive=False, allow_graceful=False)
-        ended = watched.end()  # an error after ten minutes
-    assert ended.exit_code == 1, ended.errors
-    (line,) = [line for line in ended.errors.splitlines() if line.startswith("failed: ")]
-    assert line == ended.last_words
-    assert line.endswith("continue with --resume")
-    assert "Traceback" not in ended.errors
-    assert ended.processes_left == 0
-    resumed = run(scenario, out, ("--resume", "--set", "engine.backend=inline"))
-    assert resumed.exit_code == 0, resumed.errors
