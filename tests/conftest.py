@@ -23,6 +23,7 @@ STARTS_PROCESSES = {
     "test_fault_campaign.py",
     "test_flower_loopback.py",
     "test_flower_runtime.py",
+    "test_head_dies.py",
     "test_offline.py",
     "test_offload_raw.py",
     "test_python_api.py",

@@ -101,6 +101,10 @@ class Watched:
             self._known_at = time.monotonic()
         return True
 
+    def seconds(self) -> float:
+        """Return for how long it has run."""
+        return time.monotonic() - self.began
+
     def children(self, named: str) -> list[psutil.Process]:
         """Return its living processes with this in their name, by process id."""
         self.running(look=True)
@@ -133,7 +137,7 @@ class Watched:
         """Wait for its end, give what it started time to go, and count what is left."""
         while self.running():
             time.sleep(LOOK_EVERY_S)
-        wall_s = time.monotonic() - self.began
+        wall_s = self.seconds()
         due = time.monotonic() + GONE_WITHIN_S
         while (self._alive() or self._left()) and time.monotonic() < due:
             time.sleep(0.2)

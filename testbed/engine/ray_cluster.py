@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,21 @@ def said(error: Exception) -> str:
 def gone(what: str, error: Exception) -> HostError:
     """Return the error that ends the run: Ray itself does not answer any more."""
     return HostError(f"{what}: Ray is gone ({said(error)}); continue with --resume")
+
+
+def check_alive(vital: Sequence[psutil.Process]) -> None:
+    """Check that processes of Ray's live without which it answers nothing.
+
+    Raises
+    ------
+    HostError : one does not.
+    """
+    for process in vital:
+        if not _alive(process):
+            raise HostError(
+                f"Ray's process {process.pid} is gone, which all hosts depend on (killed, or "
+                "out of memory?); continue with --resume"
+            )
 
 
 class Cluster:
@@ -207,12 +222,7 @@ class LocalCluster(Cluster):
         """Check that Ray's own processes are alive."""
         if time.monotonic() - self._remembered > REMEMBER_EVERY_S:
             self._remember()
-        for process in self._started:
-            if not _alive(process):
-                raise HostError(
-                    f"Ray's process {process.pid} is gone, which all hosts depend on (killed, or "
-                    "out of memory?); continue with --resume"
-                )
+        check_alive(self._started)
 
     def close(self) -> None:
         """Stop Ray, wait for its processes to be gone, and remove its folder."""

@@ -8,13 +8,14 @@ import textwrap
 import time
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import testbed
 from testbed.core.errors import HostError, UserError
 from testbed.engine.ray_address import answers, found_address
-from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, quiet_ray
+from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, check_alive, quiet_ray
 
 LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -71,6 +72,7 @@ class JoinedCluster(Cluster):
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
+            self._raylet = _raylet_here()
             self._check_versions()
         except BaseException:
             self.close()
@@ -120,7 +122,8 @@ class JoinedCluster(Cluster):
                     )
 
     def check(self) -> None:
-        """Check that the cluster's head still listens."""
+        """Check that this node's raylet lives, and that the cluster's head still listens."""
+        check_alive(self._raylet)  # at once: Ray ends this process without a word soon after
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         self._looked = time.monotonic()
@@ -133,6 +136,16 @@ class JoinedCluster(Cluster):
         """Disconnect; the cluster goes on."""
         if ray.is_initialized():
             ray.shutdown()
+
+
+def _raylet_here() -> list[psutil.Process]:
+    """Return the raylet that this process is connected to, if it can be seen."""
+    node = f"--node_id={ray.get_runtime_context().get_node_id()}"
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and node in (process.info["cmdline"] or [])
+    ]
 
 
 def cpus_of(address: str) -> int:
