@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clients.edge import DeviceData, build_client_app
 from clients.program import EdgeProgram
 from testbed.core import protocol
-from testbed.core.wire_size import serialised_bytes
+from testbed.engine.wire_size import serialised_bytes
 
 AppBuilder = Callable[[DeviceData], ClientApp]
 """Builds the ClientApp of a process from its devices' images."""

@@ -44,6 +44,7 @@ FLOWER = {
     "testbed/engine/serving.py",
     "testbed/engine/taps.py",
     "testbed/engine/training.py",
+    "testbed/engine/wire_size.py",
     "testbed/flower/client.py",
     "testbed/flower/device_grid.py",
     "testbed/flower/server.py",

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from testbed.core.arrays import to_array
-from testbed.core.wire_size import serialised_bytes
 from testbed.engine.host import set_identity
+from testbed.engine.wire_size import serialised_bytes
 
 NAMES = st.text(max_size=8) | st.sampled_from(["conv1.weight", "ü" * 70])
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
