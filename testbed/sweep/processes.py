@@ -54,7 +54,7 @@ def run_in_processes(
     """
     left = list(waiting)
     running: list[_Running] = []
-    with _passing_files(sweep) as files, shared:
+    with _passing_files(sweep) as files, contextlib.closing(shared):
         try:
             while left or running:
                 while left and len(running) < jobs:

@@ -1,8 +1,7 @@
 """One Ray for all points of a sweep that run at once: each point's process joins it."""
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from testbed.core.errors import UserError
 from testbed.core.scenario import Scenario
@@ -90,17 +89,6 @@ class SharedRay:
         started, self._started = self._started, None
         if started is not None:
             started.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def on_ray(point: Point) -> bool:
