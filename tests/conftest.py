@@ -28,6 +28,7 @@ STARTS_PROCESSES = {
     "test_offload_raw.py",
     "test_python_api.py",
     "test_ray_backend.py",
+    "test_ray_janitor.py",
     "test_ray_joined.py",
     "test_same_bits.py",
     "test_shared_ray.py",

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,7 +17,8 @@ import psutil
 import ray
 
 from testbed.core.errors import HostError, UserError
-from testbed.engine.ray_janitor import processes_of
+from testbed.engine.ray_janitor import GONE as RAY_GONE
+from testbed.engine.ray_janitor import Janitor, alive, processes_of
 
 _LOG = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
@@ -26,7 +26,6 @@ SLICE_S = 0.25  # how often a wait looks whether Ray is still there
 REMEMBER_EVERY_S = 2.0
 MAX_TEMPORARY_PATH = 30
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-JANITOR = Path(__file__).with_name("ray_janitor.py")
 GONE = (ray.exceptions.RaySystemError, ConnectionError)
 VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
 
@@ -97,11 +96,8 @@ def check_alive(vital: Sequence[psutil.Process]) -> None:
     HostError : one does not.
     """
     for process in vital:
-        if not _alive(process):
-            raise HostError(
-                f"Ray's process {process.pid} is gone, which all hosts depend on (killed, or "
-                "out of memory?); continue with --resume"
-            )
+        if not alive(process):
+            raise HostError(RAY_GONE.format(pid=process.pid))
 
 
 class Cluster:
@@ -180,11 +176,7 @@ class LocalCluster(Cluster):
         self._started: list[psutil.Process] = []
         self._known: set[psutil.Process] = set()
         self._remembered = 0.0
-        self._janitor = subprocess.Popen(  # noqa: S603 - our own file
-            [sys.executable, "-P", str(JANITOR), self.folder],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._janitor = Janitor(self.folder)
         try:
             self._start(cores)
         except BaseException:
@@ -217,6 +209,7 @@ class LocalCluster(Cluster):
             after = set(psutil.Process().children(recursive=True))
             self._known = {child for child in after - before if child.pid != self._janitor.pid}
             self._started = [child for child in self._known if child.name() in VITAL]
+            self._janitor.watch(self._started)
 
     def check(self) -> None:
         """Check that Ray's own processes are alive."""
@@ -227,20 +220,20 @@ class LocalCluster(Cluster):
     def close(self) -> None:
         """Stop Ray, wait for its processes to be gone, and remove its folder."""
         self._remember()
-        if not all(_alive(process) for process in self._started):
+        if not all(alive(process) for process in self._started):
             self._kill()  # a graceful end would wait for the dead
         if ray.is_initialized():
             ray.shutdown()
         psutil.wait_procs(self._known, timeout=5)
         self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._dismiss_janitor()
+        self._janitor.dismiss()
         sys.stdout.flush()
 
     def _remember(self) -> None:
         """Note the workers too: they are children of Ray's, and orphans once that is gone."""
         self._remembered = time.monotonic()
-        for process in [item for item in self._known if _alive(item)]:
+        for process in [item for item in self._known if alive(item)]:
             with contextlib.suppress(psutil.Error):
                 self._known |= set(process.children(recursive=True))
 
@@ -248,24 +241,8 @@ class LocalCluster(Cluster):
         """Kill what is left; a worker that was just being started has no living parent to tell."""
         named = processes_of(self.folder)
         self._known |= {process for process in named if process.pid != self._janitor.pid}
-        alive = [process for process in self._known if _alive(process)]
-        for process in alive:
+        left = [process for process in self._known if alive(process)]
+        for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(alive, timeout=5)
-
-    def _dismiss_janitor(self) -> None:
-        assert self._janitor.stdin is not None
-        with contextlib.suppress(OSError):
-            self._janitor.stdin.close()
-        try:
-            self._janitor.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._janitor.kill()
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+        psutil.wait_procs(left, timeout=5)

@@ -1,26 +1,99 @@
-"""Waits for the end of the process that started Ray, then removes what Ray may have left behind.
+"""Waits for the end of a process that uses Ray: says what it could not, removes what Ray left.
 
-``ray_cluster`` starts it beside Ray and holds the other end of its standard input, which closes
-when that process ends in whatever way: also by SIGKILL, when no ``finally`` runs any more. It knows
-the folder of one Ray session and touches nothing else. Points of a sweep that have joined this Ray
-may first write what they have: they notice by themselves that their starter is gone. It is run by
-its path, in a session of its own, and imports nothing of the testbed: it has to start in no time
-and to outlive everything.
+A run starts it beside Ray and holds the other end of its standard input, which closes when the run
+ends in whatever way: also by SIGKILL, when no ``finally`` runs any more, or by Ray itself, which
+ends every process whose raylet is gone as soon as that touches the object store, with exit code 1
+and without a word. The janitor knows the processes that Ray needs and the folder of one session,
+and touches nothing else. Points of a sweep that have joined this Ray may first write what they
+have: they notice by themselves that their starter is gone. It is run by its path, in a session of
+its own, and imports nothing of the testbed: it has to start in no time and to outlive everything.
 """
 
 import contextlib
 import shutil
+import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
+FAREWELL = "goodbye"
+GONE = (
+    "Ray's process {pid} is gone, which all hosts depend on (killed, or out of memory?); "
+    "continue with --resume"
+)
 DRIVERS_END_WITHIN_S = 60.0
 DRIVERS_LOG = "python-core-driver"
 PATIENCE_S = 20.0  # for processes that are on their way out, with their parent gone
 LOOK_EVERY_S = 0.1
 ORPHANS_END_WITHIN_S = 1.0  # one that was just being started may show up late
+
+
+class Janitor:
+    """The janitor of this process, which starts it.
+
+    Parameters
+    ----------
+    folder : of a Ray session that is this process's own; None where Ray goes on without it.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        command = [sys.executable, "-P", __file__, *([] if folder is None else [folder])]
+        self._process = subprocess.Popen(  # noqa: S603 - our own file
+            command, stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.pid = self._process.pid
+
+    def watch(self, vital: Iterable[psutil.Process]) -> None:
+        """Name the processes without which Ray ends this one."""
+        self._say(" ".join(str(process.pid) for process in vital))
+
+    def dismiss(self) -> None:
+        """Tell it that this process can speak for itself; wait until it has cleaned up."""
+        self._say(FAREWELL)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it is gone, or was dismissed before
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+
+
+def alive(process: psutil.Process) -> bool:
+    """Say whether a process is there, and not merely unburied."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def wait_for_the_end(run: TextIO) -> str | None:
+    """Wait until a run ends; return what it could not say any more, if Ray ended it."""
+    vital: dict[int, psutil.Process | None] = {}
+    for line in map(str.strip, run):
+        if line == FAREWELL:
+            return None
+        for pid in map(int, line.split()):
+            vital[pid] = _process(pid)
+    gone = [pid for pid, process in vital.items() if process is None or not alive(process)]
+    return f"failed: {GONE.format(pid=gone[0])}" if gone else None
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def processes_of(folder: str) -> list[psutil.Process]:
@@ -79,7 +152,9 @@ def clean_up(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdin.read()
-    if Path(sys.argv[1]).exists():
+    words = wait_for_the_end(sys.stdin)
+    if words is not None:
+        print(words, file=sys.stderr, flush=True)
+    if sys.argv[1:] and Path(sys.argv[1]).exists():
         let_drivers_end(sys.argv[1])
         clean_up(sys.argv[1])

@@ -16,6 +16,7 @@ import testbed
 from testbed.core.errors import HostError, UserError
 from testbed.engine.ray_address import answers, found_address
 from testbed.engine.ray_cluster import PROJECT_ROOT, Cluster, check_alive, quiet_ray
+from testbed.engine.ray_janitor import Janitor
 
 LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -69,10 +70,12 @@ class JoinedCluster(Cluster):
         except Exception as error:  # Ray raises bare ones too
             reason = textwrap.shorten(str(error) or type(error).__name__, 300)
             raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
+        self._janitor = Janitor()
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
             self._raylet = _raylet_here()
+            self._janitor.watch(self._raylet)
             self._check_versions()
         except BaseException:
             self.close()
@@ -123,7 +126,7 @@ class JoinedCluster(Cluster):
 
     def check(self) -> None:
         """Check that this node's raylet lives, and that the cluster's head still listens."""
-        check_alive(self._raylet)  # at once: Ray ends this process without a word soon after
+        check_alive(self._raylet)
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         self._looked = time.monotonic()
@@ -136,6 +139,7 @@ class JoinedCluster(Cluster):
         """Disconnect; the cluster goes on."""
         if ray.is_initialized():
             ray.shutdown()
+        self._janitor.dismiss()
 
 
 def _raylet_here() -> list[psutil.Process]:

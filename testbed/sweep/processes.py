@@ -20,6 +20,7 @@ from testbed.sweep.shared_ray import SharedRay, on_ray
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 120.0
+LAST_WORDS_WITHIN_S = 3.0
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -133,10 +134,15 @@ def _note(
 
 
 def _last_words(one: _Running) -> str:
-    lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    if not lines:
-        return f"its process ended with code {one.process.returncode}"
-    return lines[-1].removeprefix("error: ").removeprefix("failed: ")
+    """Return why a point failed; where Ray has ended it, its janitor says so a moment later."""
+    due = time.monotonic() + LAST_WORDS_WITHIN_S
+    while True:
+        lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1] if lines else f"its process ended with code {one.process.returncode}"
+        reason = said.removeprefix("error: ").removeprefix("failed: ")
+        if reason != said or time.monotonic() > due:
+            return reason
+        time.sleep(POLL_S)
 
 
 def _stop(running: Sequence[_Running]) -> None:

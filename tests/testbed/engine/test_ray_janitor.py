@@ -1,9 +1,12 @@
-"""What is cleaned up behind a process that was killed, and who may end by himself before."""
+"""What is cleaned up and said behind a process that was killed, and who may end by himself."""
 
 import subprocess
 import sys
 
-from testbed.engine.ray_cluster import JANITOR
+import pytest
+
+from testbed.engine import ray_janitor
+from testbed.engine.ray_cluster import PROJECT_ROOT
 
 HOLDS_OPEN = """
 import sys, time
@@ -31,7 +34,7 @@ def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tm
     point = start(session / "python-core-driver-01_7.log", 1, written)
     worker = start(session / "python-core-worker-02_8.log", 600, never)
     janitor = subprocess.Popen(
-        [sys.executable, "-P", str(JANITOR), str(session)], stdin=subprocess.PIPE
+        [sys.executable, "-P", ray_janitor.__file__, str(session)], stdin=subprocess.PIPE
     )
     janitor.stdin.close()  # as it does when the process that started Ray is gone
     assert janitor.wait(60) == 0
@@ -39,3 +42,66 @@ def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tm
     assert written.read_text() == "written"
     assert not never.exists()
     assert not session.exists()
+
+
+USES_RAY = """
+import sys
+import psutil
+from testbed.engine.ray_janitor import Janitor
+
+vital = psutil.Process(int(sys.argv[1]))
+janitor = Janitor()
+janitor.watch([vital])
+if sys.argv[2] == "dies":
+    vital.kill()
+if sys.argv[3] == "speaks":
+    janitor.dismiss()
+    sys.exit("spoke")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ray", "run", "said"),
+    [
+        ("dies", "is ended", ["failed: Ray's process", "continue with --resume"]),
+        ("dies", "speaks", ["spoke"]),
+        ("lives", "is ended", []),
+    ],
+)
+def test_says_what_a_run_could_not_that_ended_with_its_ray(ray, run, said):
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as vital:
+        ended = subprocess.run(
+            [sys.executable, "-c", USES_RAY, str(vital.pid), ray, run],
+            cwd=PROJECT_ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        vital.kill()
+    assert len(ended.stderr.splitlines()) == bool(said), "one sentence at most"
+    assert all(words in ended.stderr for words in said)
+
+
+TOUCHES_THE_STORE = """
+import ray
+from testbed.engine.ray_cluster import LocalCluster
+
+cluster = LocalCluster(1)
+reference = ray.put(bytes(1 << 20))
+for process in cluster._started:
+    process.kill()
+    process.wait()
+ray.put(bytes(1 << 20))
+print("Ray let it live")
+"""
+
+
+def test_a_process_that_ray_ends_has_its_sentence():
+    """Ray leaves it no chance: the janitor speaks."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TOUCHES_THE_STORE], cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("failed: Ray's process")
+    assert len(ended.stderr.splitlines()) == 1
