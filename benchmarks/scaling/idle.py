@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import os
 import tempfile
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +48,7 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
     setting = read_setting(scenario)
     models = [arm_models(setting, arm) for arm in scenario.arms]
     with start_backend(setting, scenario.engine.hosts) as backend:
+        _trace_hosts(backend)
         backend.install([tier.program for tier in models[0].tiers])
         experiment = Experiment(scenario, folder, Progress())
         experiment._setting = setting
@@ -84,7 +84,7 @@ def held_bytes(tree: Mapping[str, Any], size: int, folder: Path) -> dict[str, in
 
 
 def _held_on_ray(backend: Backend) -> dict[str, int]:
-    """Return what the hosts hold, whose tracing began with their processes; nothing if inline."""
+    """Return what the hosts hold since they began anew; nothing if inline."""
     if backend.name != "ray":
         return {}
     import ray
@@ -102,17 +102,28 @@ def _held_on_ray(backend: Backend) -> dict[str, int]:
     return hosts | {STORE: int(store.object_store_bytes_used)}
 
 
+def _trace_hosts(backend: Backend) -> None:
+    """Let hosts on Ray begin anew, with everything that they allocate from now on traced.
+
+    Tracing from a process's first import on slows Ray's own processes so much that Ray gives up
+    waiting for their start.
+    """
+    if backend.name != "ray":
+        return
+    import ray
+
+    def begin_anew(host: Any, *data: Any) -> None:
+        tracemalloc.start()
+        host.__init__(*data)
+
+    hosts = backend._alive  # type: ignore[attr-defined]
+    ray.get([actor.__ray_call__.remote(begin_anew, *hosts._shared) for actor in hosts.actors])
+
+
 def bytes_per_device(tree: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float]:
     """Return the slope of all memory that is held, by place, without the numbers of images."""
-    before = os.environ.get("PYTHONTRACEMALLOC")
-    os.environ["PYTHONTRACEMALLOC"] = "1"  # for the hosts, from their first import on
-    try:
-        with tempfile.TemporaryDirectory(prefix="idle-") as temporary:
-            held = [held_bytes(tree, size, Path(temporary)) for size in (WARM_UP, *sizes)][1:]
-    finally:
-        os.environ.pop("PYTHONTRACEMALLOC")
-        if before is not None:
-            os.environ["PYTHONTRACEMALLOC"] = before
+    with tempfile.TemporaryDirectory(prefix="idle-") as temporary:
+        held = [held_bytes(tree, size, Path(temporary)) for size in (WARM_UP, *sizes)][1:]
     return slopes(held[0], held[-1], sizes[-1] - sizes[0])
 
 
