@@ -231,11 +231,15 @@ class LocalCluster(Cluster):
         sys.stdout.flush()
 
     def _remember(self) -> None:
-        """Note the workers too: they are children of Ray's, and orphans once that is gone."""
+        """Note the workers too: they are children of the raylet's, and orphans once that is gone.
+
+        One look through the machine's processes; all the others that Ray needs it starts at once.
+        """
         self._remembered = time.monotonic()
-        for process in [item for item in self._known if alive(item)]:
+        for process in self._started:
             with contextlib.suppress(psutil.Error):
-                self._known |= set(process.children(recursive=True))
+                if process.name() == "raylet":
+                    self._known |= set(process.children(recursive=True))
 
     def _kill(self) -> None:
         """Kill what is left; a worker that was just being started has no living parent to tell."""
