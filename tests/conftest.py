@@ -30,12 +30,15 @@ STARTS_PROCESSES = {
     "test_ray_backend.py",
     "test_ray_janitor.py",
     "test_ray_joined.py",
-    "test_same_bits.py",
     "test_shared_ray.py",
     "test_sweep.py",
     "test_tutorials.py",
 }
-"""Files whose tests start Ray, or Flower's own processes, and look at which processes there are."""
+"""Files whose tests start Ray, or Flower's own processes, and look at which processes there are.
+
+``test_same_bits.py`` is not among them: it looks at its own children only, and takes as long as all
+of these together.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

@@ -9,13 +9,16 @@ dtype and shape, and an array whose bytes begin with it needs no parsing. The by
 from functools import lru_cache
 from io import BytesIO
 from math import prod
-from typing import Any
+from pickle import PickleBuffer
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 from flwr.app import Array, Message
 from numpy.typing import NDArray
 
 _STYPE = "numpy.ndarray"  # Flower's name of NumPy's file format
+BESIDE_BYTES = 4096
+"""Arrays of so many bytes are worth a buffer of their own when pickled."""
 
 
 class QuickArray(Array):
@@ -28,6 +31,27 @@ class QuickArray(Array):
         """Return the array, as a copy that may be written to."""
         return as_numpy(self).copy()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Let the elements travel beside the pickled stream, without copies of it that grow."""
+        beside = int(protocol) >= 5 and isinstance(self.data, bytes)
+        if not beside or len(self.data) < BESIDE_BYTES:
+            return super().__reduce_ex__(protocol)
+        return _beside, (self.dtype, self.shape, self.stype, PickleBuffer(self.data))
+
+
+def _beside(dtype: str, shape: tuple[int, ...], stype: str, data: Any) -> QuickArray:
+    return _array(QuickArray, dtype, shape, stype, bytes(data))
+
+
+A = TypeVar("A", bound=Array)
+
+
+def _array(kind: type[A], dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> A:
+    """Return an array as the class's own constructor does, which checks every type first."""
+    array = kind.__new__(kind)
+    array.__dict__.update(dtype=dtype, shape=shape, stype=stype, data=data)
+    return array
+
 
 def to_array(values: NDArray[Any]) -> Array:
     """Return a Flower array with the bytes that Flower itself would make of it."""
@@ -36,10 +60,7 @@ def to_array(values: NDArray[Any]) -> Array:
     header = _header(dtype, shape)
     if header is None:
         return Array(values)
-    array = Array.__new__(Array)
-    # As the class's own constructor does, which checks its arguments' types one by one first.
-    array.__dict__.update(dtype=dtype, shape=shape, stype=_STYPE, data=header + values.tobytes())
-    return array
+    return _array(Array, dtype, shape, _STYPE, header + values.tobytes())
 
 
 def as_numpy(array: Array) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from testbed.core.allocation import keep_freed_memory
+from testbed.core.arrays import quicken
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 from testbed.engine.oracles import QueryService
 from testbed.engine.parcels import Parcel
@@ -32,7 +33,11 @@ class _HostActor(Host):
         super().__init__(*data)
 
     def carry(self, parcel: Parcel, *shared: RecordDict) -> list[Delivery]:
-        return self.handle(parcel.unpack(shared))
+        deliveries = self.handle(parcel.unpack(shared))
+        for delivery in deliveries:
+            if delivery.reply.has_content():
+                quicken(delivery.reply)
+        return deliveries
 
     def repeat(self, parcel: Parcel, *shared: RecordDict) -> None:
         self.handle(parcel.unpack(shared))

@@ -1,5 +1,7 @@
 """Flower's arrays written and read quickly: the bytes and the elements are Flower's own."""
 
+import pickle
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -92,3 +94,18 @@ def test_a_received_message_reads_itself_and_may_be_written_to():
     read = array.numpy()
     read += 1.0
     assert np.array_equal(array.numpy(), values)
+
+
+@pytest.mark.parametrize("count", [6, 5000])
+def test_pickled_large_elements_travel_beside_the_stream_and_small_ones_within(count):
+    values = np.arange(count, dtype=np.float32)
+    array = to_array(values)
+    array.__class__ = QuickArray
+    beside = []
+    stream = pickle.dumps(array, protocol=5, buffer_callback=beside.append)
+    assert (len(beside), len(stream) > values.nbytes) == ((1, False) if count > 10 else (0, True))
+    received = pickle.loads(stream, buffers=[memoryview(buffer) for buffer in beside])
+    for again in (received, pickle.loads(pickle.dumps(array))):
+        assert type(again) is QuickArray
+        assert (again.data, again.shape, again.dtype) == (array.data, array.shape, array.dtype)
+        assert np.array_equal(again.numpy(), values)

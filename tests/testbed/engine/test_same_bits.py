@@ -226,7 +226,8 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
     scenario = validate_scenario(on_ray, "test")
     with pytest.raises(KeyboardInterrupt):
         Experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2))).run()
-    Experiment(scenario, tmp_path / "cut", Progress()).run(resume=True)
+    inline = validate_scenario(with_engine(tiny, backend="inline"), "test")
+    Experiment(inline, tmp_path / "cut", Progress()).run(resume=True)
     assert everything(tmp_path / "cut") == whole
 
 
