@@ -9,7 +9,6 @@ dtype and shape, and an array whose bytes begin with it needs no parsing. The by
 from functools import lru_cache
 from io import BytesIO
 from math import prod
-from pickle import PickleBuffer
 from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
@@ -36,11 +35,12 @@ class QuickArray(Array):
         beside = int(protocol) >= 5 and isinstance(self.data, bytes)
         if not beside or len(self.data) < BESIDE_BYTES:
             return super().__reduce_ex__(protocol)
-        return _beside, (self.dtype, self.shape, self.stype, PickleBuffer(self.data))
+        elements = np.frombuffer(self.data, np.uint8)  # NumPy's arrays know how to
+        return _beside, (self.dtype, self.shape, self.stype, elements)
 
 
-def _beside(dtype: str, shape: tuple[int, ...], stype: str, data: Any) -> QuickArray:
-    return _array(QuickArray, dtype, shape, stype, bytes(data))
+def _beside(dtype: str, shape: tuple[int, ...], stype: str, data: NDArray[np.uint8]) -> QuickArray:
+    return _array(QuickArray, dtype, shape, stype, data.tobytes())
 
 
 A = TypeVar("A", bound=Array)
