@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from testbed.engine.ray_janitor import alive
+
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_S = 600.0
 GONE_WITHIN_S = 30.0
@@ -141,21 +143,21 @@ class Watched:
         due = time.monotonic() + GONE_WITHIN_S
         while (self._alive() or self._left()) and time.monotonic() < due:
             time.sleep(0.2)
-        alive, left = self._alive(), self._left()
+        living, left = self._alive(), self._left()
         ended = Ended(
             self.process.returncode,
             self.errors_file.read_text(encoding="utf-8", errors="replace"),
             wall_s,
-            len(alive),
+            len(living),
             left,
         )
-        self._remove(alive)
+        self._remove(living)
         return ended
 
     def _alive(self) -> list[psutil.Process]:
         """Return its living processes: those seen under it, and all with its temporary folder."""
         mine = {process for process in psutil.process_iter() if self._is_mine(process)}
-        return [process for process in self._seen | mine if is_alive(process)]
+        return [process for process in self._seen | mine if alive(process)]
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
@@ -190,14 +192,6 @@ class Watched:
 
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process is there, and not merely unburied."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def start(

@@ -15,6 +15,7 @@ from faults.disks import NAMESPACE, NO_MOUNT, SCRIPT, mounts_are_permitted, occu
 from faults.kills import _with_time_for, driver_killed
 from faults.runs import OutOfTimeError, Watched
 
+from testbed.engine.ray_janitor import alive
 from testbed.report.marked import write_between
 
 
@@ -86,7 +87,7 @@ time.sleep(600)
         hangs.end()
     assert children
     due = time.monotonic() + 30.0
-    while any(runs.is_alive(process) for process in children):
+    while any(alive(process) for process in children):
         assert time.monotonic() < due
         time.sleep(0.05)
     assert list(tmp_path.iterdir()) == []
