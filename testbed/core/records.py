@@ -21,7 +21,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the record's arrays as tensors of this process."""
     # The copy makes the tensors writable and gives them torch's alignment in every process.
-    return {name: torch.from_numpy(as_numpy(array).copy()) for name, array in record.items()}
+    return {name: torch.tensor(as_numpy(array)) for name, array in record.items()}
 
 
 def config_number(content: RecordDict, key: str) -> int | float:

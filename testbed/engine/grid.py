@@ -15,7 +15,6 @@ from flwr.supercore.run import Run
 from torch import Tensor
 
 from testbed.core import protocol
-from testbed.core.arrays import quicken
 from testbed.core.records import config_number, tier_of
 from testbed.engine.backend import Backend
 from testbed.engine.costs import DeviceCosts
@@ -301,8 +300,6 @@ class FleetGrid(Grid):
     def _accepted(self, message: Message, delivery: Delivery) -> Message:
         """Return the reply, or an error in its place where it is too large; it is charged whole."""
         if delivery.uplink_bytes <= self._options.largest_reply_bytes:
-            if not delivery.reply.has_error():
-                quicken(delivery.reply)
             return delivery.reply
         device = device_of(message.metadata.dst_node_id)
         reason = (

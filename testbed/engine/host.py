@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clients.edge import DeviceData, build_client_app
 from clients.program import EdgeProgram
 from testbed.core import protocol
+from testbed.core.arrays import quicken
 from testbed.engine.wire_size import serialised_bytes
 
 AppBuilder = Callable[[DeviceData], ClientApp]
@@ -204,6 +205,8 @@ class Host:
             reason = f"device {device}: {type(error).__name__}: {error}"
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
         self._states.keep(device, context.state)
+        if reply.has_content():
+            quicken(reply)
         return Delivery(reply, _downlink_bytes(message, sizes), serialised_bytes(reply))
 
 

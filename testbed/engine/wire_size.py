@@ -4,23 +4,44 @@ Composing the protocol buffer of a message copies every array half a dozen times
 from the arrays' lengths alone.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from flwr.common.serde_utils import error_to_proto, metadata_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.common.serde_utils import error_to_proto
 from flwr.proto.recorddict_pb2 import Array as ProtoArray
+
+DOUBLE = 9
+"""A field of 8 bytes and its tag."""
+UNSIGNED_FROM = 2**63
+"""Flower writes integers from here on without a sign."""
 
 
 def serialised_bytes(message: Message) -> int:
     """Return the size of the message's protocol buffer, in bytes."""
-    rest = ProtoMessage(
-        metadata=metadata_to_proto(message.metadata),
-        error=error_to_proto(message.error) if message.has_error() else None,
-    )
-    size = int(rest.ByteSize())
+    size = _field(_metadata(message.metadata))
+    if message.has_error():
+        size += _field(int(error_to_proto(message.error).ByteSize()))
     return size + _field(_content(message.content)) if message.has_content() else size
+
+
+def _metadata(metadata: Metadata) -> int:
+    source, destination = metadata.src_task_id, metadata.dst_task_id
+    return (
+        _text(metadata.message_id)
+        + _text(metadata.reply_to_message_id)
+        + _text(metadata.group_id)
+        + _text(metadata.message_type)
+        + _number(metadata.run_id)
+        + _number(metadata.src_node_id)
+        + _number(metadata.dst_node_id)
+        + (0 if source is None else 1 + _varint(source))
+        + (0 if destination is None else 1 + _varint(destination))
+        + (DOUBLE if metadata.ttl else 0)
+        + (DOUBLE if metadata.created_at else 0)
+    )
 
 
 def _content(content: RecordDict) -> int:
@@ -29,7 +50,31 @@ def _content(content: RecordDict) -> int:
         if isinstance(record, ArrayRecord):
             size += _field(_text(name) + _field(_arrays(record)))
         else:
-            size += int(recorddict_to_proto(RecordDict({name: record})).ByteSize())
+            scalars = _scalars(record.items())
+            if scalars is None:
+                size += int(recorddict_to_proto(RecordDict({name: record})).ByteSize())
+            else:
+                size += _field(_text(name) + _field(scalars))
+    return size
+
+
+def _scalars(items: Iterable[tuple[str, Any]]) -> int | None:
+    """Return what metrics or settings take in their record; None where one is a list."""
+    size = 0
+    for name, value in items:
+        if isinstance(value, bool):
+            taken = 2
+        elif isinstance(value, int):
+            taken = 1 + _varint(_zigzag(value) if value < UNSIGNED_FROM else value)
+        elif isinstance(value, float):
+            taken = DOUBLE
+        elif isinstance(value, str):
+            taken = _field(len(value.encode()))
+        elif isinstance(value, bytes):
+            taken = _field(len(value))
+        else:
+            return None
+        size += _field(_text(name) + _field(taken))
     return size
 
 
@@ -53,4 +98,18 @@ def _text(value: str) -> int:
 
 def _field(length: int) -> int:
     """Return what a field of so many bytes takes: its tag in one byte, its length, itself."""
-    return 1 + max(1, -(-length.bit_length() // 7)) + length
+    return 1 + _varint(length) + length
+
+
+def _number(value: int) -> int:
+    return 1 + _varint(value) if value else 0
+
+
+def _varint(value: int) -> int:
+    """Return what a whole number takes: 7 bits of it in each byte."""
+    return max(1, -(-value.bit_length() // 7))
+
+
+def _zigzag(value: int) -> int:
+    """Return what is written of a number with a sign: 0, -1, 1, -2 as 0, 1, 2, 3."""
+    return 2 * value if value >= 0 else -2 * value - 1

@@ -4,12 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from testbed.core.arrays import QuickArray, as_numpy, quicken, to_array
+from testbed.core.arrays import QuickArray, QuickRecords, as_numpy, quicken, to_array
 from testbed.engine.host import set_identity
 
 DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int8", "bool", "complex64"])
@@ -17,7 +17,7 @@ DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int8", "boo
 
 @given(DTYPES.flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0))))
 def test_bytes_are_flower_s_own(values):
-    own, flower = to_array(values), Array(np.ascontiguousarray(values))
+    own, flower = to_array(values), Array(np.asarray(values, order="C"))
     assert (own.dtype, own.shape, own.stype, own.data) == (
         flower.dtype,
         flower.shape,
@@ -26,7 +26,7 @@ def test_bytes_are_flower_s_own(values):
     )
     for read in (as_numpy(own), flower.numpy()):
         assert read.dtype == values.dtype
-        assert read.shape == np.ascontiguousarray(values).shape
+        assert read.shape == values.shape
         assert read.tobytes() == values.tobytes()
 
 
@@ -94,6 +94,27 @@ def test_a_received_message_reads_itself_and_may_be_written_to():
     read = array.numpy()
     read += 1.0
     assert np.array_equal(array.numpy(), values)
+
+
+def test_a_received_message_shows_its_records_by_kind_as_flower_does():
+    set_identity()
+    arrays_, metrics = ArrayRecord({"w": Array(np.zeros(2))}), MetricRecord({"num-examples": 3})
+    settings = ConfigRecord({"a": 1})
+    content = RecordDict({"arrays": arrays_, "metrics": metrics, "config": settings})
+    message = Message(content, 1, "train")
+    quicken(message)
+    received = message.content
+    assert type(received) is QuickRecords
+    assert dict(received.array_records) == {"arrays": arrays_}
+    assert dict(received.metric_records) == {"metrics": metrics}
+    assert dict(received.config_records) == {"config": settings}
+    received.array_records["more"] = arrays_
+    del received.metric_records["metrics"]
+    assert list(received) == ["arrays", "config", "more"]
+    with pytest.raises(TypeError):
+        received.array_records["wrong"] = metrics
+    again = pickle.loads(pickle.dumps(message)).content
+    assert list(again.array_records) == ["arrays", "more"]
 
 
 @pytest.mark.parametrize("count", [6, 5000])
