@@ -1,6 +1,7 @@
-"""How the C library's allocator treats the memory of freed tensors."""
+"""What freed tensors and Python's garbage collector cost a process of the fleet."""
 
 import ctypes
+import gc
 import platform
 
 M_TRIM_THRESHOLD = -1
@@ -27,3 +28,13 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(M_MMAP_THRESHOLD, LARGEST_ON_HEAP_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     )
+
+
+def spare_what_exists() -> None:
+    """Let Python's garbage collector pass over all objects that this process has now.
+
+    The libraries alone bring some hundred thousand, which live as long as the process does. A full
+    collection looks at every one of them, a quarter of a second each time, and a round with many
+    replies sets off several. ``gc.unfreeze()`` takes it back.
+    """
+    gc.freeze()

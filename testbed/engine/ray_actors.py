@@ -9,8 +9,7 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from testbed.core.allocation import keep_freed_memory
-from testbed.core.arrays import quicken
+from testbed.core.allocation import keep_freed_memory, spare_what_exists
 from testbed.engine.host import Delivery, Host, Usage, process_usage
 from testbed.engine.oracles import QueryService
 from testbed.engine.parcels import Parcel
@@ -31,13 +30,10 @@ class _HostActor(Host):
     def __init__(self, *data: Any) -> None:
         _settle_process()
         super().__init__(*data)
+        spare_what_exists()
 
     def carry(self, parcel: Parcel, *shared: RecordDict) -> list[Delivery]:
-        deliveries = self.handle(parcel.unpack(shared))
-        for delivery in deliveries:
-            if delivery.reply.has_content():
-                quicken(delivery.reply)
-        return deliveries
+        return self.handle(parcel.unpack(shared))
 
     def repeat(self, parcel: Parcel, *shared: RecordDict) -> None:
         self.handle(parcel.unpack(shared))

@@ -1,6 +1,7 @@
 """Hosts and adversaries as Ray actors, bound to loopback, with nothing phoning home."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
+from testbed.core.allocation import spare_what_exists
 from testbed.core.errors import HostError
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.backend import MOST_HOSTS, Backend, Job, default_hosts
@@ -59,6 +61,7 @@ class RayBackend(Backend):
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
             self._jobs = RayJobs(self._cluster, self.hosts)
             self._hosts.wait_for_room(range(self.hosts))
+            spare_what_exists()
         except BaseException:
             self.close()
             raise
@@ -137,6 +140,7 @@ class RayBackend(Backend):
 
     def close(self) -> None:
         """Stop Ray, or leave the cluster that was joined, and leave nothing behind."""
+        gc.unfreeze()
         if self._cluster.foreign and ray.is_initialized():
             hosts = self._hosts.actors if self._hosts else []
             jobs = self._jobs.actors if self._jobs else []

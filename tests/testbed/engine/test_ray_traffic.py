@@ -1,5 +1,7 @@
 """What travels to Ray's hosts: images once a run, weights once a round, whatever the shards."""
 
+import gc
+
 import numpy as np
 import pytest
 import ray
@@ -158,6 +160,13 @@ def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
     size = sum(value.nbytes for value in trained.values())
     parcels = on_ray.forwarded()
     assert [len(parcel) > size for parcel in parcels] == [True, False] * ROUNDS
+
+
+def test_garbage_collection_passes_over_what_was_there_until_the_backend_ends(on_ray):
+    data = (np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), [np.arange(1)])
+    with ray_backend.RayBackend(1, *data):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_hosts_in_this_process_train_what_is_trained_inline(tiny, tmp_path, on_ray):
