@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,23 @@ def quiet_ray() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_api_server() -> Iterator[None]:
-    """Initialise Ray within this, and it starts no dashboard process.
+def few_services() -> Iterator[None]:
+    """Initialise Ray within this, and it starts no process that a run has no use for.
 
-    Ray starts one even with ``include_dashboard=False``, without its pages; in Ray 2.55 that
-    process asks 169.254.169.254 and metadata.google.internal which cloud it runs in.
+    That is its dashboard, which it starts even with ``include_dashboard=False``, without pages (in
+    Ray 2.55 that process asks 169.254.169.254 and metadata.google.internal which cloud it runs
+    in); the autoscaler's monitor, on one machine; and the reader of log files that nobody asked
+    to see. ``ray.init`` has no switches for these.
     """
-    services = ray._private.services
-    original = services.start_api_server
-    services.start_api_server = lambda *_, **__: (None, None)  # Ray has no switch for it
+    services: Any = ray._private.services
+    parameter: Any = ray._private.parameter
+    start_api_server, params = services.start_api_server, parameter.RayParams
+    services.start_api_server = lambda *_, **__: (None, None)
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
     try:
         yield
     finally:
-        services.start_api_server = original
+        services.start_api_server, parameter.RayParams = start_api_server, params
 
 
 def said(error: Exception) -> str:
@@ -188,7 +193,7 @@ class LocalCluster(Cluster):
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         before = set(psutil.Process().children(recursive=True))
         try:
-            with quiet_ray(), no_api_server():
+            with quiet_ray(), few_services():
                 ray.init(
                     address="local",
                     num_cpus=cores,

@@ -41,6 +41,14 @@ def test_every_process_listens_on_loopback_only(backend):
     assert listening <= set(LOOPBACK)
 
 
+def test_no_process_runs_that_a_run_has_no_use_for(backend):
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    for needed in ("gcs_server", "raylet", "_HostActor"):
+        assert any(needed in command for command in commands), needed
+    for useless in ("dashboard.py", "autoscaler", "log_monitor"):
+        assert not any(useless in command for command in commands), useless
+
+
 def test_jobs_run_in_one_thread_each_and_keep_their_order(backend):
     done = []
     jobs = [(f"job {n}", np.sum, (np.full(3, n),)) for n in range(5)]
