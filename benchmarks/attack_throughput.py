@@ -23,7 +23,7 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 MARKS = Marks("<!-- throughput:begin -->", "<!-- throughput:end -->")
 TOLERANCE = 2e-2
@@ -124,9 +124,8 @@ def main() -> int:
     """Measure, print the table, and put it where it is wanted."""
     arguments = parse()
     torch.set_num_threads(1)
-    try:
-        if arguments.document is not None:
-            check_marks(arguments.document, MARKS)
+
+    def measured() -> tuple[str, bool]:
         with threadpool_limits(1, user_api="blas"):
             rows = measure(all_cases(arguments), arguments.repeats)
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -137,13 +136,9 @@ def main() -> int:
             f"cut after block 2, one thread, medians of {arguments.repeats} repeats. Every step of "
             "a training or search counts the images that it works on.\n\n" + table(rows)
         )
-        print(text)
-        if arguments.document is not None:
-            write_between(arguments.document, (MARKS, text))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return text, True
+
+    return measured_into(arguments.document, MARKS, measured)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import yaml
 from faults.campaign import Campaign, Outcome
 from faults.cases import CASES, UNINTERRUPTED, inject
 
-from testbed.core.errors import UserError
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 MARKS = Marks("<!-- faults:begin -->", "<!-- faults:end -->")
 SCENARIO = {
@@ -99,17 +98,13 @@ def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the campaign; return 1 where a case failed."""
     options = parse(arguments)
-    try:
-        if options.document is not None:
-            check_marks(options.document, MARKS)
+
+    def measured() -> tuple[str, bool]:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             outcomes = campaign(options, Path(folder))
-        if options.document is not None:
-            write_between(options.document, (MARKS, table(outcomes)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0 if all(item.passed for item in outcomes) else 1
+        return table(outcomes), all(item.passed for item in outcomes)
+
+    return measured_into(options.document, MARKS, measured, shown=False)
 
 
 if __name__ == "__main__":

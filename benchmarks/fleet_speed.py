@@ -16,11 +16,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from frontier.records import Row, read_rows, write_rows
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -86,18 +87,20 @@ def run_once(contender: str, workload: str, devices: int, rounds: int, pfl_pytho
             "-m",
             "speed",
         ]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(  # noqa: S603
-        [*command, contender, workload, str(devices), str(rounds + 1)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT_S,
-        check=False,
-    )
+    with TemporaryDirectory(prefix="speed-") as folder:  # Flower's simulation leaves one behind
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": folder,
+        }
+        done = subprocess.run(  # noqa: S603
+            [*command, contender, workload, str(devices), str(rounds + 1)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT_S,
+            check=False,
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith("seconds ")]
     if done.returncode or not lines:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
@@ -196,19 +199,13 @@ def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
 def main(arguments: list[str] | None = None) -> int:
     """Let the contenders take turns, then write the tables."""
     options = parse(arguments)
-    try:
-        if options.document is not None:
-            check_marks(options.document, MARKS)
+
+    def measured() -> tuple[str, bool]:
         options.out.mkdir(parents=True, exist_ok=True)
         rows = measure(options, options.out / "speed.csv")
-        text = f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}"
-        print(text)
-        if options.document is not None:
-            write_between(options.document, (MARKS, text))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}", True
+
+    return measured_into(options.document, MARKS, measured)
 
 
 if __name__ == "__main__":

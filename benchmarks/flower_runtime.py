@@ -29,14 +29,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from testbed.core.errors import UserError
 from testbed.engine.backend import InlineBackend
 from testbed.engine.experiment import Experiment
 from testbed.engine.progress import Progress
 from testbed.engine.training import prepare, train
 from testbed.engine.world import World
 from testbed.flower.run_config import RunConfig, chosen_arm
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 MARKS = Marks("<!-- runtimes:begin -->", "<!-- runtimes:end -->")
 RUNTIMES = {
@@ -238,19 +237,13 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
     kinds = [options.only] if options.only else list(RUNTIMES)
-    try:
-        if options.document is not None:
-            check_marks(options.document, MARKS)
+
+    def measured() -> tuple[str, bool]:
         with tempfile.TemporaryDirectory(prefix="flower-") as folder:
             timings = measure(kinds, options.rounds, Path(folder))
-        text = table(timings, options.rounds)
-        print(text)
-        if options.document is not None:
-            write_between(options.document, (MARKS, text))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0 if all(not each.difference for each in timings) else 1
+        return table(timings, options.rounds), all(not each.difference for each in timings)
+
+    return measured_into(options.document, MARKS, measured)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from fuzzing.inputs import input_targets
 from fuzzing.results import result_targets
 
 from testbed import run_scenario
-from testbed.core.errors import UserError
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
@@ -81,16 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)  # readers log what they say
-    try:
-        if options.document is not None:
-            check_marks(options.document, MARKS)
-        text = campaign(options)
-        if options.document is not None:
-            write_between(options.document, (MARKS, text))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return measured_into(options.document, MARKS, lambda: (campaign(options), True), shown=False)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from scaling.processes import Taken, kind_of_memory, measured
 from testbed.core.errors import UserError
 from testbed.core.loading import load_scenario
 from testbed.core.scenario import Scenario
-from testbed.report.marked import Marks, check_marks, write_between
+from testbed.report.marked import Marks, measured_into
 
 MARKS = Marks("<!-- scale:begin -->", "<!-- scale:end -->")
 IDLE_MARKS = Marks("<!-- idle:begin -->", "<!-- idle:end -->")
@@ -211,20 +211,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
     try:
         options = parse(arguments)
-        marks = IDLE_MARKS if options.idle else MARKS
-        if options.document is not None:
-            check_marks(options.document, marks)
-        if options.idle:
-            text, sound = measure_idle(options.sizes, options.hosts), True
-        else:
-            text, sound = measure(options)
-        print(text)
-        if options.document is not None:
-            write_between(options.document, (marks, text))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0 if sound else 1
+    if options.idle:
+        return measured_into(
+            options.document, IDLE_MARKS, lambda: (measure_idle(options.sizes, options.hosts), True)
+        )
+    return measured_into(options.document, MARKS, lambda: measure(options))
 
 
 if __name__ == "__main__":

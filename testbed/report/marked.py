@@ -4,7 +4,8 @@ Marks are comments in Markdown, so that a reader of the rendered document does n
 """
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,3 +86,32 @@ def write_between(path: Path, *texts: tuple[Marks, str]) -> None:
     UserError : as ``replaced``, or the document cannot be written.
     """
     write_bytes(path, replaced(path, texts).encode("utf-8"))
+
+
+def measured_into(
+    document: Path | None, marks: Marks, measure: Callable[[], tuple[str, bool]], shown: bool = True
+) -> int:
+    """Measure, print what is to be said of it, put that into a document, and return the exit code.
+
+    Parameters
+    ----------
+    document : refused before anything is measured, where the text could not go there; None: none.
+    measure : returns the text, and whether what was measured is as it must be.
+    shown : print the text; False: the measurement has printed it already.
+
+    Returns
+    -------
+    0; 1 where something is not as it must be; 2 and one sentence where something was refused.
+    """
+    try:
+        if document is not None:
+            check_marks(document, marks)
+        text, sound = measure()
+        if shown:
+            print(text)
+        if document is not None:
+            write_between(document, (marks, text))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if sound else 1

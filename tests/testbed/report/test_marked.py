@@ -3,7 +3,7 @@
 import pytest
 
 from testbed.core.errors import UserError
-from testbed.report.marked import labelled, replaced, write_between
+from testbed.report.marked import labelled, measured_into, replaced, write_between
 
 PLAIN, FACES, DIGITS = labelled("made"), labelled("made", "faces"), labelled("made", "digits")
 
@@ -66,3 +66,34 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     for path, said in ((tmp_path / "bytes.md", "not UTF-8"), (tmp_path, "cannot be read")):
         with pytest.raises(UserError, match=said):
             replaced(path, [(PLAIN, "")])
+
+
+@pytest.mark.parametrize(("sound", "code"), [(True, 0), (False, 1)])
+def test_what_was_measured_is_printed_and_written(tmp_path, capsys, sound, code):
+    path = tmp_path / "page.md"
+    assert measured_into(path, PLAIN, lambda: ("found", sound)) == code
+    assert path.read_text() == f"{PLAIN.begin}\n\nfound\n\n{PLAIN.end}\n"
+    assert capsys.readouterr().out == "found\n"
+    assert measured_into(None, PLAIN, lambda: ("again", sound), shown=False) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_measured_for_a_document_without_marks(tmp_path, capsys):
+    path = tmp_path / "page.md"
+    path.write_text("no marks\n")
+    begun = []
+    assert measured_into(path, PLAIN, lambda: (begun.append(1), ("", True))[1]) == 2
+    assert begun == []
+    assert capsys.readouterr().err.startswith(f"{path}: needs the lines")
+
+
+def test_a_refusal_while_measuring_leaves_the_document_as_it_was(tmp_path, capsys):
+    path = tmp_path / "page.md"
+    path.write_text(f"{PLAIN.begin}\nold\n{PLAIN.end}\n")
+
+    def refuse():
+        raise UserError("no such data")
+
+    assert measured_into(path, PLAIN, refuse) == 2
+    assert capsys.readouterr() == ("", "no such data\n")
+    assert "old" in path.read_text()
