@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Compiling every module of every library takes longer than all else; Python does it for those in use.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-long lint smoke bench clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
 # Installs the testbed, runs the 100-device scenario and writes results/demo/report.html.
@@ -36,7 +38,7 @@ lint: $(STAMP)
 PFL := .venv-pfl
 $(PFL)/.installed:
 	$(PYTHON) -m venv $(PFL)
-	$(PFL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 "pfl[pytorch]==0.6.0"
+	$(PFL)/bin/python -m pip install $(PIP_OPTIONS) torch==2.13.0 "pfl[pytorch]==0.6.0"
 	touch $@
 
 bench: $(STAMP) $(PFL)/.installed
