@@ -199,15 +199,19 @@ class Host:
         )
         try:
             reply = app(message, context)
+            uplink_bytes = serialised_bytes(reply)
         except Exception as error:
-            # One device's handler failed: it is counted as failed, and the others go on.
+            # One device's handler failed, or its reply is none: it is counted as failed, and the
+            # others go on.
             _LOG.exception("device %d failed", device)
             reason = f"device {device}: {type(error).__name__}: {error}"
-            reply = Message(Error(protocol.FAILED, reason), reply_to=message)
+            printable = reason.encode(errors="backslashreplace").decode()
+            reply = Message(Error(protocol.FAILED, printable), reply_to=message)
+            uplink_bytes = serialised_bytes(reply)
         self._states.keep(device, context.state)
         if reply.has_content():
             quicken(reply)
-        return Delivery(reply, _downlink_bytes(message, sizes), serialised_bytes(reply))
+        return Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
 
 
 def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:

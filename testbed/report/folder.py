@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +231,12 @@ def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
         with np.load(path, allow_pickle=False) as archive:
             keys = [key for key in archive.files if key in wanted]
             return {key: _channels_last(archive[key], key, path) for key in keys}
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
+    except Exception as error:
+        # Damaged bytes bring out errors of zipfile, of its codecs and of Python's own tokenizer.
         raise UserError(f"{path}: not a readable archive of arrays ({error})") from None
 
 

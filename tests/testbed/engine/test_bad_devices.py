@@ -6,10 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from faults.devices import BAD_DEVICES, spoil
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from testbed.core.loading import validate_scenario
 from testbed.engine.experiment import Experiment
+from testbed.engine.host import Host, node_of
 from testbed.engine.progress import Progress
+from testbed.engine.wire_size import serialised_bytes
 
 
 def run(tree, folder):
@@ -46,3 +50,42 @@ def test_bad_devices_fail_alone(fleet, tmp_path, monkeypatch):
         if kind.said:
             assert any(f"device {kind.device}: " in e and kind.said in e for e in arm["errors"])
             assert f"device {kind.device}: " in page
+
+
+LONE_SURROGATE = "\ud800"
+
+
+def raise_it(message):
+    raise ValueError(LONE_SURROGATE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda message: None, "AttributeError"),
+        (
+            lambda message: Message(
+                RecordDict({"c": ConfigRecord({"a": LONE_SURROGATE})}), reply_to=message
+            ),
+            "UnicodeEncodeError",
+        ),
+        (raise_it, r"ValueError: \ud800"),
+    ],
+)
+def test_what_is_no_reply_is_a_failure_of_its_device_alone(answer, said):
+    app = ClientApp()
+
+    @app.query()
+    def query(message, context):
+        if context.node_config["partition-id"] == 0:
+            return answer(message)
+        return Message(RecordDict(), reply_to=message)
+
+    rows = [np.arange(1), np.arange(1)]
+    host = Host(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), rows)
+    host.install_app(lambda data: app)
+    messages = [Message(RecordDict(), node_of(device), "query") for device in range(2)]
+    bad, good = host.handle(messages)
+    assert bad.reply.error.reason.startswith(f"device 0: {said}")
+    assert bad.uplink_bytes == serialised_bytes(bad.reply)
+    assert good.reply.has_content()

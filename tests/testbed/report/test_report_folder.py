@@ -1,6 +1,8 @@
 """Reading: partial folders are shown as far as they go, broken ones named in one sentence."""
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,15 @@ def _floats(path: Path) -> None:
     np.savez(path, **arrays)
 
 
+def _without_brace(path: Path) -> None:
+    """Damage the header of an array so that not even Python's tokenizer can read it."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 1, 8, 8), np.uint8))
+    with zipfile.ZipFile(path, "w") as archive:
+        content = buffer.getvalue().replace(b"{", b"\0", 1)
+        archive.writestr("original/undefended/eavesdropper.npy", content)
+
+
 BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("results.json", Path.unlink, "missing"),
     ("results.json", _truncate, "not valid JSON"),
@@ -139,6 +150,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("requests.parquet", _as_text, "not a readable parquet"),
     ("reconstructions/samples.npz", _truncate, "not a readable archive"),
     ("reconstructions/samples.npz", _pickled, "not a readable archive"),
+    ("reconstructions/samples.npz", _without_brace, "not a readable archive"),
     ("reconstructions/samples.npz", _floats, "expected uint8 images"),
 ]
 
