@@ -11,9 +11,10 @@ from ray import cloudpickle
 
 from server.serving import Serving
 from testbed.core import protocol
+from testbed.core.errors import HostError
 from testbed.core.loading import validate_scenario
 from testbed.data.device_rows import DeviceRows
-from testbed.engine import ray_backend, ray_hosts
+from testbed.engine import ray_backend, ray_cluster, ray_hosts
 from testbed.engine.experiment import Experiment, arm_models
 from testbed.engine.node_tiers import NodeTiers
 from testbed.engine.progress import Progress
@@ -167,6 +168,29 @@ def test_garbage_collection_passes_over_what_was_there_until_the_backend_ends(on
     with ray_backend.RayBackend(1, *data):
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
+
+
+def test_a_head_that_is_gone_is_noticed_however_quickly_hosts_answer(monkeypatch):
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns, timeout: (references, []))
+    now, looks = [100.0], []
+    monkeypatch.setattr(ray_cluster.time, "monotonic", lambda: now[0])
+
+    class Watched(Cluster):
+        def check(self):
+            looks.append(now[0])
+            if now[0] > 110.0:
+                raise HostError("gone")
+
+    cluster = Watched()
+
+    def train():
+        for _ in range(100):
+            cluster.wait(["a reference"], "a host")
+            now[0] += 0.5
+
+    with pytest.raises(HostError, match="gone"):
+        train()
+    assert looks == [100.0, 102.5, 105.0, 107.5, 110.0, 112.5]
 
 
 def test_hosts_in_this_process_train_what_is_trained_inline(tiny, tmp_path, on_ray):
