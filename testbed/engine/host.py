@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -203,15 +204,20 @@ class Host:
         except Exception as error:
             # One device's handler failed, or its reply is none: it is counted as failed, and the
             # others go on.
-            _LOG.exception("device %d failed", device)
-            reason = f"device {device}: {type(error).__name__}: {error}"
-            printable = reason.encode(errors="backslashreplace").decode()
-            reply = Message(Error(protocol.FAILED, printable), reply_to=message)
+            trace = _encodable("".join(traceback.format_exception(error)))
+            _LOG.error("device %d failed\n%s", device, trace)
+            reason = _encodable(f"device {device}: {type(error).__name__}: {error}")
+            reply = Message(Error(protocol.FAILED, reason), reply_to=message)
             uplink_bytes = serialised_bytes(reply)
         self._states.keep(device, context.state)
         if reply.has_content():
             quicken(reply)
         return Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
+
+
+def _encodable(text: str) -> str:
+    """Return a text that a message and a log can hold, whatever a device's error says."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
