@@ -29,7 +29,7 @@ tensor = torch.ones(6 << 20)
 while_held = mallinfo2()
 del tensor
 after = mallinfo2()
-print(while_held.hblkhd - before.hblkhd, after.fordblks - before.fordblks)
+print(while_held.hblkhd - before.hblkhd, after.fordblks - while_held.fordblks)
 """
 TENSOR_BYTES = 4 * 6 << 20
 
