@@ -23,7 +23,7 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
 
 MARKS = Marks("<!-- throughput:begin -->", "<!-- throughput:end -->")
 TOLERANCE = 2e-2

@@ -30,7 +30,7 @@ from frontier.records import read_rows, write_rows
 from frontier.training import Budget, accuracy, train
 
 from testbed.core.errors import UserError
-from testbed.report.marked import write_between
+from testbed.pages.documents import write_between
 
 
 def parse() -> argparse.Namespace:

@@ -16,7 +16,7 @@ import yaml
 from faults.campaign import Campaign, Outcome
 from faults.cases import CASES, UNINTERRUPTED, inject
 
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
 
 MARKS = Marks("<!-- faults:begin -->", "<!-- faults:end -->")
 SCENARIO = {

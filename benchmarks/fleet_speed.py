@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from frontier.records import Row, read_rows, write_rows
 
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
 
 HERE = Path(__file__).resolve().parent
 TITLES = {

@@ -29,13 +29,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from testbed.engine.backend import InlineBackend
+from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment
-from testbed.engine.progress import Progress
-from testbed.engine.training import prepare, train
-from testbed.engine.world import World
+from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.setting.world import World
+from testbed.engine.training.fleet import prepare, train
 from testbed.flower.run_config import RunConfig, chosen_arm
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
 
 MARKS = Marks("<!-- runtimes:begin -->", "<!-- runtimes:end -->")
 RUNTIMES = {

@@ -25,7 +25,7 @@ from fuzzing.inputs import input_targets
 from fuzzing.results import result_targets
 
 from testbed import run_scenario
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from testbed.cli.environment import Interrupts, stop_telemetry
 from testbed.compare.build import write_comparison
 from testbed.compare.comparison import compare
 from testbed.compare.document_tables import TABLES
+from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
-from testbed.core.loading import parse_overrides, read_tree
-from testbed.report.marked import Marks, check_marks, labelled, write_between
+from testbed.pages.documents import Marks, check_marks, labelled, write_between
+from testbed.scenario.loading import parse_overrides, read_tree
 from testbed.sweep.folder import COMPLETE, MANIFEST, SweepFolder
 from testbed.sweep.grid import Point, expand
 

@@ -21,9 +21,9 @@ from frontier.records import Row, write_rows
 from scaling.processes import Taken, kind_of_memory, measured
 
 from testbed.core.errors import UserError
-from testbed.core.loading import load_scenario
-from testbed.core.scenario import Scenario
-from testbed.report.marked import Marks, measured_into
+from testbed.pages.documents import Marks, measured_into
+from testbed.scenario.loading import load_scenario
+from testbed.scenario.schema import Scenario
 
 MARKS = Marks("<!-- scale:begin -->", "<!-- scale:end -->")
 IDLE_MARKS = Marks("<!-- idle:begin -->", "<!-- idle:end -->")

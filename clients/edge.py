@@ -19,8 +19,8 @@ from torch import Tensor
 from clients.deployed import FrontEndRunner
 from clients.program import EdgeProgram, compute_layout
 from clients.session import MIN_BATCH, TrainingSession
-from testbed.core import protocol
-from testbed.core.records import config_number, tier_of, to_record, to_tensors
+from testbed.wire import protocol
+from testbed.wire.records import config_number, tier_of, to_record, to_tensors
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
 MOMENT = "moment-"

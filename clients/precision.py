@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from testbed.core.blocks import BatchAverage
-from testbed.core.quantisation import straight_through
+from testbed.core.layers import BatchAverage
+from testbed.wire.quantisation import straight_through
 
 WEIGHT_LEVELS = 127  # -127 to 127; -128 is left out, so that negation stays exact
 ACTIVATION_LEVELS = 255

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
-from testbed.core.blocks import set_statistics_momentum
-from testbed.core.encoding import encode, payload_bytes
-from testbed.core.quantisation import quantise
+from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.scenario import Component, EdgeOptimiserSection, Precision
 from testbed.core.seeds import torch_generator
+from testbed.scenario.schema import Component, EdgeOptimiserSection, Precision
+from testbed.wire.encoding import encode, payload_bytes
+from testbed.wire.quantisation import quantise
 
 T = TypeVar("T")
 INT8_BITS = 8
@@ -241,7 +241,7 @@ class EdgeModel:
         self._mean, self._std = self._mean.to(device), self._std.to(device)
 
     def encode(self, released: Tensor) -> dict[str, Tensor]:
-        """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""
+        """Return the arrays that travel; ``testbed.wire.encoding.decode`` gives ``released``."""
         if self._rounds_release:
             return encode(released, replace(self.defence.wire, bits=INT8_BITS))
         return self.defence.encode(released)

@@ -8,7 +8,7 @@ saturation, each clipped to [0, 1].
 import torch
 from torch import Tensor
 
-from testbed.core.provider_section import AugmentationSection
+from testbed.scenario.training import AugmentationSection
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luminance (ITU-R BT.601)."""

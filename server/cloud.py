@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from server.entries import TieredCloudModel
-from testbed.core.blocks import running_weight, set_statistics_momentum
+from testbed.core.layers import running_weight, set_statistics_momentum
 from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
-from testbed.core.scenario import CloudOptimiserSection
 from testbed.core.seeds import torch_generator
+from testbed.scenario.schema import CloudOptimiserSection
 
 ANSWER_CHUNK = 64  # features per forward pass when answering
 

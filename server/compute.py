@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from testbed.core.errors import UserError
-from testbed.core.provider_section import ProviderSection
+from testbed.scenario.training import ProviderSection
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

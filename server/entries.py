@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from server.cloud_models.base import CloudModel
-from testbed.core.blocks import conv_block
+from testbed.core.layers import conv_block
 
 Shape = tuple[int, int, int]
 

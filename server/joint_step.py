@@ -10,7 +10,7 @@ from torch.nn import functional
 from server.compute import DTYPES
 from server.edge_half import EdgeBatch, ProviderTier
 from server.entries import TieredCloudModel
-from testbed.core.provider_section import ProviderOptimiserSection, ProviderSection
+from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
 ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults, as on devices
 Weights = dict[str, Tensor]

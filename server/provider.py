@@ -25,9 +25,9 @@ from server.edge_half import ProviderTier
 from server.entries import TieredCloudModel
 from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
-from testbed.core.blocks import BatchAverage
-from testbed.core.provider_section import ProviderSection
+from testbed.core.layers import BatchAverage
 from testbed.core.seeds import generator, torch_generator
+from testbed.scenario.training import ProviderSection
 
 MIN_BATCH = 2  # batch norm needs two
 EVALUATION_BATCH = 256

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from testbed.core.provider_section import ProviderSection
+from testbed.scenario.training import ProviderSection
 
 PLATEAU_THRESHOLD = 1e-4  # relative fall that counts as one, as in torch's ReduceLROnPlateau
 

@@ -1,7 +1,7 @@
 """Serving as a Flower ServerApp: deploy the front-end, receive features, send answers.
 
 A request starts on a device. Flower's servers ask and its nodes answer, so the trigger is a message
-that never crosses the wire (testbed.core.protocol); features and answers are ordinary messages.
+that never crosses the wire (testbed.wire.protocol); features and answers are ordinary messages.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from server.cloud import Cloud
 from server.tiers import Weights
-from testbed.core import protocol
-from testbed.core.encoding import decode
-from testbed.core.records import to_record, to_tensors
+from testbed.wire import protocol
+from testbed.wire.encoding import decode
+from testbed.wire.records import to_record, to_tensors
 
 MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
 NO_ANSWER = -1

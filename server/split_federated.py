@@ -18,13 +18,13 @@ from torch import Tensor
 
 from server.cloud import Cloud
 from server.tiers import Tier, has_metrics, metric
-from testbed.core import protocol
-from testbed.core.encoding import decode
+from server.training_step import Intruder, TrainingStep
 from testbed.core.errors import UserError
-from testbed.core.intrusion import Intruder, TrainingStep
-from testbed.core.records import to_record, to_tensors
-from testbed.core.scenario import TrainingSection
 from testbed.core.seeds import generator
+from testbed.scenario.schema import TrainingSection
+from testbed.wire import protocol
+from testbed.wire.encoding import decode
+from testbed.wire.records import to_record, to_tensors
 
 MIN_TRAINING_IMAGES = 2  # batch norm needs two
 

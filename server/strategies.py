@@ -9,7 +9,7 @@ from pydantic import create_model
 from testbed.core.registries import STRATEGIES
 from testbed.core.registry import Options
 
-# The testbed chooses the cohort itself, and names the records (testbed.core.protocol).
+# The testbed chooses the cohort itself, and names the records (testbed.wire.protocol).
 _CHOSEN_HERE = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,

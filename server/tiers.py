@@ -9,11 +9,11 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from testbed.core import protocol
-from testbed.core.arrays import as_numpy
-from testbed.core.blocks import running_weight
 from testbed.core.errors import UserError
-from testbed.core.records import to_tensors
+from testbed.core.layers import running_weight
+from testbed.wire import protocol
+from testbed.wire.arrays import as_numpy
+from testbed.wire.records import to_tensors
 
 MEAN, VARIANCE = "running_mean", "running_var"
 Weights = dict[str, Tensor]

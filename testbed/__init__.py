@@ -5,11 +5,13 @@ Importing this loads nothing and changes nothing; the names below are loaded whe
 
 from typing import TYPE_CHECKING, Any
 
+from testbed.core import project
+
 if TYPE_CHECKING:
     from testbed.api import RunResult, load_run, run_scenario
     from testbed.sweep.api import SweepResult, run_sweep
 
-__version__ = "0.1.0"
+__version__ = project.VERSION
 __all__ = [
     "RunResult",
     "SweepResult",

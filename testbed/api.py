@@ -12,14 +12,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.cli.environment import Interrupts, stop_telemetry
+from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from testbed.core.scenario import Scenario
-    from testbed.engine.progress import Display
+    from testbed.core.progress import Display
+    from testbed.scenario.schema import Scenario
 
 TABLES = ("rounds", "devices", "requests", "attacks")
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -52,7 +52,7 @@ class RunResult:
     @cached_property
     def scenario(self) -> "Scenario":
         """The scenario with every default filled in."""
-        from testbed.core.loading import load_scenario
+        from testbed.scenario.loading import load_scenario
 
         return load_scenario(self.folder / "scenario.resolved.yaml")
 
@@ -71,8 +71,8 @@ class RunResult:
         """One row per arm: accuracy, best attack, latency, energy, bytes."""
         import pyarrow as pa
 
-        from testbed.report.flat import arm_figures
-        from testbed.report.folder import read_results
+        from testbed.results.figures import arm_figures
+        from testbed.results.reading import read_results
 
         return pa.Table.from_pylist(arm_figures(read_results(self.folder)))
 
@@ -103,8 +103,8 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         """Return the comparison of the arms, for notebooks."""
-        from testbed.report.folder import read_results
-        from testbed.report.headline import headline_table
+        from testbed.report.tables.headline import headline_table
+        from testbed.results.reading import read_results
 
         table = headline_table(read_results(self.folder))
         if table is None:
@@ -142,7 +142,7 @@ def run_scenario(
     resume : continue the interrupted run whose folder ``out`` is.
     force : replace results that ``out`` holds.
     progress : True shows the phases on standard error, False nothing; or an object that shows them
-        (``testbed.engine.progress.Display``).
+        (``testbed.core.progress.Display``).
 
     Raises
     ------
@@ -151,7 +151,7 @@ def run_scenario(
     KeyboardInterrupt : the results so far are in the folder, and the run can be resumed.
     """
     stop_telemetry()
-    from testbed.cli.execution import default_folder, execute
+    from testbed.engine.execution import default_folder, execute
 
     chosen = _resolve(scenario, overrides)
     folder = Path(out) if out is not None else default_folder(chosen)
@@ -174,7 +174,7 @@ def load_run(folder: str | Path) -> RunResult:
     ------
     UserError : the folder is missing, damaged or of another schema version.
     """
-    from testbed.report.folder import read_results
+    from testbed.results.reading import read_results
 
     read_results(Path(folder))
     return RunResult(Path(folder))
@@ -183,8 +183,8 @@ def load_run(folder: str | Path) -> RunResult:
 def _resolve(
     scenario: "str | Path | Mapping[str, Any] | Scenario", overrides: Overrides
 ) -> "Scenario":
-    from testbed.core.loading import read_tree, resolve
-    from testbed.core.scenario import Scenario
+    from testbed.scenario.loading import read_tree, resolve
+    from testbed.scenario.schema import Scenario
 
     changes = changes_of(overrides)
     label = "overrides: " if isinstance(overrides, Mapping) else "--set "
@@ -206,7 +206,7 @@ def changes_of(overrides: Overrides) -> list[tuple[str, Any]]:
     ------
     UserError : a key path or a text is malformed.
     """
-    from testbed.core.loading import parse_overrides
+    from testbed.scenario.loading import parse_overrides
 
     if isinstance(overrides, str):
         raise UserError("overrides: give a list of KEY.PATH=VALUE texts or a mapping, not one text")

@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.core.errors import UserError
-from testbed.core.loading import load_scenario
-from testbed.engine.cloud_service import batch_times
-from testbed.engine.costs import DeviceCosts
 from testbed.engine.experiment import arm_models, device_costs
-from testbed.engine.message_sizes import message_bytes
-from testbed.engine.models import ArmModels
-from testbed.engine.world import Setting, read_setting
+from testbed.engine.network.costs import DeviceCosts
+from testbed.engine.network.message_sizes import message_bytes
+from testbed.engine.serving.service_times import batch_times
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting, read_setting
 from testbed.fleet.cloud_price import CloudCost, price_usd_per_hour
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.serving_load import (
@@ -37,6 +36,7 @@ from testbed.fleet.serving_load import (
     recorded_requests,
     serve,
 )
+from testbed.scenario.loading import load_scenario
 
 WIDTH_WITHOUT_TERMINAL = 130
 

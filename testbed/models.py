@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.core.errors import UserError
-from testbed.engine.model_cache import KeptModel, kept_models, leftovers, models_folder
+from testbed.engine.training.model_cache import KeptModel, kept_models, leftovers, models_folder
 
 
 def _parser() -> argparse.ArgumentParser:

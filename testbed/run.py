@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.cli.environment import Interrupts, no_compiler_cache, stop_telemetry
+from testbed.core.environment import Interrupts, no_compiler_cache, stop_telemetry
 from testbed.core.errors import HostError, UserError
 
 if TYPE_CHECKING:
-    from testbed.core.scenario import Scenario
+    from testbed.scenario.schema import Scenario
 
 stop_telemetry()  # before Flower or Ray are imported
 no_compiler_cache()  # before PyTorch is
@@ -101,7 +101,7 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
         raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
     if chosen.force and chosen.resume:
         raise UserError("--force replaces results and --resume continues them; give one")
-    from testbed.core.loading import load_scenario
+    from testbed.scenario.loading import load_scenario
     from testbed.sweep.grid import has_sweep
 
     overrides = list(chosen.overrides)
@@ -128,9 +128,9 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
 
 def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: Interrupts) -> int:
     from testbed.cli.display import RichDisplay
-    from testbed.cli.execution import RunInterrupted, default_folder, execute
-    from testbed.engine.folder import RESOLVED
+    from testbed.engine.execution import RunInterrupted, default_folder, execute
     from testbed.report.summary import print_summary
+    from testbed.results.writing import RESOLVED
 
     folder = chosen.out or default_folder(scenario)
     try:

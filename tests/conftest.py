@@ -13,7 +13,7 @@ import torch
 import yaml
 from small import TINY, make_program
 
-from testbed.engine.host import HostData, set_identity
+from testbed.engine.hosts.host import HostData, set_identity
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import torch
 from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
-from testbed.core.scenario import Component, EdgeOptimiserSection
+from testbed.scenario.schema import Component, EdgeOptimiserSection
 
 TINY = {
     "name": "tiny",

@@ -13,8 +13,8 @@ from clients.deployed import DeployedFrontEnd
 from clients.program import EdgeProgram
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, LabelledImages
 from testbed.adversaries.released import ChannelNormaliser
-from testbed.core.components import Component
-from testbed.core.scenario import EdgeOptimiserSection
+from testbed.scenario.components import Component
+from testbed.scenario.schema import EdgeOptimiserSection
 
 SEED = 7
 CLASSES = 10

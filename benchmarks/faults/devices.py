@@ -12,8 +12,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
 from clients import edge
-from testbed.core import protocol
-from testbed.engine.host import device_of
+from testbed.engine.hosts.host import device_of
+from testbed.wire import protocol
 
 TOO_MUCH_BYTES = 1 << 24
 

@@ -10,11 +10,11 @@ from clients.defences.siftfunnel_plus import without_low_frequencies
 from frontier.measurement import AttackSetting
 from testbed.adversaries.base import LabelledImages
 from testbed.core.errors import UserError
-from testbed.core.scenario import DataSection
 from testbed.core.seeds import generator
 from testbed.data.images import ImagePool
 from testbed.data.loading import load_pool
 from testbed.data.splits import split
+from testbed.scenario.schema import DataSection
 
 VALIDATION_IMAGES = 500
 """Of the attacker, for the plateau of a decoder and the penalty of a ridge."""

@@ -17,10 +17,10 @@ from testbed.adversaries.base import (
     LabelledImages,
 )
 from testbed.adversaries.mounting import mount
-from testbed.core.encoding import payload_bytes
 from testbed.fleet.layer_stats import layer_stats
 from testbed.privacy.leakage import measure_leakage
 from testbed.privacy.scores import score
+from testbed.wire.encoding import payload_bytes
 
 MEASURED_ON_WIRE = 128
 VICTIM_DRAW = 1_000_000

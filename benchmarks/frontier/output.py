@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 from frontier.matching import reached, upper_hull
-from testbed.report.marked import Marks
+from testbed.pages.documents import Marks
 
 MARKS = Marks("<!-- frontier:begin -->", "<!-- frontier:end -->")
 OURS = "siftfunnel_plus"

@@ -18,11 +18,11 @@ from frontier.arms import ComparedArm
 from server.edge_half import ProviderTier
 from server.entries import TieredCloudModel
 from server.joint_step import JointStep
-from testbed.core.blocks import set_statistics_momentum
-from testbed.core.provider_section import ProviderOptimiserSection, ProviderSection
+from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import CLOUD_MODELS
-from testbed.core.scenario import EdgeOptimiserSection
 from testbed.core.seeds import generator, torch_generator
+from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
 MOMENTUM = 0.1  # of batch norm's running statistics once ten batches were seen
 

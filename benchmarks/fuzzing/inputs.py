@@ -16,13 +16,13 @@ from PIL import Image
 from fuzzing.hostile import HOSTILE_YAML
 from fuzzing.mutations import damaged_bytes, damaged_tables, damaged_trees, junk
 from fuzzing.targets import Target, json_bytes, yaml_bytes
-from testbed.core.loading import load_scenario
-from testbed.core.scenario import DataSection
 from testbed.data.loading import load_pool
-from testbed.engine.world import check_components, read_fleet
+from testbed.engine.setting.world import check_components, read_fleet
 from testbed.fleet.availability_traces import read_traces
 from testbed.fleet.catalogue import CATALOGUE_PATH, read_catalogue
 from testbed.fleet.published import read_measurements
+from testbed.scenario.loading import load_scenario
+from testbed.scenario.schema import DataSection
 from testbed.sweep.grid import MAX_POINTS, expand_files
 
 SIZE_PX = 16  # of images in parquet files

@@ -21,12 +21,12 @@ from fuzzing.mutations import damaged_bytes, damaged_trees
 from fuzzing.targets import Target, json_bytes, yaml_bytes
 from testbed import run as command_line
 from testbed.compare import __main__ as comparison
-from testbed.compare.runs import read_run
+from testbed.compare.analysis.runs import read_run
 from testbed.core.errors import UserError
-from testbed.core.loading import load_scenario
-from testbed.engine.checkpoint import load_latest, write_tensors
-from testbed.engine.folder import ENTRY, RESOLVED, SAMPLES, read_arm
-from testbed.report.folder import read_results
+from testbed.engine.training.checkpoint import load_latest, write_tensors
+from testbed.results.reading import read_results
+from testbed.results.writing import ENTRY, RESOLVED, SAMPLES, read_arm
+from testbed.scenario.loading import load_scenario
 from testbed.sweep.folder import MANIFEST, SweepFolder, check_sweep_folder, open_sweep_folder
 from testbed.sweep.grid import expand
 from testbed.sweep.index import rows_of

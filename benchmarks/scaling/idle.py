@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from server.serving import Serving
-from testbed.core.loading import read_tree, validate_scenario
-from testbed.engine.backend import Backend
+from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment, arm_models
-from testbed.engine.node_tiers import NodeTiers
-from testbed.engine.progress import Progress
-from testbed.engine.training import TrainedArm, prepare
-from testbed.engine.world import World, read_setting, start_backend
+from testbed.engine.hosts.backend import Backend
+from testbed.engine.setting.node_tiers import NodeTiers
+from testbed.engine.setting.world import World, read_setting, start_backend
+from testbed.engine.training.fleet import TrainedArm, prepare
 from testbed.fleet.link_effects import RadioTimers
+from testbed.scenario.loading import read_tree, validate_scenario
 
 SCENARIO = Path(__file__).resolve().parents[2] / "scenarios" / "smoke.yaml"
 IMAGES = 2

@@ -22,7 +22,7 @@ from speed.workload import (
     local_sgd,
     to_input,
 )
-from testbed.core.records import to_record, to_tensors
+from testbed.wire.records import to_record, to_tensors
 
 FINISHED_AT_ONCE = 5  # devices per forward pass of the server, as in the limit
 SERVER_THREADS = 2  # the devices' processes wait for it

@@ -20,7 +20,7 @@ from speed.workload import (
     local_sgd,
     to_input,
 )
-from testbed.core.allocation import keep_freed_memory
+from testbed.core.process import keep_freed_memory
 
 PROCESSES = 2
 DEVICES_PER_CHUNK = 5  # of a forward pass: a batch that fits the cache

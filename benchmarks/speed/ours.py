@@ -10,10 +10,10 @@ import torch
 from speed.apps import ROUNDS, client_app
 from speed.split_round import program, train_rounds
 from speed.workload import Pool, rows_of
-from testbed.core.allocation import keep_freed_memory
-from testbed.engine.grid import FleetGrid, GridOptions
-from testbed.engine.ledger import Charge, Ledger
-from testbed.engine.ray_backend import RayBackend
+from testbed.core.process import keep_freed_memory
+from testbed.engine.hosts.on_ray.backend import RayBackend
+from testbed.engine.network.grid import FleetGrid, GridOptions
+from testbed.engine.network.ledger import Charge, Ledger
 
 HOSTS = 2
 SHARD_SIZE = 50

@@ -22,13 +22,13 @@ from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
 from speed.workload import BATCH_SIZE, CLASSES, LEARNING_RATE, Pool
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
-from testbed.core.scenario import (
+from testbed.core.seeds import torch_generator
+from testbed.scenario.schema import (
     CloudOptimiserSection,
     Component,
     EdgeOptimiserSection,
     TrainingSection,
 )
-from testbed.core.seeds import torch_generator
 
 LOCAL_STEPS = 2  # one epoch of 20 images
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from testbed.core.encoding import FLOAT32, WireFormat, encode
+from testbed.wire.encoding import FLOAT32, WireFormat, encode
 
 Shape = tuple[int, int, int]
 
@@ -98,7 +98,7 @@ class Defence:
         return z
 
     def encode(self, released: Tensor) -> dict[str, Tensor]:
-        """Return the arrays that travel; ``testbed.core.encoding.decode`` gives ``released``."""
+        """Return the arrays that travel; ``testbed.wire.encoding.decode`` gives ``released``."""
         return encode(released, self.wire)
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:

@@ -23,9 +23,9 @@ from torch import Tensor
 from clients.defences.base import Batch, Defence
 from clients.defences.bounded_noise import signal_to_noise_db
 from clients.defences.wrapping import Wrapping, refuse_twice
-from testbed.core.components import DefenceChoice, component
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
+from testbed.scenario.components import DefenceChoice, component
 
 Positive = Annotated[float, Field(gt=0.0)]
 

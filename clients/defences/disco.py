@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from clients.defences.adversarial_decoder import AdversarialDecoder, AdversarialDecoderOptions
 from clients.defences.base import Defence, Shape
-from testbed.core.encoding import WireFormat
 from testbed.core.registries import DEFENCES
+from testbed.wire.encoding import WireFormat
 
 
 class DiscoOptions(AdversarialDecoderOptions):

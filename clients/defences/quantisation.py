@@ -15,10 +15,10 @@ from torch import Tensor
 from clients.defences.base import Defence
 from clients.defences.bounded_noise import measured_signal_to_noise_db
 from clients.defences.wrapping import Wrapping, refuse_twice
-from testbed.core.components import DefenceChoice, component
-from testbed.core.quantisation import quantise
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
+from testbed.scenario.components import DefenceChoice, component
+from testbed.wire.quantisation import quantise
 
 
 class QuantisationOptions(Options):

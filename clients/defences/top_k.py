@@ -14,10 +14,10 @@ from torch import Tensor
 
 from clients.defences.base import Defence
 from clients.defences.wrapping import Wrapping, refuse_twice
-from testbed.core.components import DefenceChoice, component
-from testbed.core.quantisation import straight_through
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options
+from testbed.scenario.components import DefenceChoice, component
+from testbed.wire.quantisation import straight_through
 
 
 class TopKOptions(Options):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from clients.defences.base import Batch, Defence, Shape
-from testbed.core.components import Component
 from testbed.core.registries import DEFENCES
+from testbed.scenario.components import Component
 
 
 class Wrapping(Defence):

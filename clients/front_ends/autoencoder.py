@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clients.front_ends.base import FrontEnd
-from testbed.core.blocks import SummedConvs, conv_block, conv_norm_relu
+from testbed.core.layers import SummedConvs, conv_block, conv_norm_relu
 from testbed.core.registries import FRONT_ENDS
 from testbed.core.registry import Options
 

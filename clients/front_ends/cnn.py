@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clients.front_ends.base import FrontEnd
-from testbed.core.blocks import conv_block
+from testbed.core.layers import conv_block
 from testbed.core.registries import FRONT_ENDS
 from testbed.core.registry import Options
 

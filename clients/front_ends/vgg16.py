@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clients.front_ends.base import FrontEnd
-from testbed.core.blocks import (
+from testbed.core.layers import (
     Cbam,
     SqueezeExcitation,
     TripletAttention,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from server.cloud_models.base import CloudModel
 from server.cloud_models.cnn import CnnCloudOptions, cnn_cloud
-from testbed.core.blocks import SummedConvs, conv_norm_relu
+from testbed.core.layers import SummedConvs, conv_norm_relu
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 

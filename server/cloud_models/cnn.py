@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from server.cloud_models.base import CloudModel
-from testbed.core.blocks import TripletAttention, conv_block, widen
+from testbed.core.layers import TripletAttention, conv_block, widen
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from testbed.adversaries.base import Evidence, LabelledImages, Reconstruction
 from testbed.adversaries.mean_image import mean_of
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
+from testbed.scenario.adversary import ThreatModel
 
 
 @ATTACKS.register("class_mean_image", "anchor: the mean auxiliary image of the answered class")

@@ -18,10 +18,10 @@ from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.core import seeds
-from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.registries import FRONT_ENDS
+from testbed.scenario.components import Component
 
 Shape = tuple[int, int, int]
 Classify = Callable[[Tensor], Tensor]
@@ -125,7 +125,7 @@ class Companion:
         with torch.random.fork_rng(devices=[]):  # layers draw from the global state
             torch.manual_seed(draw)
             shape = self.view.auxiliary.images.shape[1:]
-            front_end = FRONT_ENDS.create(design.name, design.options, image_shape=shape)
+            front_end: nn.Module = FRONT_ENDS.create(design.name, design.options, image_shape=shape)
         self.networks[name] = front_end
         return front_end
 

@@ -5,7 +5,7 @@ its own with a decoder. In training it returns, in place of the task's gradients
 discriminator that tells devices' features from the pilot's of the same class. The devices' updates
 thus make their front-end imitate the pilot, and the pilot's decoder decodes what they send. The
 task is given up; gradients are scaled to the norm of the honest ones, so that their size does not
-give the cloud away. Their direction may: see ``testbed.engine.intrusion``.
+give the cloud away. Their direction may: see ``testbed.engine.training.attackers``.
 
 References
 ----------
@@ -34,9 +34,9 @@ from testbed.adversaries.companion import (
 )
 from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
 from testbed.adversaries.substitute import discrepancy
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 PILOT, CRITIC = "pilot", "critic"
 

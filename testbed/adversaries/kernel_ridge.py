@@ -23,10 +23,10 @@ from scipy.linalg import cho_factor, cho_solve
 from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 from testbed.core.seeds import generator
+from testbed.scenario.adversary import ThreatModel
 
 Matrix = NDArray[np.float32]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -24,9 +24,9 @@ from pydantic import Field
 from testbed.adversaries.base import Evidence, Inferred, IntArray, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 Matrix = NDArray[np.float64]
 _WITHIN_RIDGE = 0.1  # of the mean variance within classes, added to every direction

@@ -30,9 +30,9 @@ from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, gr
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.adversaries.white_box import first_start
 from testbed.core import seeds
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 _STRONGEST, _WEAKEST = 0.25, 0.01  # noise levels, in units of the pixels' range
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
+from testbed.scenario.adversary import ThreatModel
 
 
 def mean_of(data: LabelledImages) -> FloatArray:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from testbed.adversaries.base import (
+    Attack,
     Evidence,
     FloatArray,
     FrontEndOracle,
@@ -63,7 +64,7 @@ def mount(
     UserError : the attack needs queries and the evidence grants none, or no auxiliary images.
     ValueError : an attack or options that do not exist; a validated scenario has neither.
     """
-    attack = ATTACKS.create(attack_name, options)
+    attack: Attack = ATTACKS.create(attack_name, options)
     if attack.threat.queries and evidence.oracle is None:
         raise UserError(
             f"attack '{attack_name}' needs query access to the deployed front-end; "

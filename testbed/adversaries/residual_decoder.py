@@ -27,9 +27,9 @@ from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 FEW_IMAGES = 100
 _DECAY = 0.4

@@ -19,9 +19,9 @@ from pydantic import Field
 from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 Matrix = NDArray[np.float64]
 

@@ -32,9 +32,9 @@ from testbed.adversaries.companion import (
 )
 from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
 from testbed.adversaries.substitute import discrepancy
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 SIMULATOR, FEATURE_JUDGE, IMAGE_JUDGE = "simulator", "feature_judge", "image_judge"
 Weight = Annotated[float, Field(ge=0.0)]

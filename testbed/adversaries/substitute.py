@@ -30,11 +30,11 @@ from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
 from testbed.core import seeds
-from testbed.core.adversary import ThreatModel
-from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.components import Component
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
 _POSITIONS = 4  # feature vectors taken from every map, for the distribution across channels

@@ -26,9 +26,9 @@ from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
 from testbed.core import seeds
-from testbed.core.adversary import ThreatModel
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
+from testbed.scenario.adversary import ThreatModel
 
 Start = Callable[[FloatArray], FloatArray]
 

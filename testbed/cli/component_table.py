@@ -4,16 +4,16 @@
 compares the two.
 """
 
-from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from testbed.core.components import Component
+from testbed.core.project import PROJECT_ROOT
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Entry
+from testbed.scenario.components import Component
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "defences.md"
+DOCUMENT = PROJECT_ROOT / "docs" / "defences.md"
 BEGIN = "<!-- table: python -m testbed.cli.component_table -->"
 END = "<!-- end of table -->"
 

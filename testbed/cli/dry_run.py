@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from testbed.core.loading import dump_scenario
 from testbed.core.registries import ATTACKS
-from testbed.core.scenario import Scenario
-from testbed.engine.backend import default_hosts
 from testbed.engine.experiment import arm_models, device_costs
-from testbed.engine.intrusion import attacks_arm
-from testbed.engine.models import ArmModels
-from testbed.engine.reference import reference_rate
-from testbed.engine.world import Setting, read_setting
+from testbed.engine.hosts.backend import default_hosts
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting, read_setting
+from testbed.engine.summary.reference import reference_rate
+from testbed.engine.training.attackers import attacks_arm
+from testbed.scenario.loading import dump_scenario
+from testbed.scenario.schema import Scenario
 
 START_S = 8.0  # libraries, hosts and report, measured on two cores
 ATTACK_GMAC_PER_IMAGE = 0.05  # forward and backward of the default decoder, per image and epoch

@@ -4,10 +4,10 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
-from testbed.core.components import Component
 from testbed.core.registries import ALL
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
+from testbed.scenario.components import Component
 
 
 def _default(field: FieldInfo) -> str:

@@ -7,12 +7,12 @@ reads most. Attacks that rebuild no image have rows of their own: what they got 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from testbed.compare.attacks import Attacked, Scored
+from testbed.compare.analysis.arms import Entry
+from testbed.compare.analysis.attacks import Attacked, Scored
+from testbed.compare.analysis.estimates import Measured
+from testbed.compare.analysis.population import Resamples, interval
 from testbed.compare.comparison import Comparison
-from testbed.compare.entries import Entry
-from testbed.compare.measures import Measured
-from testbed.compare.population import Resamples, interval
-from testbed.report.schema import AttackResult, Interval
+from testbed.results.schema import AttackResult, Interval
 
 Key = tuple[str, str]
 

@@ -8,7 +8,7 @@ from testbed.compare.document import document, table_csv
 from testbed.compare.page import render
 from testbed.compare.plots import PLOTS, draw_all
 from testbed.core.errors import UserError
-from testbed.report.files import write_bytes
+from testbed.core.files import write_bytes
 
 JSON, PAGE, CSV = "compare.json", "compare.html", "entries.csv"
 

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.compare.comparable import check_comparable, training_differences
-from testbed.compare.entries import Entry, entries_of, find_reference
-from testbed.compare.groups import CLASS, TIER, Groups, groups_of
-from testbed.compare.matched import Matched, match
-from testbed.compare.measures import Measured, measure
-from testbed.compare.pareto import TRADES, Front, front_of
-from testbed.compare.population import Resamples, mean_interval, population_of, resample
-from testbed.compare.runs import Run, read_run
+from testbed.compare.analysis.arms import Entry, entries_of, find_reference
+from testbed.compare.analysis.comparable import check_comparable, training_differences
+from testbed.compare.analysis.estimates import Measured, measure
+from testbed.compare.analysis.groups import CLASS, TIER, Groups, groups_of
+from testbed.compare.analysis.matched import Matched, match
+from testbed.compare.analysis.pareto import TRADES, Front, front_of
+from testbed.compare.analysis.population import Resamples, mean_interval, population_of, resample
+from testbed.compare.analysis.runs import Run, read_run
 from testbed.core.errors import UserError
-from testbed.report.schema import Interval, Summary
+from testbed.results.schema import Interval, Summary
 
 RESAMPLES = 1000
 MAX_ACCURACY_LOSS = 0.03

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from testbed.compare.attacks import SCORES, Attacked
+from testbed.compare.analysis.attacks import SCORES, Attacked
+from testbed.compare.analysis.estimates import EDGE, LEAKAGE, PERCENTILES, Measured
+from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
+from testbed.compare.analysis.matched import Matched
+from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison, Difference
-from testbed.compare.groups import Groups, GroupScore, group_names, relative_leakage
-from testbed.compare.matched import Matched
-from testbed.compare.measures import EDGE, LEAKAGE, PERCENTILES, Measured
-from testbed.compare.pareto import Front
 from testbed.privacy.intervals import LEVEL
-from testbed.report.schema import Interval
+from testbed.results.schema import Interval
 
 SCHEMA_VERSION = 1
 COSTS = (*EDGE, "uplink_bytes", "energy_mj", *PERCENTILES)

@@ -6,7 +6,7 @@ from pathlib import Path
 from testbed.compare import markdown, markdown_attacks
 from testbed.compare.comparison import Comparison
 from testbed.core.errors import UserError
-from testbed.report.marked import Marks, check_marks, labelled, write_between
+from testbed.pages.documents import Marks, check_marks, labelled, write_between
 
 Table = Callable[[Comparison, str], str]
 TABLES: tuple[tuple[str, Table], ...] = (

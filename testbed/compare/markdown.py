@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from testbed.compare.analysis.estimates import Measured
 from testbed.compare.comparison import Comparison
-from testbed.compare.measures import Measured
-from testbed.report import numbers
-from testbed.report.cells import Format
+from testbed.pages.cells import Format
+from testbed.results import formats as numbers
 
 MARKED = "testbed.compare"
 """What the marks around this table say, before their label."""

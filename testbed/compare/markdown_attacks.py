@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from testbed.compare.analysis.attacks import Attacked
 from testbed.compare.attack_rows import (
     AttackRow,
     Inference,
@@ -10,13 +11,12 @@ from testbed.compare.attack_rows import (
     attack_rows,
     inference_rows,
 )
-from testbed.compare.attacks import Attacked
 from testbed.compare.comparison import Comparison
 from testbed.compare.markdown import made_by, table_line
-from testbed.report import numbers
-from testbed.report.cells import Format
-from testbed.report.findings import readable
-from testbed.report.schema import AttackResult, Interval
+from testbed.pages.cells import Format
+from testbed.results import formats as numbers
+from testbed.results.findings import readable
+from testbed.results.schema import AttackResult, Interval
 
 MARKED = "testbed.compare.attacks"
 """What the marks around this table say, before their label."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from testbed.compare.analysis.groups import Groups, group_names
+from testbed.compare.analysis.matched import families_of
+from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison
-from testbed.compare.groups import Groups, group_names
-from testbed.compare.matched import families_of
-from testbed.compare.pareto import Front
-from testbed.report import style
-from testbed.report.figures import Plot, draw_figures
+from testbed.pages import style
+from testbed.pages.plots import Plot, draw_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

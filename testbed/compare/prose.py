@@ -2,11 +2,11 @@
 
 from collections import Counter
 
+from testbed.compare.analysis.groups import Groups, group_names, relative_leakage
+from testbed.compare.analysis.matched import Matched
 from testbed.compare.comparison import Comparison
-from testbed.compare.groups import Groups, group_names, relative_leakage
-from testbed.compare.matched import Matched
 from testbed.privacy.intervals import LEVEL
-from testbed.report import numbers
+from testbed.results import formats as numbers
 
 
 def in_short(comparison: Comparison) -> list[tuple[str, str]]:

@@ -1,15 +1,15 @@
-"""The comparison's tables as cells (testbed.report.cells)."""
+"""The comparison's tables as cells (testbed.pages.cells)."""
 
 from collections.abc import Sequence
 
+from testbed.compare.analysis.estimates import Measured
+from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
+from testbed.compare.analysis.matched import Matched, Standing
 from testbed.compare.comparison import Comparison
-from testbed.compare.groups import Groups, GroupScore, group_names, relative_leakage
-from testbed.compare.matched import Matched, Standing
-from testbed.compare.measures import Measured
+from testbed.pages.cells import Cell, Format, Row, Table, number, scored, words
 from testbed.privacy.intervals import LEVEL
-from testbed.report import numbers
-from testbed.report.cells import Cell, Format, Row, Table, number, scored, words
-from testbed.report.findings import FEW_VICTIMS, readable
+from testbed.results import formats as numbers
+from testbed.results.findings import FEW_VICTIMS, readable
 
 TIMES_OR_FEWER = 2
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from testbed.compare.comparison import Comparison
 from testbed.compare.prose import in_short
-from testbed.report import numbers
+from testbed.results import formats as numbers
 
 MAX_ROWS = 30
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.scenario import DataSection
 from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.loading import load_pool
 from testbed.data.partition import assign_victims, partition_training
 from testbed.data.splits import Parts, split
+from testbed.scenario.schema import DataSection
 
 FloatArray = NDArray[np.float32]
 

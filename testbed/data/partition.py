@@ -9,10 +9,10 @@ import numpy as np
 
 from testbed.core.errors import UserError
 from testbed.core.registries import PARTITIONERS
-from testbed.core.scenario import DataSection
 from testbed.core.seeds import generator
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.splits import Parts
+from testbed.scenario.schema import DataSection
 
 
 def partition_training(

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
-from testbed.core.scenario import Splits
 from testbed.data.images import ImagePool, IntArray
+from testbed.scenario.schema import Splits
 
 PART_NAMES = ("training", "validation", "auxiliary", "auxiliary_validation", "victims")
 TRAINING, VALIDATION, AUXILIARY, AUXILIARY_VALIDATION, VICTIMS = range(5)

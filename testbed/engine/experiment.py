@@ -14,18 +14,38 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-import testbed
 from server.cloud import torch_threads
-from testbed.core.allocation import keep_freed_memory
-from testbed.core.scenario import Arm, Scenario
+from testbed.core.process import keep_freed_memory
+from testbed.core.progress import Progress
+from testbed.core.project import VERSION
 from testbed.data.federated import FederatedData
-from testbed.engine.attacks import attack_arm
-from testbed.engine.backend import Backend
-from testbed.engine.checks import self_checks
-from testbed.engine.cloud_service import settle_service_times
-from testbed.engine.comparisons import compare_arms
-from testbed.engine.costs import DeviceCosts, TierCosts
-from testbed.engine.folder import (
+from testbed.engine.attacking.attacks import attack_arm
+from testbed.engine.attacking.leakage import leakage_by_tier
+from testbed.engine.attacking.release import measure_release
+from testbed.engine.attacking.sanity import sanity_checks
+from testbed.engine.hosts.backend import Backend
+from testbed.engine.hosts.on_ray.address import check_address
+from testbed.engine.network.costs import DeviceCosts, TierCosts
+from testbed.engine.network.grid import FleetGrid, GridOptions
+from testbed.engine.network.ledger import Ledger
+from testbed.engine.network.message_sizes import largest_reply_bytes
+from testbed.engine.network.packet_loss import Losses
+from testbed.engine.network.taps import Tap
+from testbed.engine.serving.serve import serve
+from testbed.engine.serving.service_times import settle_service_times
+from testbed.engine.setting.models import ArmModels, build_models
+from testbed.engine.setting.positions import devices_read
+from testbed.engine.setting.world import Setting, World, read_setting, start_backend
+from testbed.engine.summary.arms import arm_entry, device_rows
+from testbed.engine.summary.comparisons import compare_arms
+from testbed.engine.summary.host_facts import second_estimates
+from testbed.engine.summary.reference import reference_rate
+from testbed.engine.summary.self_checks import self_checks
+from testbed.engine.training.fleet import TrainedArm, prepare, restore, train
+from testbed.engine.training.provider import train_at_provider
+from testbed.fleet.cost_model import training_step_ms
+from testbed.report.build import build_report
+from testbed.results.writing import (
     COLUMNS,
     Row,
     check_folder,
@@ -37,27 +57,7 @@ from testbed.engine.folder import (
     write_samples,
     write_table,
 )
-from testbed.engine.grid import FleetGrid, GridOptions
-from testbed.engine.leakage import leakage_by_tier
-from testbed.engine.ledger import Ledger
-from testbed.engine.losses import Losses
-from testbed.engine.message_sizes import largest_reply_bytes
-from testbed.engine.models import ArmModels, build_models
-from testbed.engine.positions import devices_read
-from testbed.engine.progress import Progress
-from testbed.engine.provider import train_at_provider
-from testbed.engine.ray_address import check_address
-from testbed.engine.reference import reference_rate
-from testbed.engine.release import measure_release
-from testbed.engine.sanity import sanity_checks
-from testbed.engine.second_estimates import second_estimates
-from testbed.engine.serving import serve
-from testbed.engine.tables import arm_entry, device_rows
-from testbed.engine.taps import Tap
-from testbed.engine.training import TrainedArm, prepare, restore, train
-from testbed.engine.world import Setting, World, read_setting, start_backend
-from testbed.fleet.cost_model import training_step_ms
-from testbed.report.build import build_report
+from testbed.scenario.schema import Arm, Scenario
 
 SCHEMA_VERSION = 1
 
@@ -271,7 +271,7 @@ class Experiment:
         return {
             "schema_version": SCHEMA_VERSION,
             "status": status,
-            "testbed_version": testbed.__version__,
+            "testbed_version": VERSION,
             "scenario": {
                 "name": self.scenario.name,
                 "seed": self.scenario.seed,

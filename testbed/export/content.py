@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
-from testbed.core.loading import dump_scenario, load_scenario
-from testbed.report.flat import arm_figures
-from testbed.report.folder import Results, read_columns, read_results
-from testbed.report.schema import ArmResult
+from testbed.results.figures import arm_figures
+from testbed.results.reading import Results, read_columns, read_results
+from testbed.results.schema import ArmResult
+from testbed.scenario.loading import dump_scenario, load_scenario
 
 CURVES = (
     "training_loss",

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import seeds
-from testbed.core.scenario import FleetSection
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice
 from testbed.fleet.links import LinkProfile, Links
+from testbed.scenario.schema import FleetSection
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.uint16]

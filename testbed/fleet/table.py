@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from testbed.core.errors import UserError
-from testbed.core.loading import parse_yaml
 from testbed.core.registry import nearest
+from testbed.scenario.loading import parse_yaml
 
 YAML_SUFFIXES = (".yaml", ".yml")
 

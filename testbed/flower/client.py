@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.edge import build_client_app
-from testbed.engine.host import HostData
+from testbed.engine.hosts.host import HostData
 from testbed.flower.run_config import RunConfig, chosen_arm
 
 

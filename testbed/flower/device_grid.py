@@ -11,9 +11,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from testbed.core import protocol
 from testbed.core.errors import UserError
-from testbed.engine.host import device_of, node_of
+from testbed.engine.hosts.host import device_of, node_of
+from testbed.wire import protocol
 
 POLL_S = 0.2
 

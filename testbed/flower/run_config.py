@@ -8,14 +8,14 @@ from typing import Any
 
 from clients.program import EdgeProgram
 from testbed.core.errors import UserError
-from testbed.core.loading import load_scenario
+from testbed.core.project import PROJECT_ROOT
 from testbed.core.registry import nearest
-from testbed.core.scenario import Arm, Scenario
 from testbed.engine.experiment import arm_models
-from testbed.engine.models import ArmModels
-from testbed.engine.world import Setting, read_setting
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting, read_setting
+from testbed.scenario.loading import load_scenario
+from testbed.scenario.schema import Arm, Scenario
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SEPARATOR = ";"
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from testbed.pages import style
 from testbed.profile.costs import Crossing, DeviceCost
 from testbed.profile.tables import PAPERS_CLAIM, Saving, show_ms
-from testbed.report import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from clients.defences.base import Defence
 from clients.front_ends.base import FrontEnd
-from testbed.core.encoding import payload_bytes
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.registry import Entry
 from testbed.core.seeds import torch_generator
 from testbed.fleet.layer_stats import LayerStats, layer_stats
+from testbed.wire.encoding import payload_bytes
 
 Shape = tuple[int, int, int]
 FLOAT_BYTES = 4

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from testbed.report.files import write_bytes
-from testbed.report.folder import read_results
+from testbed.core.files import write_bytes
 from testbed.report.html import render
-from testbed.report.plots import draw_all
+from testbed.report.plots.index import draw_all
 from testbed.report.strips import write_strips
+from testbed.results.reading import read_results
 
 
 def build_report(folder: Path) -> Path:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from testbed.report import numbers
-from testbed.report.findings import mse, readable
-from testbed.report.folder import Images, Results
-from testbed.report.schema import ArmResult, AttackResult
+from testbed.results import formats as numbers
+from testbed.results.findings import mse, readable
+from testbed.results.reading import Images, Results
+from testbed.results.schema import ArmResult, AttackResult
 
 SPARK_WIDTH, SPARK_HEIGHT = 180, 44
 

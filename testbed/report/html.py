@@ -5,16 +5,19 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from testbed.report import hijacks, numbers, tables, tables_serving, threats, transfers
+from testbed.pages.style import PALETTE
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
-from testbed.report.findings import adversaries, best_attack
-from testbed.report.folder import Results
-from testbed.report.headline import headline_table
-from testbed.report.plots import PLOTS
+from testbed.report.plots.index import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
 from testbed.report.strips import comparisons, image_row, pairs, png
-from testbed.report.style import PALETTE
-from testbed.report.tiers import tier_table
+from testbed.report.tables import arms as tables
+from testbed.report.tables import hijacks, threats, transfers
+from testbed.report.tables import serving as tables_serving
+from testbed.report.tables.headline import headline_table
+from testbed.report.tables.tiers import tier_table
+from testbed.results import formats as numbers
+from testbed.results.findings import adversaries, best_attack
+from testbed.results.reading import Results
 
 
 def render(results: Results, plots: dict[str, bytes]) -> str:
@@ -23,7 +26,7 @@ def render(results: Results, plots: dict[str, bytes]) -> str:
     Parameters
     ----------
     results : the folder, read.
-    plots : PNG bytes by the names of :data:`testbed.report.plots.PLOTS`.
+    plots : PNG bytes by the names of :data:`testbed.report.plots.index.PLOTS`.
     """
     template = environment("testbed.report").get_template("report.html.j2")
     return template.render(_context(results, plots))

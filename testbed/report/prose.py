@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.report import numbers
-from testbed.report.findings import (
+from testbed.report.tables.hijacks import hijack_words
+from testbed.report.tables.tiers import tier_words
+from testbed.results import formats as numbers
+from testbed.results.findings import (
     FEW_VICTIMS,
     anchors,
     best_attack,
@@ -12,10 +14,8 @@ from testbed.report.findings import (
     mse,
     readable,
 )
-from testbed.report.folder import Results
-from testbed.report.hijacks import hijack_words
-from testbed.report.schema import ArmResult, Interval, Serving, Summary
-from testbed.report.tiers import tier_words
+from testbed.results.reading import Results
+from testbed.results.schema import ArmResult, Interval, Serving, Summary
 
 CLOUD_POSITION = "at the cloud, which receives every device's features"
 

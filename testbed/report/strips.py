@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from testbed.report.files import write_bytes
-from testbed.report.findings import adversaries, readable
-from testbed.report.folder import Images, Results
+from testbed.core.files import write_bytes
+from testbed.results.findings import adversaries, readable
+from testbed.results.reading import Images, Results
 
 TILE_PX = 64
 """Small images are enlarged, by a whole factor and without smoothing, to about this size."""

@@ -6,13 +6,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from testbed.report import numbers
-from testbed.report.cells import Row
-from testbed.report.findings import best_attack, readable
-from testbed.report.folder import Results, read_results
-from testbed.report.headline import headline_table
-from testbed.report.host_schema import Phase
-from testbed.report.schema import ArmResult
+from testbed.pages.cells import Row
+from testbed.report.tables.headline import headline_table
+from testbed.results import formats as numbers
+from testbed.results.findings import best_attack, readable
+from testbed.results.host_facts import Phase
+from testbed.results.reading import Results, read_results
+from testbed.results.schema import ArmResult
 
 MAX_ARMS = 4
 MAX_PHASES = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.api import Overrides, RunResult, changes_of
-from testbed.cli.environment import Interrupts, stop_telemetry
+from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run_sweep(
     import pyarrow as pa
 
     from testbed.cli.display import RichDisplay
-    from testbed.core.loading import read_tree
+    from testbed.scenario.loading import read_tree
     from testbed.sweep.command import default_sweep_folder
     from testbed.sweep.folder import COMPLETE
     from testbed.sweep.grid import expand

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from testbed.cli.display import RichDisplay
 from testbed.cli.dry_run import print_dry_run
-from testbed.cli.environment import Interrupts
-from testbed.report import numbers
+from testbed.core.environment import Interrupts
+from testbed.results import formats as numbers
 from testbed.sweep.folder import COMPLETE, SweepFolder
 from testbed.sweep.grid import Point, expand_files
 from testbed.sweep.index import CSV, PAGE, rows_of

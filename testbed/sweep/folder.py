@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.engine.folder import RESOLVED, check_folder, write_json
+from testbed.results.writing import RESOLVED, check_folder, write_json
 from testbed.sweep.grid import Point
 
 MANIFEST = "sweep.json"

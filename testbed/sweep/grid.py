@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.core.loading import SWEEP, parse_overrides, read_tree, set_key, validate_scenario
-from testbed.core.scenario import Scenario
+from testbed.scenario.loading import SWEEP, parse_overrides, read_tree, set_key, validate_scenario
+from testbed.scenario.schema import Scenario
 
 MAX_POINTS = 1000
 MAX_VALUE_LETTERS = 32

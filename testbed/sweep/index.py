@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.report import numbers
-from testbed.report.cells import Cell, Row, Table, number, words
-from testbed.report.files import write_bytes
-from testbed.report.flat import Value, arm_figures
-from testbed.report.folder import read_results
+from testbed.core.files import write_bytes
+from testbed.pages.cells import Cell, Row, Table, number, words
+from testbed.pages.style import PALETTE
 from testbed.report.html import environment
-from testbed.report.style import PALETTE
+from testbed.results import formats as numbers
+from testbed.results.figures import Value, arm_figures
+from testbed.results.reading import read_results
 from testbed.sweep.folder import COMPLETE, SweepFolder
 
 CSV, PAGE = "index.csv", "index.html"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import HostError
-from testbed.core.loading import dump_scenario
-from testbed.engine.folder import RESOLVED
+from testbed.core.project import PROJECT_ROOT
+from testbed.results.writing import RESOLVED
+from testbed.scenario.loading import dump_scenario
 from testbed.sweep.folder import JOBS, SweepFolder
 from testbed.sweep.grid import Point
 from testbed.sweep.shared_ray import SharedRay, on_ray
@@ -21,7 +22,6 @@ from testbed.sweep.shared_ray import SharedRay, on_ray
 POLL_S = 0.1
 STOP_TIMEOUT_S = 120.0
 LAST_WORDS_WITHIN_S = 3.0
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from testbed.cli.execution import RunInterrupted, execute
 from testbed.core.errors import HostError, UserError
-from testbed.engine.folder import RESOLVED
-from testbed.engine.positions import check_positions
-from testbed.engine.progress import Display
-from testbed.engine.ray_address import check_address, found_address
-from testbed.engine.world import check_components, read_fleet
+from testbed.core.progress import Display
+from testbed.engine.execution import RunInterrupted, execute
+from testbed.engine.hosts.on_ray.address import check_address, found_address
+from testbed.engine.setting.positions import check_positions
+from testbed.engine.setting.world import check_components, read_fleet
+from testbed.results.writing import RESOLVED
 from testbed.sweep.comparison import compare_points
 from testbed.sweep.folder import (
     COMPLETE,

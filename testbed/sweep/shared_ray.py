@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.core.errors import UserError
-from testbed.core.scenario import Scenario
-from testbed.engine.backend import MOST_HOSTS, default_hosts
+from testbed.engine.hosts.backend import MOST_HOSTS, default_hosts
+from testbed.scenario.schema import Scenario
 from testbed.sweep.grid import Point
 
 if TYPE_CHECKING:
-    from testbed.engine.ray_cluster import LocalCluster
+    from testbed.engine.hosts.on_ray.cluster import LocalCluster
 
 
 class SharedRay:
@@ -69,7 +69,9 @@ class SharedRay:
         if self._address is not None:
             return self._address
         if self._started is None:
-            from testbed.engine.ray_cluster import LocalCluster  # importing Ray takes a second
+            from testbed.engine.hosts.on_ray.cluster import (
+                LocalCluster,  # importing Ray takes a second
+            )
 
             self._started = LocalCluster(self._most_hosts)
         return self._started.address
@@ -97,6 +99,6 @@ def on_ray(point: Point) -> bool:
 
 
 def _cpus_of(address: str) -> int:
-    from testbed.engine.ray_joined import cpus_of  # importing Ray takes a second
+    from testbed.engine.hosts.on_ray.joined import cpus_of  # importing Ray takes a second
 
     return cpus_of(address)

@@ -15,8 +15,8 @@ from faults.disks import NAMESPACE, NO_MOUNT, SCRIPT, mounts_are_permitted, occu
 from faults.kills import _with_time_for, driver_killed
 from faults.runs import OutOfTimeError, Watched
 
-from testbed.engine.ray_janitor import alive
-from testbed.report.marked import write_between
+from testbed.engine.hosts.on_ray.janitor import alive
+from testbed.pages.documents import write_between
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
-from testbed.core.loading import parse_yaml
+from testbed.scenario.loading import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = 12

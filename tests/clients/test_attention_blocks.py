@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.core.blocks import Cbam, SqueezeExcitation, TripletAttention, funnel_tail, widen
+from testbed.core.layers import Cbam, SqueezeExcitation, TripletAttention, funnel_tail, widen
 
 N, C, H, W = 2, 6, 5, 4
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.core.encoding import decode, payload_bytes
 from testbed.core.registries import DEFENCES
+from testbed.wire.encoding import decode, payload_bytes
 
 
 def stream(seed=0):

@@ -11,11 +11,11 @@ from small import make_batch, make_program
 from clients.deployed import DeployedFrontEnd
 from clients.program import ADVERSARY, deployable
 from clients.session import TrainingSession
-from testbed.core.components import Component
-from testbed.core.encoding import decode
 from testbed.core.errors import UserError
-from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES, FRONT_ENDS
+from testbed.scenario.components import Component
+from testbed.scenario.loading import validate_scenario
+from testbed.wire.encoding import decode
 
 NAMES = DEFENCES.names()
 ON_A_BASE = [

@@ -10,12 +10,12 @@ from clients.defences.inversion_decoder import standardised
 from clients.program import ADVERSARY
 from clients.session import TrainingSession
 from testbed.core.errors import UserError
-from testbed.core.loading import validate_scenario
 from testbed.core.registries import DEFENCES
-from testbed.core.scenario import EdgeOptimiserSection
 from testbed.engine.experiment import arm_models
-from testbed.engine.host import HostData
-from testbed.engine.world import read_setting
+from testbed.engine.hosts.host import HostData
+from testbed.engine.setting.world import read_setting
+from testbed.scenario.loading import validate_scenario
+from testbed.scenario.schema import EdgeOptimiserSection
 
 SHAPES = ((1, 16, 16), (6, 4, 4), 10)
 

@@ -6,10 +6,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from small import make_program
 
 from clients.edge import build_client_app
-from testbed.core import protocol
-from testbed.core.encoding import decode
-from testbed.core.records import to_record, to_tensors
-from testbed.core.scenario import EdgeOptimiserSection
+from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.wire import protocol
+from testbed.wire.encoding import decode
+from testbed.wire.records import to_record, to_tensors
 
 pytestmark = pytest.mark.usefixtures("identity")
 STEPS = 3

@@ -6,7 +6,7 @@ from small import make_batch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from testbed.core.blocks import BasicBlock, SummedConvs
+from testbed.core.layers import BasicBlock, SummedConvs
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 
 # The SiftFunnel paper's edges, 3-channel input: parameters, MACs at 64 and 32, bytes of z at both.

@@ -8,8 +8,8 @@ from torch import nn
 
 from clients.precision import ActivationQuantiser, Int8Emulation, quantise_weight
 from clients.session import TrainingSession
-from testbed.core.encoding import decode, payload_bytes
 from testbed.core.registries import FRONT_ENDS
+from testbed.wire.encoding import decode, payload_bytes
 
 
 def test_weights_by_hand():

@@ -5,7 +5,7 @@ import torch
 from small import make_deployed, make_program
 
 from clients.session import TrainingSession
-from testbed.core.scenario import EdgeOptimiserSection
+from testbed.scenario.schema import EdgeOptimiserSection
 
 
 def new_session(program, host_data, device=1, server_round=2, **extra):

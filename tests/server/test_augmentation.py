@@ -12,7 +12,7 @@ from server.augmentation import (
     scale_contrast,
     scale_saturation,
 )
-from testbed.core.provider_section import AugmentationSection
+from testbed.scenario.training import AugmentationSection
 
 EVERYTHING = AugmentationSection(
     horizontal_flip=True, crop_padding_px=3, brightness=0.2, contrast=0.2, saturation=0.2

@@ -17,10 +17,10 @@ from server.entries import TieredCloudModel
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError
-from testbed.core.provider_section import ProviderSection
 from testbed.core.registries import CLOUD_MODELS, DEFENCES
 from testbed.core.registry import Entry, NoOptions
 from testbed.core.seeds import torch_generator
+from testbed.scenario.training import ProviderSection
 
 CPU = torch.device("cpu")
 SMALL_FUNNEL = {"front_end": "siftfunnel_cnn", "options": {"width": 32}, "defence": "siftfunnel"}

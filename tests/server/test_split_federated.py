@@ -12,11 +12,11 @@ from server.cloud import Cloud
 from server.entries import TieredCloudModel
 from server.split_federated import SplitFederated
 from server.tiers import Tier
-from testbed.core import protocol
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
-from testbed.core.scenario import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
-from testbed.engine.host import node_of
+from testbed.engine.hosts.host import node_of
+from testbed.scenario.schema import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
+from testbed.wire import protocol
 
 pytestmark = pytest.mark.usefixtures("identity")
 

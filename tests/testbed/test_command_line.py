@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from testbed.cli.dry_run import estimate
-from testbed.cli.environment import no_compiler_cache
-from testbed.core.loading import validate_scenario
+from testbed.core.environment import no_compiler_cache
 from testbed.engine.experiment import arm_models
-from testbed.engine.world import read_setting
+from testbed.engine.setting.world import read_setting
 from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main
+from testbed.scenario.loading import validate_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE_YAML = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from server.schedule import EpochRecord
-from testbed.engine.model_cache import FOLDER_VARIABLE, TrainedModel, save_model
+from testbed.engine.training.model_cache import FOLDER_VARIABLE, TrainedModel, save_model
 from testbed.models import main
 
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from testbed import load_run, run_scenario
-from testbed.cli.logs import NOISY
 from testbed.core.errors import UserError
-from testbed.core.loading import validate_scenario
+from testbed.engine.logs import NOISY
+from testbed.scenario.loading import validate_scenario
 
 
 def test_importing_the_package_loads_nothing_and_changes_nothing():

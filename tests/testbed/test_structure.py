@@ -1,110 +1,151 @@
-"""Imports point one way, and only the named places know Ray and Flower."""
+"""The order of the wings and rooms, import circles, and which folders know Ray and Flower."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (
+    "testbed/core",
+    "testbed/wire",
+    "testbed/scenario",
+    "clients",
+    "server",
+    "testbed/data",
+    "testbed/fleet",
+    "testbed/adversaries",
+    "testbed/privacy",
+    "testbed/results",
+    "testbed/pages",
+    "testbed/report",
+    "testbed/compare",
+    "testbed/export",
+    "testbed/engine/hosts",
+    "testbed/engine/setting",
+    "testbed/engine/network",
+    "testbed/engine/training",
+    "testbed/engine/serving",
+    "testbed/engine/attacking",
+    "testbed/engine/summary",
+    "testbed/engine",
+    "testbed",
+)
+"""Wings, and the rooms of the engine. A file imports from its own folder and those above it.
+
+The last, ``testbed``, are the doors: the commands, the Python API, profiles, sweeps and Flower's
+runtimes.
+"""
+APART = ("clients", "server", "testbed/fleet", "testbed/adversaries")
+"""Wings that import only ``testbed/core``, ``testbed/wire`` and ``testbed/scenario``."""
+BASE = ("testbed/core", "testbed/wire", "testbed/scenario")
+READERS = ("testbed/report", "testbed/compare", "testbed/export")
+"""Wings that read results folders, and never live objects of a run."""
+READ_WITH = (*BASE, "testbed/privacy", "testbed/results", "testbed/pages", "testbed/report")
+FLOWER = ("testbed/wire", "clients", "server", "testbed/engine", "testbed/flower")
+RAY = ("testbed/engine/hosts/on_ray",)
 PACKAGES = ("testbed", "clients", "server")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-# What each part may import of the project, by the longest matching prefix.
-ALLOWED = {
-    "testbed.core": {"testbed.core"},
-    "clients": {"testbed.core", "clients"},
-    "server": {"testbed.core", "server"},
-    "testbed.data": {"testbed.core", "testbed.data"},
-    "testbed.fleet": {"testbed.core", "testbed.fleet"},
-    "testbed.adversaries": {"testbed.core", "testbed.adversaries"},
-    "testbed.privacy": {"testbed.core", "testbed.privacy", "testbed.adversaries"},
-    "testbed.report": {"testbed.core", "testbed.report"},
-    "testbed.compare": {"testbed.core", "testbed.privacy", "testbed.report", "testbed.compare"},
-    "testbed.export": {"testbed.core", "testbed.report", "testbed.export"},
-}
-# Flower: the apps, the strategies, the Grid with what carries its messages, and their conversions.
-FLOWER = {
-    "testbed/core/arrays.py",
-    "testbed/core/records.py",
-    "clients/edge.py",
-    "server/split_federated.py",
-    "server/serving.py",
-    "server/strategies.py",
-    "server/tiers.py",
-    "testbed/engine/backend.py",
-    "testbed/engine/checkpoint.py",
-    "testbed/engine/grid.py",
-    "testbed/engine/host.py",
-    "testbed/engine/journal.py",
-    "testbed/engine/losses.py",
-    "testbed/engine/parcels.py",
-    "testbed/engine/ray_actors.py",
-    "testbed/engine/ray_backend.py",
-    "testbed/engine/ray_hosts.py",
-    "testbed/engine/serving.py",
-    "testbed/engine/taps.py",
-    "testbed/engine/training.py",
-    "testbed/engine/wire_size.py",
-    "testbed/flower/client.py",
-    "testbed/flower/device_grid.py",
-    "testbed/flower/server.py",
-}
-RAY = {
-    "testbed/engine/ray_actors.py",
-    "testbed/engine/ray_address.py",
-    "testbed/engine/ray_backend.py",
-    "testbed/engine/ray_cluster.py",
-    "testbed/engine/ray_hosts.py",
-    "testbed/engine/ray_jobs.py",
-    "testbed/engine/ray_joined.py",
-}
+
+def below(relative, folder):
+    return relative == folder or relative.startswith(folder + "/")
 
 
+def wing_of(relative):
+    return max((folder for folder in FOLDERS if below(relative, folder)), key=len)
+
+
+@cache
 def imported(path):
-    """Return the modules that a file imports, except for type checking only."""
-    tree = ast.parse(path.read_text())
-    skipped = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for node in ast.walk(block)
-    }
+    """Return the modules that a file imports, also for type checking only."""
     names = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@cache
+def project_imports(path):
+    """Return the project's files that a file imports, also for type checking only."""
+    found = set()
+    for name in imported(path):
+        if name.split(".")[0] not in PACKAGES:
+            continue
+        target = ROOT / name.replace(".", "/")
+        # The last part may be a name within the module.
+        for candidate in (target, target.parent):
+            file = candidate.with_suffix(".py")
+            file = file if file.exists() else candidate / "__init__.py"
+            if file.exists():
+                found.add(file)
+                break
+    return found
+
+
+def relative_to_root(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative_to_root)
 def test_imports_point_one_way(path):
-    relative = str(path.relative_to(ROOT))
-    module = relative.removesuffix(".py").replace("/", ".")
-    names = imported(path)
-    part = next((part for part in ALLOWED if module.startswith(part + ".")), None)
-    if part is not None:
-        own = {name for name in names if name.split(".")[0] in PACKAGES}
-        wrong = {
-            name
-            for name in own
-            if name != "testbed"
-            and not any(name == ok or name.startswith(ok + ".") for ok in ALLOWED[part])
-        }
-        assert not wrong
-    if any(name.split(".")[0] == "flwr" for name in names):
-        assert relative in FLOWER
-    if any(name.split(".")[0] == "ray" for name in names):
-        assert relative in RAY
+    relative = relative_to_root(path)
+    own = wing_of(relative)
+    for other in project_imports(path):
+        theirs = wing_of(relative_to_root(other))
+        assert FOLDERS.index(theirs) <= FOLDERS.index(own), f"{relative} imports {other}"
+        if own in APART:
+            assert theirs in (*BASE, own), f"{relative} imports {other}"
+        if own in READERS:
+            assert theirs in (*READ_WITH, own), f"{relative} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative_to_root)
+def test_only_some_folders_know_flower_and_ray(path):
+    relative = relative_to_root(path)
+    names = {name.split(".")[0] for name in imported(path)}
+    if "flwr" in names:
+        assert any(below(relative, folder) for folder in FLOWER)
+    if "ray" in names:
+        assert any(below(relative, folder) for folder in RAY)
     assert not names & {"pickle", "cloudpickle", "dill", "torchvision"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_stay_small(path):
-    assert len(path.read_text().splitlines()) < 400
+def test_no_import_circle():
+    finished, entered = set(), []
+
+    def visit(path):
+        if path in entered:
+            circle = [relative_to_root(item) for item in [*entered[entered.index(path) :], path]]
+            pytest.fail(f"import circle: {' -> '.join(circle)}")
+        if path in finished:
+            return
+        entered.append(path)
+        for other in sorted(project_imports(path)):
+            if other.name != "__init__.py":
+                visit(other)
+        finished.add(entered.pop())
+
+    for path in FILES:
+        visit(path)
+
+
+def test_folders_stay_readable():
+    for folder in {path.parent for path in FILES}:
+        assert len([*folder.glob("*.py")]) <= 20 + 1, folder  # beside __init__.py
+
+
+def test_tests_follow_the_same_rooms():
+    tests = ROOT / "tests"
+    for path in tests.rglob("test_*.py"):
+        folder = path.parent.relative_to(tests)
+        assert folder == Path(".") or (ROOT / folder).is_dir(), folder
+    for room in FOLDERS:
+        assert any((tests / room).rglob("test_*.py")), room
 
 
 def test_nothing_is_unpickled():

@@ -15,11 +15,11 @@ from clients.front_ends.base import FrontEnd
 from testbed.adversaries import base
 from testbed.adversaries.companion import TrainingView
 from testbed.adversaries.mounting import mount
-from testbed.core.adversary import ThreatModel
-from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Entry, NoOptions
+from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.components import Component
 
 NAMES = ATTACKS.names()
 ANCHORS = [name for name in NAMES if ATTACKS.create(name, {}).is_anchor]

@@ -11,8 +11,8 @@ from torch.nn import functional
 from testbed.adversaries.base import LabelledImages
 from testbed.adversaries.companion import FeatureScale, TrainingView
 from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.core.components import Component
 from testbed.core.registries import ATTACKS, CLOUD_MODELS, FRONT_ENDS
+from testbed.scenario.components import Component
 
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
 DEVICES, BATCH = 4, 12

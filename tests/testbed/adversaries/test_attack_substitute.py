@@ -8,9 +8,9 @@ import torch
 
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.substitute import mmd_squared
-from testbed.core.components import Component
 from testbed.core.errors import UserError
 from testbed.core.registries import FRONT_ENDS
+from testbed.scenario.components import Component
 
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
 OPTIONS = {"steps": 250, "decoder": {"max_epochs": 6, "min_epoch_steps": 20}}

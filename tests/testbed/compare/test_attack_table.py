@@ -10,7 +10,7 @@ from testbed.compare.__main__ import main
 from testbed.compare.attack_rows import anchor_rows, attack_rows, inference_rows
 from testbed.compare.comparison import compare
 from testbed.compare.markdown_attacks import attacks_markdown
-from testbed.report.marked import labelled
+from testbed.pages.documents import labelled
 
 ARMS = [UNDEFENDED, Arm("hidden", "nopeek", accuracy=0.93, mse=0.075)]
 SHARES = (0.3, 0.4, 0.8)  # of classes named, per seed

@@ -11,10 +11,10 @@ from PIL import Image
 from runs_fixture import UNDEFENDED, Arm, standard_arms, write_run
 
 from testbed.compare.__main__ import main
+from testbed.compare.analysis.arms import family_of
 from testbed.compare.comparison import compare
-from testbed.compare.entries import family_of
 from testbed.compare.plots import PLOTS
-from testbed.report.marked import labelled
+from testbed.pages.documents import labelled
 
 BEGIN, END = labelled("testbed.compare").begin, labelled("testbed.compare").end
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from runs_fixture import UNDEFENDED, Arm, write_run
 
+from testbed.compare.analysis.groups import relative_leakage
+from testbed.compare.analysis.matched import place_at
+from testbed.compare.analysis.pareto import non_dominated
+from testbed.compare.analysis.population import Column, Population, mean_interval, resample
 from testbed.compare.comparison import compare
-from testbed.compare.groups import relative_leakage
-from testbed.compare.matched import place_at
-from testbed.compare.pareto import non_dominated
-from testbed.compare.population import Column, Population, mean_interval, resample
 from testbed.compare.prose import matched_words
 from testbed.privacy.intervals import hierarchical_interval, hierarchical_means
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from testbed.core import seeds
 from testbed.core.errors import UserError
-from testbed.core.loading import dump_scenario, load_scenario, parse_yaml, validate_scenario
 from testbed.core.registries import ALL
 from testbed.core.registry import Options, Registry
+from testbed.scenario.loading import dump_scenario, load_scenario, parse_yaml, validate_scenario
 
 
 class Size(Options):

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from testbed.core.scenario import DataSection
 from testbed.data.images import ImagePool
 from testbed.data.splits import PART_NAMES, Parts
+from testbed.scenario.schema import DataSection
 
 WriteParquet = Callable[..., None]
 MakePool = Callable[..., ImagePool]

@@ -8,9 +8,9 @@ import pytest
 
 from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
-from testbed.core.scenario import DataSection
 from testbed.data import hub, olivetti_faces
 from testbed.data.loading import load_pool
+from testbed.scenario.schema import DataSection
 
 
 def message(section: DataSection) -> str:

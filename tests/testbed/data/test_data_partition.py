@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
 from testbed.core.registries import PARTITIONERS
-from testbed.core.scenario import DataSection
 from testbed.data.partition import assign_victims, partition_training
 from testbed.data.splits import Parts, split
+from testbed.scenario.schema import DataSection
 
 NAMES = PARTITIONERS.names()
 DROPS_A_REMAINDER = {"shard"}

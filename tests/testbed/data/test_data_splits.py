@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
-from testbed.core.scenario import Splits
 from testbed.data.splits import PART_NAMES, split
+from testbed.scenario.schema import Splits
 
 CASES = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from testbed.core.registries import DATASETS
-from testbed.core.scenario import DataSection
 from testbed.data.loading import load_pool
 from testbed.data.splits import PART_NAMES, split
+from testbed.scenario.schema import DataSection
 
 NAMES = DATASETS.names()
 

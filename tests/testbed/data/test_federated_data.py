@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from testbed.core.scenario import DataSection
 from testbed.data.federated import load_federated_data, to_unit
+from testbed.scenario.schema import DataSection
 
 
 @pytest.fixture(scope="module")

@@ -12,25 +12,25 @@ from flwr.common.serde import message_to_proto
 from small import TINY, make_program
 
 from clients.deployed import FrontEndRunner
-from testbed.core import protocol
-from testbed.core.encoding import decode, payload_bytes
-from testbed.core.loading import validate_scenario
-from testbed.core.records import to_record, to_tensors
+from testbed.core.progress import Progress
 from testbed.core.registries import DEFENCES
-from testbed.core.scenario import FleetSection, MixEntry
-from testbed.engine.backend import InlineBackend
-from testbed.engine.costs import DeviceCosts, TierCosts
 from testbed.engine.experiment import Experiment
-from testbed.engine.grid import FleetGrid, GridOptions
-from testbed.engine.host import node_of
-from testbed.engine.ledger import Ledger
-from testbed.engine.losses import Losses
-from testbed.engine.progress import Progress
-from testbed.engine.taps import Tap
+from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.hosts.host import node_of
+from testbed.engine.network.costs import DeviceCosts, TierCosts
+from testbed.engine.network.grid import FleetGrid, GridOptions
+from testbed.engine.network.ledger import Ledger
+from testbed.engine.network.packet_loss import Losses
+from testbed.engine.network.taps import Tap
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import sample_fleet
+from testbed.scenario.loading import validate_scenario
+from testbed.scenario.schema import FleetSection, MixEntry
+from testbed.wire import protocol
+from testbed.wire.encoding import decode, payload_bytes
+from testbed.wire.records import to_record, to_tensors
 
 pytestmark = pytest.mark.usefixtures("identity")
 NAMES = DEFENCES.names()

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from small import TINY
 
 from testbed.core.errors import UserError
-from testbed.core.loading import validate_scenario
-from testbed.engine import ray_backend
-from testbed.engine.backend import InlineBackend
+from testbed.core.progress import Progress, Silent
 from testbed.engine.experiment import Experiment
-from testbed.engine.folder import COLUMNS
-from testbed.engine.progress import Progress, Silent
-from testbed.engine.ray_cluster import LocalCluster
-from testbed.engine.ray_hosts import RayHosts
+from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.hosts.on_ray import backend as ray_backend
+from testbed.engine.hosts.on_ray.cluster import LocalCluster
+from testbed.engine.hosts.on_ray.hosts import RayHosts
+from testbed.results.writing import COLUMNS
+from testbed.scenario.loading import validate_scenario
 
 DEFENCES = [
     *("none", "siftfunnel", "gaussian_noise", "laplace_noise", "quantisation", "top_k"),

@@ -13,14 +13,15 @@ import ray
 from ray.cluster_utils import Cluster
 from small import TINY
 
-from testbed.core import protocol
-from testbed.core.loading import validate_scenario
+from testbed.core.progress import Progress
+from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import Experiment
-from testbed.engine.folder import COLUMNS
-from testbed.engine.progress import Progress
-from testbed.engine.ray_cluster import PROJECT_ROOT, short_temporary_folder
-from testbed.engine.ray_cluster import Cluster as RayCluster
-from testbed.engine.ray_hosts import RayHosts
+from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
+from testbed.engine.hosts.on_ray.cluster import short_temporary_folder
+from testbed.engine.hosts.on_ray.hosts import RayHosts
+from testbed.results.writing import COLUMNS
+from testbed.scenario.loading import validate_scenario
+from testbed.wire import protocol
 
 
 def run(tree, folder, **options):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.core.scenario import FleetSection
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.link_effects import RadioTimers, retried_ms, shared_rate_factor
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
+from testbed.scenario.schema import FleetSection
 
 
 def fleet_on(link: str, size: int = 50) -> Fleet:

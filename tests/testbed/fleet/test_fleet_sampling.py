@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
-from testbed.core.scenario import FleetSection
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, apportion, sample_fleet
+from testbed.scenario.schema import FleetSection
 
 MIX = [
     {"device": "nucleo-l4r5zi", "weight": 20.0, "links": {"wifi": 1.0}},

@@ -12,17 +12,17 @@ from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.simulation import run_simulation
 from safetensors.torch import load_file
 
-from testbed.core import protocol
 from testbed.core.errors import UserError
-from testbed.engine.backend import InlineBackend
+from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment
-from testbed.engine.progress import Progress
-from testbed.engine.training import prepare, train
-from testbed.engine.world import World
+from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.setting.world import World
+from testbed.engine.training.fleet import prepare, train
 from testbed.flower.client import ScenarioClientApp
 from testbed.flower.device_grid import find_devices
 from testbed.flower.run_config import RunConfig, chosen_arm
 from testbed.flower.server import new_server_app
+from testbed.wire import protocol
 
 ROOT = Path(__file__).resolve().parents[3]
 

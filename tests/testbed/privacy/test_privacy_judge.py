@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from testbed.core.scenario import DataSection
 from testbed.data.federated import to_unit
 from testbed.data.loading import load_pool
 from testbed.privacy.judge import Judge
+from testbed.scenario.schema import DataSection
 
 
 @pytest.fixture(scope="module")

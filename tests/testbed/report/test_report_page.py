@@ -17,9 +17,9 @@ from PIL import Image
 from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
 
 from testbed.report.build import build_report
-from testbed.report.folder import read_results
-from testbed.report.plots import PLOTS
-from testbed.report.plots_training import training_curves
+from testbed.report.plots.index import PLOTS
+from testbed.report.plots.training import training_curves
+from testbed.results.reading import read_results
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -272,7 +272,7 @@ def test_single_arm_and_single_adversary(folder: Path, edit: Edit) -> None:
 
 
 def test_many_arms_keep_distinct_colours_or_lines() -> None:
-    from testbed.report import style
+    from testbed.pages import style
 
     looks = {(style.colour(index), style.dash(index)) for index in range(3 * len(style.PALETTE))}
     assert len(looks) == 3 * len(style.PALETTE)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from testbed.report.cards import cards
-from testbed.report.folder import read_results
 from testbed.report.html import render
-from testbed.report.schema_privacy import Floor, FloorLevel
-from testbed.report.threats import (
+from testbed.report.tables.threats import (
     _floor_cell,
     comparison_table,
     inference_table,
     link_table,
     threat_table,
 )
+from testbed.results.reading import read_results
+from testbed.results.schema_privacy import Floor, FloorLevel
 
 NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
 ESTIMATED = {

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.report.folder import read_results
-from testbed.report.schema import Grants
-from testbed.report.threat_models import Ladder, allows
-from testbed.report.threats import threat_table
+from testbed.report.tables.threat_models import Ladder, allows
+from testbed.report.tables.threats import threat_table
+from testbed.results.reading import read_results
+from testbed.results.schema import Grants
 
 EVERYBODY = range(40)
 QUERIES = {"queries": True}

@@ -20,10 +20,12 @@ from ray.cluster_utils import Cluster
 
 from testbed import run_sweep
 from testbed.core.errors import HostError
-from testbed.engine import ray_cluster, ray_joined
-from testbed.engine.folder import COLUMNS
-from testbed.engine.ray_cluster import PROJECT_ROOT, LocalCluster, short_temporary_folder
-from testbed.engine.ray_janitor import processes_of
+from testbed.core.project import PROJECT_ROOT
+from testbed.engine.hosts.on_ray import cluster as ray_cluster
+from testbed.engine.hosts.on_ray import joined as ray_joined
+from testbed.engine.hosts.on_ray.cluster import LocalCluster, short_temporary_folder
+from testbed.engine.hosts.on_ray.janitor import processes_of
+from testbed.results.writing import COLUMNS
 from testbed.run import main
 from testbed.sweep import processes, runner, shared_ray
 from testbed.sweep.folder import JOBS, open_sweep_folder

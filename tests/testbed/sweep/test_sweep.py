@@ -11,7 +11,7 @@ import yaml
 
 from testbed import run_scenario, run_sweep
 from testbed.core.errors import HostError, UserError
-from testbed.engine.folder import COLUMNS
+from testbed.results.writing import COLUMNS
 from testbed.run import main
 from testbed.sweep import command, runner
 from testbed.sweep.folder import MANIFEST, open_sweep_folder

@@ -1,0 +1,146 @@
+"""What is measured of an entry over its seeds: utility, cost, leakage and attacks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from testbed.compare.analysis.arms import Entry
+from testbed.compare.analysis.attacks import Attacked, Attacks, attacks_of
+from testbed.compare.analysis.population import (
+    Column,
+    Population,
+    Resamples,
+    Values,
+    interval,
+    mean_interval,
+)
+from testbed.compare.analysis.runs import tiers_by_name
+from testbed.core.errors import UserError
+from testbed.results.schema import Edge, Interval, Leakage
+
+EDGE = ("macs", "parameters", "feature_bytes")
+SERVED = ("correct", "raw", "latency_ms", "energy_mj", "uplink_bytes")
+LEAKAGE = ("dcor_v", "dcor_u", "live_channels", "channels", "participation_ratio", "spectral_rank")
+PERCENTILES = {"latency_ms_median": 50.0, "latency_ms_p95": 95.0}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, and its value in every resample."""
+
+    shown: Interval
+    samples: Values
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An entry with its estimates.
+
+    Attributes
+    ----------
+    estimates : by name: ``accuracy``, the costs, the leakage measures.
+    correct : the answers, for differences between entries.
+    attacks : what the adversaries reached.
+    """
+
+    entry: Entry
+    estimates: Mapping[str, Estimate]
+    correct: Column
+    attacks: Attacks
+
+    def __getitem__(self, name: str) -> Estimate:
+        """Return an estimate; ``mse``, ``psnr_db``, ``ssim`` ... are the best attack's."""
+        if name in self.estimates:
+            return self.estimates[name]
+        best = self.best
+        if best is None:
+            nothing = np.full(len(self.estimates["accuracy"].samples), np.nan)
+            return Estimate(Interval(), nothing)
+        return Estimate(best.scores[name], best.samples[name])
+
+    @property
+    def best(self) -> Attacked | None:
+        """The attack with the lowest MSE over all adversaries."""
+        return self.attacks.best
+
+
+def measure(entry: Entry, population: Population, draws: Resamples) -> Measured:
+    """Estimate everything of one entry."""
+    served = _served(entry, population)
+    estimates = {
+        "accuracy": _mean(served["correct"], draws),
+        "energy_mj": _mean(served["energy_mj"], draws),
+        "uplink_bytes": _mean(served["uplink_bytes"], draws),
+    }
+    for name, percent in PERCENTILES.items():
+        column = served["latency_ms"]
+        value = float(np.percentile(column.values, percent)) if len(column) else None
+        samples = draws.percentiles(column, percent)
+        estimates[name] = Estimate(interval(value, samples, len(column)), samples)
+    for name in EDGE:
+        estimates[name] = _mean(served[name], draws)
+    for name in LEAKAGE:
+        estimates[name] = _leakage(entry, population, draws, name)
+    return Measured(entry, estimates, served["correct"], attacks_of(entry, population, draws))
+
+
+def _mean(column: Column, draws: Resamples) -> Estimate:
+    samples = draws.means(column)
+    return Estimate(mean_interval(column, samples), samples)
+
+
+def _served(entry: Entry, population: Population) -> dict[str, Column]:
+    """Return the columns over answered requests; unknown values are left out."""
+    parts: dict[str, list[Values]] = {name: [] for name in (*SERVED, *EDGE)}
+    places = []
+    for member in entry.members:
+        rows = member.run.requests.where(arm=member.arm.name, status="answered")
+        places.append(population.places(member.run.seed, rows["request"]))
+        for name in SERVED:
+            parts[name].append(rows[name].astype(np.float64))
+        costs = _edge_of_devices(entry, member.run.seed)
+        # Whoever sends the raw image runs no front-end.
+        ran = rows["raw"] != 1.0
+        for name in EDGE:
+            values = np.array(
+                [getattr(costs.get(int(device)), name, None) for device in rows["device"]],
+                dtype=np.float64,
+            )
+            parts[name].append(np.where(ran, values, 0.0 if name == "macs" else np.nan))
+    at = np.concatenate(places)
+    columns = {name: Column(at, np.concatenate(values)) for name, values in parts.items()}
+    return {name: column.only(np.isfinite(column.values)) for name, column in columns.items()}
+
+
+def _edge_of_devices(entry: Entry, seed: int) -> dict[int, Edge | None]:
+    """Return the front-end of every device, by its tier."""
+    member = next(member for member in entry.members if member.run.seed == seed)
+    tiers = tiers_by_name(member.arm)
+    rows = member.run.devices.where(arm=member.arm.name)
+    found: dict[int, Edge | None] = {}
+    for device, tier in zip(rows["device"], rows["tier"], strict=True):
+        if tiers and tier not in tiers:
+            raise UserError(
+                f"{member.run.path / 'devices.parquet'}: the tier '{tier}' of device "
+                f"{int(device)} is not in results.json"
+            )
+        found[int(device)] = tiers[tier].edge if tiers else member.arm.edge
+    return found
+
+
+def _leakage(entry: Entry, population: Population, draws: Resamples, name: str) -> Estimate:
+    """Return a leakage measure, one number per seed: that of the main tier's features."""
+    get: Callable[[Leakage | None], float | None] = lambda found: (  # noqa: E731
+        getattr(found, name) if found is not None else None
+    )
+    known = [
+        (value, population.seeds.index(member.run.seed))
+        for member in entry.members
+        if (value := get(member.arm.leakage)) is not None
+    ]
+    if not known:
+        return Estimate(Interval(n=0), np.full(len(draws.seeds), np.nan))
+    values, places = zip(*known, strict=True)
+    samples = draws.over_seeds(values, places)
+    return Estimate(interval(float(np.mean(values)), samples, len(values)), samples)

@@ -1,0 +1,132 @@
+"""Attack success against the amount intercepted, queried or owned, on one fixed set of victims.
+
+The attack is mounted again with a part of what it learns from, and what it has learned is applied
+to everything that its adversary intercepted: the victims are the same at every point, and the last
+point is the attack as it stands in the results. Parts are nested: a larger one holds the smaller.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clients.deployed import DeployedFrontEnd
+from testbed.adversaries.base import Evidence, FloatArray, Intercepts, Reconstruction
+from testbed.core.seeds import generator
+from testbed.engine.attacking.evidence import AttackJob, Reading, attack_job
+from testbed.engine.attacking.on_smoothed import features_apart, smoothed_scores
+from testbed.engine.attacking.scoring import score_images
+from testbed.engine.attacking.victims import victims_of
+from testbed.engine.hosts.backend import Backend
+from testbed.engine.serving.serve import ServedArm
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting
+from testbed.scenario.adversary import Adversary
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PartialOutcome:
+    """What an attack made of one tier's intercepts with a share of what it learns from."""
+
+    reading: Reading
+    share: float
+    evidence: Evidence
+    found: Reconstruction
+
+    @property
+    def images(self) -> FloatArray:
+        """The reconstructions of all intercepts, whether or not it learned from them."""
+        if self.share < 1.0 and self.reading.adversary.threat.learns_from_intercepts:
+            return self.found.elsewhere[0]
+        return self.found.images[: len(self.reading.items)]
+
+    def on_smoothed(self, tier: str) -> list[Row]:
+        """Return its error on smoothed victims; that of the whole amount stands elsewhere."""
+        if self.share == 1.0 or self.reading.smoothed is None:
+            return []
+        return smoothed_scores(tier, self.reading.smoothed, self.found.elsewhere[-1])
+
+
+def partial_job(
+    setting: Setting,
+    deployed: DeployedFrontEnd,
+    reading: Reading,
+    share: float,
+    served: ServedArm,
+    backend: Backend,
+) -> AttackJob:
+    """Return the adversary's job with a share of what its attack learns from."""
+    part = replace(reading, adversary=_with_share(reading.adversary, share), smoothed=None)
+    apart = features_apart([reading])
+    job = attack_job(setting, deployed, part, served.answers, backend)
+    evidence = replace(job.evidence, elsewhere=apart)
+    if reading.adversary.learns_from == "intercepts":
+        everything = evidence.intercepts
+        count = len(everything.answers)
+        order = generator(job.seed, "part of the intercepts").permutation(count)
+        rows = np.sort(order[: max(1, round(share * count))])
+        kept = Intercepts(everything.features[rows], everything.answers[rows])
+        elsewhere = (everything.features, *apart)
+        evidence = replace(evidence, intercepts=kept, elsewhere=elsewhere)
+    return AttackJob((reading.adversary.attack,), evidence, job.seed)
+
+
+def _with_share(adversary: Adversary, share: float) -> Adversary:
+    """Return the adversary with fewer queries or images; its name, hence its luck, is the same."""
+    knowledge = adversary.knowledge
+    changed: Row = {}
+    if adversary.learns_from == "queries" and adversary.query_limit is not None:
+        changed = {"queries": round(share * adversary.query_limit)}
+    elif adversary.learns_from == "auxiliary images":
+        changed = {"auxiliary_share": share * knowledge.auxiliary_share}
+    return adversary.model_copy(update={"knowledge": knowledge.model_copy(update=changed)})
+
+
+def amount_entry(
+    setting: Setting,
+    models: ArmModels,
+    outcomes: Sequence[PartialOutcome],
+    served: ServedArm,
+) -> Row | None:
+    """Return the curve of one adversary's attack, or None where its scenario asks for none.
+
+    Parameters
+    ----------
+    outcomes : of every share and tier, those of the whole amount (share 1) among them.
+    """
+    adversary = outcomes[0].reading.adversary
+    unit = adversary.learns_from
+    if not adversary.curve or unit is None:
+        return None
+    points = []
+    for share in sorted({outcome.share for outcome in outcomes}):
+        own = [outcome for outcome in outcomes if outcome.share == share]
+        read = [item for outcome in own for item in outcome.reading.items]
+        victims = victims_of(setting, models, read, served)
+        images = np.concatenate([outcome.images for outcome in own])
+        points.append(
+            {
+                "share": share,
+                "amount": _amount(unit, [outcome.evidence for outcome in own]),
+                "queries": sum(outcome.found.queries for outcome in own),
+                "smoothed": [
+                    row
+                    for outcome in own
+                    for row in outcome.on_smoothed(models.tiers[outcome.reading.tier].program.tier)
+                ],
+                **score_images(setting.scenario, victims, images),
+            }
+        )
+    return {"unit": unit, "victims": len(read), "points": points}
+
+
+def _amount(unit: str, evidence: Sequence[Evidence]) -> int:
+    """Return how much there was to learn from, over all tiers; images are the same on each."""
+    if unit == "intercepts":
+        return sum(len(item.intercepts.answers) for item in evidence)
+    if unit == "queries":
+        return sum(item.query_limit or 0 for item in evidence)
+    return max(len(item.auxiliary.labels) for item in evidence)

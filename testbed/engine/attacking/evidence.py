@@ -1,0 +1,125 @@
+"""Collects what a threat model grants: the evidence is all that an adversary's process gets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clients.deployed import DeployedFrontEnd
+from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, Intercepts
+from testbed.core.seeds import generator
+from testbed.engine.attacking.floors import SmoothedVictims
+from testbed.engine.hosts.backend import Backend
+from testbed.engine.hosts.queries import QueryAccess
+from testbed.engine.network.taps import Intercept
+from testbed.engine.setting.auxiliary_data import held_images
+from testbed.engine.setting.world import Setting
+from testbed.scenario.adversary import Adversary
+from testbed.scenario.schema import Component
+
+ANCHORS = (
+    Component(name="mean_image", options={}),
+    Component(name="class_mean_image", options={}),
+)
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """Everything that an adversary's process gets."""
+
+    attacks: tuple[Component, ...]
+    evidence: Evidence
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one adversary intercepted from the devices of one tier, on the scorer's side.
+
+    Attributes
+    ----------
+    holds_weights : whether it has this tier's weights, by grant or from the colluding device.
+    items : its intercepts, with the devices and requests that they came from.
+    features : what it works on, (N, C, H, W): one release each, or means over several.
+    smoothed : smoothed victims of this tier for the comparison with a floor, or None.
+    mountable : whether the attack's needs are granted on this tier; else it is transferred to only.
+    """
+
+    adversary: Adversary
+    tier: int
+    holds_weights: bool
+    items: Sequence[Intercept]
+    features: FloatArray
+    smoothed: SmoothedVictims | None
+    mountable: bool = True
+
+
+def attack_job(
+    setting: Setting,
+    deployed: DeployedFrontEnd,
+    reading: Reading,
+    answers: Mapping[int, int],
+    backend: Backend,
+    trained: Mapping[str, FloatArray] | None = None,
+) -> AttackJob:
+    """Collect what the threat model grants; nothing here names a device, a person or an image.
+
+    Parameters
+    ----------
+    trained : what the adversary has learned at the cloud while the fleet trained.
+    """
+    adversary, seed = reading.adversary, setting.scenario.seed
+    knowledge = adversary.knowledge
+    auxiliary, validation = held_images(adversary, setting.data, setting.foreign, seed)
+    # The same attacker, with the same luck, faces every arm.
+    draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
+    features = reading.features
+    answered = np.array([answers[item.request] for item in reading.items], dtype=np.int64)
+    needs = adversary.threat
+    elsewhere: tuple[FloatArray, ...] = ()
+    if reading.smoothed is not None and needs.learns_from_intercepts:
+        # It must not learn from what never crossed the wire.
+        elsewhere = (reading.smoothed.features,)
+    elif reading.smoothed is not None:
+        features = np.concatenate([features, reading.smoothed.features])
+        answered = np.append(answered, np.full(len(reading.smoothed.features), -1))
+    evidence = Evidence(
+        num_classes=setting.data.pool.num_classes,
+        auxiliary=auxiliary,
+        auxiliary_validation=validation,
+        intercepts=Intercepts(features, answered),
+        oracle=_oracle(deployed, reading, draw, backend) if needs.queries else None,
+        query_limit=None if reading.holds_weights else adversary.query_limit,
+        design=deployed.program.front_end if needs.design and knowledge.design else None,
+        replays=knowledge.replays,
+        elsewhere=elsewhere,
+        trained=trained,
+    )
+    names = {adversary.attack.name}
+    attacks = (*(anchor for anchor in ANCHORS if anchor.name not in names), adversary.attack)
+    return AttackJob(attacks, evidence, draw)
+
+
+def _oracle(
+    deployed: DeployedFrontEnd, reading: Reading, draw: int, backend: Backend
+) -> FrontEndOracle:
+    """Return the front-end itself where weights are granted, else a way to ask it alone."""
+    # Its own random draws: with the scenario's seed an adversary could undo a defence's noise.
+    front_end = replace(deployed, program=replace(deployed.program, seed=draw))
+    if reading.holds_weights:
+        return front_end
+    adversary = reading.adversary
+    return backend.open_queries(front_end, adversary.name, adversary.query_limit)
+
+
+def query_access(job: AttackJob) -> QueryAccess | None:
+    """Return the adversary's access to a query service, where it has one."""
+    oracle = job.evidence.oracle
+    return oracle if isinstance(oracle, QueryAccess) else None
+
+
+def close_oracle(job: AttackJob, backend: Backend) -> None:
+    """End the adversary's query access, where it had a service for it."""
+    access = query_access(job)
+    if access is not None:
+        backend.close_queries(access)

@@ -1,0 +1,247 @@
+"""Scores one attack's reconstructions against the truth, overall and by device class and link."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.adversaries.base import FloatArray, Inferred, IntArray, Reconstruction
+from testbed.core.registries import ATTACKS
+from testbed.privacy.intervals import bootstrap_interval
+from testbed.privacy.judge import Judge
+from testbed.privacy.scores import ScoreTable, score
+from testbed.scenario.adversary import Knowledge
+from testbed.scenario.schema import Scenario
+
+Row = dict[str, Any]
+Values = NDArray[np.float64]
+RECOGNISABLE_SSIM = 0.5
+NAMES = {"reidentified": "reidentification", "recognisable": "recognisable_share"}
+
+
+@dataclass(frozen=True)
+class Victims:
+    """The truth behind a tap's intercepts, in their order; no adversary ever sees it.
+
+    Attributes
+    ----------
+    rows : image of each victim in the data's pool.
+    images : in [0, 1], (N, C, H, W).
+    pool, pool_index : all victims' images for re-identification, and each victim's place in it.
+    persons : who is pictured, or None where the data has no persons.
+    """
+
+    requests: IntArray
+    rows: IntArray
+    devices: IntArray
+    device_classes: Sequence[str]
+    tiers: Sequence[str]
+    links: Sequence[str]
+    labels: IntArray
+    images: FloatArray
+    pool: FloatArray
+    pool_index: IntArray
+    persons: IntArray | None = None
+
+
+@dataclass(frozen=True)
+class ScoredAttack:
+    """The attack's entry of results.json without its identity, and its rows of attacks.parquet.
+
+    ``extremes`` are the places of the best, the median and the worst reconstruction by MSE.
+    """
+
+    entry: Row
+    rows: list[Row]
+    mse: float
+    extremes: IntArray
+
+
+def score_attack(
+    scenario: Scenario,
+    victims: Victims,
+    attack: str,
+    parts: Mapping[str, Reconstruction],
+    judge: Judge | None = None,
+    knowledge: Knowledge | None = None,
+    holds_weights: bool = False,
+) -> ScoredAttack:
+    """Score the reconstructions of one attack.
+
+    Parameters
+    ----------
+    parts : what the attack made of each tier's features, by tier, in the order of the victims.
+    judge : names the class of a reconstruction, where there is one.
+    knowledge : the adversary's, for the words of its threat model.
+    holds_weights : whether it has the weights of every tier that it attacks.
+    """
+    images = np.concatenate([part.images for part in parts.values()])
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    columns = _columns(table, images, victims, judge)
+    tiers = np.array(victims.tiers)
+    # The curve of an attack is that of the tier with most victims; by_tier has all of them.
+    largest = max(parts, key=lambda name: int((tiers == name).sum()))
+    reconstruction = parts[largest]
+    everyone = np.ones(len(victims.rows), dtype=bool)
+    declared: Any = ATTACKS.entry(attack).factory
+    order = np.argsort(table.mse, kind="stable")
+    extremes = order[[0, len(order) // 2, -1]]
+    entry = {
+        "is_anchor": declared.is_anchor,
+        "rebuilds_images": declared.rebuilds_images,
+        "learns_from_intercepts": declared.threat.learns_from_intercepts,
+        "threat_model": declared.threat.words(knowledge),
+        "conduct": declared.threat.conduct(knowledge, holds_weights),
+        "victims": len(victims.rows),
+        "queries": sum(part.queries for part in parts.values()),
+        "scores": _intervals(scenario, columns, everyone),
+        "pool_size": table.pool_size,
+        "chance_reidentification": 1.0 / table.pool_size,
+        "body_parameters": reconstruction.body_parameters,
+        "adapter_parameters": reconstruction.adapter_parameters,
+        "best_epoch": reconstruction.best_epoch,
+        "reached_plateau": _reached_plateau(parts),
+        "curve": [asdict(point) for point in reconstruction.curve],
+        "extremes": [
+            {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
+            for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
+        ],
+        "class_on_originals": _share_named(judge, victims),
+        "inferred": _inferred(scenario, joined_inference(parts), victims),
+        "by_device_class": _by("device_class", victims.device_classes, scenario, columns),
+        "by_link": _by("link", victims.links, scenario, columns),
+        "by_tier": [
+            {
+                **_by("tier", victims.tiers, scenario, columns, only=name)[0],
+                "best_epoch": part.best_epoch,
+                "reached_plateau": part.reached_plateau,
+                "curve": [asdict(point) for point in part.curve],
+            }
+            for name, part in parts.items()
+        ],
+    }
+    rows = [
+        {
+            "request": int(victims.requests[index]),
+            "victim": int(victims.rows[index]),
+            "device": int(victims.devices[index]),
+            "device_class": victims.device_classes[index],
+            "tier": victims.tiers[index],
+            "label": int(victims.labels[index]),
+            "mse": float(table.mse[index]),
+            "psnr_db": float(table.psnr_db[index]),
+            "ssim": float(table.ssim[index]),
+            "reidentified": bool(table.reidentified[index]),
+        }
+        for index in range(len(victims.rows))
+    ]
+    return ScoredAttack(entry, rows, float(table.mse.mean()), extremes)
+
+
+def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Row:
+    """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
+    table = score(images, victims.images, victims.pool, victims.pool_index)
+    columns = _columns(table, images, victims, None)
+    return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
+
+
+def _columns(
+    table: ScoreTable, images: FloatArray, victims: Victims, judge: Judge | None
+) -> dict[str, Values]:
+    """Return one value per victim of every score."""
+    columns = {
+        "mse": table.mse,
+        "psnr_db": table.psnr_db,
+        "ssim": table.ssim,
+        "reidentified": table.reidentified.astype(np.float64),
+        "recognisable": (table.ssim > RECOGNISABLE_SSIM).astype(np.float64),
+    }
+    if judge is not None:
+        named = judge(images)
+        columns["class_recovered"] = (named == victims.labels).astype(np.float64)
+    return columns
+
+
+def _reached_plateau(parts: Mapping[str, Reconstruction]) -> bool | None:
+    """Return whether the trainings of all tiers reached their plateau; None where none trains."""
+    known = [part.reached_plateau for part in parts.values() if part.reached_plateau is not None]
+    return all(known) if known else None
+
+
+def _share_named(judge: Judge | None, victims: Victims) -> float | None:
+    """Return the share of victims whose class the judge names from the original image."""
+    return None if judge is None else float(np.mean(judge(victims.images) == victims.labels))
+
+
+def _by(
+    key: str,
+    groups: Sequence[str],
+    scenario: Scenario,
+    columns: dict[str, Values],
+    only: str | None = None,
+) -> list[Row]:
+    """Return the scores of each group of victims, or of one."""
+    names = np.array(groups)
+    entries = []
+    for name in sorted(set(groups)) if only is None else [only]:
+        own = names == name
+        scores = _intervals(scenario, columns, own)
+        entries.append({key: name, "victims": int(own.sum()), **scores})
+    return entries
+
+
+def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
+    """Join what was inferred of each tier; companions are sought within a tier."""
+    found, start = [], 0
+    for part in parts.values():
+        if part.inferred is None:
+            return None
+        # Alone in its tier, a victim has no companion: it is taken for its own, which is wrong.
+        alone = np.arange(len(part.images), dtype=np.int64)
+        companions = part.inferred.companions if len(part.inferred.companions) else alone
+        found.append((part.inferred.classes, companions + start))
+        start += len(part.images)
+    return Inferred(
+        np.concatenate([classes for classes, _ in found]),
+        np.concatenate([others for _, others in found]),
+    )
+
+
+def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[np.bool_]) -> Row:
+    """Return the mean of each score over the chosen victims, with bootstrap intervals."""
+    resamples = scenario.evaluation.bootstrap_resamples
+    return {
+        NAMES.get(name, name): bootstrap_interval(
+            values[chosen], resamples, scenario.seed
+        ).as_dict()
+        for name, values in columns.items()
+    }
+
+
+def _inferred(scenario: Scenario, said: Inferred | None, victims: Victims) -> Row | None:
+    """Score what an attack says of classes and persons; chance is printed beside each."""
+    if said is None:
+        return None
+    resamples, count = scenario.evaluation.bootstrap_resamples, len(victims.rows)
+    right = (said.classes == victims.labels).astype(np.float64)
+    largest = np.bincount(victims.labels).max() / count
+    found: Row = {
+        "class": bootstrap_interval(right, resamples, scenario.seed).as_dict(),
+        "majority_class": float(largest),
+        "same_person": None,
+        "chance_same_person": None,
+    }
+    persons = victims.persons
+    if persons is not None and count > 1:
+        same = persons[:, None] == persons[None, :]
+        others = same.sum(axis=1) - 1
+        known = others > 0  # nobody can find the companion of somebody pictured once
+        if known.any():
+            itself = said.companions == np.arange(count)
+            hits = ((persons[said.companions] == persons) & ~itself).astype(np.float64)
+            rate = bootstrap_interval(hits[known], resamples, scenario.seed)
+            found["same_person"] = rate.as_dict()
+            found["chance_same_person"] = float((others[known] / (count - 1)).mean())
+    return found

@@ -1,0 +1,95 @@
+"""Attacks learned on one tier's front-end, applied to what other tiers sent.
+
+Nothing is trained again: an adversary's process gets the other tiers' features beside its own, and
+applies what it has learned to them. Every cell is scored on the victims of the tier it is applied
+to, so that a column compares attacks on the same victims.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from testbed.adversaries.base import Reconstruction
+from testbed.engine.attacking.evidence import AttackJob, Reading
+from testbed.engine.attacking.on_smoothed import features_apart, made_of_target, smoothed_scores
+from testbed.engine.attacking.scoring import score_images
+from testbed.engine.attacking.victims import victims_of
+from testbed.engine.serving.serve import ServedArm
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting
+
+Row = dict[str, Any]
+
+
+def targets(reading: Reading, read: Sequence[Reading]) -> list[Reading]:
+    """Return what the same adversary read of other tiers with features of the same shape."""
+    if not reading.adversary.transfer:
+        return []
+    return [
+        other
+        for other in read
+        if other.adversary.name == reading.adversary.name
+        and other.tier != reading.tier
+        and other.features.shape[1:] == reading.features.shape[1:]
+    ]
+
+
+def aimed_at(job: AttackJob, others: Sequence[Reading]) -> AttackJob:
+    """Return the job with the other tiers' features to be reconstructed beside its own.
+
+    Those of their smoothed victims follow, for the comparison with their floors.
+    """
+    if not others:
+        return job
+    elsewhere = (*(other.features for other in others), *features_apart(others))
+    own = job.evidence.elsewhere
+    return replace(job, evidence=replace(job.evidence, elsewhere=(*elsewhere, *own)))
+
+
+def transfer_rows(
+    setting: Setting,
+    models: ArmModels,
+    read: Sequence[Reading],
+    found: Mapping[int, Reconstruction],
+    served: ServedArm,
+) -> list[Row]:
+    """Return the transfer matrix, one row per pair of tiers; a pair without scores says why.
+
+    Parameters
+    ----------
+    read : what one adversary read, by tier.
+    found : what its attack made of each tier that it was mounted on.
+    """
+    if len(read) < 2 or not read[0].adversary.transfer:
+        return []
+    rows = []
+    for source in read:
+        others = targets(source, read)
+        for target in read:
+            row: Row = {
+                "trained_on": models.tiers[source.tier].program.tier,
+                "applied_to": models.tiers[target.tier].program.tier,
+                "victims": len(target.items),
+                "reason": _refusal(source, target),
+                "smoothed": [],
+            }
+            if not row["reason"]:
+                own = found[source.tier]
+                images = own.images[: len(source.items)]
+                if target is not source:
+                    images = own.elsewhere[others.index(target)]
+                    made = made_of_target(others, target, own)
+                    row["smoothed"] = smoothed_scores(row["applied_to"], target.smoothed, made)
+                victims = victims_of(setting, models, target.items, served)
+                row |= score_images(setting.scenario, victims, images)
+            rows.append(row)
+    return rows
+
+
+def _refusal(source: Reading, target: Reading) -> str:
+    if not source.mountable:
+        return "what the attack needs is not granted on the tier it would be trained on"
+    if source.features.shape[1:] != target.features.shape[1:]:
+        theirs, own = target.features.shape[1:], source.features.shape[1:]
+        return f"features of {'x'.join(map(str, theirs))} and not of {'x'.join(map(str, own))}"
+    return ""

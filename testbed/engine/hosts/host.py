@@ -1,0 +1,230 @@
+"""A host: one process that simulates many devices by running their ClientApp."""
+
+import logging
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from clients.edge import DeviceData, build_client_app
+from clients.program import EdgeProgram
+from testbed.wire import protocol
+from testbed.wire.arrays import quicken
+from testbed.wire.size import serialised_bytes
+
+AppBuilder = Callable[[DeviceData], ClientApp]
+"""Builds the ClientApp of a process from its devices' images."""
+
+RUN_ID = 1
+SERVER_NODE = 1
+FIRST_NODE = 2**62
+_LOG = logging.getLogger(__name__)
+NOT_ON_THE_WIRE = frozenset({protocol.INFER})  # the trigger of a request is on the device itself
+
+
+def set_identity() -> None:
+    """Give this process the identity that Flower's messages ask for outside its own runtime."""
+    TaskIdentity.run_id = RUN_ID
+    TaskIdentity.node_id = SERVER_NODE
+    TaskIdentity.task_id = 1
+
+
+def node_of(device: int) -> int:
+    """Return the Flower node id of a device; all of one width, like Flower's own random ones."""
+    return FIRST_NODE + device
+
+
+def device_of(node: int) -> int:
+    """Return the device of a Flower node id."""
+    return node - FIRST_NODE
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A device's reply and the serialised size of both messages, in bytes."""
+
+    reply: Message
+    downlink_bytes: int
+    uplink_bytes: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process of the simulation has cost so far; never part of the results."""
+
+    cpu_s: float
+    peak_rss_mb: float
+
+
+def process_usage() -> Usage:
+    """Measure this process."""
+    times = psutil.Process(os.getpid()).cpu_times()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    per_mb = 1024.0**2 if sys.platform == "darwin" else 1024.0
+    return Usage(times.user + times.system, peak / per_mb)
+
+
+def edge_app(programs: Sequence[EdgeProgram]) -> AppBuilder:
+    """Return what installs an arm's programs, one per tier of the fleet."""
+    return partial(build_client_app, programs, keep_in_memory=True)
+
+
+class HostData:
+    """The devices' images: one shared read-only array and each device's rows in it."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        device_rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        self._images = images
+        self._labels = labels
+        self._rows = device_rows
+
+    def training(self, device: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the device's training images and labels."""
+        rows = self._rows[device]
+        return self._images[rows], self._labels[rows]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return one image (C, H, W)."""
+        image: NDArray[np.uint8] = self._images[index]
+        return image
+
+
+class _States:
+    """What Flower's contexts keep between messages: 2 bytes a device, and each distinct state once.
+
+    On a host that is the deployed front-end, whose records all devices of a tier share. A device
+    takes 8 bytes where there are more distinct states than 2 can number.
+    """
+
+    def __init__(self, devices: int) -> None:
+        self._number_of: NDArray[Any] = np.full(devices, -1, dtype=np.int16)
+        self._distinct: dict[int, RecordDict] = {}
+        self._holders: dict[int, int] = {}
+        self._numbers: dict[tuple[tuple[str, int], ...], int] = {}
+        self._next = 0
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._number_of[:] = -1
+        self._distinct, self._holders, self._numbers = {}, {}, {}
+        self._next = 0
+
+    def of(self, device: int) -> RecordDict:
+        """Return a device's state, in a dictionary of its own."""
+        number = int(self._number_of[device])
+        return RecordDict(dict(self._distinct[number].items()) if number >= 0 else None)
+
+    def keep(self, device: int, state: RecordDict) -> None:
+        """Note a device's state; equal means that the records are the same objects."""
+        before = int(self._number_of[device])
+        number = self._numbered(state) if state else -1
+        if number == before:
+            return
+        if number >= 0:
+            self._holders[number] += 1
+            if number > np.iinfo(self._number_of.dtype).max:
+                self._number_of = self._number_of.astype(np.int64)
+        self._number_of[device] = number
+        if before >= 0:
+            self._holders[before] -= 1
+            if not self._holders[before]:
+                del self._numbers[_identity(self._distinct.pop(before))], self._holders[before]
+
+    def _numbered(self, state: RecordDict) -> int:
+        key = _identity(state)
+        if key not in self._numbers:
+            self._numbers[key] = self._next
+            self._distinct[self._next], self._holders[self._next] = state, 0
+            self._next += 1
+        return self._numbers[key]
+
+
+def _identity(state: RecordDict) -> tuple[tuple[str, int], ...]:
+    return tuple((name, id(record)) for name, record in state.items())
+
+
+class Host:
+    """Runs the installed ClientApp for any of the fleet's devices, one message at a time."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        device_rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        set_identity()
+        self._data = HostData(images, labels, device_rows)
+        self._app: ClientApp | None = None
+        self._states = _States(len(device_rows))
+
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp on all devices; earlier state is gone."""
+        self._app = build(self._data)
+        self._states.clear()
+
+    def handle(self, messages: list[Message]) -> list[Delivery]:
+        """Let the addressed devices handle their messages; a failing device fails alone."""
+        assert self._app is not None
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            sizes: dict[int, int] = {}
+            return [self._deliver(self._app, message, sizes) for message in messages]
+        finally:
+            torch.set_num_threads(threads)
+
+    def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
+        device = device_of(message.metadata.dst_node_id)
+        context = Context(
+            run_id=RUN_ID,
+            node_id=node_of(device),
+            node_config={"partition-id": device},
+            state=self._states.of(device),
+            run_config={},
+        )
+        try:
+            reply = app(message, context)
+            uplink_bytes = serialised_bytes(reply)
+        except Exception as error:
+            # One device's handler failed, or its reply is none: it is counted as failed, and the
+            # others go on.
+            trace = _encodable("".join(traceback.format_exception(error)))
+            _LOG.error("device %d failed\n%s", device, trace)
+            reason = _encodable(f"device {device}: {type(error).__name__}: {error}")
+            reply = Message(Error(protocol.FAILED, reason), reply_to=message)
+            uplink_bytes = serialised_bytes(reply)
+        self._states.keep(device, context.state)
+        if reply.has_content():
+            quicken(reply)
+        return Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
+
+
+def _encodable(text: str) -> str:
+    """Return a text that a message and a log can hold, whatever a device's error says."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
+    """Return the size of a message; a content shared by many messages is serialised once."""
+    if message.metadata.message_type in NOT_ON_THE_WIRE:
+        return 0
+    key = id(message.content)
+    if key not in sizes:
+        sizes[key] = serialised_bytes(message)
+    return sizes[key]

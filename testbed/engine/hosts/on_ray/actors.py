@@ -1,0 +1,92 @@
+"""The processes of a run on Ray: hosts, adversaries, and the service that answers queries."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+import torch
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from testbed.core.process import keep_freed_memory, spare_what_exists
+from testbed.engine.hosts.host import Delivery, Host, Usage, process_usage
+from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
+from testbed.engine.hosts.on_ray.shared_payloads import Parcel
+from testbed.engine.hosts.queries import QueryService
+
+T = TypeVar("T")
+
+
+def _settle_process() -> None:
+    """One thread, since there is a process per core, and memory that stays."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+class _HostActor(Host):
+    """Ray's side of a host: the host itself, in one thread, saying what it has cost."""
+
+    def __init__(self, *data: Any) -> None:
+        _settle_process()
+        super().__init__(*data)
+        spare_what_exists()
+
+    def carry(self, parcel: Parcel, *shared: RecordDict) -> list[Delivery]:
+        return self.handle(parcel.unpack(shared))
+
+    def repeat(self, parcel: Parcel, *shared: RecordDict) -> None:
+        self.handle(parcel.unpack(shared))
+
+    def usage(self) -> Usage:
+        return process_usage()
+
+    def node(self) -> str:
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+
+class _JobActor:
+    """A process that runs one job after another in one thread; adversaries live here."""
+
+    def __init__(self) -> None:
+        _settle_process()
+
+    def run(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        return function(*arguments)
+
+    def usage(self) -> Usage:
+        return process_usage()
+
+
+class _QueryActor(QueryService):
+    """A process that holds front-ends and answers queries; adversaries live elsewhere."""
+
+    def __init__(self) -> None:
+        _settle_process()
+        super().__init__()
+
+    def usage(self) -> Usage:
+        return process_usage()
+
+
+class AskActor:
+    """Sends queries to the actor; this, with a ticket, is all that travels to an adversary."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __call__(self, ticket: int, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
+        """Ask the service."""
+        try:
+            answer: NDArray[np.float32] = ray.get(
+                self._actor.query.remote(ticket, images, draw), timeout=CALL_TIMEOUT_S
+            )
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        return answer
+
+
+HostActor = ray.remote(num_cpus=0)(_HostActor)
+JobActor = ray.remote(num_cpus=0)(_JobActor)
+QueryActor = ray.remote(num_cpus=0)(_QueryActor)

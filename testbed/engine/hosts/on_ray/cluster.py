@@ -1,0 +1,262 @@
+"""Starts Ray here or joins a cluster, watches that it lives, and leaves nothing behind."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import psutil
+import ray
+
+from testbed.core.errors import HostError, UserError
+from testbed.core.project import PROJECT_ROOT
+from testbed.engine.hosts.on_ray.janitor import GONE as RAY_GONE
+from testbed.engine.hosts.on_ray.janitor import Janitor, alive, processes_of
+
+_LOG = logging.getLogger(__name__)
+CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
+SLICE_S = 0.25  # how often a wait looks whether Ray is still there
+CHECK_EVERY_S = 2.0  # how often that is looked at where no wait takes so long
+REMEMBER_EVERY_S = 2.0
+MAX_TEMPORARY_PATH = 30
+GONE = (ray.exceptions.RaySystemError, ConnectionError)
+VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
+
+
+def short_temporary_folder() -> str:
+    """Return a folder whose path leaves room for Ray's sockets (107 characters on Linux)."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"  # noqa: S108
+
+
+def _to_log(data: Any, ignore_prefix: bool = False) -> None:
+    """Take what Ray would print on the terminal, such as the last words of its raylet."""
+    for line in data["lines"]:
+        _LOG.warning("%s: %s", data.get("pid"), line)
+
+
+@contextlib.contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Initialise Ray within this: it prints into the log, and SIGTERM stays what it was.
+
+    Raises
+    ------
+    KeyboardInterrupt : a SIGTERM came while Ray's own handler, which exits, was in place.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    ray._private.worker.print_to_stdstream = _to_log  # Ray has no switch for it
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, on_terminate)
+
+
+@contextlib.contextmanager
+def few_services() -> Iterator[None]:
+    """Initialise Ray within this, and it starts no process that a run has no use for.
+
+    That is its dashboard, which it starts even with ``include_dashboard=False``, without pages (in
+    Ray 2.55 that process asks 169.254.169.254 and metadata.google.internal which cloud it runs
+    in); the autoscaler's monitor, on one machine; and the reader of log files that nobody asked
+    to see. ``ray.init`` has no switches for these.
+    """
+    services: Any = ray._private.services
+    parameter: Any = ray._private.parameter
+    start_api_server, params = services.start_api_server, parameter.RayParams
+    services.start_api_server = lambda *_, **__: (None, None)
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        services.start_api_server, parameter.RayParams = start_api_server, params
+
+
+def said(error: Exception) -> str:
+    """Return the first line of what an error says, for a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def gone(what: str, error: Exception) -> HostError:
+    """Return the error that ends the run: Ray itself does not answer any more."""
+    return HostError(f"{what}: Ray is gone ({said(error)}); continue with --resume")
+
+
+def check_alive(vital: Sequence[psutil.Process]) -> None:
+    """Check that processes of Ray's live without which it answers nothing.
+
+    Raises
+    ------
+    HostError : one does not.
+    """
+    for process in vital:
+        if not alive(process):
+            raise HostError(RAY_GONE.format(pid=process.pid))
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to.
+
+    Attributes
+    ----------
+    spread : the scheduling strategy of actors.
+    host_cpus : cores that a host actor reserves.
+    foreign : whether it was there before this run, and others may use it.
+    """
+
+    spread = "DEFAULT"
+    host_cpus = 0
+    foreign = False
+    _checked = 0.0
+
+    def check(self) -> None:
+        """Check that the cluster is there.
+
+        Raises
+        ------
+        HostError : it is not; nothing will ever be answered.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave the cluster as it was found; one that was started here is gone afterwards."""
+        raise NotImplementedError
+
+    def wait(
+        self,
+        references: list[Any],
+        what: str,
+        count: int | None = None,
+        within_s: float = CALL_TIMEOUT_S,
+    ) -> list[Any]:
+        """Wait until ``count`` of the references are ready (all by default), and return those.
+
+        Raises
+        ------
+        HostError : the cluster died, or the time is over.
+        """
+        wanted = len(references) if count is None else count
+        deadline = time.monotonic() + within_s
+        if time.monotonic() - self._checked > CHECK_EVERY_S:
+            # Hosts that answer at once do so without a head, until Ray ends this process for it.
+            self._checked = time.monotonic()
+            self.check()
+        while True:
+            try:
+                done, _ = ray.wait(references, num_returns=wanted, timeout=SLICE_S)
+            except GONE as error:
+                raise gone(what, error) from None
+            if len(done) >= wanted:
+                ready: list[Any] = done
+                return ready
+            self.check()
+            if time.monotonic() > deadline:
+                raise HostError(f"{what} did not answer within {within_s:g} s")
+
+
+class LocalCluster(Cluster):
+    """Ray on this machine, for this run or sweep alone: on loopback, in a folder of its own.
+
+    Parameters
+    ----------
+    cores : how many Ray may use.
+
+    Attributes
+    ----------
+    address : where other processes of this machine may join it.
+
+    Raises
+    ------
+    UserError : Ray cannot start here.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self.folder = tempfile.mkdtemp(prefix="sf-", dir=short_temporary_folder())
+        self._started: list[psutil.Process] = []
+        self._known: set[psutil.Process] = set()
+        self._remembered = 0.0
+        self._janitor = Janitor(self.folder)
+        try:
+            self._start(cores)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, cores: int) -> None:
+        paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            with quiet_ray(), few_services():
+                ray.init(
+                    address="local",
+                    num_cpus=cores,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=self.folder,
+                )
+            self.address = str(ray.get_runtime_context().gcs_address)
+        except Exception as error:  # Ray raises bare ones, for instance where it starts too slowly
+            raise UserError(
+                f"Ray could not start ({said(error)}); engine.backend=inline runs without it"
+            ) from error
+        finally:
+            after = set(psutil.Process().children(recursive=True))
+            self._known = {child for child in after - before if child.pid != self._janitor.pid}
+            self._started = [child for child in self._known if child.name() in VITAL]
+            self._janitor.watch(self._started)
+
+    def check(self) -> None:
+        """Check that Ray's own processes are alive."""
+        if time.monotonic() - self._remembered > REMEMBER_EVERY_S:
+            self._remember()
+        check_alive(self._started)
+
+    def close(self) -> None:
+        """Stop Ray, wait for its processes to be gone, and remove its folder."""
+        self._remember()
+        if not all(alive(process) for process in self._started):
+            self._kill()  # a graceful end would wait for the dead
+        if ray.is_initialized():
+            ray.shutdown()
+        psutil.wait_procs(self._known, timeout=5)
+        self._kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._janitor.dismiss()
+        sys.stdout.flush()
+
+    def _remember(self) -> None:
+        """Note the workers too: they are children of the raylet's, and orphans once that is gone.
+
+        One look through the machine's processes; all the others that Ray needs it starts at once.
+        """
+        self._remembered = time.monotonic()
+        for process in self._started:
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "raylet":
+                    self._known |= set(process.children(recursive=True))
+
+    def _kill(self) -> None:
+        """Kill what is left; a worker that was just being started has no living parent to tell."""
+        named = processes_of(self.folder)
+        self._known |= {process for process in named if process.pid != self._janitor.pid}
+        left = [process for process in self._known if alive(process)]
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)

@@ -1,0 +1,236 @@
+"""The host actors of a run, and how a killed one is replaced without anybody noticing.
+
+A new process gets the programs, then everything that its predecessor's devices remember
+(``testbed.engine.hosts.on_ray.replay_log``), then the shards whose replies are missing: the
+results are the same bits. A host that dies again and again on the same shard stops the run instead.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from flwr.app import Message
+
+from testbed.core.errors import HostError, UserError
+from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, device_of
+from testbed.engine.hosts.on_ray.actors import HostActor
+from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, gone, said
+from testbed.engine.hosts.on_ray.replay_log import Journal
+from testbed.engine.hosts.on_ray.shared_payloads import pack, shared_contents
+
+_LOG = logging.getLogger(__name__)
+MOST_DEATHS = 3
+ROOM_WITHIN_S = 180.0
+READY_WITHIN_S = 10.0  # a reference that is ready can be fetched at once, unless its node died
+DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.GetTimeoutError,
+)
+
+
+def fetch(reference: Any, what: str) -> Any:
+    """Return the result of a call that is ready.
+
+    Raises
+    ------
+    UserError : the call said so.
+    HostError : the call failed otherwise; the traceback is in the log.
+    """
+    try:
+        return ray.get(reference, timeout=READY_WITHIN_S)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, UserError):
+            raise cause from None
+        _LOG.error("%s failed: %s", what, error)
+        raise HostError(f"{what} failed: {type(cause).__name__}: {cause}") from None
+    except GONE as error:
+        raise gone(what, error) from None
+
+
+class RayHosts:
+    """A fixed number of hosts, each always there.
+
+    Parameters
+    ----------
+    shared : references to the devices' images, which every host gets.
+
+    Attributes
+    ----------
+    restarts : how many hosts died and were replaced so far.
+    """
+
+    def __init__(self, cluster: Cluster, count: int, shared: Sequence[Any]) -> None:
+        self._cluster = cluster
+        self._shared = tuple(shared)
+        self._build: AppBuilder | None = None
+        self._journals = [Journal() for _ in range(count)]
+        self.restarts = 0
+        self.actors: list[Any] = [self._new_actor() for _ in range(count)]
+
+    def _new_actor(self) -> Any:
+        options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
+        return HostActor.options(**options).remote(*self._shared)
+
+    def wait_for_room(self, hosts: Sequence[int]) -> None:
+        """Wait until a cluster that others may be using has started these hosts.
+
+        Raises
+        ------
+        HostError : it had no free CPU for them.
+        """
+        if not self._cluster.foreign:
+            return
+        first = [self.actors[host].usage.remote() for host in hosts]
+        try:
+            self._cluster.wait(first, "the cluster", within_s=ROOM_WITHIN_S)
+        except HostError as error:
+            raise HostError(
+                f"{error}: {len(self.actors)} hosts need as many free CPUs; lower engine.hosts, or "
+                "add nodes and continue with --resume"
+            ) from None
+
+    def install_app(self, build: AppBuilder) -> None:
+        """Install a ClientApp on every host; earlier state is gone."""
+        self._build = build
+        for journal in self._journals:
+            journal.clear()
+        self._of_all("installing", lambda actor: actor.install_app.remote(build))
+
+    def usage(self) -> list[Usage]:
+        """Return what each host's present process has cost."""
+        usages: list[Usage] = self._of_all("measuring", lambda actor: actor.usage.remote())
+        return usages
+
+    def _of_all(self, what: str, start: Callable[[Any], Any]) -> list[Any]:
+        return self._results([_Call(host, what, start) for host in range(len(self.actors))])
+
+    def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
+        """Run all shards at once, each on its host, and return their deliveries in order."""
+        stored = self._store([messages for _, messages in shards])
+        results = self._results(
+            [_Call(host, _devices(messages), *_ways(messages, stored)) for host, messages in shards]
+        )
+        for host, messages in shards:
+            self._journals[host].note(messages)
+        return results
+
+    @staticmethod
+    def _store(shards: Sequence[Sequence[Message]]) -> dict[int, Any]:
+        """Put what shards share into the object store, once for all hosts of a node."""
+        shared = shared_contents(shards)
+        try:
+            return {key: ray.put(content) for key, content in shared.items()}
+        except GONE as error:
+            raise gone("sending", error) from None
+
+    def _results(self, calls: Sequence["_Call"]) -> list[Any]:
+        """Make the calls, repeat what a dead host leaves undone, and return all results in order.
+
+        Raises
+        ------
+        HostError : a host died on the same call ``MOST_DEATHS`` times in a row, or all of Ray did.
+        """
+        results: dict[int, Any] = {}
+        deaths: Counter[int] = Counter()
+        references = [call.start(self.actors[call.host]) for call in calls]
+        while len(results) < len(calls):
+            missing = {
+                references[index]: index for index in range(len(calls)) if index not in results
+            }
+            lost: dict[int, tuple[int, str]] = {}
+            # What is ready is taken while the others compute.
+            for reference in self._cluster.wait(list(missing), "a host", count=1):
+                index = missing[reference]
+                try:
+                    results[index] = fetch(reference, calls[index].title)
+                except DEATHS:
+                    host = calls[index].host
+                    of_host = [i for i in missing.values() if calls[i].host == host]
+                    lost |= self._dead(calls, references, of_host, results)
+            for host, (first, reason) in lost.items():
+                deaths[first] += 1
+                if deaths[first] == MOST_DEATHS:
+                    raise HostError(
+                        f"host {host} died {MOST_DEATHS} times in a row, {calls[first].what} "
+                        f"({reason}); continue with --resume"
+                    )
+                self._replace(host, reason)
+                for index, call in enumerate(calls):
+                    if call.host != host:
+                        continue
+                    if index not in results:
+                        references[index] = call.start(self.actors[host])
+                    elif call.repeat is not None:
+                        call.repeat(self.actors[host])
+        return [results[index] for index in range(len(calls))]
+
+    @staticmethod
+    def _dead(
+        calls: Sequence["_Call"],
+        references: Sequence[Any],
+        missing: Sequence[int],
+        results: dict[int, Any],
+    ) -> dict[int, tuple[int, str]]:
+        """Take what a dead host has finished; return the host with its next call and its death."""
+        for index in missing:  # in the order in which it made them
+            try:
+                results[index] = fetch(references[index], calls[index].title)
+            except DEATHS as error:
+                return {calls[index].host: (index, said(error))}
+        return {}
+
+    def _replace(self, host: int, reason: str) -> None:
+        """Put a new process in a dead one's place, and its devices where they were."""
+        self.restarts += 1
+        ray.kill(self.actors[host])  # it may be alive and out of reach
+        self.actors[host] = self._new_actor()
+        self.wait_for_room([host])
+        replayed = self._journals[host].shards()
+        _LOG.warning(
+            "host %d died (%s); a new process repeats %d shards", host, reason, len(replayed)
+        )
+        if self._build is not None:
+            self.actors[host].install_app.remote(self._build)
+        stored = self._store(replayed)
+        for messages in replayed:
+            _ways(messages, stored)[1](self.actors[host])
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call to a host: how to make it, and how to make it again for its effect alone."""
+
+    host: int
+    what: str
+    start: Callable[[Any], Any]
+    repeat: Callable[[Any], Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """Which host does what."""
+        return f"host {self.host}, {self.what}"
+
+
+def _ways(
+    messages: Sequence[Message], stored: Mapping[int, Any]
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return how an actor is given a shard: to reply to it, and to be as it was after it."""
+    parcel, keys = pack(messages, stored)
+    shared = [stored[key] for key in keys]
+    return (
+        lambda actor: actor.carry.remote(parcel, *shared),
+        lambda actor: actor.repeat.remote(parcel, *shared),
+    )
+
+
+def _devices(messages: Sequence[Message]) -> str:
+    devices = sorted({device_of(message.metadata.dst_node_id) for message in messages})
+    kind = messages[0].metadata.message_type
+    return f"with {kind} of devices {devices[0]} to {devices[-1]}"

@@ -1,0 +1,166 @@
+"""A Ray cluster of somebody else's: joined for as long as the run lasts, and left as it was."""
+
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import textwrap
+import time
+from typing import Any
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from testbed.core.errors import HostError, UserError
+from testbed.core.project import PROJECT_ROOT, VERSION
+from testbed.engine.hosts.on_ray.address import answers, found_address
+from testbed.engine.hosts.on_ray.cluster import Cluster, check_alive, quiet_ray
+from testbed.engine.hosts.on_ray.janitor import Janitor
+
+LOOK_EVERY_S = 2.0
+PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
+LIBRARIES = ("ray", "flwr", "torch", "numpy")
+PACKAGES = ("testbed", "clients", "server")
+
+
+def versions() -> dict[str, str]:
+    """Return what has to be equal on all nodes for equal results."""
+    source = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((PROJECT_ROOT / package).rglob("*.py")):
+            source.update(str(path.relative_to(PROJECT_ROOT)).encode())
+            source.update(path.read_bytes())
+    return {
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "the testbed": f"{VERSION} (source {source.hexdigest()[:12]})",
+    }
+
+
+class JoinedCluster(Cluster):
+    """A cluster that runs already; this machine is one of its nodes.
+
+    Parameters
+    ----------
+    address : ``HOST:PORT`` of its head, or ``auto``.
+
+    Raises
+    ------
+    UserError : it cannot be joined, or a node has other versions than this process.
+    """
+
+    spread = "SPREAD"
+    host_cpus = 1
+    foreign = True
+
+    def __init__(self, address: str) -> None:
+        address = found_address(address)
+        loopback = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
+        own_address: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if loopback else {}
+        try:
+            with quiet_ray():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    **own_address,
+                )
+        except Exception as error:  # Ray raises bare ones too
+            reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+            raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
+        self._janitor = Janitor()
+        try:
+            self.address = str(ray.get_runtime_context().gcs_address)
+            self._looked = time.monotonic()
+            self._raylet = _raylet_here()
+            self._janitor.watch(self._raylet)
+            self._check_versions()
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def cpus() -> int:
+        """Return the number of CPUs of the cluster."""
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return int(resources.get("CPU", 0))
+
+    def check_hosts(self, hosts: int) -> None:
+        """Check that so many hosts, of one CPU each, fit the cluster.
+
+        Raises
+        ------
+        UserError : they do not.
+        """
+        if hosts > self.cpus():
+            raise UserError(
+                f"engine.hosts: {hosts} hosts need as many CPUs, the cluster at {self.address} "
+                f"has {self.cpus()}"
+            )
+
+    def _check_versions(self) -> None:
+        own = versions()
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        for node in nodes:
+            if not node["Alive"]:
+                continue
+            where = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = ray.remote(num_cpus=0)(versions).options(scheduling_strategy=place)
+            try:
+                found: dict[str, str] = ray.get(probe.remote(), timeout=PROBED_WITHIN_S)
+            except (ray.exceptions.RayError, ImportError) as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(
+                    f"--ray-address: {where} cannot run the testbed ({reason}); install the same "
+                    "version there"
+                ) from None
+            for name, version in own.items():
+                if found.get(name) != version:
+                    raise UserError(
+                        f"--ray-address: {where} has {name} {found.get(name)}, this process "
+                        f"has {version}; results are equal only where versions are"
+                    )
+
+    def check(self) -> None:
+        """Check that this node's raylet lives, and that the cluster's head still listens."""
+        check_alive(self._raylet)
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        if not answers(self.address):
+            raise HostError(
+                f"the cluster at {self.address} does not answer any more; continue with --resume"
+            )
+
+    def close(self) -> None:
+        """Disconnect; the cluster goes on."""
+        if ray.is_initialized():
+            ray.shutdown()
+        self._janitor.dismiss()
+
+
+def _raylet_here() -> list[psutil.Process]:
+    """Return the raylet that this process is connected to, if it can be seen."""
+    node = f"--node_id={ray.get_runtime_context().get_node_id()}"
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and node in (process.info["cmdline"] or [])
+    ]
+
+
+def cpus_of(address: str) -> int:
+    """Join a cluster for a moment, and return its number of CPUs.
+
+    Raises
+    ------
+    UserError : it cannot be joined, or a node has other versions than this process.
+    """
+    cluster = JoinedCluster(address)
+    try:
+        return cluster.cpus()
+    finally:
+        cluster.close()

@@ -1,0 +1,57 @@
+"""What a host has been told that its devices remember, so that a new process can be told again.
+
+A device keeps something from one message to the next in two cases: its front-end and optimiser
+within a training round, and the front-end deployed on it. Everything a device does is a function of
+(seed, device, round, step) and of these messages, so that repeating them gives equal bits.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
+
+from testbed.engine.hosts.host import device_of, node_of
+from testbed.wire import protocol
+
+OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
+
+
+class Journal:
+    """The messages, shard by shard, that made the present state of one host's devices.
+
+    The whole fleet is sent the deployed front-end: of those messages only the content, which they
+    share, and the devices' numbers are kept, 4 bytes each.
+    """
+
+    def __init__(self) -> None:
+        self._group = ""
+        self._round: list[list[Message]] = []
+        self._deployed: list[tuple[RecordDict, NDArray[np.uint32]]] = []
+
+    def clear(self) -> None:
+        """Forget everything: another arm's programs are being installed."""
+        self._group, self._round, self._deployed = "", [], []
+
+    def note(self, messages: Sequence[Message]) -> None:
+        """Add a shard that the host has handled; a new round ends the one before."""
+        training = [item for item in messages if item.metadata.message_type in OF_A_ROUND]
+        deploying = [item for item in messages if item.metadata.message_type == protocol.DEPLOY]
+        if training:
+            group = training[0].metadata.group_id
+            if group != self._group:
+                self._group, self._round = group, []
+            self._round.append(training)
+        contents = {id(item.content): item.content for item in deploying}
+        for key, content in contents.items():
+            nodes = [item.metadata.dst_node_id for item in deploying if id(item.content) == key]
+            devices = np.array([device_of(node) for node in nodes], dtype=np.uint32)
+            self._deployed.append((content, devices))
+
+    def shards(self) -> list[list[Message]]:
+        """Return what has to be repeated, in order."""
+        deployed = [
+            [Message(content, node_of(int(device)), protocol.DEPLOY) for device in devices]
+            for content, devices in self._deployed
+        ]
+        return [*self._round, *deployed]

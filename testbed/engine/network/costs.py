@@ -1,0 +1,218 @@
+"""What an arm's front-ends cost on every device of the fleet, in virtual time and energy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.engine.hosts.host import Delivery
+from testbed.engine.network.ledger import Charge
+from testbed.engine.network.packet_loss import Luck
+from testbed.fleet.cost_model import (
+    compute_energy_mj,
+    inference_ms,
+    jitter_factor,
+    serving_feasibility,
+    training_feasibility,
+    training_parts_ms,
+    training_step_ms,
+)
+from testbed.fleet.layer_stats import LayerStats
+from testbed.fleet.links import radio_energy_mj, transfer_ms
+from testbed.fleet.sampling import Fleet
+from testbed.wire import protocol
+
+TierNumbers = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class TierCosts:
+    """One tier's front-end on every device of the fleet, in the tier or not.
+
+    Attributes
+    ----------
+    stats : sizes of the front-end for one image.
+    network : its name.
+    trains, serves : whether it fits the memory of each device model of the fleet.
+    adversary : sizes of what the defence trains beside the front-end, for one image.
+    """
+
+    stats: LayerStats
+    network: str
+    seed: int
+    trains: NDArray[np.bool_]
+    serves: NDArray[np.bool_]
+    adversary: LayerStats | None = None
+    _jitter: dict[int, float] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        fleet: Fleet,
+        stats: LayerStats,
+        network: str,
+        batch_size: int,
+        seed: int,
+        adversary: LayerStats | None = None,
+    ) -> "TierCosts":
+        """Compute the costs of the front-end ``network`` for every device."""
+        models = fleet.models
+        trained = _together(stats, adversary) if adversary else stats
+        trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
+        serves = np.array([serving_feasibility(m, stats).fits for m in models])
+        return cls(stats, network, seed, trains, serves, adversary)
+
+    def jitter(self, device: int, keep: bool = False) -> float:
+        """Return the factor on a device's compute time, drawn once per device and network.
+
+        Parameters
+        ----------
+        keep : whether to remember it, for devices that compute again and again.
+        """
+        known = self._jitter.get(device)
+        if known is None:
+            known = jitter_factor(self.seed, device, self.network)
+            if keep:
+                self._jitter[device] = known
+        return known
+
+
+class DeviceCosts:
+    """Costs of an arm's front-ends for a fleet.
+
+    Parameters
+    ----------
+    tiers : costs of every tier's front-end.
+    tier_of : (N,) the tier of every device; None puts all into the first.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tiers: Sequence[TierCosts],
+        tier_of: TierNumbers | None = None,
+    ) -> None:
+        self.fleet = fleet
+        self.tiers = tuple(tiers)
+        self.tier_of = np.zeros(len(fleet), dtype=np.uint8) if tier_of is None else tier_of
+
+    @property
+    def devices(self) -> int:
+        """Return the size of the fleet."""
+        return len(self.fleet)
+
+    def can_train(self, device: int, tier: int | None = None) -> bool:
+        """Say whether training a tier's front-end, by default its own, fits a device's memory."""
+        costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
+        return bool(costs.trains[self.fleet.model_index[device]])
+
+    def can_serve(self, device: int) -> bool:
+        """Say whether its front-end fits a device's memory."""
+        costs = self.tiers[int(self.tier_of[device])]
+        return bool(costs.serves[self.fleet.model_index[device]])
+
+    @property
+    def training_feasible(self) -> NDArray[np.bool_]:
+        """Whether training its own front-end fits each device's memory (N,): a copy."""
+        trains: NDArray[np.bool_] = np.stack([tier.trains for tier in self.tiers])
+        return trains[self.tier_of, self.fleet.model_index]
+
+    @property
+    def serving_feasible(self) -> NDArray[np.bool_]:
+        """Whether its own front-end fits each device's memory (N,): a copy."""
+        serves: NDArray[np.bool_] = np.stack([tier.serves for tier in self.tiers])
+        return serves[self.tier_of, self.fleet.model_index]
+
+    def compute_ms(
+        self, device: int, message_type: str, images: int, tier: int | None = None
+    ) -> float:
+        """Return the virtual milliseconds a device computes for one message.
+
+        Parameters
+        ----------
+        tier : whose front-end it runs; None its own.
+        """
+        if images == 0:
+            return 0.0
+        model = self.fleet.device(device)
+        costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
+        if message_type == protocol.INFER:
+            plain = inference_ms(model, costs.stats, images)
+        elif message_type == protocol.FORWARD:
+            plain = training_parts_ms(model, costs.stats, images)[0]
+        elif message_type == protocol.BACKWARD:
+            plain = training_parts_ms(model, costs.stats, images)[1]
+            if costs.adversary:  # once for the front-end's penalty, once for its own loss
+                plain += 2.0 * training_step_ms(model, costs.adversary, images)
+        else:
+            return 0.0
+        return plain * costs.jitter(device, keep=True)
+
+    def inference_ms_of_all(self) -> NDArray[np.float64]:
+        """Return (N,) the milliseconds of one inference on every device, each with its tier's."""
+        plain = np.array(
+            [
+                [inference_ms(model, tier.stats, 1) for model in self.fleet.models]
+                for tier in self.tiers
+            ]
+        )
+        jitter = np.fromiter(
+            (self.tiers[tier].jitter(device) for device, tier in enumerate(self.tier_of)),
+            dtype=np.float64,
+            count=self.devices,
+        )
+        found: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
+        return found * jitter
+
+    def charge(
+        self,
+        device: int,
+        message_type: str,
+        images: int,
+        delivery: Delivery,
+        luck: Luck,
+        tier: int | None = None,
+    ) -> Charge:
+        """Return what one message and its reply cost the device.
+
+        Energy is what the work adds: (active - idle power) x compute time, plus the radio's.
+        Every transmission that ``luck`` loses is charged like one that arrives.
+        """
+        uplink = float(self.fleet.uplink_mbit_s[device])
+        downlink = float(self.fleet.downlink_mbit_s[device])
+        rtt_ms = float(self.fleet.rtt_ms[device])
+        compute_ms = self.compute_ms(device, message_type, images, tier)
+        computing = compute_energy_mj(self.fleet.device(device), compute_ms)
+        downlink_ms, received = luck.sent(transfer_ms(delivery.downlink_bytes, downlink, rtt_ms))
+        uplink_ms, sent = luck.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
+        uplink_bytes, downlink_bytes = (
+            sent * delivery.uplink_bytes,
+            received * delivery.downlink_bytes,
+        )
+        radio = radio_energy_mj(
+            self.fleet.link(device), uplink_bytes, downlink_bytes, uplink, downlink
+        )
+        return Charge(
+            uplink_bytes,
+            downlink_bytes,
+            compute_ms,
+            uplink_ms,
+            downlink_ms,
+            None if computing is None or radio is None else computing + radio,
+        )
+
+
+def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:
+    """Return the memory that two networks need in a training step, the second fed by the first."""
+    return replace(
+        stats,
+        params=stats.params + adversary.params,
+        saved_activation_elements=(
+            stats.saved_activation_elements + adversary.saved_activation_elements
+        ),
+        peak_activation_elements=max(
+            stats.peak_activation_elements, adversary.peak_activation_elements
+        ),
+    )

@@ -1,0 +1,106 @@
+"""Serialised sizes of a request's messages, from sending one over the real wire."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.program import deployable
+from server.cloud import Cloud
+from server.serving import FrontEndInCloud, Request, Serving
+from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.hosts.host import node_of
+from testbed.engine.network.costs import DeviceCosts
+from testbed.engine.network.grid import FleetGrid, GridOptions
+from testbed.engine.network.ledger import Ledger
+from testbed.engine.setting.models import ArmModels
+from testbed.scenario.schema import CloudOptimiserSection
+
+Counts = NDArray[np.int64]
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class MessageBytes:
+    """What a request sends up, as features or as a raw image, and its answer; columns by tier."""
+
+    features: Counts
+    raw: Counts
+    answer: Counts
+
+
+REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
+
+
+def largest_reply_bytes(models: ArmModels) -> int:
+    """Return what no honest reply of the arm's devices exceeds: twice weights and a batch at once.
+
+    A batch counts as its features or images, uncompressed, whichever are larger, and its targets.
+    """
+    largest = 0
+    for tier in models.tiers:
+        program = tier.program
+        weights = sum(value.numel() for value in tier.edge.own_weights().values())
+        features = math.prod(tier.edge.front_end.feature_shape)
+        image = max(features, math.prod(program.image_shape))
+        largest = max(largest, weights + program.batch_size * (image + program.num_classes))
+    return 2 * FLOAT_BYTES * largest + REPLY_HEADERS_BYTES
+
+
+class _FirstDeviceGrid(FleetGrid):
+    """A wire that only the fleet's first device is connected to."""
+
+    def get_node_ids(self) -> list[int]:
+        """Return the node id of the first device."""
+        return [node_of(0)]
+
+
+def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:
+    """Serve one blank image from the fleet's first device, in every tier and both ways."""
+    tiers = range(len(models.tiers))
+    features = [_one_request(models, costs, tier, fits=True) for tier in tiers]
+    raw = [_one_request(models, costs, tier, fits=False) for tier in tiers]
+    return MessageBytes(
+        np.array([up for up, _ in features]),
+        np.array([up for up, _ in raw]),
+        np.array([down for _, down in features]),
+    )
+
+
+def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -> tuple[int, int]:
+    """Return the bytes up and down of one request, by whether the front-end fits its device."""
+    image = np.zeros((1, *models.main.program.image_shape), dtype=np.uint8)
+    backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])
+    backend.install([each.program for each in models.tiers])
+    every_model = np.full(len(costs.fleet.models), fits)
+    of_tier = DeviceCosts(
+        costs.fleet,
+        [replace(item, serves=every_model) for item in costs.tiers],
+        np.full(costs.devices, tier, dtype=costs.tier_of.dtype),
+    )
+    options = GridOptions(1.0, 1, lambda device, at_s, draw: True, lambda images: 0.0)
+    grid = _FirstDeviceGrid(backend, of_tier, Ledger(costs.devices), [], options)
+    initial = [each.edge.initial_weights() for each in models.tiers]
+    serving = Serving(
+        Cloud(models.cloud, CloudOptimiserSection(), seed=0, threads=1),
+        [(deployable(parameters), statistics) for parameters, statistics in initial],
+        {node_of(0): tier},
+        None if fits else _blank(models, tier),
+    )
+    serving.deploy(grid)
+    serving.answer(grid, [Request(0, node_of(0), 0, 0.0)], lambda count: None)
+    charges = grid.request_charges[0]
+    assert charges.answer is not None
+    return charges.features.uplink_bytes, charges.answer.downlink_bytes
+
+
+def _blank(models: ArmModels, tier: int) -> FrontEndInCloud:
+    shape = models.tiers[tier].edge.front_end.feature_shape
+
+    def run(image: Tensor, node: int, request: int) -> Tensor:
+        return torch.zeros(1, *shape)
+
+    return run

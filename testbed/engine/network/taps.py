@@ -1,0 +1,62 @@
+"""Taps: where adversaries read what crosses the wire. Fed by ``FleetGrid`` alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from testbed.wire import protocol
+from testbed.wire.encoding import decode
+from testbed.wire.records import to_tensors
+
+
+@dataclass(frozen=True)
+class Intercept:
+    """One reading: features as sent, float32 (C', H', W').
+
+    ``device`` and ``request`` stay on this side of the wall: they let the scorer find the truth.
+    """
+
+    device: int
+    request: int
+    features: NDArray[np.float32]
+
+
+class Tap:
+    """Reads the features of requests on some of the links, or on all of them at the cloud.
+
+    Parameters
+    ----------
+    devices : those whose links it reads (``testbed.engine.setting.positions``).
+    """
+
+    def __init__(self, name: str, devices: frozenset[int]) -> None:
+        self.name = name
+        self._reads = np.zeros(max(devices, default=-1) + 1, dtype=np.bool_)  # a byte per device
+        self._reads[list(devices)] = True
+        self.intercepts: list[Intercept] = []
+        self.raw_requests: list[int] = []
+
+    def read(self, device: int, request: Message, reply: Message) -> None:
+        """Copy the features of a reply to an inference request, if this tap can see the link.
+
+        A raw image needs no attack: its reconstruction is the image itself. It is counted, and
+        kept out of what attacks work on and are scored by.
+        """
+        if request.metadata.message_type != protocol.INFER or not self._sees(device):
+            return
+        if protocol.RAW_IMAGE in reply.content.array_records:
+            self.raw_requests.append(int(request.metadata.group_id))
+            return
+        record = reply.content.array_records.get(protocol.FEATURES)
+        if record is None:
+            return
+        try:
+            features = decode(to_tensors(record)).numpy()[0]
+        except (ValueError, TypeError, IndexError):
+            return  # a broken device's; the server does not answer it either
+        self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))
+
+    def _sees(self, device: int) -> bool:
+        return device < len(self._reads) and bool(self._reads[device])

@@ -1,0 +1,136 @@
+"""Serves the victims' requests with a trained arm, and lays out what each of them cost."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from clients.program import deployable
+from server.cloud import torch_threads
+from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
+from testbed.engine.hosts.host import RUN_ID, SERVER_NODE, device_of
+from testbed.engine.serving.cloud_queue import CloudTimes
+from testbed.engine.serving.service_times import batch_times
+from testbed.engine.serving.timing import ServedTimes, draw_requests, time_requests
+from testbed.engine.setting.node_tiers import NodeTiers
+from testbed.engine.setting.world import World
+from testbed.engine.training.fleet import TrainedArm
+from testbed.fleet.link_effects import RadioTimers
+from testbed.fleet.queueing import BatchTimes
+
+TIMES = (
+    *("compute_ms", "uplink_ms", "wake_ms", "queue_ms", "cloud_ms", "downlink_ms"),
+    *("latency_ms", "batch_size", "cloud_share_ms"),
+)
+
+
+@dataclass(frozen=True)
+class ServedArm:
+    """The served requests of an arm.
+
+    Attributes
+    ----------
+    rows : rows of requests.parquet, in the order of arrival.
+    answers : predicted class by request id.
+    batch : what the cloud took for a batch.
+    """
+
+    requests: list[Request]
+    answers: dict[int, int]
+    times: ServedTimes
+    rows: list[dict[str, Any]]
+    batch: BatchTimes
+
+
+def serve(world: World, arm: TrainedArm) -> ServedArm:
+    """Deploy the front-end as a Flower ServerApp, answer all requests and time them."""
+    setting = world.setting
+    section = setting.scenario.serving
+    requests = draw_requests(
+        setting.data.parts.victims,
+        setting.data.victim_owner,
+        section.horizon_s,
+        setting.scenario.seed,
+    )
+    tier_of = NodeTiers(arm.models.tier_of)
+    serving = Serving(
+        arm.cloud,
+        [(deployable(tier.parameters), tier.statistics) for tier in arm.server.tiers],
+        tier_of,
+        _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
+    )
+    answers: dict[int, int] = {}
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        serving.deploy(grid)
+        answers.update(serving.answer(grid, requests, world.progress.advance))
+
+    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+    batch = batch_times(setting, arm.models)
+    times = time_requests(
+        requests,
+        arm.grid.request_charges,
+        CloudTimes(batch, section.cloud_servers, section.batch_window_ms, tier_of),
+        RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
+        setting.fleet.rtt_ms / 2.0,
+    )
+    for item in requests:
+        if item.request in times.timings:
+            arm.grid.charge_radio(device_of(item.node), times.wake_tail_mj[item.request])
+    rows = [_row(world, arm, item, answers, times) for item in requests]
+    return ServedArm(requests, answers, times, rows, batch)
+
+
+def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
+    """Return the arm's front-end, to run in the cloud for devices that it does not fit.
+
+    With the defence's release and the device's own draw: the answer is the one that the device
+    would have got. The release hides nothing here, but the cloud model was trained on it.
+    """
+    runners = {tier: arm.deployed(tier).runner for tier in arm.models.used()}
+    tier_of = NodeTiers(arm.models.tier_of)
+
+    def run(image: Tensor, node: int, request: int) -> Tensor:
+        with torch_threads(1), torch.no_grad():  # one thread, as on a device
+            return runners[tier_of[node]].request_features(image, device_of(node), request)
+
+    return run
+
+
+def _row(
+    world: World, arm: TrainedArm, item: Request, answers: dict[int, int], times: ServedTimes
+) -> dict[str, Any]:
+    setting, device = world.setting, device_of(item.node)
+    timing = times.timings.get(item.request)
+    charges = arm.grid.request_charges.get(item.request)
+    label = int(setting.data.pool.labels[item.image])
+    answer = answers.get(item.request, NO_ANSWER)
+    row: dict[str, Any] = {
+        "arm": arm.models.arm,
+        "request": item.request,
+        "device": device,
+        "device_class": setting.fleet.device_class(device),
+        "victim": item.image,
+        "label": label,
+        "answer": answer,
+        "correct": answer == label,
+        "status": "answered" if timing else arm.grid.request_status.get(item.request, "failed"),
+        "raw": bool(charges and charges.raw),
+        "arrival_s": item.arrival_s,
+    }
+    for part in TIMES:
+        row[part] = getattr(timing, part) if timing else None
+    energy: float | None = None
+    wake_tail_mj = times.wake_tail_mj.get(item.request)
+    if charges and charges.answer:
+        parts = (charges.features.energy_mj, charges.answer.energy_mj, wake_tail_mj)
+        energy = None if None in parts else sum(part for part in parts if part is not None)
+    row["energy_mj"], row["wake_tail_mj"] = energy, wake_tail_mj
+    row["uplink_bytes"] = charges.features.uplink_bytes if charges else 0
+    row["downlink_bytes"] = charges.answer.downlink_bytes if charges and charges.answer else 0
+    return row

@@ -1,0 +1,122 @@
+"""How long the cloud takes for a batch: modelled, timed on this host, or recorded earlier.
+
+Results must not depend on the host's speed, so the default is the cost model of the scenario's
+cloud device. Who wants this host's times instead says so (``serving.cloud_service: measured``):
+they are taken once, before anything runs, and written into the resolved scenario as ``recorded``.
+From then on they are input like any other, and running the resolved scenario reproduces the results
+on any host.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from server.cloud import torch_threads
+from server.entries import TierPath
+from testbed.core.errors import UserError
+from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
+from testbed.engine.setting.world import Setting
+from testbed.fleet.cost_model import inference_ms
+from testbed.fleet.layer_stats import LayerStats
+from testbed.fleet.queueing import BatchTimes
+from testbed.scenario.schema import Scenario
+from testbed.scenario.serving import ServiceTimes
+
+REPEATS = 7
+WARM_UP = 2
+SHORTEST_MS = 1e-3
+DIGITS = 4
+
+
+def batch_times(setting: Setting, models: ArmModels) -> BatchTimes:
+    """Return what an arm's halves take at the cloud, for batches of 1 to ``serving.max_batch``."""
+    section = setting.scenario.serving
+    if section.cloud_service == "catalogue":
+        tiers = [_modelled(setting, tier) for tier in models.tiers]
+    elif section.cloud_service == "measured":
+        tiers = list(measured_times(models, section.max_batch).values())
+    else:
+        recorded = section.recorded_service_ms[models.arm]
+        tiers = [recorded[tier.program.tier] for tier in models.tiers]
+    cloud, front_end = (
+        np.array([column[: section.max_batch] for column in columns]) / 1000.0
+        for columns in zip(*((times.cloud, times.front_end) for times in tiers), strict=True)
+    )
+    return BatchTimes(cloud, front_end)
+
+
+def _modelled(setting: Setting, tier: TierModel) -> ServiceTimes:
+    sizes = range(1, setting.scenario.serving.max_batch + 1)
+
+    def modelled(stats: LayerStats) -> list[float]:
+        return [inference_ms(setting.cloud_device, stats, size) for size in sizes]
+
+    return ServiceTimes(cloud=modelled(tier.cloud_stats), front_end=modelled(tier.edge_stats))
+
+
+def settle_service_times(scenario: Scenario, arms: Sequence[ArmModels]) -> Scenario:
+    """Return the scenario with this host's times in it, where it asks for them to be measured.
+
+    Raises
+    ------
+    UserError : it gives times itself, but not those of every tier.
+    """
+    section = scenario.serving
+    if section.cloud_service == "recorded":
+        for models in arms:
+            given = section.recorded_service_ms[models.arm]
+            missing = [t.program.tier for t in models.tiers if t.program.tier not in given]
+            if missing:
+                raise UserError(
+                    f"serving.recorded_service_ms.{models.arm}: no times of tier '{missing[0]}'"
+                )
+    if section.cloud_service != "measured":
+        return scenario
+    times = {models.arm: measured_times(models, section.max_batch) for models in arms}
+    update = {"cloud_service": "recorded", "recorded_service_ms": times}
+    return scenario.model_copy(update={"serving": section.model_copy(update=update)})
+
+
+def measured_times(models: ArmModels, largest: int) -> dict[str, ServiceTimes]:
+    """Time both halves of every tier on this host, for batches of 1 to ``largest``.
+
+    CPU time of one thread, so that other processes do not count; the median of ``REPEATS`` passes
+    after a warm-up, at powers of two and at the largest batch, and interpolated between them.
+    """
+    return {
+        tier.program.tier: ServiceTimes(
+            cloud=_by_size(
+                TierPath(models.cloud, number), tier.edge.front_end.feature_shape, largest
+            ),
+            front_end=_by_size(
+                plain_edge(tier.program).on_device(), tier.program.image_shape, largest
+            ),
+        )
+        for number, tier in enumerate(models.tiers)
+    }
+
+
+def _by_size(module: nn.Module, shape: tuple[int, ...], largest: int) -> list[float]:
+    sizes = [2**power for power in range(11) if 2**power < largest] + [largest]
+    was_training = module.training
+    module.eval()
+    with torch_threads(1), torch.inference_mode():
+        measured = [_median_ms(module, torch.zeros(size, *shape)) for size in sizes]
+    module.train(was_training)
+    # a larger batch is never quicker; what says so is noise
+    rising = np.maximum.accumulate(measured)
+    every = np.interp(np.arange(1, largest + 1), sizes, rising)
+    return [max(float(f"{value:.{DIGITS}g}"), SHORTEST_MS) for value in every]
+
+
+def _median_ms(module: nn.Module, batch: Tensor) -> float:
+    taken = []
+    for _ in range(WARM_UP + REPEATS):
+        started = time.thread_time()
+        module(batch)
+        taken.append((time.thread_time() - started) * 1000.0)
+    return statistics.median(taken[WARM_UP:])

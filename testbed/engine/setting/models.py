@@ -1,0 +1,187 @@
+"""The models of an arm, built and measured together: one front-end per tier, one shared cloud."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clients.defences.base import Batch
+from clients.program import EdgeModel, EdgeProgram, initialise
+from server.entries import TieredCloudModel, TierPath
+from testbed.core.errors import UserError
+from testbed.core.registries import CLOUD_MODELS
+from testbed.core.seeds import torch_generator
+from testbed.engine.setting.tiers import TierPlan, TierSpec, plan_tiers
+from testbed.fleet.layer_stats import LayerStats, layer_stats
+from testbed.fleet.sampling import Fleet
+from testbed.scenario.schema import Arm, Scenario
+
+ImageShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class TierModel:
+    """What one tier of an arm runs, with its sizes for one image.
+
+    Attributes
+    ----------
+    edge_stats, cloud_stats : of the front-end, and of the tier's way through the cloud model.
+    adversary_stats : of what the defence trains on the device but does not deploy.
+    """
+
+    program: EdgeProgram
+    edge: EdgeModel
+    edge_stats: LayerStats
+    cloud_stats: LayerStats
+    adversary_stats: LayerStats | None = None
+
+
+@dataclass(frozen=True)
+class ArmModels:
+    """An arm's programs, its untrained halves and their sizes.
+
+    Attributes
+    ----------
+    tiers : the first is the arm's own front-end, whether or not a device runs it.
+    tier_of : (N,) the tier of every device.
+    """
+
+    arm: str
+    tiers: tuple[TierModel, ...]
+    tier_of: NDArray[np.unsignedinteger[Any]]
+    cloud: TieredCloudModel
+
+    def used(self) -> list[int]:
+        """Return the tiers that at least one device is in."""
+        return [int(tier) for tier in np.unique(self.tier_of)]
+
+    def share(self, tier: int) -> float:
+        """Return the share of the devices that are in a tier."""
+        return float((self.tier_of == tier).mean())
+
+    @property
+    def main(self) -> TierModel:
+        """Return the tier that stands for the arm: its own front-end, if any device runs it."""
+        return self.tiers[self.used()[0]]
+
+
+def build_models(
+    scenario: Scenario,
+    arm: Arm,
+    fleet: Fleet,
+    image_shape: ImageShape,
+    num_classes: int,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+) -> ArmModels:
+    """Build the front-ends of an arm's tiers and the cloud model that they share.
+
+    Parameters
+    ----------
+    normalisation : mean and standard deviation per channel.
+
+    Raises
+    ------
+    UserError : a front-end does not work at this image size or with its defence.
+    """
+
+    def program_of(spec: TierSpec) -> EdgeProgram:
+        return EdgeProgram(
+            arm=arm.name,
+            seed=scenario.seed,
+            front_end=spec.front_end,
+            defence=spec.defence,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            channel_mean=normalisation[0],
+            channel_std=normalisation[1],
+            batch_size=scenario.training.batch_size,
+            optimiser=scenario.training.edge_optimiser,
+            tier=spec.name,
+            precision=spec.precision,
+        )
+
+    plan = _plan(scenario, arm, fleet, program_of)
+    programs = [program_of(spec) for spec in plan.specs]
+    built = [_edge(arm, spec, program) for spec, program in zip(plan.specs, programs, strict=True)]
+    edges = [edge for edge, _ in built]
+    own = edges[0].front_end
+    shapes = [edge.front_end.feature_shape for edge in edges]
+    name, options = own.cloud_model
+    try:
+        trunk = CLOUD_MODELS.create(
+            name, options, feature_shape=own.feature_shape, num_classes=num_classes
+        )
+        cloud = TieredCloudModel(trunk, shapes, num_classes)
+        initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
+        ways = [layer_stats(TierPath(cloud, tier), shapes[tier]) for tier in range(len(shapes))]
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"arms.{arm.name}: front_end '{arm.front_end.name}' does not work on images of "
+            f"{image_shape} ({error})"
+        ) from None
+    tiers = [
+        TierModel(program, edge, stats, way, _adversary_stats(edge))
+        for program, (edge, stats), way in zip(programs, built, ways, strict=True)
+    ]
+    return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
+
+
+def edge_stats(program: EdgeProgram) -> LayerStats:
+    """Return the sizes of what a device runs for one image, whatever its number format.
+
+    Raises
+    ------
+    ValueError, RuntimeError : the front-end or defence does not work at this image size.
+    """
+    return layer_stats(plain_edge(program).on_device(), program.image_shape)
+
+
+def plain_edge(program: EdgeProgram) -> EdgeModel:
+    """Return what a program runs, in float32: emulating a format costs what no device pays."""
+    return replace(program, precision="float32").build()
+
+
+def _adversary_stats(edge: EdgeModel) -> LayerStats | None:
+    adversary = edge.defence.adversary
+    return None if adversary is None else layer_stats(adversary, edge.front_end.feature_shape)
+
+
+def _plan(
+    scenario: Scenario, arm: Arm, fleet: Fleet, program_of: Callable[[TierSpec], EdgeProgram]
+) -> TierPlan:
+    try:
+        return plan_tiers(scenario.fleet, fleet, arm, lambda spec: edge_stats(program_of(spec)))
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"arms.{arm.name}: front_end '{arm.front_end.name}' with defence "
+            f"'{arm.defence.name}' does not work on images of this size ({error})"
+        ) from None
+
+
+def _edge(arm: Arm, spec: TierSpec, program: EdgeProgram) -> tuple[EdgeModel, LayerStats]:
+    """Build a tier's front-end and measure it."""
+    try:
+        edge = program.build()
+        stats = edge_stats(program)
+        _try_defence(edge)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"arms.{arm.name}: front_end '{spec.front_end.name}' with defence "
+            f"'{spec.defence.name}' does not work on images of {program.image_shape} ({error})"
+        ) from None
+    return edge, stats
+
+
+def _try_defence(edge: EdgeModel) -> None:
+    """Run the defence once on zeros, so that a wrong combination is refused before training."""
+    channels, height, width = edge.program.image_shape
+    x = torch.zeros(2, channels, height, width)
+    parameters, statistics = edge.initial_weights()
+    rng = torch_generator(0, "trial")
+    weights = {**parameters, **statistics}
+    z, released, pre_funnel = edge.features(weights, x, rng)
+    batch = Batch(x, torch.zeros(2, dtype=torch.int64), z, released, pre_funnel)
+    edge.defence.penalty(batch)

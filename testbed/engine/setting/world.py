@@ -1,0 +1,148 @@
+"""What all arms of a run share: data, fleet, availability, hosts and the results folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.compute import choose_device
+from server.provider import MIN_BATCH
+from testbed.core.errors import UserError
+from testbed.core.progress import Progress
+from testbed.core.registries import AVAILABILITIES, STRATEGIES
+from testbed.core.registry import nearest
+from testbed.data.federated import FederatedData, load_federated_data
+from testbed.engine.hosts.backend import Backend, InlineBackend
+from testbed.engine.setting.auxiliary_data import ForeignImages, foreign_images
+from testbed.engine.setting.positions import check_positions
+from testbed.fleet.access_points import share_access_points
+from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
+from testbed.fleet.links import load_links
+from testbed.fleet.sampling import Fleet, sample_fleet
+from testbed.scenario.schema import Assignment, Scenario
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and fleet of a scenario, before anything runs.
+
+    ``foreign`` holds the images of adversaries whose auxiliary data is another dataset, by name.
+    """
+
+    scenario: Scenario
+    data: FederatedData
+    fleet: Fleet
+    cloud_device: CatalogueDevice
+    foreign: Mapping[str, ForeignImages] = field(default_factory=dict)
+
+    def online(self) -> Callable[[int, float, int], bool]:
+        """Return a fresh availability model: (device, virtual seconds, draw) -> reachable."""
+        scenario = self.scenario
+        chosen = scenario.fleet.availability
+        model = AVAILABILITIES.create(chosen.name, chosen.options, fleet_size=len(self.fleet))
+        return lambda device, at_s, draw: model.online(device, at_s, draw, scenario.seed)
+
+
+@dataclass(frozen=True)
+class World:
+    """A setting with its hosts running and its folder open."""
+
+    setting: Setting
+    backend: Backend
+    folder: Path
+    progress: Progress
+
+
+def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
+    """Draw the fleet and find the cloud's device.
+
+    Raises
+    ------
+    UserError : an unknown device or link, or a catalogue of the scenario's own that is wrong;
+        names its file, row and column.
+    """
+    section = scenario.fleet
+    catalogue: Catalogue = load_catalogue(*(Path(path) for path in section.catalogues))
+    fleet = share_access_points(
+        sample_fleet(section, scenario.seed, catalogue, load_links()),
+        section.devices_per_access_point,
+    )
+    cloud = catalogue.device(scenario.serving.cloud_device, "serving.cloud_device")
+    _check_assignments(section.assignments, catalogue)
+    return fleet, cloud
+
+
+def _check_assignments(assignments: Sequence[Assignment], catalogue: Catalogue) -> None:
+    """Refuse an assignment to a class or device that the catalogue does not know."""
+    classes = sorted({device.device_class for device in catalogue})
+    known = [*classes, *(device.name for device in catalogue)]
+    for item in assignments:
+        for name in item.devices:
+            if name not in known:
+                raise UserError(
+                    f"fleet.assignments.{item.name}.devices: no device class or device "
+                    f"'{name}'{nearest(name, known)}; classes: {', '.join(classes)}"
+                )
+
+
+def check_components(scenario: Scenario, devices: int) -> None:
+    """Build the components whose options can be wrong in combination, and let them go again.
+
+    Raises
+    ------
+    UserError : a strategy or availability model refuses its options, or this machine cannot train
+        as the provider is asked to.
+    """
+    if scenario.training.protocol == "provider":
+        choose_device(scenario.training.provider)
+    strategy, availability = scenario.training.strategy, scenario.fleet.availability
+    try:
+        STRATEGIES.create(strategy.name, strategy.options)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"training.strategy: '{strategy.name}' refuses its options ({error})"
+        ) from None
+    try:
+        AVAILABILITIES.create(availability.name, availability.options, fleet_size=devices)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"fleet.availability: '{availability.name}' refuses its options ({error})"
+        ) from None
+
+
+def read_setting(scenario: Scenario, share_out: bool = True) -> Setting:
+    """Load data and fleet.
+
+    Parameters
+    ----------
+    share_out : whether the devices get training images; costs do not depend on them.
+
+    Raises
+    ------
+    UserError : unknown device or link, or anything about the data that has to be put right.
+    """
+    fleet, cloud = read_fleet(scenario)
+    check_components(scenario, len(fleet))
+    check_positions(scenario, fleet)
+    data = load_federated_data(scenario.data, scenario.fleet.size, scenario.seed, share_out)
+    if scenario.training.protocol == "provider" and len(data.parts.training) < MIN_BATCH:
+        raise UserError(
+            f"data.splits.training: a provider needs {MIN_BATCH} images to train on, this part has "
+            f"{len(data.parts.training)}; raise its share, or data.max_images"
+        )
+    return Setting(scenario, data, fleet, cloud, foreign_images(scenario, data))
+
+
+def start_backend(setting: Setting, hosts: int | None, address: str | None = None) -> Backend:
+    """Start the hosts of the scenario's backend.
+
+    Parameters
+    ----------
+    hosts : how many; None: as many as there are cores.
+    address : of a Ray cluster to join.
+    """
+    arrays = (setting.data.pool.images, setting.data.pool.labels, setting.data.device_images)
+    if setting.scenario.engine.backend == "inline":
+        return InlineBackend(*arrays)
+    from testbed.engine.hosts.on_ray.backend import RayBackend  # importing Ray takes a second
+
+    return RayBackend(hosts, *arrays, address=address)

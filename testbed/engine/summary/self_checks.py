@@ -1,0 +1,141 @@
+"""Self-checks of a run: what must hold whatever the results are."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from testbed.engine.attacking.attacks import AttackResults
+from testbed.engine.serving.serve import ServedArm
+from testbed.engine.setting.world import Setting
+from testbed.engine.training.fleet import TrainedArm
+
+Check = dict[str, Any]
+Row = dict[str, Any]
+
+
+def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
+    return {"name": f"{arm}: {name}", "passed": bool(passed), "detail": detail}
+
+
+def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
+    """Compare each attack's error on smoothed victims with the floor that holds for them.
+
+    The error is a mean over few images: only an error below the floor by more than three standard
+    errors counts as beating it. So is the floor, already, three standard errors below its estimate.
+    """
+    reasons = sorted({floor["reason"] for floor in attacked.floors if floor["reason"]})
+    levels = {
+        (floor["tier"], level["replays"]): level["mse"]
+        for floor in attacked.floors
+        for level in floor["levels"]
+        if not floor["reason"]
+    }
+    margins = []
+    for entry in attacked.entries:
+        for who, found in _on_smoothed(entry):
+            slack = 3.0 * (found["standard_error"] or 0.0)
+            floor = levels[found["tier"], entry["replays"]]
+            ratio = (found["mse"] + slack) / floor if floor > 0.0 else math.inf
+            margins.append((ratio, found["mse"], who))
+    said = [
+        f"floor {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
+        for (tier, replays), value in levels.items()
+    ]
+    if margins:
+        _, error, name = min(margins)
+        said.append(f"nearest to it on images smoothed by N(0, 0.1^2): {name}, MSE {error:.2g}")
+    return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*said, *reasons])
+
+
+def _on_smoothed(entry: Row) -> Iterator[tuple[str, Row]]:
+    """Yield an attack's errors on smoothed victims, each with words for what it is of."""
+    who = f"{entry['attack']} of {entry['adversary']}"
+    for found in entry["smoothed"]:
+        yield who, found
+    for cell in entry["transfer"]:
+        for found in cell["smoothed"]:
+            yield f"{who}, learned on tier '{cell['trained_on']}'", found
+    for point in entry["by_amount"]["points"] if entry["by_amount"] else []:
+        for found in point["smoothed"]:
+            yield f"{who}, with {point['share']:g} of the amount", found
+
+
+def self_checks(
+    arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
+) -> list[Check]:
+    """Return the checks of one arm."""
+    name = arm.models.arm
+    ledger = arm.grid.ledger
+    parts = setting.data.parts
+    everyone = [
+        *(parts.training, parts.validation, parts.auxiliary),
+        *(parts.auxiliary_validation, parts.victims),
+    ]
+    rows = np.concatenate(everyone)
+    keys = [set(setting.data.pool.content_keys[part].tolist()) for part in everyone]
+    overlap = sum(len(keys[i] & keys[j]) for i in range(5) for j in range(i))
+    statuses = {row["status"] for row in served.rows}
+    fits = arm.grid.costs.serving_feasible
+    raw = {row["request"]: row["device"] for row in served.rows if row["raw"]}
+    attacked_raw = sum(1 for row in attacked.rows if row["request"] in raw)
+    sent = sum(row["uplink_bytes"] for row in served.rows)
+    charged = ledger.total("serve", "uplink_bytes")
+    finite = all(
+        np.isfinite(value).all()
+        for tier in arm.server.tiers
+        for value in (tensor.numpy() for tensor in tier.parameters.values())
+    )
+    floor_passed, floor_detail = _floor_check(attacked)
+    in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
+    return [
+        _check(
+            name,
+            "the five parts of the data are disjoint",
+            len(np.unique(rows)) == len(rows) and overlap == 0,
+            f"{len(rows)} images, {overlap} with equal content in two parts",
+        ),
+        _check(
+            name,
+            "every request has an outcome",
+            statuses <= {"answered", "offline", "infeasible", "failed"},
+            f"{len(served.rows)} requests: {', '.join(sorted(statuses))}",
+        ),
+        _check(
+            name,
+            "the ledger holds at least the bytes of all requests",
+            charged >= sent,
+            f"{charged:.0f} bytes charged, {sent} of them features of requests",
+        ),
+        _check(
+            name,
+            "raw images come only from devices that the front-end does not fit, and no attack "
+            "is scored by them",
+            not any(fits[device] for device in raw.values()) and attacked_raw == 0,
+            f"{len(raw)} raw images sent",
+        ),
+        _check(
+            name,
+            "every adversary read something",
+            not attacked.read_nothing,
+            f"nothing read by: {', '.join(attacked.read_nothing) or 'nobody'}",
+        ),
+        _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
+        _check(
+            name,
+            "training stayed finite",
+            all(
+                row["training_loss"] is None or np.isfinite(row["training_loss"])
+                for row in arm.rounds
+            ),
+            f"{len(arm.rounds)} rounds",
+        ),
+        _check(
+            name,
+            "reconstruction errors are within [0, 1]",
+            in_range,
+            f"{len(attacked.rows)} scored reconstructions",
+        ),
+        _check(name, "no attack beats the reconstruction floor", floor_passed, floor_detail),
+    ]

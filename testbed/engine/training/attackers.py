@@ -1,0 +1,184 @@
+"""Adversaries at the cloud during an arm's training, and what a hijacked device could notice.
+
+They run beside the server, see what the protocol sends there, and are deterministic for any number
+of hosts. Their state is part of the checkpoints.
+
+What a device could notice: gradients of a classification task are alike for images of the same
+class and unlike for others; gradients that steer features elsewhere need not be (Fu et al.,
+Focusing on Pinocchio's nose: a gradients scrutinizer to thwart split-learning hijacking attacks,
+NDSS 2023; Erdogan, Kupcu, Cicek, SplitGuard, WPES 2022). The gap between the two mean cosines is
+recorded for the gradients that were sent and for the honest ones on the same features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from server.cloud import Cloud, torch_threads
+from server.training_step import TrainingStep
+from testbed.adversaries.companion import Companion, TrainingView
+from testbed.core.errors import UserError
+from testbed.core.registries import ATTACKS
+from testbed.core.seeds import generator
+from testbed.engine.setting.auxiliary_data import held_images
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.world import Setting
+from testbed.scenario.adversary import Adversary
+from testbed.scenario.schema import Arm, Scenario
+
+_TRACES = "traces"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A companion: whose it is, and which tier's training it accompanies."""
+
+    adversary: Adversary
+    tier: int
+    companion: Companion
+
+
+class Intrusion:
+    """All adversaries at the cloud during one arm's training (``server.training_step``)."""
+
+    def __init__(self, cloud: Cloud, places: Sequence[Place]) -> None:
+        self._cloud = cloud
+        self._places = places
+        # Sums over devices and steps: gap of honest gradients, gap of those sent, and how many.
+        self._traces = torch.zeros(3, dtype=torch.float64)
+
+    def gradients(self, step: TrainingStep) -> list[Tensor]:
+        """Show every companion its tier's part of a step; return the devices' gradients."""
+        sent = list(step.gradients)
+        # One thread, as for every attack: their networks are small, and the number sets bits.
+        with torch_threads(1), torch.random.fork_rng(devices=[]):
+            # Dropout and batch statistics are the training's; looking must not change them.
+            self._cloud.model.eval()
+            for place in self._places:
+                own = [index for index, tier in enumerate(step.tiers) if tier == place.tier]
+                if not own:
+                    continue
+                steered = place.companion.watch(
+                    [step.features[index] for index in own],
+                    [step.targets[index] for index in own],
+                    [step.gradients[index] for index in own],
+                    lambda z, tier=place.tier: self._cloud.model(z, tier),  # type: ignore[misc]
+                )
+                for index, gradient in zip(own, steered or (), strict=steered is not None):
+                    self._note(step.gradients[index], gradient, step.targets[index])
+                    sent[index] = gradient
+        return sent
+
+    def _note(self, honest: Tensor, sent: Tensor, targets: Tensor) -> None:
+        classes = targets.argmax(dim=1)
+        gaps = [label_gap(gradient, classes) for gradient in (honest, sent)]
+        if gaps[0] is not None and gaps[1] is not None:
+            self._traces += torch.tensor([gaps[0], gaps[1], 1.0], dtype=torch.float64)
+
+    def memory(self, adversary: str, tier: int) -> Mapping[str, NDArray[np.float32]] | None:
+        """Return what an adversary has learned of a tier, or None if it was not there."""
+        for place in self._places:
+            if (place.adversary.name, place.tier) == (adversary, tier):
+                return place.companion.memory()
+        return None
+
+    def traces(self) -> dict[str, Any]:
+        """Return the mean label gaps of the honest gradients and of those sent, if any were."""
+        honest, sent, count = self._traces.tolist()
+        known = count > 0
+        return {
+            "label_gap_honest": honest / count if known else None,
+            "label_gap_sent": sent / count if known else None,
+            "batches": int(count),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything as flat tensors, for a checkpoint."""
+        tensors = {_TRACES: self._traces}
+        for number, place in enumerate(self._places):
+            own = place.companion.state()
+            tensors |= {f"{number}.{name}": value for name, value in own.items()}
+        return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what ``state`` returned."""
+        self._traces = tensors[_TRACES].clone()
+        for number, place in enumerate(self._places):
+            prefix = f"{number}."
+            own = {
+                name.removeprefix(prefix): value
+                for name, value in tensors.items()
+                if name.startswith(prefix)
+            }
+            place.companion.load_state(own)
+
+
+def label_gap(gradient: Tensor, classes: Tensor) -> float | None:
+    """Return the mean cosine of gradients of the same class minus that of different classes.
+
+    Parameters
+    ----------
+    gradient, classes : of one device's batch, (n, C, H, W) and (n,).
+
+    Returns
+    -------
+    Between -2 and 2; None where the batch has no two images of one class, or of one class only.
+    """
+    flat = torch.nn.functional.normalize(gradient.flatten(1).double(), dim=1)
+    cosines = flat @ flat.T
+    same = classes[:, None] == classes[None, :]
+    other = ~same
+    same.fill_diagonal_(fill_value=False)
+    if not same.any() or not other.any():
+        return None
+    return float(cosines[same].mean() - cosines[other].mean())
+
+
+def at_training(scenario: Scenario, arm: Arm) -> list[Adversary]:
+    """Return the adversaries that are at the cloud while an arm trains."""
+    return [
+        adversary
+        for adversary in scenario.adversaries
+        if adversary.threat.watches_training and attacks_arm(adversary, arm)
+    ]
+
+
+def attacks_arm(adversary: Adversary, arm: Arm) -> bool:
+    """Say whether an adversary attacks an arm: whoever steers the training, only where it did."""
+    return not adversary.threat.steers_training or arm.hijacked_by == adversary.name
+
+
+def arm_intrusion(setting: Setting, arm: Arm, models: ArmModels, cloud: Cloud) -> Intrusion | None:
+    """Build what accompanies an arm's training, or None where nobody does.
+
+    Raises
+    ------
+    UserError : an adversary without auxiliary images, or images that its networks do not work on.
+    """
+    scenario = setting.scenario
+    places = []
+    for adversary in at_training(scenario, arm):
+        auxiliary, _ = held_images(adversary, setting.data, setting.foreign, scenario.seed)
+        if len(auxiliary.labels) == 0:
+            raise UserError(
+                f"adversaries.{adversary.name}: attack '{adversary.attack.name}' has no auxiliary "
+                "images; raise data.max_images, data.splits.auxiliary or knowledge.auxiliary_share"
+            )
+        # Its own luck, the same on every arm; the scenario's seed stays with the scenario.
+        draw = int(generator(scenario.seed, f"adversary {adversary.name}").integers(2**31))
+        attack: Any = ATTACKS.create(adversary.attack.name, adversary.attack.options)
+        for tier in models.used():
+            program, edge = models.tiers[tier].program, models.tiers[tier].edge
+            view = TrainingView(
+                program.num_classes, auxiliary, program.front_end, edge.front_end.feature_shape
+            )
+            try:
+                places.append(Place(adversary, tier, attack.companion(view, draw)))
+            except ValueError as error:
+                raise UserError(f"adversaries.{adversary.name}: {error}") from None
+    return Intrusion(cloud, places) if places else None

@@ -1,0 +1,258 @@
+"""Trains one arm over the fleet: the ServerApp on a FleetGrid, with checkpoints and evaluation."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+from torch.nn import functional
+
+from clients.deployed import CHUNK, DeployedFrontEnd
+from clients.program import deployable
+from server.cloud import Cloud, torch_threads
+from server.split_federated import RoundRecord, SplitFederated
+from server.tiers import Tier
+from testbed.core.errors import UserError
+from testbed.core.registries import STRATEGIES
+from testbed.core.seeds import torch_generator
+from testbed.data.federated import to_unit
+from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
+from testbed.engine.network.grid import FleetGrid
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.node_tiers import NodeTiers
+from testbed.engine.setting.world import World
+from testbed.engine.training import checkpoint
+from testbed.engine.training.attackers import Intrusion, arm_intrusion
+from testbed.scenario.schema import Scenario
+
+TOTALS = ("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedArm:
+    """An arm during and after its training.
+
+    Attributes
+    ----------
+    rounds : rows of rounds.parquet; a provider's epochs come first.
+    provider : what results.json says of the provider's training, if there was one.
+    intrusion : the adversaries at the cloud during the training, if there are any.
+    """
+
+    server: SplitFederated
+    cloud: Cloud
+    grid: FleetGrid
+    models: ArmModels
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    provider: dict[str, Any] | None = None
+    intrusion: Intrusion | None = None
+
+    def deployed(self, tier: int) -> DeployedFrontEnd:
+        """Return one tier's front-end as it is now."""
+        kept = self.server.tiers[tier]
+        return DeployedFrontEnd(
+            self.models.tiers[tier].program,
+            {name: value.numpy() for name, value in deployable(kept.parameters).items()},
+            {name: value.numpy() for name, value in kept.statistics.items()},
+        )
+
+
+def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
+    """Set an arm up at its first round, with whoever attacks while it trains."""
+    scenario = world.setting.scenario
+    server = new_server(scenario, models)
+    arm = next(arm for arm in scenario.arms if arm.name == models.arm)
+    server.intruder = intrusion = arm_intrusion(world.setting, arm, models, server.cloud)
+    return TrainedArm(server, server.cloud, grid, models, intrusion=intrusion)
+
+
+def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
+    """Return an arm's server at its first round, for a Grid of any kind."""
+    training = scenario.training
+    training = training.model_copy(update={"rounds": training.fleet_rounds})
+    cloud = Cloud(
+        models.cloud, training.cloud_optimiser, scenario.seed, scenario.engine.cloud_threads
+    )
+    tiers = [
+        Tier(
+            STRATEGIES.create(training.strategy.name, training.strategy.options),
+            *tier.edge.initial_weights(),
+        )
+        for tier in models.tiers
+    ]
+    return SplitFederated(training, scenario.seed, cloud, tiers, NodeTiers(models.tier_of))
+
+
+def train(world: World, arm: TrainedArm) -> None:
+    """Run the remaining rounds as a Flower ServerApp, writing checkpoints and reporting."""
+    folder = world.folder / "checkpoints" / arm.models.arm
+    total = arm.server.training.rounds
+    world.progress.advance(arm.server.next_round - 1)
+
+    def on_round(record: RoundRecord) -> None:
+        row = _round_row(world, arm, record)
+        arm.rounds.append(row)
+        if record.server_round % arm.server.training.checkpoint_every_rounds == 0 or (
+            record.server_round == total
+        ):
+            _save(arm, folder, record.server_round)
+        accuracy = row["validation_accuracy"]
+        note = f"round {record.server_round}/{total}"
+        if accuracy is not None:
+            note += f", validation accuracy {accuracy:.1%}"
+        world.progress.advance(1, note)
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        arm.server.train(grid, on_round)
+
+    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+
+
+def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
+    ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
+    training = arm.server.training
+    counted = {name: ledger.counted(name) for name in TOTALS[:3]}
+    totals = counted | {
+        "uplink_bytes": int(ledger.total("train", "uplink_bytes")),
+        "downlink_bytes": int(ledger.total("train", "downlink_bytes")),
+    }
+    loss, accuracy = None, None
+    due = record.server_round % training.evaluate_every_rounds == 0
+    if due or record.server_round == training.rounds:
+        loss, accuracy = evaluate(world, arm)
+    row: dict[str, Any] = {
+        "arm": arm.models.arm,
+        "protocol": "split_federated",
+        "round": record.server_round + (arm.provider["epochs"] if arm.provider else 0),
+        "virtual_s": arm.grid.clock_ms / 1000.0,
+        "training_loss": record.training_loss,
+        "penalty": record.penalty,
+        "training_accuracy": record.training_accuracy,
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "cohort": record.cohort,
+        "participants": record.participants,
+    }
+    for name, value in totals.items():
+        row[name] = value - (before["total_" + name] if before else 0)
+        row["total_" + name] = value
+    row["failed"] += record.rejected
+    return row
+
+
+def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
+    """Return cross-entropy and accuracy of the current model on the validation images.
+
+    Each tier is evaluated on all of them, and counts by its share of the devices.
+    """
+    data = world.setting.data
+    rows = data.parts.validation
+    labels = torch.from_numpy(data.pool.labels[rows])
+    losses, accuracies = 0.0, 0.0
+    for tier in arm.models.used():
+        features = released_features(arm, data.pool.images[rows], tier)
+        log_probabilities = arm.cloud.answer(features, tier)
+        share = arm.models.share(tier)
+        losses += share * float(functional.nll_loss(log_probabilities, labels))
+        correct = log_probabilities.argmax(dim=1) == labels
+        accuracies += share * float(correct.float().mean())
+    return losses, accuracies
+
+
+def released_features(arm: TrainedArm, images: np.ndarray[Any, Any], tier: int) -> Tensor:
+    """Return what a tier's current front-end releases for uint8 images (N, C, H, W)."""
+    runner = arm.deployed(tier).runner
+    rng = torch_generator(arm.models.tiers[tier].program.seed, "evaluation")
+    with torch_threads(arm.cloud.threads), torch.no_grad():
+        return torch.cat(
+            [
+                runner.released(torch.from_numpy(to_unit(images[start : start + CHUNK])), rng)
+                for start in range(0, len(images), CHUNK)
+            ]
+        )
+
+
+def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
+    tensors = {f"cloud.{name}": value for name, value in arm.cloud.state().items()}
+    for number, tier in enumerate(arm.server.tiers):
+        kept = {f"front_end.{name}": value for name, value in tier.parameters.items()}
+        kept |= {f"statistics.{name}": value for name, value in tier.statistics.items()}
+        kept |= checkpoint.strategy_state(tier.strategy)
+        tensors |= {f"tier.{number}.{name}": value for name, value in kept.items()}
+    if arm.intrusion is not None:
+        seen = arm.intrusion.state()
+        tensors |= {f"intrusion.{name}": value for name, value in seen.items()}
+    grid_tensors, grid_state = arm.grid.state()
+    tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
+    state = {
+        "round": server_round,
+        "eligible": arm.server.eligible.tolist(),
+        "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
+        "rounds": arm.rounds,
+        "provider": arm.provider,
+        "grid": grid_state,
+    }
+    checkpoint.save(folder, server_round, tensors, state)
+
+
+def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda text: None) -> bool:
+    """Continue from the newest readable checkpoint; return whether there was one.
+
+    Parameters
+    ----------
+    say : is told of damaged ones.
+
+    Raises
+    ------
+    UserError : it is sound, and of another run.
+    """
+    found = checkpoint.load_latest(folder, say)
+    if found is None:
+        return False
+    try:
+        _continue(arm, *found)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its checkpoints are not of this run ({error!r:.200}); remove them, or "
+            "start anew with --force"
+        ) from None
+    _LOG.info("continuing %s after round %d", arm.models.arm, found[1]["round"])
+    return True
+
+
+def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Put an arm where it was when its state was saved."""
+
+    def below(prefix: str, within: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): value
+            for name, value in within.items()
+            if name.startswith(prefix)
+        }
+
+    for number, tier in enumerate(arm.server.tiers):
+        kept = below(f"tier.{number}.", tensors)
+        # In the order of the model: the file is sorted, and the order of a sum sets its bits.
+        parameters, statistics = below("front_end.", kept), below("statistics.", kept)
+        tier.parameters = {name: parameters[name] for name in tier.parameters}
+        tier.statistics = {name: statistics[name] for name in tier.statistics}
+        checkpoint.load_strategy_state(tier.strategy, kept)
+        tier.aggregated_rounds = state["aggregated_rounds"][number]
+    arm.cloud.load_state(below("cloud.", tensors))
+    if arm.intrusion is not None:
+        arm.intrusion.load_state(below("intrusion.", tensors))
+    arm.grid.load_state(below("grid.", tensors), state["grid"])
+    arm.rounds = state["rounds"]
+    arm.provider = state["provider"]
+    arm.server.eligible = np.array(state["eligible"], dtype=np.int64)
+    arm.server.next_round = state["round"] + 1

@@ -1,0 +1,160 @@
+"""Trains an arm at the provider, or takes the model from ``models/``, and makes it ready to deploy.
+
+The provider's images are the training part, pooled (or a share of it): disjoint from victims and
+from what attackers hold. Devices that fine-tune later hold their own images of the same part.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from server.compute import choose_device
+from server.edge_half import ProviderTier
+from server.provider import ProviderImages, ProviderTraining
+from server.schedule import EpochRecord, best_epoch, is_over
+from testbed.core.progress import Progress
+from testbed.core.seeds import generator
+from testbed.engine.setting.world import Setting, World
+from testbed.engine.training import checkpoint
+from testbed.engine.training.fleet import TOTALS, TrainedArm
+from testbed.engine.training.model_cache import TrainedModel, load_model, models_folder, save_model
+from testbed.engine.training.model_key import Facts, describe_model, key_of
+
+Row = dict[str, Any]
+
+
+def train_at_provider(world: World, arm: TrainedArm) -> Row:
+    """Give the arm the provider's model; return what host.json says about where it came from."""
+    scenario = world.setting.scenario
+    images = provider_images(world.setting)
+    training = _training(world.setting, arm, images)
+    facts = describe_model(
+        scenario,
+        arm.models,
+        images,
+        choose_device(scenario.training.provider),
+    )
+    reuse, folder = scenario.training.reuse_models, models_folder()
+    model = load_model(folder, facts, training.weights()) if reuse else None
+    reused = model is not None
+    if reused:
+        with world.progress.phase(f"train {arm.models.arm}", 1):
+            world.progress.advance(1, f"kept model {key_of(facts)}")
+    if model is None:
+        model = _train(world, arm, training, facts)
+        if reuse:
+            save_model(folder, facts, model)
+    _install(arm, model, len(images.labels))
+    return {"arm": arm.models.arm, "model": key_of(facts), "reused": reused}
+
+
+def provider_images(setting: Setting) -> ProviderImages:
+    """Return the provider's images: its share of the training part, and the validation part."""
+    data, scenario = setting.data, setting.scenario
+    rows = data.parts.training
+    count = max(2, round(scenario.training.provider.share_of_training * len(rows)))
+    if count < len(rows):
+        order = generator(scenario.seed, "provider images").permutation(len(rows))
+        rows = rows[np.sort(order[:count])]
+    validation = data.parts.validation
+    return ProviderImages(
+        data.pool.images[rows],
+        data.pool.labels[rows],
+        data.pool.images[validation],
+        data.pool.labels[validation],
+    )
+
+
+def _training(setting: Setting, arm: TrainedArm, images: ProviderImages) -> ProviderTraining:
+    scenario = setting.scenario
+    section, models = scenario.training.provider, arm.models
+    return ProviderTraining(
+        section,
+        scenario.seed,
+        [
+            ProviderTier(models.tiers[tier].program.build(), tier, models.share(tier))
+            for tier in models.used()
+        ],
+        copy.deepcopy(models.cloud),
+        images,
+        choose_device(section),
+        scenario.engine.cloud_threads,
+    )
+
+
+def _train(world: World, arm: TrainedArm, training: ProviderTraining, facts: Facts) -> TrainedModel:
+    """Train to the end, from the newest checkpoint if this arm was interrupted."""
+    name = arm.models.arm
+    folder = world.folder / "checkpoints" / name / "provider"
+    every = world.setting.scenario.training.checkpoint_every_rounds
+    _restore(training, folder, key_of(facts), world.progress)
+
+    def on_epoch(record: EpochRecord) -> None:
+        if record.epoch % every == 0 or is_over(training.section, training.history):
+            tensors, state = training.state()
+            checkpoint.save(folder, record.epoch, tensors, {**state, "model": key_of(facts)})
+        note = f"epoch {record.epoch}, validation accuracy {record.validation_accuracy:.1%}"
+        world.progress.advance(1, note)
+
+    with world.progress.phase(f"train {name}", training.section.epochs):
+        world.progress.advance(len(training.history))
+        training.run(on_epoch, lambda note: world.progress.advance(0, note))
+    return TrainedModel(
+        training.selected(),
+        training.history,
+        training.steps,
+        best_epoch(training.section, training.history),
+    )
+
+
+def _restore(training: ProviderTraining, folder: Path, key: str, progress: Progress) -> None:
+    found = checkpoint.load_latest(folder, progress.say)
+    if found is not None and found[1].get("model") == key:
+        training.load_state(*found)
+
+
+def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
+    """Put the trained weights where deployment and fine-tuning take them from."""
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): value.clone()
+            for name, value in model.weights.items()
+            if name.startswith(prefix)
+        }
+
+    for number, tier in enumerate(arm.models.used()):
+        edge, kept = below(f"tier{number}."), arm.server.tiers[tier]
+        kept.parameters = {name: edge[name] for name in kept.parameters}
+        kept.statistics = {name: edge[name] for name in kept.statistics}
+        # Fine-tuning blends its batch-norm statistics into these instead of starting over.
+        kept.aggregated_rounds = model.steps // arm.server.training.local_steps
+    arm.cloud.model.load_state_dict(below("cloud."))
+    arm.cloud.steps = model.steps
+    arm.rounds = [_row(arm.models.arm, record) for record in model.history]
+    arm.provider = {
+        "epochs": len(model.history),
+        "deployed_epoch": model.best_epoch,
+        "images": images,
+    }
+
+
+def _row(arm: str, record: EpochRecord) -> Row:
+    """Return an epoch's row of rounds.parquet: no device takes part, no virtual time passes."""
+    row: Row = {
+        "arm": arm,
+        "protocol": "provider",
+        "round": record.epoch,
+        "virtual_s": 0.0,
+        "training_loss": record.training_loss,
+        "penalty": record.penalty,
+        "training_accuracy": record.training_accuracy,
+        "validation_loss": record.validation_loss,
+        "validation_accuracy": record.validation_accuracy,
+        "cohort": 0,
+        "participants": 0,
+    }
+    return row | {key: 0 for name in TOTALS for key in (name, f"total_{name}")}

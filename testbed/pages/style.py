@@ -1,0 +1,178 @@
+"""How every figure looks: one colour per arm, sober axes, sizes that fit the report's column."""
+
+import io
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from testbed.results.schema import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+WIDTH_IN = 8.2
+DPI = 120
+
+# Okabe and Ito's palette, distinguishable under the common colour-vision deficiencies; yellow is
+# left out, as lines of it vanish on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES: tuple[Any, ...] = ("-", "--", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK = "#222222"
+MUTED = "#6b6b6b"
+RULE = "#d9d9d9"
+LOG_SHORT = 300.0
+"""A log axis spanning less than this ratio is labelled at 1, 2 and 5 of every decade."""
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "text.parse_math": False,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+}
+
+
+def applied() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn; settings of the caller are restored after."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_RC)
+
+
+def colour(index: int) -> str:
+    """Return the colour of the arm at ``index`` of the scenario."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def dash(index: int) -> Any:
+    """Return the line style of an arm: it tells apart arms beyond the palette's end."""
+    return DASHES[(index // len(PALETTE)) % len(DASHES)]
+
+
+def figure(rows: int, columns: int, height_in: float, **options: Any) -> "tuple[Figure, Any]":
+    """Return a figure of the report's width and its axes, (rows, columns) of them.
+
+    Figures are made without pyplot, so that no global state and no display is involved.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    FigureCanvasAgg(made)
+    return made, made.subplots(rows, columns, squeeze=False, **options)
+
+
+def png(made: "Figure") -> bytes:
+    """Return the figure as PNG bytes that depend on the figure alone."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def error_arms(interval: Interval) -> list[list[float]]:
+    """Return matplotlib's lower and upper error of an interval whose value is known."""
+    value = interval.value or 0.0
+    low = value if interval.low is None else min(interval.low, value)
+    high = value if interval.high is None else max(interval.high, value)
+    return [[value - low], [high - value]]
+
+
+def reference_line(
+    axes: "Axes",
+    at: float,
+    text: str,
+    vertical: bool = False,
+    dashes: Any = (0, (4, 3)),
+    shade: str = MUTED,
+    at_top: bool = False,
+    before: bool = False,
+) -> None:
+    """Draw a labelled line across the axes."""
+    if vertical:
+        axes.axvline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
+        axes.annotate(
+            text,
+            (at, 1 if at_top else 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-2 if before else 3, -4 if at_top else 4),
+            textcoords="offset points",
+            ha="right" if before else "left",
+            va="top" if at_top else "bottom",
+            rotation=90,
+            fontsize=8,
+            color=shade,
+        )
+    else:
+        axes.axhline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
+        axes.annotate(
+            text,
+            (1, at),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=shade,
+        )
+
+
+def pale(shade: str) -> str:
+    """Return a colour mixed with white, opaque so that grid lines do not show through."""
+    channels = (int(shade[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(0.42 * channel + 0.58 * 255):02x}" for channel in channels)
+
+
+def plain_log_ticks(axis: "Axis") -> None:
+    """Label a log axis 0.1, 1, 10, 1,000 in place of powers, more densely on a short one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    short = high / max(low, 1e-12) < LOG_SHORT
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if short else (1,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def arm_legend(made: "Figure", names: list[str], marks: bool = False) -> None:
+    """Explain the arms' colours above the axes."""
+    from matplotlib.lines import Line2D
+
+    handles: list[Artist] = [
+        Line2D(
+            [],
+            [],
+            color=colour(index),
+            marker=MARKERS[index % len(MARKERS)] if marks else None,
+            linestyle="" if marks else dash(index),
+            label=name,
+        )
+        for index, name in enumerate(names)
+    ]
+    made.legend(handles=handles, loc="outside upper left", ncols=min(4, len(names)))

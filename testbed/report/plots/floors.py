@@ -1,0 +1,96 @@
+"""Figures of attacks against floors and anchors, and of success by the number of intercepts."""
+
+from typing import TYPE_CHECKING
+
+from testbed.pages import style
+from testbed.results.findings import anchor_lines, mse, readable, weakest_floor
+from testbed.results.reading import Results
+from testbed.results.schema import ArmResult, AttackResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _attacks(arm: ArmResult) -> list[AttackResult]:
+    return [
+        attack
+        for attack in arm.attacks
+        if not attack.is_anchor and attack.rebuilds_images and mse(attack)
+    ]
+
+
+def attacks_and_floors(results: Results) -> "Figure | None":
+    """Draw every attack's MSE, a row per arm, with anchors and, where there is one, a floor."""
+    arms = [(index, arm) for index, arm in enumerate(results.arms) if _attacks(arm)]
+    if not arms:
+        return None
+    made, axes = style.figure(1, 1, 1.2 + 0.62 * len(arms))
+    panel = axes[0][0]
+    for row, (index, arm) in enumerate(arms):
+        for attack in _attacks(arm):
+            panel.plot([mse(attack)], [row], "o", color=style.colour(index), markersize=5)
+            for item in attack.smoothed:
+                look = {"color": style.colour(index), "fillstyle": "none", "markersize": 5}
+                panel.plot([item.mse], [row + 0.22], "o", **look)
+        best = min(_attacks(arm), key=lambda attack: mse(attack) or 0.0)
+        panel.annotate(
+            f"{readable(best.attack)}",
+            (mse(best) or 0.0, row),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=style.MUTED,
+        )
+        floor = weakest_floor(arm)
+        for level in floor.levels if floor is not None and not floor.reason else []:
+            if not level.mse:
+                continue
+            once = level.replays in (None, 1)
+            panel.plot([level.mse], [row + 0.22], "|", color=style.INK, markersize=12)
+            panel.annotate(
+                "floor" if once else f"{level.replays} releases",
+                (level.mse, row + 0.22),
+                xytext=(0, -14),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+    panel.set(xscale="log", xlabel="MSE per element (images in 0 to 1)")
+    for line in anchor_lines(results.summary):
+        if line.arm is None:
+            style.reference_line(panel, line.at, readable(line.name), vertical=True)
+    style.plain_log_ticks(panel.xaxis)
+    panel.set_yticks(range(len(arms)), [arm.name for _, arm in arms])
+    panel.set_ylim(len(arms) - 0.4, -0.6)
+    panel.grid(visible=False, axis="y")
+    return made
+
+
+def by_intercepts(results: Results) -> "Figure | None":
+    """Draw the error of attacks that learn from intercepts over how many they had."""
+    series = {
+        (index, name): sorted(
+            (attack.victims, mse(attack))
+            for attack in arm.attacks
+            if attack.attack == name and attack.learns_from_intercepts and attack.victims
+        )
+        for index, arm in enumerate(results.arms)
+        for name in dict.fromkeys(attack.attack for attack in arm.attacks)
+    }
+    series = {key: points for key, points in series.items() if len(points) > 1}
+    if not series:
+        return None
+    made, axes = style.figure(1, 1, 3.0)
+    panel = axes[0][0]
+    for (index, name), points in series.items():
+        label = f"{results.arms[index].name}, {readable(name)}"
+        counts, errors = zip(*points, strict=True)
+        panel.plot(counts, errors, "o-", color=style.colour(index), label=label)
+    for line in anchor_lines(results.summary):
+        if line.arm is None:
+            style.reference_line(panel, line.at, readable(line.name))
+    panel.set(xlabel="features intercepted", ylabel="MSE per element")
+    panel.set_ylim(bottom=0.0)
+    made.legend(loc="outside upper left", ncols=min(3, len(series)))
+    return made

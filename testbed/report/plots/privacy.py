@@ -1,0 +1,252 @@
+"""Figures of what the attacks achieved."""
+
+from typing import TYPE_CHECKING, Any
+
+from testbed.pages import style
+from testbed.results.findings import (
+    AnchorLine,
+    adversaries,
+    anchor_lines,
+    best_attack,
+    mse,
+    readable,
+)
+from testbed.results.reading import Results
+from testbed.results.schema import ArmResult, AttackResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEAN_IMAGE = "mean_image"
+MAX_COLUMNS = 3
+MSE_LABEL = "MSE per element (images in 0 to 1)"
+
+
+def privacy_utility(results: Results) -> "Figure | None":
+    """Scatter test accuracy against the best attack's MSE, per arm and adversary."""
+    from matplotlib.ticker import PercentFormatter
+
+    points = _points(results)
+    if not points:
+        return None
+    made, axes = style.figure(1, 1, 4.1)
+    panel = axes[0][0]
+    names = adversaries(results.summary)
+    for index, arm, attack in points:
+        test = arm.accuracy.test if arm.accuracy else None
+        if test is None or test.value is None:
+            continue
+        panel.errorbar(
+            [test.value],
+            [mse(attack)],
+            xerr=style.error_arms(test),
+            yerr=style.error_arms(attack.scores.mse),
+            fmt=style.MARKERS[names.index(attack.adversary) % len(style.MARKERS)],
+            color=style.colour(index),
+            # Open marks after the first adversary: they stay visible where adversaries agree.
+            markersize=6.5 if attack.adversary == names[0] else 10,
+            fillstyle="full" if attack.adversary == names[0] else "none",
+            markeredgewidth=1.4,
+            elinewidth=1.2,
+            capsize=2.5,
+            zorder=3,
+        )
+    tops = [attack.scores.mse.high or mse(attack) or 0.0 for _, _, attack in points]
+    lines = anchor_lines(results.summary)
+    top = max([*tops, *(line.at for line in lines)])
+    panel.set_ylim(-0.035 * top, top * 1.16)  # room for marks at zero
+    _right_limits(panel, results)
+    for line in lines:
+        _anchor(panel, line)
+    data = results.summary.data
+    if data and data.majority_class_accuracy is not None:
+        style.reference_line(panel, data.majority_class_accuracy, "majority class", vertical=True)
+    panel.annotate(
+        "better ↗",
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(-4, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontweight="bold",
+        color=style.INK,
+    )
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    panel.set(xlabel="test accuracy", ylabel=f"best attack's {MSE_LABEL}")
+    _legend(made, results, names)
+    return made
+
+
+def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False, before: bool = False) -> None:
+    """Draw an anchor: grey where all arms share it, in the arm's colour where not."""
+    shade = style.MUTED if line.arm is None else style.colour(line.arm)
+    is_mean = line.name == MEAN_IMAGE  # labels of neighbouring lines go to opposite ends
+    dashes = (0, (4, 3)) if line.arm is None else (0, (1, 2))
+    style.reference_line(
+        panel, line.at, readable(line.name), vertical, dashes, shade, not is_mean, before
+    )
+
+
+def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
+    found = []
+    for index, arm in enumerate(results.arms):
+        if arm.accuracy is None or arm.accuracy.test is None or arm.accuracy.test.value is None:
+            continue
+        for adversary in adversaries(results.summary):
+            attack = best_attack(arm, adversary)
+            if attack is not None:
+                found.append((index, arm, attack))
+    return found
+
+
+def _right_limits(panel: "Axes", results: Results) -> None:
+    """Show accuracies from below the majority class to 100 %, so that utility keeps its scale."""
+    data = results.summary.data
+    majority = data.majority_class_accuracy if data else None
+    panel.set_xlim(max(0.0, (majority or 0.0) - 0.05), 1.015)
+
+
+def _legend(made: "Figure", results: Results, names: list[str]) -> None:
+    """Explain colours (arms) and marks (adversaries) beside the axes."""
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = [
+        Line2D([], [], color=style.colour(index), marker="o", linestyle="", label=arm.name)
+        for index, arm in enumerate(results.arms)
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color=style.MUTED,
+            marker=style.MARKERS[index % len(style.MARKERS)],
+            fillstyle="none" if index else "full",
+            linestyle="",
+            label=f"seen by {name}",
+        )
+        for index, name in enumerate(names)
+    ]
+    made.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
+
+
+def attack_training(results: Results) -> "Figure | None":
+    """Draw the validation and training error of every attack that trained, per adversary."""
+    curves = [
+        (index, attack)
+        for index, arm in enumerate(results.arms)
+        for attack in arm.attacks
+        if attack.curve and not attack.is_anchor
+    ]
+    names = list(dict.fromkeys(attack.adversary for _, attack in curves))
+    if not names:
+        return None
+    columns = min(2, len(names))
+    rows = -(-len(names) // columns)
+    made, axes = style.figure(rows, columns, 0.4 + 2.7 * rows, sharey=True)
+    panels = dict(zip(names, axes.flat, strict=False))
+    for spare in axes.flat[len(names) :]:
+        spare.set_axis_off()
+    for index, attack in curves:
+        _curve(panels[attack.adversary], index, results.arms[index], attack)
+    for name, panel in panels.items():
+        for line in anchor_lines(results.summary, name):
+            if line.name == MEAN_IMAGE:
+                style.reference_line(panel, line.at, "mean image, victims")
+        panel.set(title=name, xlabel="epoch", yscale="log")
+    for panel in panels.values():  # the shared range is known only now
+        style.plain_log_ticks(panel.yaxis)
+    for row in axes:
+        row[0].set_ylabel("MSE per element")
+    made.legend(
+        *next(iter(panels.values())).get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=min(4, len(results.arms)),
+    )
+    return made
+
+
+def _curve(panel: "Axes", index: int, arm: ArmResult, attack: AttackResult) -> None:
+    epochs = [point.epoch for point in attack.curve]
+    look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index)}
+    training = [_or_nan(point.training_mse) for point in attack.curve]
+    validation = [_or_nan(point.validation_mse) for point in attack.curve]
+    panel.plot(epochs, training, linewidth=1, alpha=0.45, **look)
+    several = len({a.attack for a in arm.attacks if a.curve}) > 1
+    label = f"{arm.name}, {readable(attack.attack)}" if several else arm.name
+    panel.plot(epochs, validation, label=label, **look)
+    if attack.best_epoch in epochs:
+        best = validation[epochs.index(attack.best_epoch)]
+        panel.plot(
+            [attack.best_epoch], [best], marker="o", color=look["color"], markeredgecolor="white"
+        )
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def attack_by_class(results: Results) -> "Figure | None":
+    """Draw the best attack's MSE per device class, with intervals, one panel per adversary."""
+    summary = results.summary
+    names = [
+        name
+        for name in adversaries(summary)
+        if any((best := best_attack(arm, name)) and best.by_device_class for arm in summary.arms)
+    ]
+    if not names:
+        return None
+    classes = _classes(results)
+    arms = len(summary.arms)
+    height = 1.1 + max(1.4, len(classes) * max(0.24, 0.13 * arms))
+    columns = min(MAX_COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    made, axes = style.figure(rows, columns, height * rows, sharey=True, sharex=True)
+    for spare in axes.flat[len(names) :]:
+        spare.set_axis_off()
+    for name, panel in zip(names, axes.flat, strict=False):
+        for index, arm in enumerate(summary.arms):
+            best = best_attack(arm, name)
+            for score in best.by_device_class if best else []:
+                if score.mse is None or score.mse.value is None:
+                    continue
+                offset = (index - (arms - 1) / 2) * min(0.26, 0.7 / arms)
+                panel.errorbar(
+                    [score.mse.value],
+                    [classes.index(score.device_class) + offset],
+                    xerr=style.error_arms(score.mse),
+                    fmt=style.MARKERS[index % len(style.MARKERS)],
+                    color=style.colour(index),
+                    markersize=4.5,
+                    elinewidth=1.2,
+                    capsize=2,
+                )
+        lines = anchor_lines(summary, name)
+        for line in lines:
+            lowest = line.at == min(other.at for other in lines if other.name == line.name)
+            _anchor(panel, line, vertical=True, before=lowest)
+        panel.set(title=name, xlabel="MSE per element")
+        panel.grid(visible=False, axis="y")
+    # The axes share their range: it is set once, when everything that must fit is known.
+    right = max(panel.dataLim.x1 for panel in axes.flat[: len(names)])
+    axes[0][0].set_xlim(-0.03 * right, 1.05 * right)
+    axes[0][0].set_yticks(range(len(classes)), classes)
+    axes[0][0].set_ylim(len(classes) - 0.5, -0.5)
+    style.arm_legend(made, [arm.name for arm in summary.arms], marks=True)
+    return made
+
+
+def _classes(results: Results) -> list[str]:
+    """Return device classes in the fleet's order, with any that only attacks name at the end."""
+    fleet = results.summary.fleet
+    known = [entry.device_class for entry in fleet.device_classes] if fleet else []
+    named = [
+        score.device_class
+        for arm in results.arms
+        for attack in arm.attacks
+        for score in attack.by_device_class
+    ]
+    attacked = set(named)
+    ordered = [name for name in known if name in attacked]
+    return list(dict.fromkeys([*ordered, *named]))

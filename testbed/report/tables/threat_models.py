@@ -1,0 +1,215 @@
+"""What each threat model achieves: the best of all attacks that whoever is granted it can mount.
+
+An attacker who is granted more may always do what one with less does, so an attack counts for every
+threat model whose grants contain its own. Attacks are held against each other on the victims that
+both read, never on different ones.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import fsum, inf
+
+from testbed.report.prose import position_words
+from testbed.results.findings import FEW_VICTIMS, mse
+from testbed.results.reading import Results, read_columns
+from testbed.results.schema import ArmResult, AttackResult, Grants
+
+COLUMNS = ("arm", "adversary", "attack", "request", "mse")
+_YES_OR_NO = ("weights", "labels", "answers", "design", "watches_training", "steers_training")
+_FROM_WEIGHTS = ("design",)  # who holds the weights knows the architecture
+
+Errors = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where victims are read from: adversaries that read the same ones share it."""
+
+    words: str
+    adversaries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What is granted beside the features, and where those are read.
+
+    ``replays`` is how many releases of each victim's image it may average.
+    """
+
+    words: str
+    grants: Grants | None
+    replays: int
+    position: Position
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best attack under a threat model.
+
+    Attributes
+    ----------
+    mse : its mean over ``victims``, which it and the threat model's own attacks both read.
+    read : victims that the threat model reads in all.
+    own_mse : the mean of the best of its own attacks over the same victims.
+    """
+
+    attack: AttackResult
+    mse: float
+    victims: int
+    read: int
+    own_mse: float
+
+
+class Ladder:
+    """The attacks of a run that rebuild images, with the error on each victim where it is known."""
+
+    def __init__(self, results: Results) -> None:
+        self._arms = {
+            arm.name: [
+                attack
+                for attack in arm.attacks
+                if not attack.is_anchor and attack.rebuilds_images and mse(attack) is not None
+            ]
+            for arm in results.arms
+        }
+        self._errors = _errors_of_victims(results)
+        self._positions = self._shared_positions()
+
+    def threat_models(self) -> list[ThreatModel]:
+        """Return all threat models, in order of first appearance."""
+        attacks = (attack for own in self._arms.values() for attack in own)
+        return list(dict.fromkeys(self._threat_model(attack) for attack in attacks))
+
+    def best(self, arm: ArmResult, model: ThreatModel) -> Best | None:
+        """Return the best attack on an arm under a threat model; None where it read nothing.
+
+        On other victims than its own attacks' an attack may be better by their ease alone:
+        what counts is how much better it is than the threat model's own attacks on the same ones.
+        """
+        attacks = self._arms[arm.name]
+        own = [attack for attack in attacks if self._threat_model(attack) == model]
+        if not own:
+            return None
+        read = self._of(arm, own[0])
+        others = [
+            attack
+            for attack in attacks
+            if self._threat_model(attack) != model and self._counts(arm, attack, own[0])
+        ]
+        total = own[0].victims or len(read)
+        found: list[Best] = []
+        for attack in (*own, *others):
+            shared = read.keys() & self._of(arm, attack).keys()
+            if len(shared) < min(FEW_VICTIMS, len(read)):
+                continue
+            comparable = [item for item in own if shared <= self._of(arm, item).keys()]
+            found.append(
+                Best(
+                    attack=attack,
+                    mse=self._mean(arm, attack, shared),
+                    victims=total if len(shared) == len(read) else len(shared),
+                    read=total,
+                    own_mse=min(self._mean(arm, item, shared) for item in comparable),
+                )
+            )
+        return min(found, key=lambda best: best.mse - best.own_mse)  # its own where they are equal
+
+    def _counts(self, arm: ArmResult, attack: AttackResult, own: AttackResult) -> bool:
+        """Say whether whoever mounts ``own`` could mount ``attack`` as well."""
+        if attack.grants is None or own.grants is None:  # older results: words are all they have
+            granted = attack.threat_model == own.threat_model
+        else:
+            granted = allows(own.grants, attack.grants)
+        if not attack.learns_from_intercepts:
+            return granted
+        return granted and self._of(arm, attack).keys() <= self._of(arm, own).keys()
+
+    def _threat_model(self, attack: AttackResult) -> ThreatModel:
+        grants = attack.grants
+        replays = grants.replays if grants else attack.replays or 1
+        position = self._positions[attack.adversary]
+        return ThreatModel(attack.threat_model, grants, replays, position)
+
+    def _of(self, arm: ArmResult, attack: AttackResult) -> Errors:
+        return self._errors[arm.name, attack.adversary, attack.attack]
+
+    def _mean(self, arm: ArmResult, attack: AttackResult, shared: Iterable[int]) -> float:
+        errors, chosen = self._of(arm, attack), list(shared)
+        value = mse(attack)
+        if len(chosen) == len(errors) and value is not None:  # the number of results.json, exactly
+            return value
+        return fsum(errors[request] for request in chosen) / len(chosen)
+
+    def _shared_positions(self) -> dict[str, Position]:
+        """Return the position of every adversary, the same for those that read alike."""
+        reads: dict[str, dict[str, frozenset[int]]] = {}
+        words: dict[str, str] = {}
+        for arm, attacks in self._arms.items():
+            for attack in attacks:
+                errors = self._errors[arm, attack.adversary, attack.attack]
+                reads.setdefault(attack.adversary, {})[arm] = frozenset(errors)
+                words.setdefault(attack.adversary, position_words(attack.position))
+        groups: list[list[str]] = []
+        for name in reads:
+            alike = (
+                group
+                for group in groups
+                if words[group[0]] == words[name] and _read_alike(reads[group[0]], reads[name])
+            )
+            group = next(alike, None)
+            if group is None:
+                groups.append([name])
+            else:
+                group.append(name)
+        return {name: Position(words[group[0]], tuple(group)) for group in groups for name in group}
+
+
+def allows(more: Grants, less: Grants) -> bool:
+    """Return whether whoever is granted ``more`` can mount an attack that used ``less``.
+
+    Another dataset's images are neither more nor less than the run's own.
+    """
+    return (
+        less.auxiliary_data == more.auxiliary_data
+        and more.auxiliary_classes in ("all", less.auxiliary_classes)
+        and less.auxiliary_images <= more.auxiliary_images
+        and less.replays <= more.replays
+        and _queries(less) <= _queries(more)
+        and all(_has(more, name) or not getattr(less, name) for name in _YES_OR_NO)
+    )
+
+
+def _has(grants: Grants, name: str) -> bool:
+    return bool(getattr(grants, name)) or (grants.weights and name in _FROM_WEIGHTS)
+
+
+def _queries(grants: Grants) -> float:
+    """Return how many images may be asked for; who holds the weights asks a copy."""
+    return inf if grants.weights or grants.queries is True else float(grants.queries)
+
+
+def _read_alike(first: Mapping[str, frozenset[int]], second: Mapping[str, frozenset[int]]) -> bool:
+    """Say whether two adversaries read the same victims on every arm that both attack."""
+    both = first.keys() & second.keys()
+    return bool(both) and all(first[arm] == second[arm] for arm in both)
+
+
+def _errors_of_victims(results: Results) -> dict[tuple[str, str, str], Errors]:
+    """Return the error on each victim, by arm, adversary and attack.
+
+    Where a run wrote none, a number stands for all victims of the attack's adversary: attacks of
+    other adversaries are then on other victims.
+    """
+    rows = read_columns(results.path / "attacks.parquet", COLUMNS, may_be_missing=True)
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for *key, request, error in zip(*(rows[name] for name in COLUMNS), strict=True):
+        arm, adversary, attack = key
+        found.setdefault((arm, adversary, attack), {})[int(request)] = float(error)
+    errors: dict[tuple[str, str, str], Errors] = dict(found)
+    stand_ins: dict[str, int] = {}
+    for result in results.arms:
+        for item in result.attacks:
+            stand_in = stand_ins.setdefault(item.adversary, -1 - len(stand_ins))
+            whole = {stand_in: mse(item) or 0.0}
+            errors.setdefault((result.name, item.adversary, item.attack), whole)
+    return errors

@@ -1,0 +1,198 @@
+"""Tables of what attacks achieved under each threat model, by access type, and between arms."""
+
+from collections import Counter
+
+from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
+from testbed.report.tables.threat_models import Best, Ladder, ThreatModel
+from testbed.results import formats as numbers
+from testbed.results.findings import best_attack, floor_for, readable, weakest_floor
+from testbed.results.reading import Results
+from testbed.results.schema import ArmResult, Interval
+from testbed.results.schema_privacy import FloorLevel
+
+ERRORS_BELOW = 3
+"""A floor is so many standard errors below its estimate."""
+
+
+def threat_table(results: Results) -> Table | None:
+    """Return the best attack of every threat model, one column per arm, above each arm's floor."""
+    ladder = Ladder(results)
+    models = ladder.threat_models()
+    if not models:
+        return None
+    notes = [_where(model) for model in models]
+    seen = Counter((model.words, note) for model, note in zip(models, notes, strict=True))
+    rows = []
+    for model, note in zip(models, notes, strict=True):
+        if seen[model.words, note] > 1:
+            note = f"{note}; read by {', '.join(model.position.adversaries)}"
+        cells = [_best_cell(arm, model, ladder.best(arm, model)) for arm in results.arms]
+        rows.append(Row(model.words, cells, note))
+    rows.append(
+        Row("floor for any attack", [_floor_cell(arm) for arm in results.arms], kind="anchor")
+    )
+    entropies = [_entropy_cell(arm) for arm in results.arms]
+    if any(cell.value is not None for cell in entropies):
+        rows.append(Row("CEM's bound, relative to no release", entropies, kind="anchor"))
+    return Table(["granted beside the features", *(arm.name for arm in results.arms)], rows)
+
+
+def _where(model: ThreatModel) -> str:
+    """Return where a threat model reads, and how many images of its own it holds."""
+    if model.grants is None:
+        return model.position.words
+    held = numbers.count(model.grants.auxiliary_images)
+    return f"{model.position.words}; {held} images of its own"
+
+
+def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
+    if best is None:
+        return words(numbers.ABSENT)
+    attack = best.attack
+    said = [f"{readable(attack.attack)}, {attack.adversary}"]
+    if best.victims < best.read:
+        said.append(
+            f"on {numbers.count(best.victims)} of {numbers.count(best.read)} victims, where the "
+            f"best of its own attacks reaches {numbers.significant(best.own_mse)}"
+        )
+    else:
+        said.append(f"{numbers.count(best.victims)} victims")
+    if attack.worse_than_mean_image:
+        said.append("failed: worse than the mean image")
+    floor = floor_for(arm, model.replays)
+    if floor:
+        said.append(f"floor {numbers.significant(floor, 2)}")
+    return number(best.mse, numbers.significant, "; ".join(said))
+
+
+def _floor_cell(arm: ArmResult) -> Cell:
+    """Return the floor that holds for all threat models: that for the most releases averaged."""
+    floor = weakest_floor(arm)
+    if floor is None:
+        return words(numbers.ABSENT)
+    if floor.reason or not floor.levels:
+        value = floor.levels[0].mse if floor.levels else None
+        return Cell(numbers.significant(value), value, floor.reason)
+    lowest, *others = sorted(floor.levels, key=lambda level: level.mse or 0.0)
+    if lowest.mse is None:
+        return words(numbers.ABSENT)
+    several = f", for {_releases(lowest)}" if others else ""
+    said = [f"on smoothed images{several}", _estimate_words(lowest)]
+    said += [f"{numbers.significant(item.mse, 2)} for {_releases(item)}" for item in others]
+    return number(lowest.mse, numbers.significant, "; ".join(filter(None, said)))
+
+
+def _releases(level: FloorLevel) -> str:
+    if level.replays in (None, 1):
+        return "one release"
+    return f"means over {numbers.count(level.replays)} releases"
+
+
+def _estimate_words(level: FloorLevel) -> str:
+    """Say which estimate a floor is three standard errors below, and how large those are."""
+    if level.noise_free is not None:
+        return "noise-free: directions that no feature responds to"
+    estimates = [
+        (value - ERRORS_BELOW * error, name, value, error)
+        for name, value, error in (
+            ("spectrum-aware", level.spectrum, level.spectrum_error),
+            ("dFIL", level.dfil, level.dfil_error),
+        )
+        if value is not None and error is not None
+    ]
+    if not estimates:
+        return ""
+    _, name, value, error = max(estimates)
+    shown = f"{numbers.significant(value)}, stated error {numbers.significant(error, 2)}"
+    return f"{name} {shown}, less {ERRORS_BELOW} errors"
+
+
+def _entropy_cell(arm: ArmResult) -> Cell:
+    """Return CEM's bound relative to no release, which is no floor."""
+    floor = weakest_floor(arm)
+    left = floor.levels[0].cem_relative if floor is not None and floor.levels else None
+    if left is None:
+        return words(numbers.ABSENT)
+    return number(left, numbers.significant, "a relative figure, no floor")
+
+
+def link_table(results: Results) -> Table | None:
+    """Return the best attack of every arm by the type of the victim's link."""
+    rows: list[Row] = []
+    for arm in results.arms:
+        best = best_attack(arm)
+        if best is None or not best.by_link:
+            continue
+        rows.append(group(f"{arm.name}: {readable(best.attack)}, {best.adversary}", 4))
+        rows += [
+            Row(
+                entry.link,
+                [
+                    number(entry.victims, numbers.count),
+                    scored(entry.mse, numbers.significant),
+                    scored(entry.recognisable_share, numbers.percent, as_percent=True),
+                    scored(entry.reidentification, numbers.percent, as_percent=True),
+                ],
+            )
+            for entry in best.by_link
+        ]
+    headings = ["link", "victims", "MSE", "SSIM above 0.5", "re-identified"]
+    return Table(headings, rows) if rows else None
+
+
+def comparison_table(results: Results) -> Table | None:
+    """Return paired differences of the arms from the first, by each adversary's best attack."""
+    rows = [
+        Row(
+            f"{item.arm} − {item.reference}, {item.adversary}",  # noqa: RUF001 - a minus sign
+            [
+                words(f"{readable(item.attack)} / {readable(item.reference_attack)}"),
+                _difference(item.difference.mse),
+                _difference(item.difference.ssim),
+                _difference(item.difference.reidentified, as_percent=True),
+                number(item.victims, numbers.count),
+                number(item.devices, numbers.count),
+            ],
+        )
+        for item in results.summary.comparisons
+    ]
+    headings = [
+        "difference",
+        "best attacks",
+        "MSE",
+        "SSIM",
+        "re-identified",
+        "shared victims",
+        "devices",
+    ]
+    return Table(headings, rows) if rows else None
+
+
+def _difference(interval: Interval | None, as_percent: bool = False) -> Cell:
+    fmt = numbers.percent if as_percent else numbers.significant
+    cell = scored(interval, fmt, as_percent=as_percent)
+    if interval is None or interval.low is None or interval.high is None:
+        return cell
+    unclear = interval.low <= 0.0 <= interval.high
+    note = f"{cell.note}; not shown to differ" if unclear else cell.note
+    return Cell(cell.text, cell.value, note)
+
+
+def inference_table(results: Results) -> Table | None:
+    """Return what was inferred of classes and persons without rebuilding an image."""
+    rows = [
+        Row(
+            f"{arm.name}, {attack.adversary}",
+            [
+                scored(attack.inferred.class_, numbers.percent, as_percent=True),
+                number(attack.inferred.majority_class, numbers.percent),
+                scored(attack.inferred.same_person, numbers.percent, as_percent=True),
+                number(attack.inferred.chance_same_person, numbers.percent),
+            ],
+        )
+        for arm in results.arms
+        for attack in arm.attacks
+        if attack.inferred is not None
+    ]
+    headings = ["arm, adversary", "class right", "majority class", "same person found", "chance"]
+    return Table(headings, rows) if rows else None

@@ -1,0 +1,106 @@
+"""What the report says of tiers: what each runs, what it costs, and which one leaks most."""
+
+from testbed.pages.cells import Row, Table, group, number, scored, words
+from testbed.results import formats as numbers
+from testbed.results.findings import best_attack, readable
+from testbed.results.reading import Results
+from testbed.results.schema import ArmResult, AttackOnTier, Interval, TierResult
+
+HEADINGS = (
+    "tier",
+    "devices",
+    "front-end",
+    "defence",
+    "precision",
+    "edge MACs",
+    "features",
+    "accuracy",
+    "latency, median",
+    "victims",
+    "best attack's MSE",
+    "SSIM",
+    "re-identified",
+)
+
+
+def best_on_tier(arm: ArmResult, tier: str) -> AttackOnTier | None:
+    """Return the scores of the attack with the lowest MSE on one tier's victims."""
+    found = [
+        entry
+        for attack in arm.attacks
+        if not attack.is_anchor
+        for entry in attack.by_tier
+        if entry.tier == tier and _value(entry.mse) is not None
+    ]
+    return min(found, key=lambda entry: _value(entry.mse) or 0.0, default=None)
+
+
+def leakiest(arm: ArmResult) -> tuple[TierResult, AttackOnTier] | None:
+    """Return the tier of an arm whose victims the best attack on it reconstructs best."""
+    if len(arm.tiers) < 2:
+        return None
+    scored_tiers = [(tier, best) for tier in arm.tiers if (best := best_on_tier(arm, tier.tier))]
+    return min(scored_tiers, key=lambda pair: _value(pair[1].mse) or 0.0, default=None)
+
+
+def tier_table(results: Results) -> Table | None:
+    """Return the tiers of every arm that has several, the one that leaks most marked."""
+    rows = []
+    for arm in results.arms:
+        if len(arm.tiers) < 2:
+            continue
+        worst = leakiest(arm)
+        rows.append(group(arm.name, len(HEADINGS) - 1))
+        rows += [_row(arm, tier, worst is not None and worst[0] is tier) for tier in arm.tiers]
+    return Table(list(HEADINGS), rows) if rows else None
+
+
+def tier_words(arm: ArmResult) -> str:
+    """Return which tier leaks most, as a part of the arm's sentence; empty for a single tier."""
+    worst = leakiest(arm)
+    if worst is None:
+        return ""
+    tier, best = worst
+    others = [
+        value
+        for other in arm.tiers
+        if other is not tier
+        and (found := best_on_tier(arm, other.tier))
+        and (value := _value(found.mse)) is not None
+    ]
+    against = f", the others' at {numbers.significant(min(others), 2)} or more" if others else ""
+    return (
+        f"of its {len(arm.tiers)} tiers {tier.tier} ({', '.join(tier.device_classes)}) leaks most: "
+        f"its victims are reconstructed at an MSE of {numbers.significant(_value(best.mse), 2)}"
+        f"{against}"
+    )
+
+
+def _row(arm: ArmResult, tier: TierResult, leaks_most: bool) -> Row:
+    best = best_on_tier(arm, tier.tier)
+    edge, latency = tier.edge, tier.latency_ms
+    median = latency.median if latency else None
+    attack = best_attack(arm)
+    return Row(
+        tier.tier,
+        [
+            number(tier.devices, numbers.count, ", ".join(tier.device_classes)),
+            words(readable(tier.front_end)),
+            words(readable(tier.defence)),
+            words(tier.precision),
+            number(edge.macs if edge else None, numbers.scaled),
+            number(edge.feature_bytes if edge else None, lambda v: numbers.scaled(v, "B")),
+            scored(tier.accuracy, numbers.percent, as_percent=True),
+            number(median, numbers.milliseconds),
+            number(best.victims if best else None, numbers.count),
+            scored(best.mse if best else None, numbers.significant, digits=2),
+            scored(best.ssim if best else None, numbers.significant, digits=2),
+            scored(best.reidentification if best else None, numbers.percent, as_percent=True),
+        ],
+        "leaks most" if leaks_most and attack is not None else "",
+        "best" if leaks_most else "",
+    )
+
+
+def _value(interval: Interval | None) -> float | None:
+    return interval.value if interval else None

@@ -1,0 +1,130 @@
+"""What the report says about attacks: which was the best, and what it must be compared with."""
+
+from dataclasses import dataclass
+
+from testbed.results.schema import ArmResult, AttackResult, Floor, Summary
+
+FEW_VICTIMS = 20
+"""Below this many victims an interval is too wide, and too rough, to compare arms by."""
+
+SAME_ANCHOR = 0.05
+"""Arms whose anchors differ by less than this share are given one line in the figures."""
+
+
+def mse(attack: AttackResult) -> float | None:
+    """Return the mean squared error per element of an attack's reconstructions."""
+    return attack.scores.mse.value
+
+
+def adversaries(summary: Summary) -> list[str]:
+    """Return the adversaries in order of first appearance."""
+    names = [attack.adversary for arm in summary.arms for attack in arm.attacks]
+    return list(dict.fromkeys(names))
+
+
+def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | None:
+    """Return the attack with the lowest MSE (anchors excluded), of one adversary or of all."""
+    scored = [
+        (value, attack)
+        for attack in arm.attacks
+        if not attack.is_anchor
+        and attack.rebuilds_images
+        and (adversary is None or attack.adversary == adversary)
+        and (value := mse(attack)) is not None
+    ]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
+    """Return the anchors (mean image, class mean) scored on the victims of ``adversary``."""
+    return [a for a in arm.attacks if a.is_anchor and a.adversary == adversary]
+
+
+def weakest_floor(arm: ArmResult) -> Floor | None:
+    """Return the floor of the tier that is guaranteed least, or None where there is no tier.
+
+    A tier is guaranteed what holds for the most releases that any adversary averages.
+    """
+    return min(arm.floors, key=_lowest, default=None)
+
+
+def floor_for(arm: ArmResult, replays: int) -> float | None:
+    """Return the floor on the MSE for means over so many releases, on the least guarded tier.
+
+    Between two numbers of releases that of the larger holds. None where no floor was computed.
+    """
+
+    def guaranteed(floor: Floor) -> float:
+        covering = [item.mse or 0.0 for item in floor.levels if (item.replays or 1) >= replays]
+        return 0.0 if floor.reason else max(covering, default=0.0)
+
+    return min((guaranteed(floor) for floor in arm.floors), default=None)
+
+
+def _lowest(floor: Floor) -> float:
+    if floor.reason:
+        return 0.0
+    return min((level.mse or 0.0 for level in floor.levels), default=0.0)
+
+
+def pool_size(attack: AttackResult) -> int | None:
+    """Return the number of victims among whom re-identification picks one."""
+    return attack.scores.pool_size if attack.scores.pool_size is not None else attack.pool_size
+
+
+def chance(attack: AttackResult) -> float | None:
+    """Return the re-identification rate of a blind guess."""
+    if attack.scores.chance_reidentification is not None:
+        return attack.scores.chance_reidentification
+    if attack.chance_reidentification is not None:
+        return attack.chance_reidentification
+    pool = pool_size(attack)
+    return 1 / pool if pool else None
+
+
+def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
+    """Return an attack that re-identifies more victims than the one with the lowest MSE."""
+
+    def rate(attack: AttackResult) -> float:
+        return attack.scores.reidentification.value or 0.0
+
+    others = [a for a in arm.attacks if not a.is_anchor and a.rebuilds_images]
+    top = max(others, key=rate, default=best)
+    return top if rate(top) > rate(best) else None
+
+
+@dataclass(frozen=True)
+class AnchorLine:
+    """An anchor's MSE, averaged; ``arm`` is its index where the anchor depends on the arm.
+
+    The mean image is the same for every arm, so that arms differ by their answered requests
+    only; the class mean follows the answers that an arm gave, right or wrong.
+    """
+
+    name: str
+    at: float
+    arm: int | None
+
+
+def anchor_lines(summary: Summary, adversary: str | None = None) -> list[AnchorLine]:
+    """Return every anchor's mean MSE over adversaries (or of one), per arm where arms differ."""
+    values: dict[str, dict[int, list[float]]] = {}
+    for index, arm in enumerate(summary.arms):
+        for attack in arm.attacks:
+            value = mse(attack)
+            if attack.is_anchor and adversary in (None, attack.adversary) and value is not None:
+                values.setdefault(attack.attack, {}).setdefault(index, []).append(value)
+    lines = []
+    for name, by_arm in values.items():
+        means = {index: sum(found) / len(found) for index, found in by_arm.items()}
+        low, high = min(means.values()), max(means.values())
+        if high - low > SAME_ANCHOR * high:
+            lines += [AnchorLine(name, value, index) for index, value in means.items()]
+        else:
+            lines.append(AnchorLine(name, sum(means.values()) / len(means), None))
+    return lines
+
+
+def readable(name: str) -> str:
+    """Return a registry name as words: ``mean_image`` becomes ``mean image``."""
+    return name.replace("_", " ")

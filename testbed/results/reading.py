@@ -1,0 +1,254 @@
+"""Reads a results folder (docs/results.md) into one read-only object."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from testbed.core.errors import UserError
+from testbed.results.host_facts import HostFacts
+from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary
+from testbed.scenario.loading import describe
+
+M = TypeVar("M", bound=BaseModel)
+Column = NDArray[Any]
+Images = NDArray[np.uint8]
+
+ROUND_COLUMNS = (
+    "arm",
+    "round",
+    "training_loss",
+    "training_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+)
+# Results written before there were providers lack this one.
+ROUND_DEFAULTS = {"protocol": "split_federated"}
+REQUEST_COLUMNS = (
+    "arm",
+    "device_class",
+    "status",
+    "compute_ms",
+    "uplink_ms",
+    "queue_ms",
+    "cloud_ms",
+    "downlink_ms",
+    "latency_ms",
+)
+_TEXT_COLUMNS = ("arm", "adversary", "attack", "protocol", "device_class", "status", "tier")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of equal length; text as object arrays, numbers as float64 with NaN for null."""
+
+    columns: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> Column:
+        """Return one column."""
+        return self.columns[name]
+
+    def where(self, **equal: str) -> "Rows":
+        """Return the rows whose text columns equal the given values."""
+        keep = np.ones(len(self), dtype=bool)
+        for name, value in equal.items():
+            keep &= self.columns[name] == value
+        return Rows({name: column[keep] for name, column in self.columns.items()})
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder, read.
+
+    Attributes
+    ----------
+    path : the folder.
+    summary : ``results.json``.
+    host : ``host.json``, or None where the run ended before writing it.
+    rounds, requests : the columns of the parquet files that the report uses; without rows where
+        an interrupted run has not written them.
+    samples : images of ``reconstructions/samples.npz``, uint8 (N, H, W, C) with C of 1 or 3.
+    """
+
+    path: Path
+    summary: Summary
+    host: HostFacts | None
+    rounds: Rows
+    requests: Rows
+    samples: Mapping[str, Images]
+
+    @property
+    def arms(self) -> list[ArmResult]:
+        """The arms, in the order of the scenario."""
+        return self.summary.arms
+
+
+def read_results(path: Path) -> Results:
+    """Read and validate a results folder.
+
+    Raises
+    ------
+    UserError : no such folder, or a file in it is missing, corrupt or of another schema version.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such results folder")
+    summary = _read_summary(path / "results.json")
+    may_be_missing = summary.status == "interrupted"
+    host_file = path / "host.json"
+    return Results(
+        path=path,
+        summary=summary,
+        host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
+        rounds=read_columns(path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS),
+        requests=read_columns(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
+        samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
+    )
+
+
+def _read_summary(path: Path) -> Summary:
+    tree = _read_json(path)
+    if not isinstance(tree, dict) or "schema_version" not in tree:
+        raise UserError(f"{path}: not the results of a run (no 'schema_version')")
+    version = tree["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version is {version!r}, this report reads version {SCHEMA_VERSION}; "
+            "use the version of the testbed that wrote it, or run the scenario again"
+        )
+    summary = _model(Summary, tree, path)
+    names = [arm.name for arm in summary.arms]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: arms: two arms have the same name")
+    return summary
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON; unknown numbers are null")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: missing; a results folder holds it as soon as a run has started"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not valid JSON ({reason})") from None
+
+
+def _model(model: type[M], tree: Any, path: Path) -> M:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(describe(error, str(path), model)) from None
+
+
+def read_columns(
+    path: Path,
+    names: tuple[str, ...],
+    may_be_missing: bool = False,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> Rows:
+    """Read columns of a parquet file of a run.
+
+    Text columns in ``defaults`` may be absent and are then filled.
+
+    Raises
+    ------
+    UserError : the file is missing or damaged, or lacks a column.
+    """
+    names = (*names, *defaults)
+    if not path.exists():
+        if not may_be_missing:
+            raise UserError(f"{path}: missing, although results.json says the run is complete")
+        return _rows(pa.table({name: [] for name in names}), names)
+    try:
+        with pq.ParquetFile(path) as file:
+            present = set(file.schema_arrow.names)
+            absent = {name: text for name, text in defaults.items() if name not in present}
+            missing = [name for name in names if name not in present and name not in absent]
+            if missing and file.metadata.num_rows > 0:
+                raise UserError(f"{path}: the column '{missing[0]}' is missing")
+            if missing:
+                return _rows(pa.table({name: [] for name in names}), names)
+            table = file.read(columns=[name for name in names if name not in absent])
+        for name, text in absent.items():
+            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
+        return _rows(table, names)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except (pa.ArrowException, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable parquet file ({reason})") from None
+
+
+def _rows(table: pa.Table, names: tuple[str, ...]) -> Rows:
+    columns: dict[str, Column] = {}
+    for name in names:
+        if name in _TEXT_COLUMNS:
+            text = table[name].cast(pa.string())
+            columns[name] = np.array(text.to_pylist(), dtype=object)
+        else:
+            number = table[name].cast(pa.float64())
+            columns[name] = number.to_numpy(zero_copy_only=False)
+    return Rows(columns)
+
+
+def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
+    """Read only the arrays that belong to the attacks of ``summary``; absent ones are left out."""
+    if not path.exists():
+        return {}
+    wanted = {
+        key
+        for arm in summary.arms
+        for attack in arm.attacks
+        for key in (
+            f"original/{arm.name}/{attack.adversary}",
+            f"{arm.name}/{attack.adversary}/{attack.attack}",
+            f"extremes/{arm.name}/{attack.adversary}/{attack.attack}",
+        )
+    }
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a readable archive of arrays")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = [key for key in archive.files if key in wanted]
+            return {key: _channels_last(archive[key], key, path) for key in keys}
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except Exception as error:
+        # Damaged bytes bring out errors of zipfile, of its codecs and of Python's own tokenizer.
+        raise UserError(f"{path}: not a readable archive of arrays ({error})") from None
+
+
+def _channels_last(images: Column, key: str, path: Path) -> Images:
+    """Return images (N, H, W, C) from that order, from (N, C, H, W) or from (N, H, W)."""
+    if images.dtype == np.uint8 and images.ndim == 3:
+        images = images[..., None]
+    if images.dtype == np.uint8 and images.ndim == 4:
+        if images.shape[-1] in (1, 3):
+            return images
+        if images.shape[1] in (1, 3):
+            return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    raise UserError(
+        f"{path}: '{key}' is {images.dtype} {images.shape}, expected uint8 images (N, C, H, W)"
+    )

@@ -1,0 +1,251 @@
+"""Writes the results folder: never over existing results without being told, never half a file."""
+
+import io
+import json
+import logging
+import math
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.core.errors import UserError
+from testbed.core.whole_file import whole_file
+from testbed.scenario.loading import dump_scenario, load_scenario
+from testbed.scenario.schema import Scenario
+
+Row = dict[str, Any]
+RESOLVED = "scenario.resolved.yaml"
+SAMPLES, ENTRY, FINISHED = "samples.npz", "arm.json", "finished.json"  # of a finished arm
+_LOG = logging.getLogger(__name__)
+
+_TEXT = (
+    "arm",
+    "protocol",
+    "adversary",
+    "attack",
+    "device_class",
+    "tier",
+    "model",
+    "link",
+    "status",
+)
+_FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
+_WHOLE = (
+    *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
+    *("request", "device", "victim", "label", "answer", "training_images", "requests"),
+    "batch_size",
+)
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "rounds": (
+        *("arm", "protocol", "round", "virtual_s", "training_loss", "penalty"),
+        "training_accuracy",
+        *("validation_loss", "validation_accuracy", "cohort", "participants"),
+        *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
+    ),
+    "devices": (
+        *("arm", "device", "device_class", "tier", "model", "link"),
+        *(
+            "uplink_mbit_s",
+            "downlink_mbit_s",
+            "rtt_ms",
+            "ram_mb",
+            "training_images",
+            "training_feasible",
+            "serving_feasible",
+        ),
+        *("edge_inference_ms", "participations", "stragglers", "offline", "failed"),
+        *("train_uplink_bytes", "train_downlink_bytes", "train_compute_ms", "train_transfer_ms"),
+        *("train_energy_mj", "serve_uplink_bytes", "serve_downlink_bytes", "serve_compute_ms"),
+        *("serve_transfer_ms", "serve_energy_mj", "requests", "correct"),
+    ),
+    "requests": (
+        *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
+        *("status", "raw", "arrival_s", "compute_ms", "uplink_ms", "wake_ms", "queue_ms"),
+        *("cloud_ms", "downlink_ms", "latency_ms", "batch_size", "cloud_share_ms", "energy_mj"),
+        *("wake_tail_mj", "uplink_bytes", "downlink_bytes"),
+    ),
+    "attacks": (
+        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "tier"),
+        *("label", "mse", "psnr_db", "ssim", "reidentified"),
+    ),
+}
+
+
+def _type_of(table: str, column: str) -> pa.DataType:
+    if column in _TEXT:
+        return pa.string()
+    if table == "devices" and column == "correct":
+        return pa.int64()
+    if column in _FLAGS:
+        return pa.bool_()
+    if column in _WHOLE or column.endswith("_bytes"):
+        return pa.int64()
+    return pa.float64()
+
+
+def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) -> None:
+    """Check that a run may write to the folder; nothing is changed.
+
+    Raises
+    ------
+    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on, or
+        it holds another scenario to resume.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
+    if resume:
+        _check_same_scenario(folder, scenario)
+        return
+    begun = f"{RESOLVED}.tmp"  # of a run that was killed in the middle of its first file
+    if not folder.is_dir() or all(item.name == begun for item in folder.iterdir()):
+        return
+    if not force:
+        raise UserError(
+            f"{folder}: results exist already; give --resume to continue an interrupted run, "
+            "--force to replace them, or another folder with --out"
+        )
+    if not (folder / RESOLVED).exists():
+        raise UserError(f"{folder}: --force replaces results folders only, this is none")
+
+
+def open_folder(folder: Path, scenario: Scenario, resume: bool) -> None:
+    """Make a checked folder ready: empty with the resolved scenario in it, or as it was to resume.
+
+    The scenario is written first: where that fails, nothing has been removed.
+
+    Raises
+    ------
+    UserError : it cannot be written.
+    """
+    if resume:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / RESOLVED) as temporary:
+            temporary.write_text(dump_scenario(scenario), encoding="utf-8")
+            for item in folder.iterdir():
+                if item not in (temporary, folder / RESOLVED):
+                    _remove(item)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _remove(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item)
+    else:
+        item.unlink()
+
+
+def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
+    resolved = folder / RESOLVED
+    if not resolved.exists():
+        raise UserError(f"{folder}: nothing to resume (no {RESOLVED}); run without --resume")
+    before = load_scenario(resolved).model_dump()
+    now = recorded_before(folder, scenario).model_dump()
+    # Hosts, backend and kept models change the wall time and nothing else.
+    for tree in (before, now):
+        tree["training"].pop("reuse_models")
+        for key in ("backend", "hosts"):
+            tree["engine"].pop(key)
+    if before != now:
+        changed = [key for key in now if before[key] != now[key]]
+        raise UserError(
+            f"{resolved}: the run to resume has another scenario (differs in: "
+            f"{', '.join(changed)}); resume with the same one, or start anew with another --out"
+        )
+
+
+def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
+    """Return the scenario with the service times that the run in the folder measured, if it did."""
+    if scenario.serving.cloud_service != "measured":
+        return scenario
+    before = load_scenario(folder / RESOLVED).serving
+    names = ("cloud_service", "recorded_service_ms")
+    update = {name: getattr(before, name) for name in names}
+    return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON, all or nothing; NaN and infinity become null, the same tree the same bytes."""
+    write_text(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    """Return the tree with null in place of every number that is not finite."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:
+    """Write rows as parquet with the fixed columns of ``table``, all or nothing."""
+    schema = pa.schema([(column, _type_of(table, column)) for column in COLUMNS[table]])
+    content = {
+        column: pa.array([row[column] for row in rows], type=schema.field(column).type)
+        for column in COLUMNS[table]
+    }
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(content, schema=schema), temporary)
+
+
+def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
+    """Write arrays as one npz file, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, ".tmp.npz") as temporary:
+        np.savez(temporary, **samples)  # type: ignore[arg-type]
+
+
+# A finished arm ---------------------------------------------------------------------------------
+
+
+def write_arm(
+    folder: Path, entry: Row, tables: dict[str, list[Row]], samples: dict[str, NDArray[np.uint8]]
+) -> None:
+    """Keep everything about a finished arm; the checksums go last and mark it as finished."""
+    write_samples(folder / SAMPLES, samples)
+    write_json(folder / ENTRY, {"entry": entry, "tables": tables})
+    checksums = {name: zlib.crc32((folder / name).read_bytes()) for name in (SAMPLES, ENTRY)}
+    write_json(folder / FINISHED, {"crc32": checksums})
+
+
+def read_arm(
+    folder: Path, say: Callable[[str], None] = lambda text: None
+) -> tuple[Row, dict[str, list[Row]], dict[str, NDArray[np.uint8]]] | None:
+    """Return what ``write_arm`` wrote, or None where the arm is unfinished or damaged.
+
+    Parameters
+    ----------
+    say : is told where it is damaged.
+    """
+    if not (folder / FINISHED).exists():
+        return None
+    try:
+        checksums = json.loads((folder / FINISHED).read_text(encoding="utf-8"))["crc32"]
+        content = {name: (folder / name).read_bytes() for name in (SAMPLES, ENTRY)}
+        if checksums != {name: zlib.crc32(data) for name, data in content.items()}:
+            raise ValueError("the checksums are those of other files")
+        kept = json.loads(content[ENTRY])
+        with np.load(io.BytesIO(content[SAMPLES]), allow_pickle=False) as archive:
+            samples = {name: archive[name] for name in archive.files}
+        return kept["entry"], kept["tables"], samples
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        _LOG.warning("%s is damaged: %s", folder, error)
+        say(f"{folder}: what was kept of this finished arm is damaged; it is finished again")
+        return None

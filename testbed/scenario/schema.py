@@ -1,0 +1,332 @@
+"""The scenario: everything a run depends on besides its seed's random streams and the libraries.
+
+Field names carry their units. Unknown keys are refused. Components (defence, attack, ...) are given
+by name, or as a mapping with ``name`` and the component's own options.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from testbed.core import registries
+from testbed.core.registry import Registry, nearest
+from testbed.scenario.adversary import Adversary, check_adversaries
+from testbed.scenario.components import (
+    AvailabilityChoice,
+    DefenceChoice,
+    FrontEndChoice,
+    Name,
+    PartitionerChoice,
+    PositiveShare,
+    Section,
+    StrategyChoice,
+    check_options,
+    component,
+    overridden,
+)
+from testbed.scenario.components import Component as Component
+from testbed.scenario.serving import ServingSection as ServingSection
+from testbed.scenario.training import ProviderSection
+from testbed.scenario.training_attacks import check_training_attacks
+
+
+class Splits(Section):
+    """Shares of the five disjoint parts; they must sum to 1 (see docs on privacy evaluation)."""
+
+    training: PositiveShare = 0.55
+    validation: PositiveShare = 0.08
+    auxiliary: PositiveShare = 0.17
+    auxiliary_validation: PositiveShare = 0.04
+    victims: PositiveShare = 0.16
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = sum(self.model_dump().values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the five shares must sum to 1, they sum to {total:g}")
+        return self
+
+
+class DataSection(Section):
+    """Which images, how many, and how they are shared out among the devices."""
+
+    name: str = "digits"
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the dataset's own options, for instance column names"
+    )
+    path: str | None = Field(
+        default=None, description="folder in Hugging Face parquet layout, or its parent"
+    )
+    image_size_px: Annotated[int, Field(ge=16, le=256, multiple_of=16)] | None = Field(
+        default=None, description="images are resized to this square; null keeps the native size"
+    )
+    max_images: Annotated[int, Field(ge=50)] | None = Field(
+        default=None, description="at most this many images in all five parts together"
+    )
+    splits: Splits = Splits()
+    partitioner: PartitionerChoice = component(registries.PARTITIONERS, "iid")
+    images_per_device: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="draw this many per device with replacement, for fleets larger than the data",
+    )
+
+    @model_validator(mode="after")
+    def _known_dataset(self) -> Self:
+        check_options(registries.DATASETS, self.name, self.options)
+        registries.DATASETS.options(self.name, self.options)
+        return self
+
+
+class MixEntry(Section):
+    """A share of the fleet: one catalogue device, and the links it is found on."""
+
+    device: str
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    links: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        default_factory=lambda: {"wifi": 1.0}, min_length=1
+    )
+
+
+Precision = Literal["float32", "int8"]
+Change = str | dict[str, Any]
+"""Another component by its name, options on top of the arm's own, or another one with options."""
+
+
+class Assignment(Section):
+    """What some of the devices run instead of the arm's own front-end and defence: a tier."""
+
+    name: Name
+    devices: list[str] = Field(
+        min_length=1, description="device classes, or devices of the catalogue by name"
+    )
+    arms: list[str] | None = Field(default=None, description="only on these arms; null: on all")
+    front_end: Change | None = Field(
+        default=None, description="options on top of the arm's, or another front-end by its name"
+    )
+    defence: Change | None = Field(
+        default=None, description="options on top of the arm's, or another defence by its name"
+    )
+    precision: Precision | None = Field(default=None, description="null: as the arm")
+
+
+class FleetSection(Section):
+    """How many devices, drawn from which mix, and how often they are reachable."""
+
+    size: Annotated[int, Field(ge=1)] = 100
+    mix: list[MixEntry] = Field(min_length=1)
+    catalogues: list[str] = Field(
+        default=[],
+        description="your own device catalogues (CSV or YAML), relative to the working directory",
+    )
+    availability: AvailabilityChoice = component(registries.AVAILABILITIES, "bernoulli")
+    assignments: list[Assignment] = Field(
+        default=[],
+        description="tiers: which devices run what; the first that names a device decides, and "
+        "devices that none names run the arm's own front-end",
+    )
+    infeasible: Literal["drop", "offload_raw", "smaller_front_end"] = Field(
+        default="drop",
+        description="what devices whose memory the front-end does not fit do when serving: "
+        "nothing, or send the raw image (fully exposed) and let the cloud run the front-end, or "
+        "run the first of smaller_front_ends that fits",
+    )
+    smaller_front_ends: list[Change] | None = Field(
+        default=None,
+        description="tried in this order where infeasible is smaller_front_end; null: the "
+        "front-end's width, halved again and again",
+    )
+    loss_probability: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        default=0.0,
+        description="of every transmission; lost ones are repeated until they arrive, with "
+        "exponential back-off, whose mean wait is infinite from 0.5 on",
+    )
+    devices_per_access_point: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="devices on WiFi that share one access point; null: none share"
+    )
+
+
+class EdgeOptimiserSection(Section):
+    """The optimiser of a device's front-end; its moments start at zero every round."""
+
+    method: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.9, description="SGD's momentum, or Adam's first beta"
+    )
+    second_beta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.999, description="Adam's second beta; SGD has none"
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+
+
+class CloudOptimiserSection(Section):
+    """The optimiser of the shared cloud model (Adam, kept over the whole training)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
+        default=[0.9, 0.999], min_length=2, max_length=2
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class TrainingSection(Section):
+    """Who trains and how: the fleet in rounds, or the provider before it deploys."""
+
+    protocol: Literal["split_federated", "provider"] = Field(
+        default="split_federated",
+        description="provider: trained centrally on data of its own, then deployed",
+    )
+    rounds: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="of split_federated; the provider has epochs instead"
+    )
+    provider: ProviderSection = ProviderSection()
+    fine_tune_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="split-federated rounds after the provider's training"
+    )
+    reuse_models: bool = Field(
+        default=True, description="take the provider's models from models/, and keep them there"
+    )
+    cohort_size: Annotated[int, Field(ge=1)] = 20
+    local_steps: Annotated[int, Field(ge=1)] = 4
+    batch_size: Annotated[int, Field(ge=2)] = 10
+    round_deadline_s: Annotated[float, Field(gt=0.0)] = Field(
+        default=120.0, description="virtual seconds; spread evenly over the local steps"
+    )
+    evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every_rounds: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="an interrupted run repeats the rounds since the last checkpoint"
+    )
+    strategy: StrategyChoice = component(registries.STRATEGIES, "fedavg")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="of both learning rates, over the rounds"
+    )
+    edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
+    cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
+
+    @property
+    def fleet_rounds(self) -> int:
+        """Return how many rounds the fleet trains in."""
+        return self.fine_tune_rounds if self.protocol == "provider" else self.rounds
+
+    @model_validator(mode="after")
+    def _fine_tunes_something(self) -> Self:
+        if self.fine_tune_rounds and self.protocol != "provider":
+            raise ValueError("fine_tune_rounds needs 'protocol: provider'; give rounds instead")
+        return self
+
+
+class Arm(Section):
+    """One front-end and defence, evaluated on the same fleet, data and seeds as the others."""
+
+    name: Name
+    front_end: FrontEndChoice = component(registries.FRONT_ENDS, "cnn")
+    defence: DefenceChoice = component(registries.DEFENCES, "none")
+    precision: Precision = Field(
+        default="float32", description="int8: 8-bit weights, activations and features, emulated"
+    )
+    hijacked_by: Name | None = Field(
+        default=None,
+        description="the adversary that is a malicious cloud on this arm and steers its training",
+    )
+
+
+class EngineSection(Section):
+    """How the simulation itself is executed; nothing here but ``cloud_threads`` changes results."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    hosts: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="Ray host actors; null means one per core"
+    )
+    shard_size: Annotated[int, Field(ge=1)] = 5
+    cloud_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="threads of the cloud model; part of the scenario, as it sets bits"
+    )
+
+
+class EvaluationSection(Section):
+    """How scores are aggregated."""
+
+    bootstrap_resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    reconstructions_shown: Annotated[int, Field(ge=1, le=64)] = 12
+    mutual_information: bool = Field(
+        default=False,
+        description="train critics that bound the information of images and features from below "
+        "(MINE, InfoNCE); it takes at least 192 auxiliary images and 64 victims",
+    )
+
+
+class Scenario(Section):
+    """A complete, validated scenario."""
+
+    name: Name
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataSection = Field(default_factory=DataSection)
+    fleet: FleetSection
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    arms: list[Arm] = Field(min_length=1)
+    serving: ServingSection = ServingSection()
+    adversaries: list[Adversary] = Field(default_factory=list)
+    evaluation: EvaluationSection = EvaluationSection()
+    engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for label, names in (
+            ("arms", [arm.name for arm in self.arms]),
+            ("adversaries", [adversary.name for adversary in self.adversaries]),
+            ("fleet.assignments", [item.name for item in self.fleet.assignments]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{label}: the name '{twice[0]}' is used twice")
+        check_adversaries(self.adversaries, self.data.name)
+        hijacked_by = {arm.name: arm.hijacked_by for arm in self.arms}
+        check_training_attacks(self.adversaries, hijacked_by, self.training.protocol)
+        serving = self.serving
+        missing = [arm.name for arm in self.arms if arm.name not in serving.recorded_service_ms]
+        if serving.cloud_service == "recorded" and missing:
+            raise ValueError(f"serving.recorded_service_ms: no times of arm '{missing[0]}'")
+        if self.training.fleet_rounds and self.training.cohort_size > self.fleet.size:
+            raise ValueError(
+                f"training.cohort_size ({self.training.cohort_size}) exceeds "
+                f"fleet.size ({self.fleet.size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _assignable(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for item in self.fleet.assignments:
+            where = f"fleet.assignments.{item.name}"
+            if unknown := sorted(set(item.arms or []) - set(names)):
+                raise ValueError(
+                    f"{where}.arms: no arm '{unknown[0]}'{nearest(unknown[0], names)}; "
+                    f"arms: {', '.join(names)}"
+                )
+            for arm in self.arms:
+                if item.arms is None or arm.name in item.arms:
+                    _check_change(f"{where}.front_end", registries.FRONT_ENDS, arm, item.front_end)
+                    _check_change(f"{where}.defence", registries.DEFENCES, arm, item.defence)
+        if self.fleet.smaller_front_ends and self.fleet.infeasible != "smaller_front_end":
+            raise ValueError(
+                "fleet.smaller_front_ends has no use unless fleet.infeasible is smaller_front_end"
+            )
+        for arm in self.arms:
+            for index, change in enumerate(self.fleet.smaller_front_ends or []):
+                where = f"fleet.smaller_front_ends.{index}"
+                _check_change(where, registries.FRONT_ENDS, arm, change)
+        return self
+
+
+def _check_change(where: str, registry: Registry[Any], arm: Arm, change: Change | None) -> None:
+    base = arm.front_end if registry is registries.FRONT_ENDS else arm.defence
+    try:
+        overridden(registry, base, change)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}.{key} (arm {arm.name}): {first['msg'].lower()}") from None
+    except ValueError as error:
+        raise ValueError(f"{where} (arm {arm.name}): {error}") from None

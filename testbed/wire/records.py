@@ -1,0 +1,48 @@
+"""Conversions between torch tensors and Flower records."""
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from testbed.wire.arrays import as_numpy, to_array
+from testbed.wire.protocol import CONFIG, TIER
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return an ArrayRecord of contiguous copies of the tensors."""
+    record = ArrayRecord()  # filled entry by entry: given a dictionary, it copies every array again
+    for name, value in tensors.items():
+        record[name] = to_array(value.detach().contiguous().numpy())
+    return record
+
+
+def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return the record's arrays as tensors of this process."""
+    # The copy makes the tensors writable and gives them torch's alignment in every process.
+    return {name: torch.tensor(as_numpy(array)) for name, array in record.items()}
+
+
+def config_number(content: RecordDict, key: str) -> int | float:
+    """Return a number of a message's configuration.
+
+    Raises
+    ------
+    KeyError, TypeError : it is missing, or not a number.
+    """
+    value = content.config_records[CONFIG][key]
+    if not isinstance(value, int | float):
+        raise TypeError(f"configuration '{key}' is {value!r}, not a number")
+    return value
+
+
+def tier_of(content: RecordDict) -> int:
+    """Return whose front-end a message or a device's state is about: a tier, 0 where none is named.
+
+    Raises
+    ------
+    TypeError : what is named is not a number.
+    """
+    config = content.config_records.get(CONFIG)
+    return int(config_number(content, TIER)) if config and TIER in config else 0

@@ -1,0 +1,60 @@
+"""Freed tensors' memory stays with the process where the C library lets it."""
+
+import ctypes
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from testbed.core.process import keep_freed_memory
+
+PROGRAM = """
+import ctypes, sys
+import torch
+from testbed.core.process import keep_freed_memory
+
+FIELDS = ("arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost").split()
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in FIELDS]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+before = mallinfo2()
+tensor = torch.ones(6 << 20)
+while_held = mallinfo2()
+del tensor
+after = mallinfo2()
+print(while_held.hblkhd - before.hblkhd, after.fordblks - while_held.fordblks)
+"""
+TENSOR_BYTES = 4 * 6 << 20
+
+
+def bytes_of_one_tensor(how: str) -> tuple[int, int]:
+    """How much of a tensor was mapped for it alone, and how much stays free with the process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
+    )
+    mapped, kept = ended.stdout.split()
+    return int(mapped), int(kept)
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="a setting of glibc, which tells its statistics since 2.33",
+)
+def test_the_memory_of_a_freed_tensor_stays() -> None:
+    mapped, kept = bytes_of_one_tensor("kept")
+    assert mapped < TENSOR_BYTES <= kept
+    mapped, kept = bytes_of_one_tensor("default")
+    assert kept < TENSOR_BYTES <= mapped, "without the setting it comes and goes with its pages"
+
+
+def test_says_whether_the_c_library_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()

@@ -1,0 +1,45 @@
+"""What a device that enrolled, got the front-end and was never chosen takes in memory."""
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scaling.idle import bytes_per_device
+
+from testbed.data.device_rows import DeviceRows
+from testbed.engine.hosts.host import device_of, node_of
+from testbed.engine.hosts.on_ray.replay_log import Journal
+from testbed.wire import protocol
+
+MOST_BYTES = 100
+
+
+@pytest.mark.long  # and alone: other tests' caches grow meanwhile
+def test_an_idle_device_takes_under_100_bytes(tiny):
+    """All bytes that are allocated, of numbers and of objects, as the fleet grows."""
+    tiny["fleet"]["availability"] = {"name": "diurnal"}
+    assert 50 < bytes_per_device(tiny, (100, 2100))["driver"] < MOST_BYTES
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2**33), max_size=4), min_size=1))
+def test_rows_of_devices_are_what_was_given(given_rows):
+    rows = DeviceRows([np.array(own, dtype=np.int64) for own in given_rows])
+    assert [own.tolist() for own in rows] == given_rows
+    assert {own.dtype for own in rows} == {np.dtype(np.int64)}
+    with pytest.raises(IndexError):
+        rows[len(given_rows)]
+
+
+def test_a_journal_keeps_of_deployments_the_contents_and_the_nodes(identity):
+    contents = [RecordDict({"config": ConfigRecord({"tier": tier})}) for tier in (0, 1)]
+    sent = [Message(contents[item % 2], node_of(item), protocol.DEPLOY) for item in (4, 5, 6, 8)]
+    journal = Journal()
+    journal.note(sent)
+    repeated = journal.shards()
+    devices = [[device_of(message.metadata.dst_node_id) for message in shard] for shard in repeated]
+    assert devices == [[4, 6, 8], [5]]
+    kept = [{id(message.content) for message in shard} for shard in repeated]
+    assert kept == [{id(content)} for content in contents]
+    assert {m.metadata.message_type for shard in repeated for m in shard} == {protocol.DEPLOY}

@@ -1,0 +1,109 @@
+"""What is cleaned up and said behind a process that was killed, and who may end by himself."""
+
+import subprocess
+import sys
+
+import pytest
+
+from testbed.core.project import PROJECT_ROOT
+from testbed.engine.hosts.on_ray import janitor as ray_janitor
+
+HOLDS_OPEN = """
+import sys, time
+log = open(sys.argv[1], "w")
+print("open", flush=True)
+time.sleep(float(sys.argv[2]))
+open(sys.argv[3], "w").write("written")
+"""
+
+
+def start(log, seconds, result):
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", HOLDS_OPEN, log.name, str(seconds), result],
+        cwd=log.parent,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"open\n"
+    return process
+
+
+def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tmp_path):
+    session = tmp_path / "session"
+    session.mkdir()
+    written, never = tmp_path / "point", tmp_path / "worker"
+    point = start(session / "python-core-driver-01_7.log", 1, written)
+    worker = start(session / "python-core-worker-02_8.log", 600, never)
+    janitor = subprocess.Popen(
+        [sys.executable, "-P", ray_janitor.__file__, str(session)], stdin=subprocess.PIPE
+    )
+    janitor.stdin.close()  # as it does when the process that started Ray is gone
+    assert janitor.wait(60) == 0
+    assert (point.wait(1), worker.wait(1)) == (0, -9)
+    assert written.read_text() == "written"
+    assert not never.exists()
+    assert not session.exists()
+
+
+USES_RAY = """
+import sys
+import psutil
+from testbed.engine.hosts.on_ray.janitor import Janitor
+
+vital = psutil.Process(int(sys.argv[1]))
+janitor = Janitor()
+janitor.watch([vital])
+if sys.argv[2] == "dies":
+    vital.kill()
+if sys.argv[3] == "speaks":
+    janitor.dismiss()
+    sys.exit("spoke")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ray", "run", "said"),
+    [
+        ("dies", "is ended", ["failed: Ray's process", "continue with --resume"]),
+        ("dies", "speaks", ["spoke"]),
+        ("lives", "is ended", []),
+    ],
+)
+def test_says_what_a_run_could_not_that_ended_with_its_ray(ray, run, said):
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as vital:
+        ended = subprocess.run(
+            [sys.executable, "-c", USES_RAY, str(vital.pid), ray, run],
+            cwd=PROJECT_ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        vital.kill()
+    assert len(ended.stderr.splitlines()) == bool(said), "one sentence at most"
+    assert all(words in ended.stderr for words in said)
+
+
+TOUCHES_THE_STORE = """
+import logging, os
+import ray
+from testbed.engine.hosts.on_ray.cluster import LocalCluster
+
+logging.basicConfig(filename=os.devnull)  # for the last words of the raylet, which Ray repeats
+cluster = LocalCluster(1)
+reference = ray.put(bytes(1 << 20))
+for process in cluster._started:
+    process.kill()
+    process.wait()
+ray.put(bytes(1 << 20))
+print("Ray let it live")
+"""
+
+
+def test_a_process_that_ray_ends_has_its_sentence():
+    """Ray leaves it no chance: the janitor speaks."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TOUCHES_THE_STORE], cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("failed: Ray's process")
+    assert len(ended.stderr.splitlines()) == 1

@@ -1,0 +1,203 @@
+"""What travels to Ray's hosts: images once a run, weights once a round, whatever the shards."""
+
+import gc
+
+import numpy as np
+import pytest
+import ray
+import torch
+from flwr.app import RecordDict
+from ray import cloudpickle
+
+from server.serving import Serving
+from testbed.core.errors import HostError
+from testbed.core.progress import Progress
+from testbed.data.device_rows import DeviceRows
+from testbed.engine.experiment import Experiment, arm_models
+from testbed.engine.hosts.on_ray import backend as ray_backend
+from testbed.engine.hosts.on_ray import cluster as ray_cluster
+from testbed.engine.hosts.on_ray import hosts as ray_hosts
+from testbed.engine.hosts.on_ray.actors import _HostActor
+from testbed.engine.hosts.on_ray.cluster import Cluster
+from testbed.engine.setting.node_tiers import NodeTiers
+from testbed.engine.setting.world import World, read_setting, start_backend
+from testbed.engine.training.fleet import prepare, train
+from testbed.scenario.loading import validate_scenario
+from testbed.wire import protocol
+
+ROUNDS = 2
+
+
+class Stored:
+    """A reference to something in the object store."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Calls:
+    """A method of an actor, which runs in this process on copies of its arguments."""
+
+    def __init__(self, method, sent):
+        self.method = method
+        self.sent = sent
+
+    def remote(self, *given):
+        packed = [None if isinstance(item, Stored) else cloudpickle.dumps(item) for item in given]
+        self.sent.append((self.method.__name__, packed))
+        arguments = [
+            item.value if content is None else cloudpickle.loads(content)
+            for item, content in zip(given, packed, strict=True)
+        ]
+        return Stored(self.method(*arguments))
+
+
+class InProcessRay(Cluster):
+    """In place of Ray: hosts live in this process; what is stored and what is sent is kept."""
+
+    def __init__(self):
+        self.stored = []
+        self.sent = []
+        self.actors = 0
+
+    def put(self, value):
+        self.stored.append(value)
+        return Stored(value)
+
+    def options(self, **_):
+        return self
+
+    def remote(self, *shared):
+        self.actors += 1
+        return Actor(_HostActor(*(item.value for item in shared)), self.sent)
+
+    def wait(self, references, what, count=None, within_s=0.0):
+        return references
+
+    def close(self):
+        pass
+
+    def forwarded(self):
+        """Return the packed parcels with which a step begins."""
+        parcels = [packed[0] for name, packed in self.sent if name == "carry"]
+        return [
+            parcel
+            for parcel in parcels
+            if cloudpickle.loads(parcel).messages[0].metadata.message_type == protocol.FORWARD
+        ]
+
+
+class Actor:
+    def __init__(self, host, sent):
+        self.host = host
+        self.sent = sent
+
+    def __getattr__(self, name):
+        return Calls(getattr(self.host, name), self.sent)
+
+
+@pytest.fixture
+def on_ray(monkeypatch):
+    """Put it in Ray's place."""
+    fake = InProcessRay()
+    monkeypatch.setattr(ray, "put", fake.put)
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: reference.value)
+    monkeypatch.setattr(ray_hosts, "HostActor", fake)
+    monkeypatch.setattr(ray_backend, "_cluster", lambda hosts, address: (fake, hosts))
+    return fake
+
+
+def train_and_deploy(tree, folder, **engine):
+    """Train one arm, deploy it, and return the front-end's weights."""
+    tree["fleet"]["mix"] = tree["fleet"]["mix"][:1]  # whose devices all can train
+    tree["fleet"]["availability"] = {"name": "bernoulli", "probability": 1.0}
+    tree["training"] |= {"rounds": ROUNDS, "local_steps": 2}
+    tree["arms"] = [{"name": "plain", "front_end": {"name": "cnn", "cut": 2, "width": 32}}]
+    tree["engine"] |= engine
+    scenario = validate_scenario(tree, "test")
+    setting = read_setting(scenario)
+    models = arm_models(setting, scenario.arms[0])
+    experiment = Experiment(scenario, folder, Progress())
+    with start_backend(setting, scenario.engine.hosts) as backend:
+        backend.install([tier.program for tier in models.tiers])
+        world = World(setting, backend, folder, Progress())
+        arm = prepare(world, models, experiment._grid(world, models, []))
+        train(world, arm)
+        (tier,) = arm.server.tiers
+        serving = Serving(
+            arm.cloud, [(tier.parameters, tier.statistics)], NodeTiers(models.tier_of)
+        )
+        assert len(serving.deploy(arm.grid)) == len(setting.fleet)
+    return tier.parameters
+
+
+def weights_in(contents):
+    """Return those contents that hold a front-end."""
+    return [
+        content for content in contents if isinstance(content, RecordDict) and content.array_records
+    ]
+
+
+@pytest.mark.parametrize(("shard_size", "hosts"), [(1, 3), (2, 1), (1, 1)])
+def test_images_are_stored_once_a_run_and_weights_once_a_round(
+    tiny, tmp_path, on_ray, shard_size, hosts
+):
+    engine = {"backend": "ray", "hosts": hosts, "shard_size": shard_size}
+    trained = train_and_deploy(tiny, tmp_path, **engine)
+    assert on_ray.actors == hosts
+    kinds = [type(value) for value in on_ray.stored]
+    assert kinds[:3] == [np.ndarray, np.ndarray, DeviceRows]
+    assert set(kinds[3:]) == {RecordDict}
+    fronts = weights_in(on_ray.stored)
+    assert len(fronts) == ROUNDS + 1  # and once more for all devices, when it is deployed
+    size = sum(value.nbytes for value in trained.values())
+    cohort, steps = tiny["training"]["cohort_size"], tiny["training"]["local_steps"]
+    parcels = on_ray.forwarded()
+    assert len(parcels) == ROUNDS * steps * cohort // shard_size
+    assert all(len(parcel) < size / 4 for parcel in parcels)
+
+
+def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
+    trained = train_and_deploy(tiny, tmp_path, backend="ray", hosts=2, shard_size=8)
+    assert weights_in(on_ray.stored) == []
+    size = sum(value.nbytes for value in trained.values())
+    parcels = on_ray.forwarded()
+    assert [len(parcel) > size for parcel in parcels] == [True, False] * ROUNDS
+
+
+def test_garbage_collection_passes_over_what_was_there_until_the_backend_ends(on_ray):
+    data = (np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), [np.arange(1)])
+    with ray_backend.RayBackend(1, *data):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_head_that_is_gone_is_noticed_however_quickly_hosts_answer(monkeypatch):
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns, timeout: (references, []))
+    now, looks = [100.0], []
+    monkeypatch.setattr(ray_cluster.time, "monotonic", lambda: now[0])
+
+    class Watched(Cluster):
+        def check(self):
+            looks.append(now[0])
+            if now[0] > 110.0:
+                raise HostError("gone")
+
+    cluster = Watched()
+
+    def train():
+        for _ in range(100):
+            cluster.wait(["a reference"], "a host")
+            now[0] += 0.5
+
+    with pytest.raises(HostError, match="gone"):
+        train()
+    assert looks == [100.0, 102.5, 105.0, 107.5, 110.0, 112.5]
+
+
+def test_hosts_in_this_process_train_what_is_trained_inline(tiny, tmp_path, on_ray):
+    inline = train_and_deploy(tiny, tmp_path / "inline")
+    assert on_ray.stored == []
+    hosts = train_and_deploy(tiny, tmp_path / "ray", backend="ray", hosts=3, shard_size=1)
+    assert on_ray.stored
+    assert all(torch.equal(inline[name], hosts[name]) for name in inline)
