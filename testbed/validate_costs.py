@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.core.errors import UserError
-from testbed.fleet.latency_fit import cross_validate, form_ms, macs_only_ms, predict_ms
-from testbed.fleet.latency_form import FAMILIES
-from testbed.fleet.published import Pairs, pair, read_measurements
-from testbed.fleet.residuals import load_residuals
+from testbed.fleet.calibration.latency_fit import cross_validate, form_ms, macs_only_ms, predict_ms
+from testbed.fleet.calibration.latency_form import FAMILIES
+from testbed.fleet.calibration.published import Pairs, pair, read_measurements
+from testbed.fleet.calibration.residuals import load_residuals
 
 Floats = NDArray[np.float64]
 GROUPS = {

@@ -19,8 +19,8 @@ from fuzzing.targets import Target, json_bytes, yaml_bytes
 from testbed.data.loading import load_pool
 from testbed.engine.setting.world import check_components, read_fleet
 from testbed.fleet.availability_traces import read_traces
+from testbed.fleet.calibration.published import read_measurements
 from testbed.fleet.catalogue import CATALOGUE_PATH, read_catalogue
-from testbed.fleet.published import read_measurements
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import DataSection
 from testbed.sweep.grid import MAX_POINTS, expand_files

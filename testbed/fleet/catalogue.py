@@ -6,7 +6,7 @@ from pathlib import Path
 
 from testbed.core.errors import UserError
 from testbed.core.registry import nearest
-from testbed.fleet.latency_form import FAMILIES
+from testbed.fleet.calibration.latency_form import FAMILIES
 from testbed.fleet.table import TableRow, read_table
 
 CATALOGUE_PATH = Path(__file__).with_name("catalogue.csv")
@@ -69,7 +69,7 @@ class CatalogueDevice:
     name : short name used in scenarios, for instance ``raspberry-pi-4``.
     ram_bytes : memory that programs share (SRAM on microcontrollers).
     precision : number format of inference: ``fp32``, ``fp16`` or ``int8``.
-    latency_family : constants of the latency form (``testbed.fleet.latency_form``).
+    latency_family : constants of the latency form (``testbed.fleet.calibration.latency_form``).
     """
 
     name: str

@@ -14,7 +14,8 @@ slower), for networks that one overhead of a call dominates, and across runtimes
 framework alone spreads latencies by a factor of 1.25.
 
 ``python -m testbed.validate_costs FILE.csv`` measures these errors on published latencies; for
-networks that everybody measures it adds learned corrections (``testbed.fleet.residuals``), which
+networks that everybody measures it adds learned corrections
+(``testbed.fleet.calibration.residuals``), which
 front-ends of this project cannot have.
 """
 
@@ -22,8 +23,8 @@ import hashlib
 from dataclasses import dataclass
 
 from testbed.core import seeds
+from testbed.fleet.calibration.latency_form import FAMILIES, form_units
 from testbed.fleet.catalogue import CatalogueDevice
-from testbed.fleet.latency_form import FAMILIES, form_units
 from testbed.fleet.layer_stats import LayerStats
 
 BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from testbed.core.errors import UserError
 from testbed.core.registry import nearest
+from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
 from testbed.fleet.links import load_links
-from testbed.fleet.second_estimate import HostRates, host_cpu_ms
 from testbed.profile.costs import DeviceCost, SecondEstimate, device_costs
 from testbed.profile.plots import draw_all
 from testbed.profile.tables import (

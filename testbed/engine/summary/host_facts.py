@@ -11,8 +11,8 @@ from typing import Any
 
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
 from testbed.engine.setting.world import Setting
+from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.cost_model import inference_ms, serving_feasibility
-from testbed.fleet.second_estimate import HostRates, host_cpu_ms
 
 REPEATS = 5
 

@@ -1,1 +1,1 @@
-"""Calibration."""
+"""Latency calibration from published measurements; builds the catalogue and the residual table."""

@@ -4,7 +4,7 @@
 measurements do not carry (class, title, memory from the vendor's specification). Every other number
 is copied from the row that was selected, with its source::
 
-    python -m testbed.fleet.build_catalogue measured_latencies.csv
+    python -m testbed.fleet.calibration.build_catalogue measured_latencies.csv
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Fits the latency form and the residuals of well-known networks to published measurements.
 
-Prints the constants for ``testbed.fleet.latency_form`` and writes ``network_residuals.csv``::
+Prints the constants for ``testbed.fleet.calibration.latency_form`` and writes
+``network_residuals.csv``::
 
-    python -m testbed.fleet.fit_latency measured_latencies.csv
+    python -m testbed.fleet.calibration.fit_latency measured_latencies.csv
 """
 
 import argparse
@@ -10,10 +11,10 @@ import sys
 from pathlib import Path
 
 from testbed.core.errors import UserError
-from testbed.fleet.latency_fit import FITTED, fit_families, form_ms
-from testbed.fleet.latency_form import FAMILIES
-from testbed.fleet.published import pair, read_measurements
-from testbed.fleet.residuals import RESIDUALS_PATH, fit_residuals
+from testbed.fleet.calibration.latency_fit import FITTED, fit_families, form_ms
+from testbed.fleet.calibration.latency_form import FAMILIES
+from testbed.fleet.calibration.published import pair, read_measurements
+from testbed.fleet.calibration.residuals import RESIDUALS_PATH, fit_residuals
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,9 +5,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.fleet.latency_form import FAMILIES, LARGEST_OVERHEAD, LatencyFamily, form_units
-from testbed.fleet.published import Costs, Pairs
-from testbed.fleet.residuals import Residuals, fit_residuals
+from testbed.fleet.calibration.latency_form import (
+    FAMILIES,
+    LARGEST_OVERHEAD,
+    LatencyFamily,
+    form_units,
+)
+from testbed.fleet.calibration.published import Costs, Pairs
+from testbed.fleet.calibration.residuals import Residuals, fit_residuals
 
 Floats = NDArray[np.float64]
 Families = dict[str, LatencyFamily]

@@ -72,7 +72,7 @@ class Measurement:
 
     @property
     def family(self) -> str:
-        """Return the latency family (see ``testbed.fleet.latency_form.FAMILIES``)."""
+        """Return the latency family (see ``testbed.fleet.calibration.latency_form.FAMILIES``)."""
         return latency_family(self.device_class, self.backend, self.precision)
 
 

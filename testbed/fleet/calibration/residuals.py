@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.fleet.published import Pairs
+from testbed.fleet.calibration.published import Pairs
 from testbed.fleet.table import read_table
 
 Floats = NDArray[np.float64]

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from testbed.fleet.calibration.reference_networks import REFERENCE_NETWORKS
 from testbed.fleet.catalogue import CatalogueDevice
-from testbed.fleet.reference_networks import REFERENCE_NETWORKS
 
 WARM_UP = 2
 SHORTEST_S = 0.02

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from testbed.core.errors import UserError
-from testbed.fleet.build_catalogue import SELECTION_PATH, build_catalogue
+from testbed.fleet.calibration.build_catalogue import SELECTION_PATH, build_catalogue
 from testbed.fleet.catalogue import (
     CATALOGUE_PATH,
     COLUMNS,

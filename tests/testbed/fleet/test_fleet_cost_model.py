@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.fleet import cost_model
+from testbed.fleet.calibration.latency_form import FAMILIES
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
-from testbed.fleet.latency_form import FAMILIES
 from testbed.fleet.layer_stats import LayerStats
 
 CATALOGUE = load_catalogue()

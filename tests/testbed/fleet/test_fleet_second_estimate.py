@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.fleet import second_estimate
+from testbed.fleet.calibration import second_estimate
+from testbed.fleet.calibration.reference_networks import REFERENCE_NETWORKS
+from testbed.fleet.calibration.second_estimate import HostRates, fold_batch_norm, host_cpu_ms
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
-from testbed.fleet.reference_networks import REFERENCE_NETWORKS
-from testbed.fleet.second_estimate import HostRates, fold_batch_norm, host_cpu_ms
 
 PUBLISHED = {  # MACs, 3x3 stride-1 MACs, parameters, activations in millions
     "mobilenet_v2": (313.619, 0.0, 3.489, 14.964),

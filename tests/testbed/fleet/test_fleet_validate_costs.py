@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed.fleet.latency_fit import cross_validate, fit_families, form_ms
-from testbed.fleet.latency_form import FAMILIES, LatencyFamily, form_units
-from testbed.fleet.published import COLUMNS, latency_family, pair, read_measurements
-from testbed.fleet.residuals import Residuals, fit_residuals, load_residuals
+from testbed.fleet.calibration.latency_fit import cross_validate, fit_families, form_ms
+from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, form_units
+from testbed.fleet.calibration.published import COLUMNS, latency_family, pair, read_measurements
+from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
 from testbed.validate_costs import judge, main
 
 NETWORKS = {  # macs, 3x3 macs, params, activations in millions

@@ -9,8 +9,8 @@ from small import TINY
 from testbed.engine.experiment import arm_models
 from testbed.engine.setting.world import read_setting
 from testbed.engine.summary.host_facts import second_estimates
+from testbed.fleet.calibration.second_estimate import HostRates
 from testbed.fleet.cost_model import inference_ms
-from testbed.fleet.second_estimate import HostRates
 from testbed.scenario.loading import validate_scenario
 
 
