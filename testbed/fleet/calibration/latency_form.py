@@ -47,7 +47,7 @@ FAMILIES: dict[str, LatencyFamily] = {
 that multiply unfolded images (TensorFlow Lite, XNNPACK); ``cpu-int8``: ncnn's quantised kernels;
 ``gpu-int8``: the same asked of a GPU backend, which runs much of it on the CPU. Fitted by
 ``python -m testbed.fleet.calibration.fit_latency``, but for two: ``mcu`` is from all MLPerf Tiny
-results, and ``cpu`` is moved from the fit (0.72, 0.48, 12, 4) to where the median error is least on networks
+results, and ``cpu`` is moved from the fit (0.72, 0.48, 12, 4) to where the median error is least on
 made of 3x3 convolutions, as front-ends are (ResNet-18, SqueezeNet, VGG16: 11 % instead of 15 %);
 over all networks it is no worse (15.5 % instead of 15.7 %)."""
 
