@@ -32,7 +32,7 @@ from torch import Tensor
 from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.backend import InlineBackend
-from testbed.engine.setting.world import World
+from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.run_config import RunConfig, chosen_arm
 from testbed.pages.documents import Marks, measured_into
@@ -69,12 +69,12 @@ SCENARIO: dict[str, Any] = {
 def weights_on_fleet_grid(config: RunConfig, folder: Path) -> dict[str, Tensor]:
     """Train a configuration's arm on the testbed's Grid; return its last checkpoint."""
     chosen = chosen_arm(config)
-    data, models = chosen.setting.data, chosen.new_models()
+    data, models = chosen.inputs.data, chosen.new_models()
     backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
-    backend.install([tier.program for tier in models.tiers])
+    backend.install([tier.device_spec for tier in models.tiers])
     experiment = Experiment(chosen.scenario, folder, Progress())
-    world = World(chosen.setting, backend, folder, Progress())
-    train(world, prepare(world, models, experiment._grid(world, models, [])))
+    run_context = RunContext(chosen.inputs, backend, folder, Progress())
+    train(run_context, prepare(run_context, models, experiment._grid(run_context, models, [])))
     last = chosen.scenario.training.rounds
     checkpoints: Path = folder / "checkpoints" / chosen.arm.name
     return load_file(checkpoints / f"round-{last:06d}.safetensors")

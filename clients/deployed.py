@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.defences.base import Defence
-from clients.program import EdgeModel, EdgeProgram, compute_layout
+from clients.device_spec import DeviceSpec, EdgeModel, compute_layout
 from testbed.core.seeds import torch_generator
 
 CHUNK = 16  # images per forward pass; larger batches fall out of the cache
@@ -25,7 +25,7 @@ class DeployedFrontEnd:
     parameters, statistics : weights by name, as numpy arrays so that the object travels cheaply.
     """
 
-    program: EdgeProgram
+    device_spec: DeviceSpec
     parameters: Mapping[str, NDArray[np.float32]]
     statistics: Mapping[str, NDArray[np.float32]]
 
@@ -40,11 +40,11 @@ class DeployedFrontEnd:
             name: torch.from_numpy(np.array(value))
             for name, value in (*self.parameters.items(), *self.statistics.items())
         }
-        return FrontEndRunner(self.program.build(), tensors)
+        return FrontEndRunner(self.device_spec.build(), tensors)
 
     def query(self, images: NDArray[np.float32], draw: int) -> NDArray[np.float32]:
         """Return released features of images in [0, 1]; random releases differ between draws."""
-        rng = torch_generator(self.program.seed, "oracle", draw)
+        rng = torch_generator(self.device_spec.seed, "oracle", draw)
         with torch.no_grad():
             # Copies: arrays that came through Ray's object store are read-only.
             chunks = [
@@ -55,7 +55,7 @@ class DeployedFrontEnd:
 
     def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
         """Return released features of ``x`` (N, C, H, W) in [0, 1], with gradients to ``x``."""
-        return self.runner.released(x, torch_generator(self.program.seed, "oracle", draw))
+        return self.runner.released(x, torch_generator(self.device_spec.seed, "oracle", draw))
 
 
 class FrontEndRunner:
@@ -112,5 +112,5 @@ class FrontEndRunner:
         The same bits wherever it runs: on the device, or in a cloud that got the raw image.
         """
         x = image.float().div_(255.0)
-        rng = torch_generator(self._model.program.seed, "request release", device, request)
+        rng = torch_generator(self._model.device_spec.seed, "request release", device, request)
         return self.released(x, rng)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.deployed import FrontEndRunner
-from clients.program import EdgeProgram, compute_layout
-from clients.session import MIN_BATCH, TrainingSession
+from clients.device_spec import DeviceSpec, compute_layout
+from clients.local_training import MIN_BATCH, LocalTraining
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_record, to_tensors
 
@@ -41,12 +41,12 @@ class DeviceData(Protocol):
 class EdgeRuntime:
     """What the handlers of one process share: the model, decoded weights, running sessions."""
 
-    def __init__(self, program: EdgeProgram, data: DeviceData, keep_in_memory: bool) -> None:
-        self.program = program
+    def __init__(self, device_spec: DeviceSpec, data: DeviceData, keep_in_memory: bool) -> None:
+        self.device_spec = device_spec
         self.data = data
-        self.model = program.build()
+        self.model = device_spec.build()
         self.keep_in_memory = keep_in_memory
-        self.sessions: dict[int, TrainingSession] = {}
+        self.local_trainings: dict[int, LocalTraining] = {}
         self._round = -1
         self._decoded: tuple[str, dict[str, Tensor], dict[str, Tensor]] = ("", {}, {})
         self._runner: tuple[str, FrontEndRunner] | None = None
@@ -62,32 +62,34 @@ class EdgeRuntime:
             )
         return self._decoded[1:]
 
-    def begin(self, device: int, server_round: int, content: RecordDict) -> TrainingSession:
+    def begin(self, device: int, server_round: int, content: RecordDict) -> LocalTraining:
         """Start a device's round from the weights it was sent."""
         if server_round != self._round:
-            self.sessions.clear()
+            self.local_trainings.clear()
             self._round = server_round
         parameters, statistics = self.decode(content, f"round {server_round}")
         proximal = PROXIMAL_MU in content.config_records[protocol.CONFIG]
         proximal_mu = float(config_number(content, PROXIMAL_MU)) if proximal else 0.0
-        session = self._session(device, server_round, parameters, statistics, proximal_mu)
-        self.sessions[device] = session
-        return session
+        local_training = self._local_training(
+            device, server_round, parameters, statistics, proximal_mu
+        )
+        self.local_trainings[device] = local_training
+        return local_training
 
-    def _session(
+    def _local_training(
         self,
         device: int,
         server_round: int,
         parameters: dict[str, Tensor],
         statistics: dict[str, Tensor],
         proximal_mu: float,
-    ) -> TrainingSession:
+    ) -> LocalTraining:
         images, labels = self.data.training(device)
         if len(images) < MIN_BATCH:
             raise ValueError(
                 f"a device needs {MIN_BATCH} images to train, this one has {len(images)}"
             )
-        return TrainingSession(
+        return LocalTraining(
             self.model,
             device,
             server_round,
@@ -98,42 +100,42 @@ class EdgeRuntime:
             proximal_mu,
         )
 
-    def restore(self, device: int, server_round: int, context: Context) -> TrainingSession:
+    def restore(self, device: int, server_round: int, context: Context) -> LocalTraining:
         """Return the device's running session, from memory or from its Flower state."""
         if self.keep_in_memory:
-            return self.sessions[device]
+            return self.local_trainings[device]
         state = context.state.array_records
-        session = self._session(
+        local_training = self._local_training(
             device,
             server_round,
             to_tensors(state[protocol.ARRAYS]),
             to_tensors(state[protocol.STATISTICS]),
             float(config_number(context.state, PROXIMAL_MU)),
         )
-        session.moments = {
+        local_training.moments = {
             name.removeprefix(MOMENT): _in_compute_layout(record)
             for name, record in state.items()
             if name.startswith(MOMENT)
         }
-        session.anchor = _in_compute_layout(state[ANCHOR])
-        return session
+        local_training.anchor = _in_compute_layout(state[ANCHOR])
+        return local_training
 
-    def save(self, session: TrainingSession, context: Context) -> None:
+    def save(self, local_training: LocalTraining, context: Context) -> None:
         """Write the session to the device's Flower state (before a forward step's statistics)."""
         for name in [key for key in context.state if key.startswith(MOMENT)]:
             del context.state[name]  # of an earlier round
-        context.state[protocol.ARRAYS] = to_record(session.parameters)
-        context.state[protocol.STATISTICS] = to_record(session.statistics)
-        for name, moment in session.moments.items():
+        context.state[protocol.ARRAYS] = to_record(local_training.parameters)
+        context.state[protocol.STATISTICS] = to_record(local_training.statistics)
+        for name, moment in local_training.moments.items():
             context.state[MOMENT + name] = to_record(moment)
-        context.state[ANCHOR] = to_record(session.anchor)
-        context.state[protocol.CONFIG] = ConfigRecord({PROXIMAL_MU: session.proximal_mu})
+        context.state[ANCHOR] = to_record(local_training.anchor)
+        context.state[protocol.CONFIG] = ConfigRecord({PROXIMAL_MU: local_training.proximal_mu})
 
-    def bound_graphs(self, session: TrainingSession) -> None:
+    def bound_graphs(self, local_training: LocalTraining) -> None:
         """Keep the activations of at most ``MAX_KEPT_GRAPHS`` devices."""
-        kept = sum(1 for other in self.sessions.values() if other.has_graph)
+        kept = sum(1 for other in self.local_trainings.values() if other.has_graph)
         if kept > MAX_KEPT_GRAPHS:
-            session.drop_graph()
+            local_training.drop_graph()
 
     def deployed(self, content: RecordDict) -> RecordDict:
         """Return the front-end that is deployed, one object for all devices of a host."""
@@ -153,7 +155,7 @@ class EdgeRuntime:
 
 
 def build_client_app(
-    programs: Sequence[EdgeProgram], data: DeviceData, keep_in_memory: bool = False
+    device_specs: Sequence[DeviceSpec], data: DeviceData, keep_in_memory: bool = False
 ) -> ClientApp:
     """Build the ClientApp of one arm.
 
@@ -164,7 +166,7 @@ def build_client_app(
     keep_in_memory : keep sessions in this process between messages (testbed hosts); otherwise
         they go through ``context.state``, as Flower's runtime needs.
     """
-    runtimes = [EdgeRuntime(program, data, keep_in_memory) for program in programs]
+    runtimes = [EdgeRuntime(device_spec, data, keep_in_memory) for device_spec in device_specs]
     app = ClientApp()
 
     @app.query("identify")
@@ -215,13 +217,13 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
         int(config_number(message.content, protocol.SERVER_ROUND)),
     )
     if step == 0:
-        session = runtime.begin(_device(context), server_round, message.content)
+        local_training = runtime.begin(_device(context), server_round, message.content)
         if not runtime.keep_in_memory:
-            runtime.save(session, context)
+            runtime.save(local_training, context)
     else:
-        session = runtime.restore(_device(context), server_round, context)
-    released, targets = session.forward(step)
-    runtime.bound_graphs(session)
+        local_training = runtime.restore(_device(context), server_round, context)
+    released, targets = local_training.forward(step)
+    runtime.bound_graphs(local_training)
     payload = runtime.model.encode(released)
     content = RecordDict(
         {
@@ -237,10 +239,10 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
         int(config_number(message.content, protocol.STEP)),
         int(config_number(message.content, protocol.SERVER_ROUND)),
     )
-    session = runtime.restore(_device(context), server_round, context)
+    local_training = runtime.restore(_device(context), server_round, context)
     gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
     scale = float(config_number(message.content, protocol.LEARNING_RATE_SCALE))
-    penalty = session.backward(step, gradient, scale)
+    penalty = local_training.backward(step, gradient, scale)
     content = RecordDict(
         {
             protocol.METRICS: MetricRecord(
@@ -249,10 +251,10 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
         }
     )
     if step == int(config_number(message.content, protocol.STEPS)) - 1:
-        content[protocol.ARRAYS] = to_record(session.parameters)
-        content[protocol.STATISTICS] = to_record(session.statistics)
+        content[protocol.ARRAYS] = to_record(local_training.parameters)
+        content[protocol.STATISTICS] = to_record(local_training.statistics)
     elif not runtime.keep_in_memory:
-        runtime.save(session, context)
+        runtime.save(local_training, context)
     return Message(content, reply_to=message)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.compute import DTYPES
-from server.edge_half import EdgeBatch, ProviderTier
+from server.edge_interface import EdgeBatch, ProviderTier
 from server.entries import TieredCloudModel
 from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 

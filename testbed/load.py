@@ -23,7 +23,7 @@ from testbed.engine.network.costs import DeviceCosts
 from testbed.engine.network.message_sizes import message_bytes
 from testbed.engine.serving.service_times import batch_times
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting, read_setting
+from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.fleet.cloud_price import CloudCost, price_usd_per_hour
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.serving_load import (
@@ -63,9 +63,9 @@ class ArmLoad:
     cost_usd_per_1000: CloudCost
 
 
-def device_times(setting: Setting, models: ArmModels, costs: DeviceCosts) -> DeviceTimes:
+def device_times(inputs: RunInputs, models: ArmModels, costs: DeviceCosts) -> DeviceTimes:
     """Return what a request takes on every device, as a run would charge it without losses."""
-    fleet, scenario = setting.fleet, setting.scenario
+    fleet, scenario = inputs.fleet, inputs.scenario
     sizes, tier = message_bytes(models, costs), models.tier_of.astype(np.int64)
     raw = ~costs.serving_feasible
     compute_ms = np.where(raw, 0.0, costs.inference_ms_of_all())
@@ -85,14 +85,14 @@ def device_times(setting: Setting, models: ArmModels, costs: DeviceCosts) -> Dev
     )
 
 
-def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -> ArmLoad:
+def load_arm(inputs: RunInputs, models: ArmModels, options: argparse.Namespace) -> ArmLoad:
     """Draw or read the requests, serve them and summarise."""
-    scenario, devices = setting.scenario, len(setting.fleet)
+    scenario, devices = inputs.scenario, len(inputs.fleet)
     section = scenario.serving
-    costs = device_costs(setting, models)
+    costs = device_costs(inputs, models)
     fits = costs.serving_feasible
     serves = np.ones(devices, bool) if scenario.fleet.infeasible == "offload_raw" else fits
-    times = device_times(setting, models, costs)
+    times = device_times(inputs, models, costs)
     if options.requests:
         requests = recorded_requests(options.requests, devices)
         able = serves[requests.device]
@@ -101,13 +101,13 @@ def load_arm(setting: Setting, models: ArmModels, options: argparse.Namespace) -
         rate_per_s = np.where(serves, options.requests_per_s / devices, 0.0)
         requests = poisson_requests(rate_per_s, section.horizon_s, scenario.seed)
     cloud = Cloud(
-        batch_times(setting, models),
+        batch_times(inputs, models),
         section.cloud_servers,
         section.batch_window_ms / 1e3,
         price_usd_per_hour(section.cloud_device, section.cloud_price_usd_per_hour),
     )
     served = serve(requests, times, cloud)
-    fleet = setting.fleet
+    fleet = inputs.fleet
     classes = np.array([model.device_class for model in fleet.models])[fleet.model_index]
     parts = {
         "device queue": served.device_wait_s,
@@ -213,8 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check(options)
         scenario = load_scenario(options.scenario, _overrides(options))
-        setting = read_setting(scenario, share_out=False)
-        loads = [load_arm(setting, arm_models(setting, arm), options) for arm in scenario.arms]
+        inputs = read_run_inputs(scenario, share_out=False)
+        loads = [load_arm(inputs, arm_models(inputs, arm), options) for arm in scenario.arms]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small import TINY, make_program
+from small import TINY, make_spec
 
 from testbed.engine.hosts.host import HostData, set_identity
 
@@ -28,8 +28,8 @@ STARTS_PROCESSES = {
     "test_offload_raw.py",
     "test_python_api.py",
     "test_ray_backend.py",
-    "test_ray_janitor.py",
-    "test_ray_joined.py",
+    "test_ray_watchdog.py",
+    "test_external_cluster.py",
     "test_shared_ray.py",
     "test_sweep.py",
     "test_tutorials.py",
@@ -87,9 +87,9 @@ def identity():
 
 
 @pytest.fixture
-def program():
+def device_spec():
     """Return a small program: CNN cut after block 1, no defence."""
-    return make_program()
+    return make_spec()
 
 
 @pytest.fixture

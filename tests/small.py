@@ -4,7 +4,7 @@ import torch
 
 from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram
+from clients.device_spec import DeviceSpec
 from testbed.scenario.schema import Component, EdgeOptimiserSection
 
 TINY = {
@@ -43,7 +43,7 @@ TINY = {
 }
 
 
-def make_program(front_end="cnn", options=None, defence="none", defence_options=None, **changes):
+def make_spec(front_end="cnn", options=None, defence="none", defence_options=None, **changes):
     """Return a program for 1x32x32 images in 10 classes."""
     if options is None:
         options = {"cut": 1, "width": 8}
@@ -61,15 +61,15 @@ def make_program(front_end="cnn", options=None, defence="none", defence_options=
             learning_rate=0.1, momentum=0.9, weight_decay=0.01, clip_norm=1.0
         ),
     }
-    return EdgeProgram(**(values | changes))
+    return DeviceSpec(**(values | changes))
 
 
 def make_deployed(**changes):
     """Return the front-end of ``make_program(**changes)`` as deployed, with its first weights."""
-    program = make_program(**changes)
-    parameters, statistics = program.build().initial_weights()
+    device_spec = make_spec(**changes)
+    parameters, statistics = device_spec.build().initial_weights()
     return DeployedFrontEnd(
-        program,
+        device_spec,
         {name: value.numpy() for name, value in parameters.items()},
         {name: value.numpy() for name, value in statistics.items()},
     )

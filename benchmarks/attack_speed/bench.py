@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram
+from clients.device_spec import DeviceSpec
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, LabelledImages
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.scenario.components import Component
@@ -54,8 +54,8 @@ class Bench:
         ends = (auxiliary, auxiliary + auxiliary // 5)
         self.auxiliary = LabelledImages(images[: ends[0]], labels[: ends[0]])
         self.validation = LabelledImages(images[ends[0] : ends[1]], labels[ends[0] : ends[1]])
-        self.design = Component(name="cnn", options={"cut": 2, "width": width})
-        self.deployed = _front_end(self.design, size_px)
+        self.architecture = Component(name="cnn", options={"cut": 2, "width": width})
+        self.deployed = _front_end(self.architecture, size_px)
         self.features = self.deployed.query(images[ends[1] :], 0)
         self.answers = labels[ends[1] :]
         self.auxiliary_features = self.deployed.query(self.auxiliary.images, 0)
@@ -71,12 +71,12 @@ class Bench:
             self.validation,
             Intercepts(self.features, self.answers),
             self.deployed,
-            design=self.design,
+            architecture=self.architecture,
         )
 
     def plain_front_end(self) -> nn.Module:
         """Return the same front-end as a plain module, normalisation apart."""
-        model = self.deployed.program.build()
+        model = self.deployed.device_spec.build()
         parameters, statistics = self.deployed.parameters, self.deployed.statistics
         state = {
             name: torch.from_numpy(np.array(v)) for name, v in {**parameters, **statistics}.items()
@@ -99,11 +99,11 @@ def _digits(count: int, size_px: int) -> tuple[FloatArray, np.ndarray]:
     return images.contiguous().numpy(), found.target[rows].astype(np.int64)
 
 
-def _front_end(design: Component, size_px: int) -> DeployedFrontEnd:
-    program = EdgeProgram(
+def _front_end(architecture: Component, size_px: int) -> DeployedFrontEnd:
+    device_spec = DeviceSpec(
         arm="bench",
         seed=SEED,
-        front_end=design,
+        front_end=architecture,
         defence=Component(name="none", options={}),
         image_shape=(1, size_px, size_px),
         num_classes=CLASSES,
@@ -112,9 +112,9 @@ def _front_end(design: Component, size_px: int) -> DeployedFrontEnd:
         batch_size=8,
         optimiser=EdgeOptimiserSection(),
     )
-    parameters, statistics = program.build().initial_weights()
+    parameters, statistics = device_spec.build().initial_weights()
     return DeployedFrontEnd(
-        program,
+        device_spec,
         {name: value.numpy() for name, value in parameters.items()},
         {name: value.numpy() for name, value in statistics.items()},
     )

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from attack_speed.bench import CLASSES, SEED, Bench, Case
 from testbed.adversaries.base import FloatArray
-from testbed.adversaries.companion import DECODER, SCALE, Companion, TrainingView
 from testbed.adversaries.fsha import CRITIC, PILOT, Fsha, FshaOptions
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.sdar import FEATURE_JUDGE, IMAGE_JUDGE, SIMULATOR, Sdar, SdarOptions
 from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.training_attacker import DECODER, SCALE, TrainingAttacker, TrainingView
 
 SHOWN = 40
 
@@ -25,19 +25,21 @@ SHOWN = 40
 def cases(bench: Bench, steps: int) -> list[Case]:
     """Return training of ``sdar`` and ``fsha``, and the reconstruction that they share."""
     shape = bench.features.shape[1:]
-    view = TrainingView(CLASSES, bench.auxiliary, bench.design, (shape[0], shape[1], shape[2]))
+    view = TrainingView(
+        CLASSES, bench.auxiliary, bench.architecture, (shape[0], shape[1], shape[2])
+    )
     sdar, fsha = SdarOptions(), FshaOptions(pilot_steps=2 * steps)
     shown = torch.from_numpy(bench.auxiliary_features[:SHOWN])
     targets = functional.one_hot(torch.from_numpy(bench.auxiliary.labels[:SHOWN]), CLASSES).float()
     cloud = nn.Linear(int(np.prod(shape)), CLASSES)
     cloud.weight.data.normal_(0.0, 0.01, generator=torch.Generator().manual_seed(SEED))
 
-    def watched(companion: Companion) -> Companion:
+    def watched(training_attacker: TrainingAttacker) -> TrainingAttacker:
         for _ in range(steps):
-            companion.watch([shown], [targets], [shown], lambda z: cloud(z.flatten(1)))
-        return companion
+            training_attacker.watch([shown], [targets], [shown], lambda z: cloud(z.flatten(1)))
+        return training_attacker
 
-    learned = watched(Sdar(sdar).companion(view, SEED))
+    learned = watched(Sdar(sdar).training_attacker(view, SEED))
     evidence = replace(bench.evidence, trained=learned.memory())
     options = sdar.model_dump()
     per_step = sdar.updates_per_step * sdar.batch_size
@@ -47,9 +49,11 @@ def cases(bench: Bench, steps: int) -> list[Case]:
             "sdar",
             "training",
             steps * per_step,
-            lambda: _decoder_weights(watched(Sdar(sdar).companion(view, SEED))),
+            lambda: _decoder_weights(watched(Sdar(sdar).training_attacker(view, SEED))),
             lambda: _decoder_weights(
-                _plain_sdar(sdar, Sdar(sdar).companion(view, SEED), shown, targets, cloud, steps)
+                _plain_sdar(
+                    sdar, Sdar(sdar).training_attacker(view, SEED), shown, targets, cloud, steps
+                )
             ),
         ),
         Case(
@@ -63,21 +67,21 @@ def cases(bench: Bench, steps: int) -> list[Case]:
             "fsha",
             "training",
             pilot + steps * fsha.updates_per_step * fsha.batch_size,
-            lambda: _decoder_weights(watched(Fsha(fsha).companion(view, SEED))),
+            lambda: _decoder_weights(watched(Fsha(fsha).training_attacker(view, SEED))),
             lambda: _decoder_weights(
-                _plain_fsha(fsha, Fsha(fsha).companion(view, SEED), shown, targets, steps)
+                _plain_fsha(fsha, Fsha(fsha).training_attacker(view, SEED), shown, targets, steps)
             ),
         ),
     ]
 
 
-def _decoder_weights(companion: Companion) -> FloatArray:
-    parameters = companion.networks[DECODER].parameters()
+def _decoder_weights(training_attacker: TrainingAttacker) -> FloatArray:
+    parameters = training_attacker.networks[DECODER].parameters()
     return torch.cat([p.detach().flatten() for p in parameters]).numpy()
 
 
 @torch.no_grad()
-def _plain_decoding(learned: Companion, bench: Bench) -> FloatArray:
+def _plain_decoding(learned: TrainingAttacker, bench: Bench) -> FloatArray:
     """Decode with the networks at hand, without rebuilding them."""
     return learned.decoded(torch.from_numpy(bench.features)).clamp(0.0, 1.0).numpy()
 
@@ -90,12 +94,12 @@ def _stepped(optimiser: torch.optim.Optimizer, loss: Tensor, retain: bool = Fals
 
 def _plain_sdar(
     options: SdarOptions,
-    fresh: Companion,
+    fresh: TrainingAttacker,
     sent: Tensor,
     labels: Tensor,
     cloud: nn.Module,
     steps: int,
-) -> Companion:
+) -> TrainingAttacker:
     """Train the fresh networks in one loop, whole backward passes included."""
     networks, rate = fresh.networks, options.learning_rate
     simulator, decoder = networks[SIMULATOR], networks[DECODER]
@@ -136,8 +140,8 @@ def _plain_sdar(
 
 
 def _plain_fsha(
-    options: FshaOptions, fresh: Companion, sent: Tensor, labels: Tensor, steps: int
-) -> Companion:
+    options: FshaOptions, fresh: TrainingAttacker, sent: Tensor, labels: Tensor, steps: int
+) -> TrainingAttacker:
     """Train pilot and discriminator in one loop, and make the gradients that would be sent."""
     networks, rate = fresh.networks, options.learning_rate
     pilot, decoder, critic, scale = (networks[name] for name in (PILOT, DECODER, CRITIC, SCALE))

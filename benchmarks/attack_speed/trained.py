@@ -99,7 +99,7 @@ def _plain_decoder(bench: Bench, epochs: int, batch_size: int) -> FloatArray:
 
 
 def _alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
-    alignment = Alignment(options, bench.design, bench.auxiliary, bench.features, SEED)
+    alignment = Alignment(options, bench.architecture, bench.auxiliary, bench.features, SEED)
     alignment.run()
     return alignment.query(bench.validation.images[:4], 0)
 
@@ -110,7 +110,7 @@ def _plain_alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeds.generator(SEED, "substitute weights").integers(2**31)))
         front_end = FRONT_ENDS.create(
-            bench.design.name, bench.design.options, image_shape=images.shape[1:]
+            bench.architecture.name, bench.architecture.options, image_shape=images.shape[1:]
         )
     rng = seeds.torch_generator(SEED, "substitute discriminator")
     judge = discriminator(bench.features.shape[1], options.discriminator_width, rng)

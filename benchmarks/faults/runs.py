@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from testbed.engine.hosts.on_ray.janitor import alive
+from testbed.engine.hosts.on_ray.watchdog import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_S = 600.0

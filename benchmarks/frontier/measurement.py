@@ -61,7 +61,7 @@ class AttackSetting:
 
 def attack(
     arm: TrainedArm,
-    setting: AttackSetting,
+    inputs: AttackSetting,
     attacks: Sequence[tuple[str, dict[str, Any]]],
     seed: int,
     draws: int = 1,
@@ -80,18 +80,18 @@ def attack(
     """
     oracle: FrontEndOracle = AveragedOracle(arm.deployed, draws)
     evidence = Evidence(
-        num_classes=setting.num_classes,
-        auxiliary=setting.auxiliary,
-        auxiliary_validation=setting.auxiliary_validation,
+        num_classes=inputs.num_classes,
+        auxiliary=inputs.auxiliary,
+        auxiliary_validation=inputs.auxiliary_validation,
         intercepts=Intercepts(
-            oracle.query(setting.victims.images, VICTIM_DRAW),
-            np.zeros(len(setting.victims.labels), dtype=np.int64),
+            oracle.query(inputs.victims.images, VICTIM_DRAW),
+            np.zeros(len(inputs.victims.labels), dtype=np.int64),
         ),
         oracle=oracle,
     )
     found: dict[str, Any] = {}
     scored = []
-    truth = setting.victims.images
+    truth = inputs.victims.images
     for name, options in attacks:
         images = mount(name, options, evidence, seed, progress).images
         table = score(images, truth, truth, np.arange(len(truth)))
@@ -111,8 +111,8 @@ def attack(
 def measures(arm: TrainedArm, images: FloatArray) -> dict[str, Any]:
     """Return leakage measures on these images, and the costs of the edge."""
     leakage = measure_leakage(images, arm.deployed.query(images, VICTIM_DRAW))
-    edge = arm.deployed.program.build()
-    stats = layer_stats(edge.on_device(), arm.deployed.program.image_shape)
+    edge = arm.deployed.device_spec.build()
+    stats = layer_stats(edge.on_device(), arm.deployed.device_spec.image_shape)
     return {
         "dcor_v": leakage.dcor_v,
         "dcor_u": leakage.dcor_u,

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram, deployable, initialise
+from clients.device_spec import DeviceSpec, deployable, initialise
 from frontier.arms import ComparedArm
-from server.edge_half import ProviderTier
+from server.edge_interface import ProviderTier
 from server.entries import TieredCloudModel
 from server.joint_step import JointStep
 from testbed.core.layers import set_statistics_momentum
@@ -64,7 +64,7 @@ def train(
     """Train an arm for the whole budget; the last epoch is what is deployed."""
     mean, std = channel_statistics(images)
     channels, height, width = images.shape[1:]
-    program = EdgeProgram(
+    device_spec = DeviceSpec(
         arm=arm.text,
         seed=seed,
         front_end=arm.front_end,
@@ -76,7 +76,7 @@ def train(
         batch_size=budget.batch_size,
         optimiser=EdgeOptimiserSection(),
     )
-    edge = program.build()
+    edge = device_spec.build()
     name, options = edge.front_end.cloud_model
     shape = edge.front_end.feature_shape
     trunk = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=num_classes)
@@ -113,7 +113,7 @@ def train(
     weights = {key: value.detach().contiguous() for key, value in edge.own_weights().items()}
     parameters = deployable({key: weights[key] for key in edge.own_parameters()})
     deployed = DeployedFrontEnd(
-        program,
+        device_spec,
         {key: value.numpy() for key, value in parameters.items()},
         {key: value.numpy() for key, value in weights.items() if key not in edge.own_parameters()},
     )

@@ -14,7 +14,7 @@ from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment, arm_models
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.setting.node_tiers import NodeTiers
-from testbed.engine.setting.world import World, read_setting, start_backend
+from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import TrainedArm, prepare
 from testbed.fleet.link_effects import RadioTimers
 from testbed.scenario.loading import read_tree, validate_scenario
@@ -45,18 +45,20 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
     ]
     tree["data"]["images_per_device"] = IMAGES
     scenario = validate_scenario(tree, "idle")
-    setting = read_setting(scenario)
-    models = [arm_models(setting, arm) for arm in scenario.arms]
-    with start_backend(setting, scenario.engine.hosts) as backend:
+    inputs = read_run_inputs(scenario)
+    models = [arm_models(inputs, arm) for arm in scenario.arms]
+    with start_backend(inputs, scenario.engine.hosts) as backend:
         _trace_hosts(backend)
-        backend.install([tier.program for tier in models[0].tiers])
+        backend.install([tier.device_spec for tier in models[0].tiers])
         experiment = Experiment(scenario, folder, Progress())
-        experiment._setting = setting
-        world = World(setting, backend, folder, experiment.progress)
-        arm = prepare(world, models[0], experiment._grid(world, models[0], experiment._taps()))
+        experiment._inputs = inputs
+        run_context = RunContext(inputs, backend, folder, experiment.progress)
+        arm = prepare(
+            run_context, models[0], experiment._grid(run_context, models[0], experiment._taps())
+        )
         serving = _enrolled(arm, size)
-        radio = RadioTimers(setting.fleet, scenario.seed)
-        yield world, models, arm, serving, radio
+        radio = RadioTimers(inputs.fleet, scenario.seed)
+        yield run_context, models, arm, serving, radio
 
 
 def _enrolled(arm: TrainedArm, size: int) -> Serving:

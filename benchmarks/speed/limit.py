@@ -20,7 +20,7 @@ from speed.workload import (
     local_sgd,
     to_input,
 )
-from testbed.core.process import keep_freed_memory
+from testbed.core.process import tune_malloc
 
 PROCESSES = 2
 DEVICES_PER_CHUNK = 5  # of a forward pass: a batch that fits the cache
@@ -46,7 +46,7 @@ def _serve(edge: Weights, cloud: Weights, pool: Pool, devices: range) -> Weights
 
 def _work(connection: Connection, workload: str, devices: range) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     pool = Pool.make()
     if workload == "C":
         _work_split(connection, pool, devices)
@@ -76,9 +76,9 @@ def _work_split(connection: Connection, pool: Pool, devices: range) -> None:
 
 def _first_weights(workload: str) -> dict[str, NDArray[np.float32]]:
     if workload == "C":
-        from speed.split_round import program
+        from speed.split_round import device_spec
 
-        weights, _ = program().build().initial_weights()
+        weights, _ = device_spec().build().initial_weights()
     else:
         weights = initial_weights(SHAPES)
     return {name: value.numpy() for name, value in weights.items()}

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from speed.apps import ROUNDS, client_app
-from speed.split_round import program, train_rounds
+from speed.split_round import device_spec, train_rounds
 from speed.workload import Pool, rows_of
-from testbed.core.process import keep_freed_memory
+from testbed.core.process import tune_malloc
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Charge, Ledger
@@ -43,14 +43,14 @@ class FreeOfCharge:
 def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     pool = Pool.make()
     rows = [np.arange(len(pool.labels))[rows_of(device)] for device in range(devices)]
     with RayBackend(HOSTS, pool.images, pool.labels, rows) as backend:
         if workload == "C":
-            backend.install([program()])
+            backend.install([device_spec()])
         else:
             backend.install_app(client_app)
         grid = FleetGrid(

@@ -14,8 +14,8 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from clients.program import EdgeModel, EdgeProgram, initialise
-from clients.session import TrainingSession
+from clients.device_spec import DeviceSpec, EdgeModel, initialise
+from clients.local_training import LocalTraining
 from server.cloud import Cloud
 from server.entries import TieredCloudModel
 from server.split_federated import RoundRecord, SplitFederated
@@ -33,9 +33,9 @@ from testbed.scenario.schema import (
 LOCAL_STEPS = 2  # one epoch of 20 images
 
 
-def program() -> EdgeProgram:
+def device_spec() -> DeviceSpec:
     """Return what the devices run."""
-    return EdgeProgram(
+    return DeviceSpec(
         arm="siftfunnel",
         seed=0,
         front_end=Component(name="siftfunnel_cnn", options={}),
@@ -64,7 +64,7 @@ def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
     training = TrainingSection(
         rounds=rounds, cohort_size=devices, local_steps=LOCAL_STEPS, batch_size=BATCH_SIZE
     )
-    edge = program().build()
+    edge = device_spec().build()
     tier = Tier(STRATEGIES.create("fedavg", {}), *edge.initial_weights())
     server = SplitFederated(training, 0, cloud_of(edge, threads=2), [tier])
     ends = [time.perf_counter()]
@@ -81,7 +81,7 @@ class TightHalf:
     """One process's share of the devices, without a wire."""
 
     def __init__(self, pool: Pool, devices: range) -> None:
-        self._edge = program().build()
+        self._edge = device_spec().build()
         self._cloud = cloud_of(self._edge, threads=1)
         self._pool = pool
         self._devices = devices
@@ -94,8 +94,8 @@ class TightHalf:
         self, server_round: int, parameters: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Train every device for a round; return the sum of their parameters."""
-        sessions = [
-            TrainingSession(
+        local_trainings = [
+            LocalTraining(
                 self._edge,
                 device,
                 server_round,
@@ -106,14 +106,14 @@ class TightHalf:
             for device in self._devices
         ]
         for step in range(LOCAL_STEPS):
-            sent = [session.forward(step) for session in sessions]
+            sent = [local_training.forward(step) for local_training in local_trainings]
             done = self._cloud.step(
                 [z for z, _ in sent], [targets for _, targets in sent], server_round, step
             )
-            for session, gradient in zip(sessions, done.gradients, strict=True):
-                session.backward(step, gradient)
+            for local_training, gradient in zip(local_trainings, done.gradients, strict=True):
+                local_training.backward(step, gradient)
         total = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        for session in sessions:
-            for name, value in session.parameters.items():
+        for local_training in local_trainings:
+            for name, value in local_training.parameters.items():
                 total[name] += value.detach()
         return total

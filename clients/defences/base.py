@@ -121,6 +121,6 @@ class Defence:
         """Return s, where additive noise tells as much about ``signal`` as N(0, s^2) would.
 
         That is, 1 / s^2 is the Fisher information of the noise's location; None for a release that
-        is no signal plus independent noise. Floors on any attack's error follow from it.
+        is no signal plus independent noise. Error bounds on any attack's error follow from it.
         """
         return None

@@ -79,7 +79,7 @@ class Evidence:
     intercepts: Intercepts
     oracle: FrontEndOracle | None
     query_limit: int | None = None
-    design: Component | None = None
+    architecture: Component | None = None
     replays: int = 1
     elsewhere: tuple[FloatArray, ...] = ()
     trained: Mapping[str, FloatArray] | None = None

@@ -24,16 +24,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries.base import Evidence, Reconstruction
-from testbed.adversaries.companion import (
+from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
+from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,
     Classify,
-    Companion,
+    TrainingAttacker,
     TrainingView,
     decode_intercepts,
 )
-from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.adversaries.substitute import discrepancy
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 from testbed.scenario.adversary import ThreatModel
@@ -73,7 +73,9 @@ class Fsha:
 
     is_anchor = False
     rebuilds_images = True
-    threat = ThreatModel(labels=True, design=True, watches_training=True, steers_training=True)
+    threat = ThreatModel(
+        labels=True, architecture=True, watches_training=True, steers_training=True
+    )
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
         "updates_per_step": (2, 8, 20),
         "strength": (1.0, 3.0),
@@ -82,7 +84,7 @@ class Fsha:
     def __init__(self, options: FshaOptions) -> None:
         self.options = options
 
-    def companion(self, view: TrainingView, seed: int) -> Companion:
+    def training_attacker(self, view: TrainingView, seed: int) -> TrainingAttacker:
         """Return what accompanies the training of one tier."""
         return Hijacking(self.options, view, seed)
 
@@ -93,7 +95,7 @@ class Fsha:
         return decode_intercepts(evidence, "fsha", self.options.capacity)
 
 
-class Hijacking(Companion):
+class Hijacking(TrainingAttacker):
     """Pilot autoencoder and discriminator."""
 
     def __init__(self, options: FshaOptions, view: TrainingView, seed: int) -> None:

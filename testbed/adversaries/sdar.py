@@ -22,16 +22,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries.base import Evidence, Reconstruction
-from testbed.adversaries.companion import (
+from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
+from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,
     Classify,
-    Companion,
+    TrainingAttacker,
     TrainingView,
     decode_intercepts,
 )
-from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.adversaries.substitute import discrepancy
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 from testbed.scenario.adversary import ThreatModel
@@ -70,7 +70,7 @@ class Sdar:
 
     is_anchor = False
     rebuilds_images = True
-    threat = ThreatModel(labels=True, design=True, watches_training=True)
+    threat = ThreatModel(labels=True, architecture=True, watches_training=True)
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
         "updates_per_step": (2, 8, 20),
         "discrepancy_weight": (0.0, 1.0),
@@ -80,7 +80,7 @@ class Sdar:
     def __init__(self, options: SdarOptions) -> None:
         self.options = options
 
-    def companion(self, view: TrainingView, seed: int) -> Companion:
+    def training_attacker(self, view: TrainingView, seed: int) -> TrainingAttacker:
         """Return what accompanies the training of one tier."""
         return SimulatorTraining(self.options, view, seed)
 
@@ -91,7 +91,7 @@ class Sdar:
         return decode_intercepts(evidence, "sdar", self.options.capacity)
 
 
-class SimulatorTraining(Companion):
+class SimulatorTraining(TrainingAttacker):
     """Simulator, decoder and two discriminators, a few updates per step of the fleet."""
 
     def __init__(self, options: SdarOptions, view: TrainingView, seed: int) -> None:

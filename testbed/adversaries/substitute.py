@@ -66,7 +66,7 @@ class Substitute:
 
     is_anchor = False
     rebuilds_images = True
-    threat = ThreatModel(design=True, learns_from_intercepts=True)
+    threat = ThreatModel(architecture=True, learns_from_intercepts=True)
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
         "steps": (150, 300, 1000),
         "learning_rate": (0.001, 0.002, 0.005),
@@ -85,7 +85,7 @@ class Substitute:
         ------
         UserError : the architecture is not known.
         """
-        if evidence.design is None:
+        if evidence.architecture is None:
             raise UserError(
                 "attack 'substitute' needs the architecture of the front-end; its adversary is "
                 "granted none"
@@ -97,7 +97,9 @@ class Substitute:
             return Reconstruction(
                 _repeated(mean, features), again=lambda further: _repeated(mean, further)
             )
-        alignment = Alignment(self.options, evidence.design, evidence.auxiliary, features, seed)
+        alignment = Alignment(
+            self.options, evidence.architecture, evidence.auxiliary, features, seed
+        )
         distance = alignment.run()
         if progress is not None:
             progress(f"features aligned, MMD {distance:.4f}")
@@ -113,7 +115,7 @@ class Alignment:
     def __init__(
         self,
         options: SubstituteOptions,
-        design: Component,
+        architecture: Component,
         auxiliary: LabelledImages,
         intercepted: FloatArray,
         seed: int,
@@ -125,10 +127,12 @@ class Alignment:
         draw = int(seeds.generator(seed, "substitute weights").integers(2**31))
         with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global state
             torch.manual_seed(draw)
-            self._front_end = FRONT_ENDS.create(design.name, design.options, image_shape=shape)
+            self._front_end = FRONT_ENDS.create(
+                architecture.name, architecture.options, image_shape=shape
+            )
         if self._front_end.feature_shape != intercepted.shape[1:]:
             raise UserError(
-                f"attack 'substitute': features of {design.name} are "
+                f"attack 'substitute': features of {architecture.name} are "
                 f"{self._front_end.feature_shape}, but {intercepted.shape[1:]} was intercepted"
             )
         self._mean = torch.from_numpy(self._images.mean(axis=(0, 2, 3), keepdims=True))

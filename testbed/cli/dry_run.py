@@ -14,7 +14,7 @@ from testbed.core.registries import ATTACKS
 from testbed.engine.experiment import arm_models, device_costs
 from testbed.engine.hosts.backend import default_hosts
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting, read_setting
+from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.engine.summary.reference import reference_rate
 from testbed.engine.training.attackers import attacks_arm
 from testbed.scenario.loading import dump_scenario
@@ -44,13 +44,13 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     UserError : anything that would stop the run before it starts.
     """
     console = console or Console()
-    setting = read_setting(scenario)
-    models = [arm_models(setting, arm) for arm in scenario.arms]
+    inputs = read_run_inputs(scenario)
+    models = [arm_models(inputs, arm) for arm in scenario.arms]
     console.print(Syntax(dump_scenario(scenario), "yaml", background_color="default"))
-    console.print(_fleet(setting))
-    console.print(_arms(setting, models))
-    console.print(_data(setting))
-    console.print(_time(scenario, setting, models))
+    console.print(_fleet(inputs))
+    console.print(_arms(inputs, models))
+    console.print(_data(inputs))
+    console.print(_time(scenario, inputs, models))
     console.print("dry run: nothing was written", style="dim")
 
 
@@ -61,29 +61,29 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _fleet(setting: Setting) -> Table:
+def _fleet(inputs: RunInputs) -> Table:
     table = Table(title="fleet", title_justify="left", box=None, pad_edge=False)
     for column in ("class", "devices", "models", "links"):
         table.add_column(column, justify="right" if column == "devices" else "left")
-    for group in setting.fleet.composition():
+    for group in inputs.fleet.composition():
         models = ", ".join(f"{name} x {count}" for name, count in group.models.items())
         links = ", ".join(f"{name} x {count}" for name, count in group.links.items())
         table.add_row(group.device_class, str(group.devices), models, links)
     return table
 
 
-def _arms(setting: Setting, models: list[ArmModels]) -> Table:
+def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
     table = _table(
         "arms (edge and cloud parameters and MACs per image; devices that can train and serve)",
         *("arm", "edge", "MACs", "features", "bytes", "cloud", "MACs", "train", "serve"),
     )
     for arm in models:
-        costs = device_costs(setting, arm)
+        costs = device_costs(inputs, arm)
         for tier in arm.used():
             item, members = arm.tiers[tier], arm.tier_of == tier
             stats, alone = item.edge_stats, len(arm.used()) == 1
             table.add_row(
-                arm.arm if alone else f"{arm.arm}: {item.program.tier} x {int(members.sum())}",
+                arm.arm if alone else f"{arm.arm}: {item.device_spec.tier} x {int(members.sum())}",
                 f"{stats.params:,}",
                 f"{stats.macs / 1e6:.2f} M",
                 "x".join(str(size) for size in item.edge.front_end.feature_shape),
@@ -91,32 +91,32 @@ def _arms(setting: Setting, models: list[ArmModels]) -> Table:
                 f"{item.cloud_stats.params:,}",
                 f"{item.cloud_stats.macs / 1e6:.2f} M",
                 str(int(costs.training_feasible[members].sum())),
-                _serving(setting, costs.serving_feasible[members]),
+                _serving(inputs, costs.serving_feasible[members]),
             )
     return table
 
 
-def _serving(setting: Setting, feasible: NDArray[np.bool_]) -> str:
+def _serving(inputs: RunInputs, feasible: NDArray[np.bool_]) -> str:
     fit, others = int(feasible.sum()), int((~feasible).sum())
-    raw = setting.scenario.fleet.infeasible == "offload_raw" and others
+    raw = inputs.scenario.fleet.infeasible == "offload_raw" and others
     return f"{fit} + {others} raw" if raw else str(fit)
 
 
-def _data(setting: Setting) -> Table:
+def _data(inputs: RunInputs) -> Table:
     table = _table("data", "part", "images")
-    for name, size in setting.data.parts.sizes().items():
+    for name, size in inputs.data.parts.sizes().items():
         table.add_row(name, f"{size:,}")
-    per_device = [len(rows) for rows in setting.data.device_images]
+    per_device = [len(rows) for rows in inputs.data.device_images]
     table.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
     return table
 
 
-def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate:
+def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimate:
     """Estimate one arm's wall time from a measured rate of this machine, in one thread.
 
     A training step costs three forward passes; ``OVERHEAD`` is what is not arithmetic.
     """
-    scenario = setting.scenario
+    scenario = inputs.scenario
     cores = min(scenario.engine.hosts or default_hosts(), default_hosts())
     if scenario.engine.backend == "inline":
         cores = 1
@@ -125,15 +125,15 @@ def estimate(setting: Setting, models: ArmModels, gmac_per_s: float) -> Estimate
     images: float = training.fleet_rounds * per_round
     if training.protocol == "provider":
         section = training.provider
-        held = section.share_of_training * len(setting.data.parts.training)
-        epoch = held + len(setting.data.parts.validation) / 3.0
+        held = section.share_of_training * len(inputs.data.parts.training)
+        epoch = held + len(inputs.data.parts.validation) / 3.0
         images += section.epochs * epoch * len(models.used())
     both = (models.main.edge_stats.macs + models.main.cloud_stats.macs) / 1e9
     parallel = min(cores, scenario.engine.cloud_threads)
     train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel
-    pixels = torch.tensor(setting.data.pool.images.shape[2:]).prod().item() / 32**2
+    pixels = torch.tensor(inputs.data.pool.images.shape[2:]).prod().item() / 32**2
     train_s += OVERHEAD * _companions_gmac(scenario, models, pixels) / gmac_per_s
-    parts = setting.data.parts
+    parts = inputs.data.parts
     serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
     trained_images = sum(
         max(adversary.knowledge.auxiliary_share * len(parts.auxiliary), FEWEST_PER_EPOCH)
@@ -168,7 +168,7 @@ def _companions_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> fl
     return total
 
 
-def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Table:
+def _time(scenario: Scenario, inputs: RunInputs, models: list[ArmModels]) -> Table:
     rate = reference_rate(models[0].main)["gmac_per_s"]
     table = _table(
         f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
@@ -176,7 +176,7 @@ def _time(scenario: Scenario, setting: Setting, models: list[ArmModels]) -> Tabl
     )
     total = START_S
     for item in models:
-        guess = estimate(setting, item, rate)
+        guess = estimate(inputs, item, rate)
         total += guess.train_s + guess.serve_s + guess.attack_s
         table.add_row(
             item.arm,

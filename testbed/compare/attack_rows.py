@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from testbed.compare.analysis.arms import Entry
 from testbed.compare.analysis.attacks import Attacked, Scored
-from testbed.compare.analysis.estimates import Measured
-from testbed.compare.analysis.population import Resamples, interval
+from testbed.compare.analysis.estimates import ArmEstimates
+from testbed.compare.analysis.request_table import Resamples, interval
 from testbed.compare.comparison import Comparison
 from testbed.results.schema import AttackResult, Interval
 
@@ -63,7 +63,7 @@ class InferenceRow:
 def anchor_rows(comparison: Comparison) -> list[AttackRow]:
     """Return one row per anchor, by the adversary who reads most victims."""
 
-    def of(item: Measured) -> dict[Key, Scored]:
+    def of(item: ArmEstimates) -> dict[Key, Scored]:
         found: dict[Key, Scored] = {}
         for scored in item.attacks.anchors:
             key = ("", scored.facts.attack)
@@ -82,7 +82,9 @@ def attack_rows(comparison: Comparison) -> list[AttackRow]:
     )
 
 
-def _rows(comparison: Comparison, of: Callable[[Measured], dict[Key, Scored]]) -> list[AttackRow]:
+def _rows(
+    comparison: Comparison, of: Callable[[ArmEstimates], dict[Key, Scored]]
+) -> list[AttackRow]:
     tables = [of(item) for item in comparison.measured]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):
@@ -128,7 +130,7 @@ def _inferring(entry: Entry) -> dict[Key, list[AttackResult]]:
     }
 
 
-def _inference(item: Measured, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
+def _inference(item: ArmEstimates, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
     said = [attack.inferred for attack in found if attack.inferred is not None]
     places = [seeds.index(seed) for seed in item.entry.seeds]
     draws = item.attacks.draws

@@ -6,11 +6,16 @@ from pathlib import Path
 
 from testbed.compare.analysis.arms import Entry, entries_of, find_reference
 from testbed.compare.analysis.comparable import check_comparable, training_differences
-from testbed.compare.analysis.estimates import Measured, measure
+from testbed.compare.analysis.estimates import ArmEstimates, measure
 from testbed.compare.analysis.groups import CLASS, TIER, Groups, groups_of
 from testbed.compare.analysis.matched import Matched, match
-from testbed.compare.analysis.pareto import TRADES, Front, front_of
-from testbed.compare.analysis.population import Resamples, mean_interval, population_of, resample
+from testbed.compare.analysis.pareto import TRADE_OFFS, Front, front_of
+from testbed.compare.analysis.request_table import (
+    Resamples,
+    mean_interval,
+    request_table_of,
+    resample,
+)
 from testbed.compare.analysis.runs import Run, read_run
 from testbed.core.errors import UserError
 from testbed.results.schema import Interval, Summary
@@ -43,7 +48,7 @@ class Comparison:
     seeds: list[int]
     resamples: int
     max_accuracy_loss: float
-    measured: Sequence[Measured]
+    measured: Sequence[ArmEstimates]
     reference: int
     differences: Sequence[Difference | None]
     fronts: Sequence[Front]
@@ -69,7 +74,7 @@ class Comparison:
 
     def front(self, name: str) -> Front:
         """Return the front of a trade by its name."""
-        return next(front for front in self.fronts if front.trade.name == name)
+        return next(front for front in self.fronts if front.trade_off.name == name)
 
 
 def compare(
@@ -101,12 +106,12 @@ def compare(
     check_comparable(runs)
     entries = entries_of(runs)
     place = entries.index(find_reference(entries, reference))
-    population = population_of(runs)
-    draws = resample(population, resamples)
-    measured = [measure(entry, population, draws) for entry in entries]
+    request_table = request_table_of(runs)
+    draws = resample(request_table, resamples)
+    measured = [measure(entry, request_table, draws) for entry in entries]
     return Comparison(
         runs=runs,
-        seeds=population.seeds,
+        seeds=request_table.seeds,
         resamples=resamples,
         max_accuracy_loss=max_accuracy_loss,
         measured=measured,
@@ -115,15 +120,15 @@ def compare(
             None if item is measured[place] else _difference(item, measured[place], draws)
             for item in measured
         ],
-        fronts=[front_of(trade, measured) for trade in TRADES],
+        fronts=[front_of(trade_off, measured) for trade_off in TRADE_OFFS],
         matched=match(measured, place, max_accuracy_loss),
         tiers=groups_of(measured, TIER),
         classes=groups_of(measured, CLASS),
-        notes=_notes(runs, entries, population.seeds),
+        notes=_notes(runs, entries, request_table.seeds),
     )
 
 
-def _difference(item: Measured, other: Measured, draws: Resamples) -> Difference:
+def _difference(item: ArmEstimates, other: ArmEstimates, draws: Resamples) -> Difference:
     accuracy = item.correct.minus(other.correct)
     mse = Interval()
     if item.best is not None and other.best is not None:

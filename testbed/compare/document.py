@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from testbed.compare.analysis.attacks import SCORES, Attacked
-from testbed.compare.analysis.estimates import EDGE, LEAKAGE, PERCENTILES, Measured
+from testbed.compare.analysis.estimates import EDGE, LEAKAGE, PERCENTILES, ArmEstimates
 from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
 from testbed.compare.analysis.matched import Matched
 from testbed.compare.analysis.pareto import Front
@@ -78,7 +78,7 @@ def table_csv(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
-def _entry(item: Measured, difference: Difference | None) -> Tree:
+def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
     arm = item.entry.arm
     return {
         "label": item.entry.label,
@@ -118,10 +118,10 @@ def _attacked(attacked: Attacked | None) -> Tree | None:
 
 def _front(front: Front, labels: list[str]) -> Tree:
     return {
-        "name": front.trade.name,
-        "x": front.trade.x,
-        "y": front.trade.y,
-        "better": {front.trade.x: "higher", front.trade.y: front.trade.y_better},
+        "name": front.trade_off.name,
+        "x": front.trade_off.x,
+        "y": front.trade_off.y,
+        "better": {front.trade_off.x: "higher", front.trade_off.y: front.trade_off.y_better},
         "front": [label for label, on in zip(labels, front.on_front, strict=True) if on],
         "share_of_resamples": {
             label: float(share) if np.isfinite(share) else None
@@ -136,17 +136,17 @@ def _matched(found: Matched) -> Tree:
         "below_reference": found.below_reference,
         "families": [
             {
-                "family": standing.family,
-                "reached": standing.reached,
-                "settings": list(standing.settings),
-                "mse": _interval(standing.mse),
-                "reached_share": standing.reached_share,
-                "rank": standing.rank,
-                "rank_shares": list(standing.rank_shares),
-                "to_best": _interval(standing.to_best) if standing.to_best else None,
-                "like_best": standing.like_best,
+                "family": ranked_defence.family,
+                "reached": ranked_defence.reached,
+                "settings": list(ranked_defence.settings),
+                "mse": _interval(ranked_defence.mse),
+                "reached_share": ranked_defence.reached_share,
+                "rank": ranked_defence.rank,
+                "rank_shares": list(ranked_defence.rank_shares),
+                "to_best": _interval(ranked_defence.to_best) if ranked_defence.to_best else None,
+                "like_best": ranked_defence.like_best,
             }
-            for standing in found.standings
+            for ranked_defence in found.ranked_defences
         ],
     }
 

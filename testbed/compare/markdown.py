@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from testbed.compare.analysis.estimates import Measured
+from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.comparison import Comparison
 from testbed.pages.cells import Format
 from testbed.results import formats as numbers
@@ -58,7 +58,7 @@ def table_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _line(item: Measured) -> str:
+def _line(item: ArmEstimates) -> str:
     cells = [item.entry.label, item.entry.arm.defence]
     for _, name, fmt, as_percent in _COLUMNS:
         shown = item[name].shown

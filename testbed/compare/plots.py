@@ -38,11 +38,11 @@ def front_figure(name: str) -> "Callable[[Comparison], Figure | None]":
 def _front(comparison: Comparison, front: Front) -> "Figure | None":
     from matplotlib.ticker import PercentFormatter
 
-    trade = front.trade
+    trade_off = front.trade_off
     known = [
         place
         for place, item in enumerate(comparison.measured)
-        if item[trade.x].shown.value is not None and item[trade.y].shown.value is not None
+        if item[trade_off.x].shown.value is not None and item[trade_off.y].shown.value is not None
     ]
     if not known:
         return None
@@ -51,7 +51,7 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
     looks = _looks(comparison)
     for place in known:
         item = comparison.measured[place]
-        x, y = item[trade.x].shown, item[trade.y].shown
+        x, y = item[trade_off.x].shown, item[trade_off.y].shown
         shade, mark = looks[item.entry.family]
         on = bool(front.on_front[place])
         panel.errorbar(
@@ -69,24 +69,24 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
             zorder=4 if on else 3,
         )
     _staircase(panel, comparison, front)
-    if trade.y in LOG:
+    if trade_off.y in LOG:
         panel.set_yscale("log")
         style.plain_log_ticks(panel.yaxis)
     _name_points(panel, comparison, front, known)
     panel.annotate(
-        "better ↗" if trade.y_better == "higher" else "better ↘",
-        (1, 1 if trade.y_better == "higher" else 0),
+        "better ↗" if trade_off.y_better == "higher" else "better ↘",
+        (1, 1 if trade_off.y_better == "higher" else 0),
         xycoords="axes fraction",
-        xytext=(-4, -4 if trade.y_better == "higher" else 4),
+        xytext=(-4, -4 if trade_off.y_better == "higher" else 4),
         textcoords="offset points",
         ha="right",
-        va="top" if trade.y_better == "higher" else "bottom",
+        va="top" if trade_off.y_better == "higher" else "bottom",
         fontweight="bold",
         color=style.INK,
     )
     panel.margins(0.09)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    panel.set(xlabel="test accuracy", ylabel=LABELS[trade.y])
+    panel.set(xlabel="test accuracy", ylabel=LABELS[trade_off.y])
     _family_legend(made, looks)
     return made
 
@@ -94,7 +94,7 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
 def _staircase(panel: "Axes", comparison: Comparison, front: Front) -> None:
     """Join the entries on the front by the border of what they dominate."""
     points = sorted(
-        (item[front.trade.x].shown.value or 0.0, item[front.trade.y].shown.value or 0.0)
+        (item[front.trade_off.x].shown.value or 0.0, item[front.trade_off.y].shown.value or 0.0)
         for place, item in enumerate(comparison.measured)
         if front.on_front[place]
     )
@@ -109,7 +109,10 @@ def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Seq
         item = comparison.measured[place]
         panel.annotate(
             item.entry.label,
-            (item[front.trade.x].shown.value or 0.0, item[front.trade.y].shown.value or 0.0),
+            (
+                item[front.trade_off.x].shown.value or 0.0,
+                item[front.trade_off.y].shown.value or 0.0,
+            ),
             xytext=(6, 6) if turn % 2 == 0 else (6, -11),
             textcoords="offset points",
             fontsize=7.5,
@@ -120,33 +123,33 @@ def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Seq
 
 def matched_figure(comparison: Comparison) -> "Figure | None":
     """Draw the MSE of every family at the matched accuracies, a panel each."""
-    shown = [found for found in comparison.matched if any(s.rank for s in found.standings)]
+    shown = [found for found in comparison.matched if any(s.rank for s in found.ranked_defences)]
     if not shown:
         return None
     shown = shown[:4]
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    most = max(sum(1 for s in found.standings if s.rank) for found in shown)
+    most = max(sum(1 for s in found.ranked_defences if s.rank) for found in shown)
     made, axes = style.figure(rows, columns, rows * (0.9 + ROW_IN * most), sharex=True)
     looks = _looks(comparison)
     for spare in axes.flat[len(shown) :]:
         spare.set_axis_off()
     for panel, found in zip(axes.flat, shown, strict=False):
-        ranked = [standing for standing in found.standings if standing.rank]
-        for at, standing in enumerate(ranked):
-            shade, mark = looks[standing.family]
+        ranked = [ranked_defence for ranked_defence in found.ranked_defences if ranked_defence.rank]
+        for at, ranked_defence in enumerate(ranked):
+            shade, mark = looks[ranked_defence.family]
             panel.errorbar(
-                [standing.mse.value],
+                [ranked_defence.mse.value],
                 [at],
-                xerr=style.error_arms(standing.mse),
+                xerr=style.error_arms(ranked_defence.mse),
                 fmt=mark,
                 color=shade,
                 markersize=6.5,
-                fillstyle="none" if standing.like_best else "full",
+                fillstyle="none" if ranked_defence.like_best else "full",
                 capsize=2.5,
                 elinewidth=1.2,
             )
-        panel.set_yticks(range(len(ranked)), [standing.family for standing in ranked])
+        panel.set_yticks(range(len(ranked)), [ranked_defence.family for ranked_defence in ranked])
         panel.set_ylim(len(ranked) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
         below = found.below_reference
@@ -154,7 +157,7 @@ def matched_figure(comparison: Comparison) -> "Figure | None":
         if below is not None:
             title += f" (reference − {100 * below:g})"  # noqa: RUF001
         panel.set_title(title)
-    tops = [s.mse.high or s.mse.value or 0.0 for found in shown for s in found.standings]
+    tops = [s.mse.high or s.mse.value or 0.0 for found in shown for s in found.ranked_defences]
     axes[0][0].set_xlim(0, 1.05 * max(tops))  # shared by all panels
     for panel in axes[-1]:
         panel.set_xlabel("MSE per element, higher hides more")

@@ -32,14 +32,18 @@ def _front(comparison: Comparison) -> str:
 
 def matched_words(found: Matched) -> str:
     """Return which family hides most at an accuracy, and which ones it cannot be told from."""
-    ranked = [standing for standing in found.standings if standing.rank is not None]
+    ranked = [
+        ranked_defence
+        for ranked_defence in found.ranked_defences
+        if ranked_defence.rank is not None
+    ]
     at = f"At {numbers.percent(found.accuracy)} accuracy"
     if found.below_reference is not None:
         at += f", {100 * found.below_reference:g} points below the reference,"
     if not ranked:
         return f"{at} no defence can be compared: none reaches it."
     best = ranked[0]
-    alike = [standing.family for standing in ranked if standing.like_best]
+    alike = [ranked_defence.family for ranked_defence in ranked if ranked_defence.like_best]
     sentence = (
         f"{at} {best.family} hides most: MSE {numbers.significant(best.mse.value)}"
         f"{_bounds(numbers.bounds(best.mse))}, first in "
@@ -51,7 +55,7 @@ def matched_words(found: Matched) -> str:
         sentence += f" Not distinguishable from it: {', '.join(alike)}."
     elif len(ranked) > 1:
         sentence += " It can be told from all others."
-    missed = [s.family for s in found.standings if s.rank is None]
+    missed = [s.family for s in found.ranked_defences if s.rank is None]
     if missed:
         sentence += f" {', '.join(missed)} {'does' if len(missed) == 1 else 'do'} not reach it."
     return sentence

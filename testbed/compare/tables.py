@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from testbed.compare.analysis.estimates import Measured
+from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
-from testbed.compare.analysis.matched import Matched, Standing
+from testbed.compare.analysis.matched import Matched, RankedDefence
 from testbed.compare.comparison import Comparison
 from testbed.pages.cells import Cell, Format, Row, Table, number, scored, words
 from testbed.privacy.intervals import LEVEL
@@ -125,46 +125,51 @@ def front_table(comparison: Comparison) -> Table:
         "accuracy_bytes": "accuracy and uplink",
         "accuracy_latency": "accuracy and latency",
     }
-    return Table(["arm", *(headings[front.trade.name] for front in comparison.fronts)], rows)
+    return Table(["arm", *(headings[front.trade_off.name] for front in comparison.fronts)], rows)
 
 
 def matched_table(found: Matched) -> Table:
     """Return the ranking of the families at one accuracy."""
     rows = [
-        Row(standing.family, _standing(standing), _verdict(standing), _mark(standing))
-        for standing in found.standings
+        Row(
+            ranked_defence.family,
+            _standing(ranked_defence),
+            _verdict(ranked_defence),
+            _mark(ranked_defence),
+        )
+        for ranked_defence in found.ranked_defences
     ]
     headings = ["defence", "rank", "MSE", "to the best", "first in", "settings used"]
     return Table(headings, rows)
 
 
-def _standing(standing: Standing) -> list[Cell]:
-    if standing.rank is None:
+def _standing(ranked_defence: RankedDefence) -> list[Cell]:
+    if ranked_defence.rank is None:
         return [words("")] * 4 + [words("does not reach this accuracy")]
-    to_best = standing.to_best
-    first = standing.rank_shares[0] if standing.rank_shares else None
+    to_best = ranked_defence.to_best
+    first = ranked_defence.rank_shares[0] if ranked_defence.rank_shares else None
     return [
-        number(standing.rank, numbers.count),
-        scored(standing.mse, numbers.significant),
+        number(ranked_defence.rank, numbers.count),
+        scored(ranked_defence.mse, numbers.significant),
         scored(to_best, numbers.significant) if to_best else words("best"),
         number(first, numbers.percent),
         words(
-            " and ".join(standing.settings),
-            "more accurate than asked" if standing.reached == "more accurate" else "",
+            " and ".join(ranked_defence.settings),
+            "more accurate than asked" if ranked_defence.reached == "more accurate" else "",
         ),
     ]
 
 
-def _verdict(standing: Standing) -> str:
-    said = "not distinguishable from the best" if standing.like_best else ""
+def _verdict(ranked_defence: RankedDefence) -> str:
+    said = "not distinguishable from the best" if ranked_defence.like_best else ""
     seldom = ""
-    if standing.rank is not None and standing.reached_share < LEVEL:
-        seldom = f"reaches it in {100 * standing.reached_share:.0f} % of the resamples"
+    if ranked_defence.rank is not None and ranked_defence.reached_share < LEVEL:
+        seldom = f"reaches it in {100 * ranked_defence.reached_share:.0f} % of the resamples"
     return "; ".join(filter(None, (said, seldom)))
 
 
-def _mark(standing: Standing) -> str:
-    return "best" if standing.rank == 1 else "anchor" if standing.rank is None else ""
+def _mark(ranked_defence: RankedDefence) -> str:
+    return "best" if ranked_defence.rank == 1 else "anchor" if ranked_defence.rank is None else ""
 
 
 def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
@@ -240,7 +245,7 @@ def _points(value: float | None) -> str:
 
 
 def _cell(
-    item: Measured, name: str, fmt: Format, as_percent: bool = False, digits: int = 3
+    item: ArmEstimates, name: str, fmt: Format, as_percent: bool = False, digits: int = 3
 ) -> Cell:
     shown = item[name].shown
     if shown.low is not None and shown.low == shown.high:  # a constant needs no interval
@@ -248,7 +253,7 @@ def _cell(
     return scored(shown, fmt, as_percent, digits)
 
 
-def _which(item: Measured) -> Cell:
+def _which(item: ArmEstimates) -> Cell:
     if item.best is None:
         return words("none")
     facts = item.best.facts
@@ -256,7 +261,7 @@ def _which(item: Measured) -> Cell:
     return words(facts.adversary, f"{readable(facts.attack)}{failed}")
 
 
-def _kind(item: Measured) -> str:
+def _kind(item: ArmEstimates) -> str:
     arm = item.entry.arm
     precision = arm.precision if arm.precision not in ("", "float32") else ""
     seeds = f"{len(item.entry.members)} {'seed' if len(item.entry.members) == 1 else 'seeds'}"

@@ -12,7 +12,7 @@ KEPT_BYTES = 256 << 20
 """So much free memory at the heap's end stays with the process."""
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Let this process keep the memory of freed tensors for the next ones; say whether it does.
 
     With glibc's defaults a tensor of some hundred kilobytes goes back to the operating system as
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
     )
 
 
-def spare_what_exists() -> None:
+def freeze_gc() -> None:
     """Let Python's garbage collector pass over all objects that this process has now.
 
     The libraries alone bring some hundred thousand, which live as long as the process does. A full

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from server.cloud import torch_threads
-from testbed.core.process import keep_freed_memory
+from testbed.core.process import tune_malloc
 from testbed.core.progress import Progress
 from testbed.core.project import VERSION
 from testbed.data.federated import FederatedData
@@ -29,13 +29,13 @@ from testbed.engine.network.costs import DeviceCosts, TierCosts
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Ledger
 from testbed.engine.network.message_sizes import largest_reply_bytes
-from testbed.engine.network.packet_loss import Losses
+from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
 from testbed.engine.serving.serve import serve
 from testbed.engine.serving.service_times import settle_service_times
 from testbed.engine.setting.models import ArmModels, build_models
 from testbed.engine.setting.positions import devices_read
-from testbed.engine.setting.world import Setting, World, read_setting, start_backend
+from testbed.engine.setting.run_context import RunContext, RunInputs, read_run_inputs, start_backend
 from testbed.engine.summary.arms import arm_entry, device_rows
 from testbed.engine.summary.comparisons import compare_arms
 from testbed.engine.summary.host_facts import second_estimates
@@ -84,7 +84,7 @@ class Experiment:
         self.ray_address = ray_address
         self.hosts = 1
         self._finished: dict[str, tuple[Row, dict[str, list[Row]], Any]] = {}
-        self._setting: Setting | None = None
+        self._inputs: RunInputs | None = None
         self._usage: dict[str, Any] = {}
         self._restarts = self._job_restarts = 0
         self._models: list[Row] = []
@@ -113,7 +113,7 @@ class Experiment:
         HostError : a host or adversary process died; the run can be resumed.
         KeyboardInterrupt : the partial results have been written before it goes on.
         """
-        keep_freed_memory()
+        tune_malloc()
         # 1. Everything that can be wrong is checked before anything is written.
         check_folder(self.folder, self.scenario, force, resume)
         if self.ray_address is not None:
@@ -121,10 +121,10 @@ class Experiment:
         with self.progress.phase("load data and fleet"):
             if resume:
                 self.scenario = recorded_before(self.folder, self.scenario)
-            self._setting = setting = read_setting(self.scenario)
-            models = {arm.name: arm_models(setting, arm) for arm in self.scenario.arms}
+            self._inputs = inputs = read_run_inputs(self.scenario)
+            models = {arm.name: arm_models(inputs, arm) for arm in self.scenario.arms}
             self.scenario = settle_service_times(self.scenario, list(models.values()))
-            self._setting = setting = replace(setting, scenario=self.scenario)
+            self._inputs = inputs = replace(inputs, scenario=self.scenario)
         open_folder(self.folder, self.scenario, resume)
         on_open()
         with (
@@ -132,7 +132,7 @@ class Experiment:
             threadpool_limits(1, user_api="blas"),
             torch_threads(1),
         ):
-            self._sanity = sanity_checks(setting.data, self.scenario.seed)
+            self._sanity = sanity_checks(inputs.data, self.scenario.seed)
         for arm in self.scenario.arms:
             kept = read_arm(self.folder / "checkpoints" / arm.name, self.progress.say)
             if kept is not None:
@@ -140,18 +140,18 @@ class Experiment:
         try:
             # 2. Start the hosts.
             with self.progress.phase("start hosts"):
-                backend = start_backend(setting, self.scenario.engine.hosts, self.ray_address)
+                backend = start_backend(inputs, self.scenario.engine.hosts, self.ray_address)
                 self.hosts = backend.hosts
             with backend:
-                world = World(setting, backend, self.folder, self.progress)
+                run_context = RunContext(inputs, backend, self.folder, self.progress)
                 # 3. Train, serve and attack, arm by arm.
                 for arm in self.scenario.arms:
-                    self._arm(world, models[arm.name])
+                    self._arm(run_context, models[arm.name])
                 # 4. What the simulation itself cost.
                 with self.progress.phase("measure the host"):
                     first = models[self.scenario.arms[0].name]
                     self._reference = reference_rate(first.main)
-                    self._second_estimates = second_estimates(setting, list(models.values()))
+                    self._second_estimates = second_estimates(inputs, list(models.values()))
                     self._measure(backend)
         except KeyboardInterrupt:
             self.progress.stop_requested = lambda: False
@@ -160,72 +160,72 @@ class Experiment:
         # 5. Write the results and the report.
         return self._write("complete")
 
-    def _arm(self, world: World, models: ArmModels) -> None:
+    def _arm(self, run_context: RunContext, models: ArmModels) -> None:
         name = models.arm
         arm_folder = self.folder / "checkpoints" / name
         if name in self._finished:
             return
-        world.backend.install([tier.program for tier in models.tiers])
+        run_context.backend.install([tier.device_spec for tier in models.tiers])
         taps = self._taps()
-        arm = prepare(world, models, self._grid(world, models, taps))
+        arm = prepare(run_context, models, self._grid(run_context, models, taps))
         central = self.scenario.training.protocol == "provider"
         if not restore(arm, arm_folder, self.progress.say) and central:
-            self._models.append(train_at_provider(world, arm))
+            self._models.append(train_at_provider(run_context, arm))
         if arm.server.training.rounds:
             phase = f"{'fine-tune' if central else 'train'} {name}"
             with self.progress.phase(phase, arm.server.training.rounds):
-                train(world, arm)
-        with self.progress.phase(f"serve {name}", len(world.setting.data.parts.victims)):
-            served = serve(world, arm)
+                train(run_context, arm)
+        with self.progress.phase(f"serve {name}", len(run_context.inputs.data.parts.victims)):
+            served = serve(run_context, arm)
         with (
             self.progress.phase(f"attack {name}", len(self.scenario.adversaries)),
             threadpool_limits(1, user_api="blas"),  # the order of sums sets their bits
             torch_threads(1),
         ):
-            leakage = leakage_by_tier(self.scenario, world.setting.data, arm)
-            releases = self._releases(world.setting.data, arm)
-            attacked = attack_arm(world, arm, taps, served)
-        devices = device_rows(world, arm, served)
+            leakage = leakage_by_tier(self.scenario, run_context.inputs.data, arm)
+            releases = self._releases(run_context.inputs.data, arm)
+            attacked = attack_arm(run_context, arm, taps, served)
+        devices = device_rows(run_context, arm, served)
         tables = {
             "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
             "devices": devices,
             "requests": served.rows,
             "attacks": attacked.rows,
         }
-        entry = arm_entry(world, arm, served, devices, (leakage, releases), attacked.entries)
+        entry = arm_entry(run_context, arm, served, devices, (leakage, releases), attacked.entries)
         self._attack_seconds += attacked.seconds
-        entry["floors"] = attacked.floors
-        entry["checks"] = self_checks(arm, served, attacked, world.setting)
+        entry["error_bounds"] = attacked.error_bounds
+        entry["checks"] = self_checks(arm, served, attacked, run_context.inputs)
         write_arm(arm_folder, entry, tables, attacked.samples)
-        self._measure(world.backend)
+        self._measure(run_context.backend)
         # Read back, so that a resumed run writes exactly what this one writes.
         finished = read_arm(arm_folder)
         assert finished is not None
         self._finished[name] = finished
 
     def _taps(self) -> list[Tap]:
-        assert self._setting is not None
-        scenario, fleet = self.scenario, self._setting.fleet
+        assert self._inputs is not None
+        scenario, fleet = self.scenario, self._inputs.fleet
         shared = scenario.fleet.devices_per_access_point
         return [
             Tap(item.name, devices_read(item.name, item.position, fleet, scenario.seed, shared))
             for item in scenario.adversaries
         ]
 
-    def _grid(self, world: World, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
-        scenario, setting = self.scenario, world.setting
-        costs = device_costs(setting, models)
+    def _grid(self, run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
+        scenario, inputs = self.scenario, run_context.inputs
+        costs = device_costs(inputs, models)
         options = GridOptions(
             round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
             shard_size=scenario.engine.shard_size,
-            online=setting.online(),
+            online=inputs.online(),
             cloud_step_ms=lambda images: training_step_ms(
-                setting.cloud_device, models.main.cloud_stats, images
+                inputs.cloud_device, models.main.cloud_stats, images
             ),
-            losses=Losses(scenario.fleet.loss_probability, scenario.seed),
+            packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
             largest_reply_bytes=largest_reply_bytes(models),
         )
-        return FleetGrid(world.backend, costs, Ledger(len(setting.fleet)), taps, options)
+        return FleetGrid(run_context.backend, costs, Ledger(len(inputs.fleet)), taps, options)
 
     def _releases(self, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
         """Measure what each tier puts on the wire for the first victims."""
@@ -242,7 +242,7 @@ class Experiment:
     # Writing -----------------------------------------------------------------------------------
 
     def _write(self, status: str) -> Path:
-        assert self._setting is not None
+        assert self._inputs is not None
         with self.progress.phase("write results and report"):
             finished = [
                 self._finished[arm.name] for arm in self.scenario.arms if arm.name in self._finished
@@ -264,8 +264,8 @@ class Experiment:
     def _summary(
         self, status: str, finished: Sequence[tuple[Row, Any, Any]], rows: Sequence[Row]
     ) -> Row:
-        assert self._setting is not None
-        data, fleet = self._setting.data, self._setting.fleet
+        assert self._inputs is not None
+        data, fleet = self._inputs.data, self._inputs.fleet
         entries = [dict(entry) for entry, _, _ in finished]
         checks = [*self._sanity, *(check for entry in entries for check in entry.pop("checks"))]
         return {
@@ -322,37 +322,37 @@ class Experiment:
         )
 
 
-def device_costs(setting: Setting, models: ArmModels) -> DeviceCosts:
+def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
     """Return what an arm's front-ends cost on every device of the fleet."""
-    scenario = setting.scenario
+    scenario = inputs.scenario
     tiers = [
         TierCosts.of(
-            setting.fleet,
+            inputs.fleet,
             tier.edge_stats,
-            tier.program.front_end.name,
+            tier.device_spec.front_end.name,
             scenario.training.batch_size,
             scenario.seed,
             tier.adversary_stats,
         )
         for tier in models.tiers
     ]
-    return DeviceCosts(setting.fleet, tiers, models.tier_of)
+    return DeviceCosts(inputs.fleet, tiers, models.tier_of)
 
 
-def arm_models(setting: Setting, arm: Arm) -> ArmModels:
+def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
     """Build the halves of an arm for a setting's data.
 
     Raises
     ------
     UserError : the front-end does not work at this image size or with this defence.
     """
-    pool = setting.data.pool
+    pool = inputs.data.pool
     normalisation = (
-        tuple(float(value) for value in setting.data.mean),
-        tuple(float(value) for value in setting.data.std),
+        tuple(float(value) for value in inputs.data.mean),
+        tuple(float(value) for value in inputs.data.std),
     )
     return build_models(
-        setting.scenario, arm, setting.fleet, pool.image_shape, pool.num_classes, normalisation
+        inputs.scenario, arm, inputs.fleet, pool.image_shape, pool.num_classes, normalisation
     )
 
 

@@ -37,9 +37,9 @@ class ScenarioClientApp(ClientApp):
 @lru_cache(maxsize=2)
 def _app(config: RunConfig) -> ClientApp:
     chosen = chosen_arm(config)
-    data = chosen.setting.data
+    data = chosen.inputs.data
     held = HostData(data.pool.images, data.pool.labels, data.device_images)
-    return build_client_app(chosen.programs, held, keep_in_memory=False)
+    return build_client_app(chosen.device_specs, held, keep_in_memory=False)
 
 
 app = ScenarioClientApp()

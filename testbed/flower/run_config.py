@@ -6,13 +6,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from clients.program import EdgeProgram
+from clients.device_spec import DeviceSpec
 from testbed.core.errors import UserError
 from testbed.core.project import PROJECT_ROOT
 from testbed.core.registry import nearest
 from testbed.engine.experiment import arm_models
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting, read_setting
+from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import Arm, Scenario
 
@@ -68,7 +68,7 @@ class ChosenArm:
         texts = [text.strip() for text in config.overrides.split(SEPARATOR) if text.strip()]
         self.scenario: Scenario = load_scenario(_found(config.scenario), texts)
         self.arm = _arm(self.scenario, config.arm)
-        self.setting: Setting = read_setting(self.scenario)
+        self.inputs: RunInputs = read_run_inputs(self.scenario)
 
     def new_models(self) -> ArmModels:
         """Build the halves anew, with their first weights.
@@ -77,12 +77,12 @@ class ChosenArm:
         ------
         UserError : the front-end does not work with this data or defence.
         """
-        return arm_models(self.setting, self.arm)
+        return arm_models(self.inputs, self.arm)
 
     @cached_property
-    def programs(self) -> list[EdgeProgram]:
+    def device_specs(self) -> list[DeviceSpec]:
         """What is installed on the devices, one program per tier."""
-        return [tier.program for tier in self.new_models().tiers]
+        return [tier.device_spec for tier in self.new_models().tiers]
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""The floor of a release without noise: directions of the image that no feature responds to.
+"""The error bound of a release without noise: directions of the image that no feature responds to.
 
 They are looked for in pulled-back features J' u of random signs u, whose span is that of the rows
 of the Jacobians. Finding that there are none is certain; finding some is an estimate, so it counts
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from testbed.privacy.floors import Encoder, noise_free_floor
+from testbed.privacy.error_bounds import Encoder, noise_free_bound
 
 ZERO_SHARE = 1e-9
 """Eigenvalues below this share of the largest are rounding. Without noise, an attacker can use
-whatever is above it, so the floor must not count on ``NULL_SHARE``."""
+whatever is above it, so the error bound must not count on ``NULL_SHARE``."""
 
 ROWS_PER_DIMENSION = 2
 PASSES_PER_ROW = 3  # forward and back, in forward passes
@@ -23,21 +23,21 @@ _CHUNK = 32
 
 
 @dataclass(frozen=True)
-class UnseenFloor:
-    """The noise-free floor on the MSE per element, or None and the reason in words."""
+class UnseenBound:
+    """The noise-free error bound on the MSE per element, or None and the reason in words."""
 
     value: float | None
     reason: str = ""
 
 
 def unseen_macs(dimension: int, encoder_macs: int) -> int:
-    """Return what ``unseen_floor`` costs at most, in multiply-accumulates."""
+    """Return what ``unseen_bound`` costs at most, in multiply-accumulates."""
     rows = 2 * ROWS_PER_DIMENSION * dimension
     return rows * (PASSES_PER_ROW * encoder_macs + dimension**2)
 
 
-def unseen_floor(encoder: Encoder, points: Tensor, rng: torch.Generator) -> UnseenFloor:
-    """Return the noise-free floor that holds for any distribution of smoothed images.
+def unseen_bound(encoder: Encoder, points: Tensor, rng: torch.Generator) -> UnseenBound:
+    """Return the noise-free error bound that holds for any distribution of smoothed images.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ def unseen_floor(encoder: Encoder, points: Tensor, rng: torch.Generator) -> Unse
     points : smoothed images, (N, *input).
     """
     if len(points) < 2:
-        return UnseenFloor(None, "it takes two images to look at")
+        return UnseenBound(None, "it takes two images to look at")
     dimension = points[0].numel()
     gram = torch.zeros(dimension, dimension, dtype=torch.float64)
     found: list[float] = []
     for half in (points[::2], points[1::2]):
         rows = _pulled_back(encoder, half, ROWS_PER_DIMENSION * dimension, rng)
         if not torch.isfinite(rows).all():
-            return UnseenFloor(None, "its Jacobian is not finite")
+            return UnseenBound(None, "its Jacobian is not finite")
         gram += rows.T @ rows
-        found.append(noise_free_floor(gram, share=ZERO_SHARE))
+        found.append(noise_free_bound(gram, share=ZERO_SHARE))
         if found[-1] == 0.0:
-            return UnseenFloor(0.0)
+            return UnseenBound(0.0)
     if found[1] != found[0]:
-        return UnseenFloor(None, "the directions that it ignores differ between images")
-    return UnseenFloor(found[1])
+        return UnseenBound(None, "the directions that it ignores differ between images")
+    return UnseenBound(found[1])
 
 
 def _pulled_back(encoder: Encoder, points: Tensor, rows: int, rng: torch.Generator) -> Tensor:

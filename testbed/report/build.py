@@ -4,8 +4,8 @@ from pathlib import Path
 
 from testbed.core.files import write_bytes
 from testbed.report.html import render
+from testbed.report.image_rows import write_image_rows
 from testbed.report.plots.index import draw_all
-from testbed.report.strips import write_strips
 from testbed.results.reading import read_results
 
 
@@ -26,7 +26,7 @@ def build_report(folder: Path) -> Path:
     plots = draw_all(results)
     for name, image in plots.items():
         write_bytes(folder / "plots" / f"{name}.png", image)
-    write_strips(results)
+    write_image_rows(results)
     report = folder / "report.html"
     write_bytes(report, render(results, plots).encode("utf-8"))
     return report

@@ -7,9 +7,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, se
 
 from testbed.pages.style import PALETTE
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
+from testbed.report.image_rows import comparisons, image_row, pairs, png
 from testbed.report.plots.index import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
-from testbed.report.strips import comparisons, image_row, pairs, png
 from testbed.report.tables import arms as tables
 from testbed.report.tables import hijacks, threats, transfers
 from testbed.report.tables import serving as tables_serving

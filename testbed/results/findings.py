@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from testbed.results.schema import ArmResult, AttackResult, Floor, Summary
+from testbed.results.schema import ArmResult, AttackResult, ErrorBound, Summary
 
 FEW_VICTIMS = 20
 """Below this many victims an interval is too wide, and too rough, to compare arms by."""
@@ -40,31 +40,31 @@ def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
     return [a for a in arm.attacks if a.is_anchor and a.adversary == adversary]
 
 
-def weakest_floor(arm: ArmResult) -> Floor | None:
-    """Return the floor of the tier that is guaranteed least, or None where there is no tier.
+def weakest_bound(arm: ArmResult) -> ErrorBound | None:
+    """Return the error bound of the tier that is guaranteed least, or None where there is no tier.
 
     A tier is guaranteed what holds for the most releases that any adversary averages.
     """
-    return min(arm.floors, key=_lowest, default=None)
+    return min(arm.error_bounds, key=_lowest, default=None)
 
 
-def floor_for(arm: ArmResult, replays: int) -> float | None:
-    """Return the floor on the MSE for means over so many releases, on the least guarded tier.
+def bound_for(arm: ArmResult, replays: int) -> float | None:
+    """Return the error bound on the MSE for means over so many releases, on the least guarded tier.
 
-    Between two numbers of releases that of the larger holds. None where no floor was computed.
+    Between two numbers of releases that of the larger holds. None where no error bound was computed.
     """
 
-    def guaranteed(floor: Floor) -> float:
-        covering = [item.mse or 0.0 for item in floor.levels if (item.replays or 1) >= replays]
-        return 0.0 if floor.reason else max(covering, default=0.0)
+    def guaranteed(bound: ErrorBound) -> float:
+        covering = [item.mse or 0.0 for item in bound.levels if (item.replays or 1) >= replays]
+        return 0.0 if bound.reason else max(covering, default=0.0)
 
-    return min((guaranteed(floor) for floor in arm.floors), default=None)
+    return min((guaranteed(bound) for bound in arm.error_bounds), default=None)
 
 
-def _lowest(floor: Floor) -> float:
-    if floor.reason:
+def _lowest(bound: ErrorBound) -> float:
+    if bound.reason:
         return 0.0
-    return min((level.mse or 0.0 for level in floor.levels), default=0.0)
+    return min((level.mse or 0.0 for level in bound.levels), default=0.0)
 
 
 def pool_size(attack: AttackResult) -> int | None:

@@ -17,8 +17,8 @@ from testbed.results.schema_privacy import ArmComparison as ArmComparison
 from testbed.results.schema_privacy import AttackOnClass as AttackOnClass
 from testbed.results.schema_privacy import AttackOnTier as AttackOnTier
 from testbed.results.schema_privacy import AttackResult as AttackResult
-from testbed.results.schema_privacy import Floor as Floor
-from testbed.results.schema_privacy import FloorLevel as FloorLevel
+from testbed.results.schema_privacy import BoundLevel as BoundLevel
+from testbed.results.schema_privacy import ErrorBound as ErrorBound
 from testbed.results.schema_privacy import Grants as Grants
 from testbed.results.schema_privacy import Hijack as Hijack
 from testbed.results.schema_privacy import Leakage as Leakage
@@ -247,7 +247,7 @@ class ArmResult(Part):
     leakage: Leakage | None = None
     tiers: list[TierResult] = Field(default=[])
     release: dict[str, Number] = Field(default={})
-    floors: list[Floor] = Field(default=[])
+    error_bounds: list[ErrorBound] = Field(default=[])
     by_device_class: list[ArmOnClass] = Field(default=[])
     attacks: list[AttackResult] = Field(default=[])
     errors: list[str] = Field(default=[])

@@ -1,4 +1,4 @@
-"""The typed form of what ``results.json`` says about attacks, floors and leakage."""
+"""The typed form of what ``results.json`` says about attacks, error bounds and leakage."""
 
 from typing import Annotated, Any
 
@@ -117,8 +117,8 @@ class Inferred(Part):
     chance_same_person: Number = None
 
 
-class OnSmoothed(Part):
-    """An attack's error on the smoothed victims of a tier, which a floor holds for."""
+class BoundCheck(Part):
+    """An attack's error on the smoothed victims of a tier, which an error bound holds for."""
 
     tier: str
     mse: Number = None
@@ -131,7 +131,7 @@ class Transfer(Part):
     applied_to: str
     victims: Count = None
     reason: str = ""
-    smoothed: list[OnSmoothed] = Field(default=[])
+    smoothed: list[BoundCheck] = Field(default=[])
     mse: Interval | None = None
     ssim: Interval | None = None
     reidentification: Interval | None = None
@@ -143,7 +143,7 @@ class AmountPoint(Part):
     share: Number = None
     amount: Count = None
     queries: Count = None
-    smoothed: list[OnSmoothed] = Field(default=[])
+    smoothed: list[BoundCheck] = Field(default=[])
     mse: Interval | None = None
     ssim: Interval | None = None
     reidentification: Interval | None = None
@@ -172,7 +172,7 @@ class Grants(Part):
     auxiliary_images: int = Field(default=0, description="how many images of its own it held")
     labels: bool = False
     answers: bool = False
-    design: bool = False
+    architecture: bool = False
     watches_training: bool = False
     steers_training: bool = False
 
@@ -209,7 +209,7 @@ class AttackResult(Part):
     curve: list[CurvePoint] = Field(default=[])
     queries: Count = None
     extremes: list[Extreme] = Field(default=[])
-    smoothed: list[OnSmoothed] = Field(default=[])
+    smoothed: list[BoundCheck] = Field(default=[])
     transfer: list[Transfer] = Field(default=[])
     by_amount: AmountCurve | None = None
     class_on_originals: Number = None
@@ -219,10 +219,10 @@ class AttackResult(Part):
     by_tier: list[AttackOnTier] = Field(default=[])
 
 
-class FloorLevel(Part):
-    """The floor on the MSE for means over so many releases, and the estimates that it is made of.
+class BoundLevel(Part):
+    """The error bound on the MSE for means over so many releases, and the estimates that it is made of.
 
-    ``mse`` is null where no floor was computed, and else three standard errors below an estimate.
+    ``mse`` is null where no error bound was computed, and else three standard errors below an estimate.
     """
 
     mse: Number = None
@@ -249,12 +249,12 @@ class Hijack(Part):
     batches: Count = None
 
 
-class Floor(Part):
+class ErrorBound(Part):
     """What is guaranteed of a tier of an arm; ``reason`` says in words why there is nothing."""
 
     tier: str = ""
     reason: str = ""
-    levels: list[FloorLevel] = Field(default=[])
+    levels: list[BoundLevel] = Field(default=[])
 
 
 class Differences(Part):

@@ -47,7 +47,7 @@ class ThreatModel:
     queries: bool = False
     answers: bool = False
     labels: bool = False
-    design: bool = False
+    architecture: bool = False
     learns_from_intercepts: bool = False
     watches_training: bool = False
     steers_training: bool = False
@@ -87,7 +87,7 @@ class ThreatModel:
             granted.append("all features that devices sent in training, and the cloud model")
         if self.steers_training:
             granted.append("the gradients that devices get, to make as it likes")
-        if self.design:
+        if self.architecture:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:
             granted += ["queries", "the weights of the deployed front-end"]
@@ -207,7 +207,7 @@ class Knowledge(Section):
         default=True,
         description="features of images of its choice: true, false, or at most so many images",
     )
-    design: bool = Field(
+    architecture: bool = Field(
         default=True, description="the architecture of the front-end, without its weights"
     )
     replays: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -297,10 +297,10 @@ class Adversary(Section):
                 f"{where}: attack '{self.attack.name}' needs query access to the deployed "
                 "front-end; grant knowledge.queries, or choose a query-free attack"
             )
-        if needs.design and not knowledge.design:
+        if needs.architecture and not knowledge.architecture:
             return (
                 f"{where}: attack '{self.attack.name}' needs the architecture of the front-end; "
-                "grant knowledge.design, or choose another attack"
+                "grant knowledge.architecture, or choose another attack"
             )
         if needs.labels and knowledge.auxiliary_data is not None:
             return (

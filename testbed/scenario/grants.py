@@ -30,7 +30,7 @@ def grants(
         "auxiliary_images": auxiliary_images,
         "labels": threat.labels,
         "answers": threat.answers,
-        "design": threat.design,
+        "architecture": threat.architecture,
         "watches_training": threat.watches_training,
         "steers_training": threat.steers_training,
     }

@@ -134,7 +134,7 @@ def _note(
 
 
 def _last_words(one: _Running) -> str:
-    """Return why a point failed; where Ray has ended it, its janitor says so a moment later."""
+    """Return why a point failed; where Ray has ended it, its watchdog says so a moment later."""
     due = time.monotonic() + LAST_WORDS_WITHIN_S
     while True:
         lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()

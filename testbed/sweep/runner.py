@@ -9,7 +9,7 @@ from testbed.core.progress import Display
 from testbed.engine.execution import RunInterrupted, execute
 from testbed.engine.hosts.on_ray.address import check_address, found_address
 from testbed.engine.setting.positions import check_positions
-from testbed.engine.setting.world import check_components, read_fleet
+from testbed.engine.setting.run_context import check_components, read_fleet
 from testbed.results.writing import RESOLVED
 from testbed.sweep.comparison import compare_points
 from testbed.sweep.folder import (

@@ -99,6 +99,6 @@ def on_ray(point: Point) -> bool:
 
 
 def _cpus_of(address: str) -> int:
-    from testbed.engine.hosts.on_ray.joined import cpus_of  # importing Ray takes a second
+    from testbed.engine.hosts.on_ray.external_cluster import cpus_of  # importing Ray takes a second
 
     return cpus_of(address)

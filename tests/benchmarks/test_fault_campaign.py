@@ -15,7 +15,7 @@ from faults.disks import NAMESPACE, NO_MOUNT, SCRIPT, mounts_are_permitted, occu
 from faults.kills import _with_time_for, driver_killed
 from faults.runs import OutOfTimeError, Watched
 
-from testbed.engine.hosts.on_ray.janitor import alive
+from testbed.engine.hosts.on_ray.watchdog import alive
 from testbed.pages.documents import write_between
 
 

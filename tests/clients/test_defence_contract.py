@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
-from small import make_batch, make_program
+from small import make_batch, make_spec
 
 from clients.deployed import DeployedFrontEnd
-from clients.program import ADVERSARY, deployable
-from clients.session import TrainingSession
+from clients.device_spec import ADVERSARY, deployable
+from clients.local_training import LocalTraining
 from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.scenario.components import Component
@@ -29,7 +29,7 @@ ON_A_BASE = [
 
 @functools.cache
 def built(front_end_name, name):
-    return make_program(front_end_name, {}, defence=name).build()
+    return make_spec(front_end_name, {}, defence=name).build()
 
 
 def weights_of(model):
@@ -107,12 +107,11 @@ def test_penalty_is_a_finite_scalar_that_reaches_what_is_deployed(name, front_en
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_repeated_forward_step_releases_and_trains_with_equal_bits(name, host_data):
-    program = make_program(defence=name, options={"cut": 2, "width": 8})
-    model = program.build()
+    device_spec = make_spec(defence=name, options={"cut": 2, "width": 8})
+    model = device_spec.build()
     parameters, statistics = model.initial_weights()
     kept, dropped = (
-        TrainingSession(model, 1, 0, *host_data.training(1), parameters, statistics)
-        for _ in range(2)
+        LocalTraining(model, 1, 0, *host_data.training(1), parameters, statistics) for _ in range(2)
     )
     for step in range(2):
         released, _ = kept.forward(step)
@@ -132,7 +131,7 @@ def test_a_repeated_forward_step_releases_and_trains_with_equal_bits(name, host_
 @pytest.mark.parametrize("name", NAMES)
 def test_two_builds_have_equal_weights_and_other_seeds_have_others(name):
     one, same, other = (
-        make_program(defence=name, seed=seed).build().initial_weights()[0] for seed in (5, 5, 6)
+        make_spec(defence=name, seed=seed).build().initial_weights()[0] for seed in (5, 5, 6)
     )
     assert one.keys() == same.keys() == other.keys()
     assert all(torch.equal(one[key], same[key]) for key in one)
@@ -151,10 +150,10 @@ def test_the_encoding_gives_back_what_was_released(name):
 
 
 def deployed(name, options=None):
-    program = make_program(
+    device_spec = make_spec(
         defence=name, options={"cut": 2, "width": 8}, defence_options=options or {}
     )
-    parameters, statistics = program.build().initial_weights()
+    parameters, statistics = device_spec.build().initial_weights()
     # Of unlike scale in unlike channels, as after training.
     generator = torch.Generator().manual_seed(1)
     scaled = {
@@ -162,7 +161,7 @@ def deployed(name, options=None):
         for key, value in deployable(parameters).items()
     }
     return DeployedFrontEnd(
-        program,
+        device_spec,
         {key: value.numpy() for key, value in scaled.items()},
         {key: value.numpy() for key, value in statistics.items()},
     )
@@ -216,21 +215,21 @@ def test_wrong_options_are_refused_in_one_sentence(name, tiny):
 @pytest.mark.parametrize(("name", "base"), ON_A_BASE)
 def test_a_defence_on_top_of_another_trains_and_travels(name, base, host_data):
     plain = DEFENCES.options(base, {}).model_dump()
-    program = make_program(
+    device_spec = make_spec(
         defence=name,
         defence_options={"base": Component(name=base, options=plain).model_dump()},
         options={"cut": 2, "width": 8},
     )
-    model = program.build()
-    session = TrainingSession(model, 1, 0, *host_data.training(1), *model.initial_weights())
-    released, targets = session.forward(0)
+    model = device_spec.build()
+    local_training = LocalTraining(model, 1, 0, *host_data.training(1), *model.initial_weights())
+    released, targets = local_training.forward(0)
     assert torch.equal(decode(model.defence.encode(released)), released)
-    alone = make_program(defence=base, options={"cut": 2, "width": 8}).build()
+    alone = make_spec(defence=base, options={"cut": 2, "width": 8}).build()
     labels = torch.arange(len(targets))
     assert torch.equal(model.defence.targets(labels, 10), alone.defence.targets(labels, 10))
     assert model.initial_weights()[0].keys() == alone.initial_weights()[0].keys()
     assert model.defence.task_weight == alone.defence.task_weight
-    assert np.isfinite(session.backward(0, torch.full_like(released, 0.01)))
+    assert np.isfinite(local_training.backward(0, torch.full_like(released, 0.01)))
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in ON_A_BASE}))

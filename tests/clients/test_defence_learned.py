@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from small import make_batch, make_program
+from small import make_batch, make_spec
 
 from clients.defences.bounded_noise import bound_power
 from clients.defences.inversion_decoder import standardised
-from clients.program import ADVERSARY
-from clients.session import TrainingSession
+from clients.device_spec import ADVERSARY
+from clients.local_training import LocalTraining
 from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES
 from testbed.engine.experiment import arm_models
 from testbed.engine.hosts.host import HostData
-from testbed.engine.setting.world import read_setting
+from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
 from testbed.scenario.schema import EdgeOptimiserSection
 
@@ -115,27 +115,27 @@ def test_shrinking_or_shifting_features_does_not_fool_the_decoder():
     assert not standardised(torch.ones(4, 3, 2, 2)).any()
 
 
-def session(data, method="sgd", batch_size=4, **options):
-    program = make_program(
+def local_training(data, method="sgd", batch_size=4, **options):
+    device_spec = make_spec(
         batch_size=batch_size,
         defence="adversarial_decoder",
         defence_options=options,
         options={"cut": 2, "width": 8},
         optimiser=EdgeOptimiserSection(method=method, learning_rate=0.05),
     )
-    model = program.build()
-    return TrainingSession(model, 1, 0, *data.training(1), *model.initial_weights())
+    model = device_spec.build()
+    return LocalTraining(model, 1, 0, *data.training(1), *model.initial_weights())
 
 
-def adversary_loss(session, batch):
-    weights = {**session.parameters, **session.statistics}
-    defence = session._model.defence
-    return session._model.with_weights(weights, lambda: defence.adversary_loss(batch))
+def adversary_loss(local_training, batch):
+    weights = {**local_training.parameters, **local_training.statistics}
+    defence = local_training._model.defence
+    return local_training._model.with_weights(weights, lambda: defence.adversary_loss(batch))
 
 
 def test_the_adversary_moves_by_adam_on_its_own_loss_alone(host_data):
-    one = session(host_data, decoder_learning_rate=0.01)
-    reference = session(host_data)
+    one = local_training(host_data, decoder_learning_rate=0.01)
+    reference = local_training(host_data)
     own = {n: p for n, p in reference.parameters.items() if n.startswith(ADVERSARY)}
     optimiser = torch.optim.Adam(own.values(), 0.01)
     for step in range(3):
@@ -166,7 +166,7 @@ def test_the_game_lowers_what_a_decoder_gets_right():
 
     def error(weight):
         """Return the decoder's error after 50 steps, as a share of the mean image's."""
-        played = session(data, "sgd", 16, weight=weight, decoder_learning_rate=0.01)
+        played = local_training(data, "sgd", 16, weight=weight, decoder_learning_rate=0.01)
         for step in range(50):
             released, _ = played.forward(step)
             value = played.backward(step, torch.zeros_like(released))
@@ -190,9 +190,9 @@ def test_a_combination_that_cannot_work_is_refused_with_its_reason(tiny):
             "defence": {"name": "cem", "base": {"name": "siftfunnel", "regularise": "pre_funnel"}},
         },
     ]
-    setting = read_setting(validate_scenario(tiny, "test"))
+    inputs = read_run_inputs(validate_scenario(tiny, "test"))
     reasons = ("at least one has to go", "needs a front-end with a funnel")
-    for arm, reason in zip(setting.scenario.arms, reasons, strict=True):
+    for arm, reason in zip(inputs.scenario.arms, reasons, strict=True):
         with pytest.raises(UserError, match=reason) as refused:
-            arm_models(setting, arm)
+            arm_models(inputs, arm)
         assert "\n" not in str(refused.value)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import make_program
+from small import make_spec
 
 from testbed.core.registries import DEFENCES
 
@@ -12,7 +12,7 @@ META = torch.device("meta")  # shapes without numbers: it stands for any device 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("name", DEFENCES.names())
 def test_a_training_step_stays_on_the_device_of_the_images(name, precision):
-    edge = make_program(defence=name, precision=precision).build()
+    edge = make_spec(defence=name, precision=precision).build()
     edge.to(META)
     edge.front_end.train()
     x = torch.zeros(4, 1, 32, 32, device=META)

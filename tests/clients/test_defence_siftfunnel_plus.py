@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dctn, idctn
-from small import make_program
+from small import make_spec
 
 from clients.defences.base import Batch
 from clients.defences.siftfunnel_plus import (
@@ -72,8 +72,8 @@ def test_nothing_hidden_is_the_image_itself():
 
 @pytest.mark.parametrize("front_end", ["cnn", "siftfunnel_cnn"])
 def test_released_features_do_not_depend_on_what_is_hidden(front_end):
-    program = make_program(front_end, {"width": 32}, "siftfunnel_plus", {"noise": 0.5})
-    model = program.build()
+    device_spec = make_spec(front_end, {"width": 32}, "siftfunnel_plus", {"noise": 0.5})
+    model = device_spec.build()
     parameters, statistics = model.initial_weights()
     x = torch.rand(2, 1, 32, 32)
     other = x + 0.2 * (torch.linspace(0, 1, 32)[:, None].expand(32, 32))
@@ -83,7 +83,7 @@ def test_released_features_do_not_depend_on_what_is_hidden(front_end):
         for images in (x, other)
     ]
     torch.testing.assert_close(*released, atol=1e-3, rtol=1e-3)
-    plain = make_program(front_end, {"width": 32}).build()
+    plain = make_spec(front_end, {"width": 32}).build()
     shown = [
         plain.features({**parameters, **statistics}, images, torch.Generator())[1]
         for images in (x, other)
@@ -238,15 +238,15 @@ def test_penalties_reach_every_front_end(front_end):
 )
 def test_what_leaves_nothing_is_refused_with_a_reason(options, message):
     side = 16 if "hidden_frequencies" in options else 32
-    program = make_program("cnn", {"cut": 4, "width": 8}, "siftfunnel_plus", options)
+    device_spec = make_spec("cnn", {"cut": 4, "width": 8}, "siftfunnel_plus", options)
     with pytest.raises(ValueError, match=message):
-        replace(program, image_shape=(1, side, side)).build()
+        replace(device_spec, image_shape=(1, side, side)).build()
 
 
 def test_the_view_is_measured_with_what_the_device_runs():
     def macs(**options):
-        program = make_program("cnn", {"width": 8}, "siftfunnel_plus", options)
-        return layer_stats(program.build().on_device(), program.image_shape).macs
+        device_spec = make_spec("cnn", {"width": 8}, "siftfunnel_plus", options)
+        return layer_stats(device_spec.build().on_device(), device_spec.image_shape).macs
 
     # Two thin products there and two back, of one 32x32 channel and 3 frequencies.
     assert macs(hidden_frequencies=3) - macs(hidden_frequencies=0) == 2 * (3 * 32 * 32 + 3 * 3 * 32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from small import make_program
+from small import make_spec
 
 from clients.edge import build_client_app
 from testbed.scenario.schema import EdgeOptimiserSection
@@ -29,28 +29,28 @@ def config(step, **extra):
     return ConfigRecord(values)
 
 
-def weights_of(program):
-    parameters, statistics = program.build().initial_weights()
+def weights_of(device_spec):
+    parameters, statistics = device_spec.build().initial_weights()
     return {
         protocol.ARRAYS: to_record(parameters),
         protocol.STATISTICS: to_record(statistics),
     }
 
 
-def run_round(program, data, keep_in_memory, new_process_each_message=False, **extra):
+def run_round(device_spec, data, keep_in_memory, new_process_each_message=False, **extra):
     """Play the server for one device and one round; return all replies' arrays."""
-    app = build_client_app([program], data, keep_in_memory)
+    app = build_client_app([device_spec], data, keep_in_memory)
     here, replies = context(), []
     for step in range(STEPS):
         content = RecordDict({protocol.CONFIG: config(step, **extra)})
         if step == 0:
-            content.update(weights_of(program))
+            content.update(weights_of(device_spec))
         reply = app(Message(content, 1, protocol.FORWARD), here)
         replies.append(reply)
         z = decode(to_tensors(reply.content[protocol.FEATURES])).numpy()
         gradient = np.cos(np.arange(z.size, dtype=np.float32)).reshape(z.shape) / z.size
         if new_process_each_message:
-            app = build_client_app([program], data, keep_in_memory)
+            app = build_client_app([device_spec], data, keep_in_memory)
         content = RecordDict(
             {
                 protocol.CONFIG: config(step),
@@ -59,7 +59,7 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
         )
         replies.append(app(Message(content, 1, protocol.BACKWARD), here))
         if new_process_each_message:
-            app = build_client_app([program], data, keep_in_memory)
+            app = build_client_app([device_spec], data, keep_in_memory)
     return [
         {
             f"{key}/{name}": array.numpy()
@@ -74,14 +74,14 @@ def run_round(program, data, keep_in_memory, new_process_each_message=False, **e
 @pytest.mark.parametrize("method", ["sgd", "adam"])
 @pytest.mark.parametrize("defence", ["none", "siftfunnel", "adversarial_decoder", "disco", "mid"])
 def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, method, extra):
-    program = make_program(
+    device_spec = make_spec(
         defence=defence,
         options={"cut": 2, "width": 8},
         optimiser=EdgeOptimiserSection(method=method, learning_rate=0.01),
     )
-    in_memory = run_round(program, host_data, keep_in_memory=True, **extra)
+    in_memory = run_round(device_spec, host_data, keep_in_memory=True, **extra)
     stateless = run_round(
-        program, host_data, keep_in_memory=False, new_process_each_message=True, **extra
+        device_spec, host_data, keep_in_memory=False, new_process_each_message=True, **extra
     )
     for one, other in zip(in_memory, stateless, strict=True):
         assert one.keys() == other.keys()
@@ -90,15 +90,15 @@ def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, 
 
 
 def test_the_last_reply_alone_carries_the_front_end(host_data):
-    replies = run_round(make_program(), host_data, keep_in_memory=True)
+    replies = run_round(make_spec(), host_data, keep_in_memory=True)
     carrying = [any(key.startswith(protocol.ARRAYS) for key in reply) for reply in replies]
     assert carrying == [False] * (2 * STEPS - 1) + [True]
 
 
 def test_inference_runs_the_deployed_weights(host_data):
-    program = make_program()
-    app, here = build_client_app([program], host_data), context(2)
-    deployed = RecordDict(weights_of(program))
+    device_spec = make_spec()
+    app, here = build_client_app([device_spec], host_data), context(2)
+    deployed = RecordDict(weights_of(device_spec))
     deployed[protocol.CONFIG] = ConfigRecord({protocol.VERSION: "deployed"})
     app(Message(deployed, 3, protocol.DEPLOY), here)
     request = RecordDict({protocol.CONFIG: ConfigRecord({protocol.REQUEST: 7, protocol.IMAGE: 21})})
@@ -109,6 +109,6 @@ def test_inference_runs_the_deployed_weights(host_data):
 
 
 def test_enrolment_counts_the_devices_images(host_data):
-    app = build_client_app([make_program()], host_data)
+    app = build_client_app([make_spec()], host_data)
     reply = app(Message(RecordDict(), 2, protocol.ENROL), context(1))
     assert reply.content[protocol.METRICS][protocol.NUM_EXAMPLES] == 10

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from small import make_program
+from small import make_spec
 from torch import nn
 
+from clients.local_training import LocalTraining
 from clients.precision import ActivationQuantiser, Int8Emulation, quantise_weight
-from clients.session import TrainingSession
 from testbed.core.registries import FRONT_ENDS
 from testbed.wire.encoding import decode, payload_bytes
 
@@ -57,7 +57,7 @@ def test_every_front_end_runs_in_int8_close_to_float(name):
     x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     outputs = {}
     for precision in ("float32", "int8"):
-        model = make_program(name, {}, precision=precision).build()
+        model = make_spec(name, {}, precision=precision).build()
         parameters, statistics = model.initial_weights()
         weights = {**parameters, **statistics}
         rng = torch.Generator().manual_seed(0)
@@ -78,7 +78,7 @@ def test_only_what_a_kernel_writes_to_memory_is_rounded():
 
 
 def test_released_features_travel_as_bytes_and_come_back_exactly():
-    model = make_program(precision="int8").build()
+    model = make_spec(precision="int8").build()
     parameters, statistics = model.initial_weights()
     rng = torch.Generator().manual_seed(0)
     _, released, _ = model.features({**parameters, **statistics}, torch.rand(3, 1, 32, 32), rng)
@@ -88,13 +88,14 @@ def test_released_features_travel_as_bytes_and_come_back_exactly():
 
 
 def test_a_device_trains_in_int8(host_data):
-    model = make_program(precision="int8").build()
+    model = make_spec(precision="int8").build()
     parameters, statistics = model.initial_weights()
-    session = TrainingSession(model, 1, 0, *host_data.training(1), parameters, statistics)
-    z, _ = session.forward(0)
-    session.backward(0, torch.ones_like(z))
+    local_training = LocalTraining(model, 1, 0, *host_data.training(1), parameters, statistics)
+    z, _ = local_training.forward(0)
+    local_training.backward(0, torch.ones_like(z))
     kernel = "blocks.0.0.weight"
-    assert not np.allclose(session.parameters[kernel].detach(), parameters[kernel])
+    assert not np.allclose(local_training.parameters[kernel].detach(), parameters[kernel])
     assert any(
-        name.startswith("quantisers") and value.any() for name, value in session.statistics.items()
+        name.startswith("quantisers") and value.any()
+        for name, value in local_training.statistics.items()
     )

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import make_batch, make_program
+from small import make_batch, make_spec
 
 from clients.defences.base import Defence
-from clients.program import initialise
+from clients.device_spec import initialise
 from server.compute import choose_device
-from server.edge_half import ProviderTier
+from server.edge_interface import ProviderTier
 from server.entries import TieredCloudModel
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
@@ -40,8 +40,8 @@ def some_images(count=40):
     )
 
 
-def training(chosen=None, data=None, tiers=1, device=CPU, shares=None, **program):
-    edges = [make_program(**program).build() for _ in range(tiers)]
+def training(chosen=None, data=None, tiers=1, device=CPU, shares=None, **device_spec):
+    edges = [make_spec(**device_spec).build() for _ in range(tiers)]
     name, cloud_options = edges[0].front_end.cloud_model
     shape = edges[0].front_end.feature_shape
     trunk = CLOUD_MODELS.create(name, cloud_options, feature_shape=shape, num_classes=10)
@@ -134,8 +134,8 @@ def test_a_resumed_training_ends_with_the_same_bits(method):
         augmentation={"horizontal_flip": True, "crop_padding_px": 2, "brightness": 0.2},
         learning_rate_schedule="cosine",
     )
-    program = {"defence": "gaussian_noise"}
-    whole, again = training(options, **program), training(options, **program)
+    device_spec = {"defence": "gaussian_noise"}
+    whole, again = training(options, **device_spec), training(options, **device_spec)
     whole.run()
     again.run()
     assert everything(again) == everything(whole)
@@ -147,12 +147,12 @@ def test_a_resumed_training_ends_with_the_same_bits(method):
         if record.epoch == 2:
             raise StopError
 
-    cut = training(options, **program)
+    cut = training(options, **device_spec)
     with pytest.raises(StopError):
         cut.run(stop)
     torch.manual_seed(99)
     torch.rand(7)
-    resumed = training(options, **program)
+    resumed = training(options, **device_spec)
     tensors, plain = cut.state()
     # Files hold plain rows; the training's own layout is channels last.
     tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
@@ -316,19 +316,19 @@ def test_every_defence_trains_all_that_it_has(name):
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_modules_of_a_defence_and_int8_front_ends_are_kept_and_resumed(playing, precision):
-    options, program = section(epochs=2), playing | {"precision": precision}
-    whole, cut = training(options, **program), training(section(epochs=1), **program)
+    options, device_spec = section(epochs=2), playing | {"precision": precision}
+    whole, cut = training(options, **device_spec), training(section(epochs=1), **device_spec)
     names = set(whole.weights())
     assert {"tier0.defence.release.weight", "tier0.defence.adversary.bias"} <= names
     assert any("quantisers" in name for name in names) == (precision == "int8")
     whole.run()
     cut.run()
-    resumed = training(options, **program)
+    resumed = training(options, **device_spec)
     tensors, plain = cut.state()
     resumed.load_state({n: v.contiguous().clone() for n, v in tensors.items()}, plain)
     resumed.run()
     assert everything(resumed) == everything(whole)
-    first, last = training(options, **program).weights(), whole.weights()
+    first, last = training(options, **device_spec).weights(), whole.weights()
     assert all(not torch.equal(first[name], last[name]) for name in names if "defence." in name)
 
 
@@ -422,15 +422,15 @@ def test_what_this_machine_cannot_do_is_one_sentence():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_trains_like_the_cpu_and_repeats_its_bits(precision):
     gpu = torch.device("cuda")
-    program = SMALL_FUNNEL | {"defence": "gaussian_noise"}
+    device_spec = SMALL_FUNNEL | {"defence": "gaussian_noise"}
     runs = []
     for _ in range(2):
-        found = training(section(precision=precision), device=gpu, **program)
+        found = training(section(precision=precision), device=gpu, **device_spec)
         found.run()
         runs.append(found)
     assert everything(runs[0]) == everything(runs[1])
     assert all(value.device == CPU for value in runs[0].selected().values())
-    on_cpu = training(section(), **program)
+    on_cpu = training(section(), **device_spec)
     on_cpu.run()
     assert runs[0].history[0].training_loss == pytest.approx(
         on_cpu.history[0].training_loss, rel=0.02

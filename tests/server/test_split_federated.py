@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from small import make_program
+from small import make_spec
 from torch.nn import functional
 
 from clients.edge import build_client_app
@@ -48,8 +48,8 @@ class DirectGrid:
         return replies
 
 
-def new_server(program, training, strategy="fedavg", options=None, devices=4):
-    model = program.build()
+def new_server(device_spec, training, strategy="fedavg", options=None, devices=4):
+    model = device_spec.build()
     name, cloud_options = model.front_end.cloud_model
     torch.manual_seed(0)
     cloud_model = CLOUD_MODELS.create(
@@ -59,28 +59,28 @@ def new_server(program, training, strategy="fedavg", options=None, devices=4):
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
     cloud_model = TieredCloudModel(cloud_model, [model.front_end.feature_shape], 10)
-    cloud = Cloud(cloud_model, CloudOptimiserSection(), program.seed, threads=1)
+    cloud = Cloud(cloud_model, CloudOptimiserSection(), device_spec.seed, threads=1)
     flower = STRATEGIES.create(strategy, options or {})
     tier = Tier(flower, *model.initial_weights())
-    return SplitFederated(training, program.seed, cloud, [tier]), model
+    return SplitFederated(training, device_spec.seed, cloud, [tier]), model
 
 
 PLAIN = EdgeOptimiserSection(learning_rate=0.1, momentum=0.0, clip_norm=None)
 
 
 def test_one_device_equals_centralised_training(host_data):
-    program = make_program(optimiser=PLAIN)
+    device_spec = make_spec(optimiser=PLAIN)
     training = TrainingSection(rounds=1, cohort_size=1, local_steps=3, batch_size=4)
-    server, model = new_server(program, training)
-    app = build_client_app([program], host_data, keep_in_memory=True)
+    server, model = new_server(device_spec, training)
+    app = build_client_app([device_spec], host_data, keep_in_memory=True)
 
-    reference, _ = new_server(program, training)
+    reference, _ = new_server(device_spec, training)
     front_end = model.front_end
     optimiser = torch.optim.SGD(front_end.parameters(), lr=0.1)
     cloud = reference.cloud
-    from clients.session import TrainingSession
+    from clients.local_training import LocalTraining
 
-    batches = TrainingSession(model, 0, 1, *host_data.training(0), *model.initial_weights())
+    batches = LocalTraining(model, 0, 1, *host_data.training(0), *model.initial_weights())
     front_end.train()
     for step in range(3):
         x, labels = batches._batch(step)
@@ -109,10 +109,10 @@ def test_one_device_equals_centralised_training(host_data):
 
 
 def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **extra):
-    program = make_program(**extra)
+    device_spec = make_spec(**extra)
     training = TrainingSection(rounds=rounds, cohort_size=4, local_steps=2, batch_size=4)
-    server, _ = new_server(program, training, strategy, options)
-    app = build_client_app([program], host_data, keep_in_memory=True)
+    server, _ = new_server(device_spec, training, strategy, options)
+    app = build_client_app([device_spec], host_data, keep_in_memory=True)
     grid = DirectGrid(app, 4, spoil) if spoil else DirectGrid(app, 4)
     records = []
     server.train(grid, records.append)
@@ -133,7 +133,7 @@ def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **ex
 )
 def test_strategies_aggregate(host_data, strategy, options):
     server, records, _ = train(host_data, strategy, options)
-    start = make_program().build().initial_weights()[0]
+    start = make_spec().build().initial_weights()[0]
     assert [record.participants for record in records] == [4, 4]
     assert all(torch.isfinite(value).all() for value in server.tiers[0].parameters.values())
     assert any(not torch.equal(server.tiers[0].parameters[name], start[name]) for name in start)
@@ -246,12 +246,12 @@ def test_no_device_that_can_train_is_a_clear_error(host_data):
 
 
 def test_cohorts_are_drawn_by_seed_and_round(host_data):
-    program = make_program()
+    device_spec = make_spec()
     training = TrainingSection(rounds=1, cohort_size=3, local_steps=1, batch_size=4)
-    server, _ = new_server(program, training)
+    server, _ = new_server(device_spec, training)
     server.eligible = list(range(1, 21))
     cohorts = [server._cohort(number) for number in range(1, 6)]
-    again, _ = new_server(program, training)
+    again, _ = new_server(device_spec, training)
     again.eligible = list(range(1, 21))
     assert cohorts == [again._cohort(number) for number in range(1, 6)]
     assert len({tuple(cohort) for cohort in cohorts}) > 1

@@ -17,7 +17,7 @@ import yaml
 from testbed.cli.dry_run import estimate
 from testbed.core.environment import no_compiler_cache
 from testbed.engine.experiment import arm_models
-from testbed.engine.setting.world import read_setting
+from testbed.engine.setting.run_context import read_run_inputs
 from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main
 from testbed.scenario.loading import validate_scenario
@@ -280,10 +280,8 @@ def test_attackers_in_training_cost_what_their_steps_cost():
     def training_s(adversaries, rounds=50, arms=tree["arms"]):
         given = tree | {"adversaries": adversaries, "arms": arms}
         given["training"] = tree["training"] | {"rounds": rounds}
-        setting = read_setting(validate_scenario(given, "made"))
-        guesses = [
-            estimate(setting, arm_models(setting, arm), 10.0) for arm in setting.scenario.arms
-        ]
+        inputs = read_run_inputs(validate_scenario(given, "made"))
+        guesses = [estimate(inputs, arm_models(inputs, arm), 10.0) for arm in inputs.scenario.arms]
         decoders = {guess.attack_s > 0.0 for guess in guesses}
         assert decoders == {ridge in adversaries}
         return np.array([guess.train_s for guess in guesses])

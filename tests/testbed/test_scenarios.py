@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.engine.setting.world import read_fleet
+from testbed.engine.setting.run_context import read_fleet
 from testbed.scenario.loading import dump_scenario, load_scenario, parse_yaml, validate_scenario
 
 SCENARIOS = sorted((Path(__file__).resolve().parents[2] / "scenarios").glob("*.yaml"))

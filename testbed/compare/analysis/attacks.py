@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.compare.analysis.arms import Entry
-from testbed.compare.analysis.population import Column, Population, Resamples, Values, mean_interval
+from testbed.compare.analysis.request_table import (
+    Column,
+    RequestTable,
+    Resamples,
+    Values,
+    mean_interval,
+)
 from testbed.core.errors import UserError
 from testbed.results.schema import AttackResult, Interval
 
@@ -126,9 +132,9 @@ class Attacks:
         return None
 
 
-def attacks_of(entry: Entry, population: Population, draws: Resamples) -> Attacks:
+def attacks_of(entry: Entry, request_table: RequestTable, draws: Resamples) -> Attacks:
     """Collect the attacks that every seed of an entry has, and find each adversary's best."""
-    found = [_scored(entry, facts, population) for facts in _common(entry)]
+    found = [_scored(entry, facts, request_table) for facts in _common(entry)]
     rebuilding = tuple(
         item for item in found if not item.facts.is_anchor and item.facts.rebuilds_images
     )
@@ -156,7 +162,7 @@ def _common(entry: Entry) -> list[AttackResult]:
     ]
 
 
-def _scored(entry: Entry, facts: AttackResult, population: Population) -> Scored:
+def _scored(entry: Entry, facts: AttackResult, request_table: RequestTable) -> Scored:
     parts: dict[str, list[Any]] = {name: [] for name in (*SCORES, "tier", "device_class", "at")}
     for member in entry.members:
         file = member.run.path / "attacks.parquet"
@@ -166,7 +172,7 @@ def _scored(entry: Entry, facts: AttackResult, population: Population) -> Scored
         what = f"{facts.attack} by {facts.adversary} on '{member.arm.name}'"
         if not len(rows):
             raise UserError(f"{file}: no row of {what}, which results.json lists")
-        at = population.places(member.run.seed, rows["request"])
+        at = request_table.places(member.run.seed, rows["request"])
         if (at < 0).any():
             raise UserError(f"{file}: {what} names requests that requests.parquet does not have")
         if not np.isfinite(rows["mse"]).all():

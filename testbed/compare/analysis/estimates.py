@@ -7,9 +7,9 @@ import numpy as np
 
 from testbed.compare.analysis.arms import Entry
 from testbed.compare.analysis.attacks import Attacked, Attacks, attacks_of
-from testbed.compare.analysis.population import (
+from testbed.compare.analysis.request_table import (
     Column,
-    Population,
+    RequestTable,
     Resamples,
     Values,
     interval,
@@ -34,7 +34,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ArmEstimates:
     """An entry with its estimates.
 
     Attributes
@@ -65,9 +65,9 @@ class Measured:
         return self.attacks.best
 
 
-def measure(entry: Entry, population: Population, draws: Resamples) -> Measured:
+def measure(entry: Entry, request_table: RequestTable, draws: Resamples) -> ArmEstimates:
     """Estimate everything of one entry."""
-    served = _served(entry, population)
+    served = _served(entry, request_table)
     estimates = {
         "accuracy": _mean(served["correct"], draws),
         "energy_mj": _mean(served["energy_mj"], draws),
@@ -81,8 +81,10 @@ def measure(entry: Entry, population: Population, draws: Resamples) -> Measured:
     for name in EDGE:
         estimates[name] = _mean(served[name], draws)
     for name in LEAKAGE:
-        estimates[name] = _leakage(entry, population, draws, name)
-    return Measured(entry, estimates, served["correct"], attacks_of(entry, population, draws))
+        estimates[name] = _leakage(entry, request_table, draws, name)
+    return ArmEstimates(
+        entry, estimates, served["correct"], attacks_of(entry, request_table, draws)
+    )
 
 
 def _mean(column: Column, draws: Resamples) -> Estimate:
@@ -90,13 +92,13 @@ def _mean(column: Column, draws: Resamples) -> Estimate:
     return Estimate(mean_interval(column, samples), samples)
 
 
-def _served(entry: Entry, population: Population) -> dict[str, Column]:
+def _served(entry: Entry, request_table: RequestTable) -> dict[str, Column]:
     """Return the columns over answered requests; unknown values are left out."""
     parts: dict[str, list[Values]] = {name: [] for name in (*SERVED, *EDGE)}
     places = []
     for member in entry.members:
         rows = member.run.requests.where(arm=member.arm.name, status="answered")
-        places.append(population.places(member.run.seed, rows["request"]))
+        places.append(request_table.places(member.run.seed, rows["request"]))
         for name in SERVED:
             parts[name].append(rows[name].astype(np.float64))
         costs = _edge_of_devices(entry, member.run.seed)
@@ -129,13 +131,13 @@ def _edge_of_devices(entry: Entry, seed: int) -> dict[int, Edge | None]:
     return found
 
 
-def _leakage(entry: Entry, population: Population, draws: Resamples, name: str) -> Estimate:
+def _leakage(entry: Entry, request_table: RequestTable, draws: Resamples, name: str) -> Estimate:
     """Return a leakage measure, one number per seed: that of the main tier's features."""
     get: Callable[[Leakage | None], float | None] = lambda found: (  # noqa: E731
         getattr(found, name) if found is not None else None
     )
     known = [
-        (value, population.seeds.index(member.run.seed))
+        (value, request_table.seeds.index(member.run.seed))
         for member in entry.members
         if (value := get(member.arm.leakage)) is not None
     ]

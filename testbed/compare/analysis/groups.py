@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from testbed.compare.analysis.attacks import Attacked
-from testbed.compare.analysis.estimates import Measured
-from testbed.compare.analysis.population import Values, interval
+from testbed.compare.analysis.estimates import ArmEstimates
+from testbed.compare.analysis.request_table import Values, interval
 from testbed.results.schema import Interval
 
 TIER, CLASS = "tier", "device_class"
@@ -50,7 +50,7 @@ class Groups:
         return next((score for score in self.scores if score.group == group), None)
 
 
-def groups_of(measured: Sequence[Measured], by: str) -> list[Groups]:
+def groups_of(measured: Sequence[ArmEstimates], by: str) -> list[Groups]:
     """Score every tier (or device class) of every entry by the best attack on it."""
     return [_scores(item, by) for item in measured]
 
@@ -60,7 +60,9 @@ def group_names(groups: Sequence[Groups]) -> list[str]:
     return list(dict.fromkeys(score.group for item in groups for score in item.scores))
 
 
-def relative_leakage(groups: Sequence[Groups], measured: Sequence[Measured]) -> dict[str, float]:
+def relative_leakage(
+    groups: Sequence[Groups], measured: Sequence[ArmEstimates]
+) -> dict[str, float]:
     """Return by group the mean over entries of its MSE divided by the entry's.
 
     Below 1 the group leaks more than the devices of its arms do on average.
@@ -74,7 +76,7 @@ def relative_leakage(groups: Sequence[Groups], measured: Sequence[Measured]) -> 
     return {name: float(np.mean(values)) for name, values in ratios.items()}
 
 
-def _scores(item: Measured, by: str) -> Groups:
+def _scores(item: ArmEstimates, by: str) -> Groups:
     names = sorted({str(name) for scored in item.attacks.rebuilding for name in scored.groups[by]})
     found = [(name, item.attacks.best_within(by, name)) for name in names]
     known = [(name, attacked) for name, attacked in found if attacked is not None]

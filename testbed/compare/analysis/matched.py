@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.analysis.estimates import Measured
+from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.pareto import non_dominated
-from testbed.compare.analysis.population import Values, interval
+from testbed.compare.analysis.request_table import Values, interval
 from testbed.privacy.intervals import LEVEL
 from testbed.results.schema import Interval
 
@@ -62,7 +62,7 @@ def place_at(accuracy: Values, mse: Values, target: float) -> Place:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedDefence:
     """A family at one accuracy.
 
     Attributes
@@ -99,10 +99,10 @@ class Matched:
 
     accuracy: float
     below_reference: float | None
-    standings: tuple[Standing, ...]
+    ranked_defences: tuple[RankedDefence, ...]
 
 
-def families_of(measured: Sequence[Measured]) -> dict[str, list[int]]:
+def families_of(measured: Sequence[ArmEstimates]) -> dict[str, list[int]]:
     """Return the places of the entries of every family."""
     families: dict[str, list[int]] = {}
     for place, item in enumerate(measured):
@@ -110,7 +110,7 @@ def families_of(measured: Sequence[Measured]) -> dict[str, list[int]]:
     return families
 
 
-def match(measured: Sequence[Measured], reference: int, max_loss: float) -> list[Matched]:
+def match(measured: Sequence[ArmEstimates], reference: int, max_loss: float) -> list[Matched]:
     """Rank the families at the reference's accuracy minus ``max_loss`` and at common accuracies."""
     accuracy = np.array([_number(item["accuracy"].shown.value) for item in measured])
     moving = measured[reference]["accuracy"].samples - max_loss
@@ -121,7 +121,7 @@ def match(measured: Sequence[Measured], reference: int, max_loss: float) -> list
     return made
 
 
-def common_accuracies(measured: Sequence[Measured]) -> list[float]:
+def common_accuracies(measured: Sequence[ArmEstimates]) -> list[float]:
     """Return up to three accuracies, in whole per cent, that at least two families reach.
 
     From the second-highest of the families' best accuracies evenly down to the median of the
@@ -143,7 +143,7 @@ def common_accuracies(measured: Sequence[Measured]) -> list[float]:
 
 
 def _at(
-    measured: Sequence[Measured], target: float, targets: Values, below: float | None
+    measured: Sequence[ArmEstimates], target: float, targets: Values, below: float | None
 ) -> Matched:
     families = families_of(measured)
     places = [place_at(*_points(measured, own), target) for own in families.values()]
@@ -151,7 +151,7 @@ def _at(
     reached = [index for index, place in enumerate(places) if place.mse is not None]
     order = sorted(reached, key=lambda index: (-(places[index].mse or 0.0), index))
     ranks = _rank_shares(samples[:, order])
-    standings = []
+    ranked_defences = []
     for index, (family, own) in enumerate(families.items()):
         place = places[index]
         rank = order.index(index) + 1 if index in order else None
@@ -162,8 +162,8 @@ def _at(
             value = (place.mse or 0.0) - (places[best].mse or 0.0)
             to_best = interval(value, samples[:, index] - samples[:, best], _victims(measured, own))
             like_best = not _tells_apart(samples[:, best], samples[:, index])
-        standings.append(
-            Standing(
+        ranked_defences.append(
+            RankedDefence(
                 family=family,
                 reached=place.reached,
                 settings=tuple(measured[own[at]].entry.label for at in place.settings),
@@ -179,8 +179,8 @@ def _at(
                 like_best=like_best,
             )
         )
-    standings.sort(key=lambda item: (item.rank is None, item.rank or 0))
-    return Matched(target, below, tuple(standings))
+    ranked_defences.sort(key=lambda item: (item.rank is None, item.rank or 0))
+    return Matched(target, below, tuple(ranked_defences))
 
 
 def _tells_apart(best: Values, other: Values) -> bool:
@@ -205,14 +205,14 @@ def _rank_shares(samples: Values) -> list[list[float]]:
     ]
 
 
-def _points(measured: Sequence[Measured], places: Sequence[int]) -> tuple[Values, Values]:
+def _points(measured: Sequence[ArmEstimates], places: Sequence[int]) -> tuple[Values, Values]:
     return (
         np.array([_number(measured[place]["accuracy"].shown.value) for place in places]),
         np.array([_number(measured[place]["mse"].shown.value) for place in places]),
     )
 
 
-def _resampled(measured: Sequence[Measured], places: Sequence[int], targets: Values) -> Values:
+def _resampled(measured: Sequence[ArmEstimates], places: Sequence[int], targets: Values) -> Values:
     """Return the family's MSE at the target of every resample, NaN where it is not reached."""
     accuracy = np.stack([measured[place]["accuracy"].samples for place in places], axis=1)
     mse = np.stack([measured[place]["mse"].samples for place in places], axis=1)
@@ -223,7 +223,7 @@ def _resampled(measured: Sequence[Measured], places: Sequence[int], targets: Val
     return np.array([_number(value) for value in found])
 
 
-def _victims(measured: Sequence[Measured], places: Sequence[int]) -> int:
+def _victims(measured: Sequence[ArmEstimates], places: Sequence[int]) -> int:
     return max(measured[place]["mse"].shown.n or 0 for place in places)
 
 

@@ -6,14 +6,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.analysis.estimates import Measured
-from testbed.compare.analysis.population import Values
+from testbed.compare.analysis.estimates import ArmEstimates
+from testbed.compare.analysis.request_table import Values
 
 Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
-class Trade:
+class TradeOff:
     """Two measures of which one is usually bought with the other."""
 
     name: str
@@ -22,12 +22,12 @@ class Trade:
     y_better: Better
 
 
-TRADES = (
-    Trade("accuracy_mse", "accuracy", "mse", "higher"),
-    Trade("accuracy_ssim", "accuracy", "ssim", "lower"),
-    Trade("accuracy_macs", "accuracy", "macs", "lower"),
-    Trade("accuracy_bytes", "accuracy", "uplink_bytes", "lower"),
-    Trade("accuracy_latency", "accuracy", "latency_ms_median", "lower"),
+TRADE_OFFS = (
+    TradeOff("accuracy_mse", "accuracy", "mse", "higher"),
+    TradeOff("accuracy_ssim", "accuracy", "ssim", "lower"),
+    TradeOff("accuracy_macs", "accuracy", "macs", "lower"),
+    TradeOff("accuracy_bytes", "accuracy", "uplink_bytes", "lower"),
+    TradeOff("accuracy_latency", "accuracy", "latency_ms_median", "lower"),
 )
 
 
@@ -41,7 +41,7 @@ class Front:
     share : (entries,) in which share of the resamples they are; NaN where a measure is unknown.
     """
 
-    trade: Trade
+    trade_off: TradeOff
     on_front: NDArray[np.bool_]
     share: Values
 
@@ -68,25 +68,25 @@ def non_dominated(points: Values) -> NDArray[np.bool_]:
     return front
 
 
-def front_of(trade: Trade, measured: list[Measured]) -> Front:
+def front_of(trade_off: TradeOff, measured: list[ArmEstimates]) -> Front:
     """Return the front of a trade, and how stable it is over the resamples."""
-    sign = 1.0 if trade.y_better == "higher" else -1.0
+    sign = 1.0 if trade_off.y_better == "higher" else -1.0
     values = np.array(
         [
-            [_number(item[trade.x].shown.value), sign * _number(item[trade.y].shown.value)]
+            [_number(item[trade_off.x].shown.value), sign * _number(item[trade_off.y].shown.value)]
             for item in measured
         ]
     )
     samples = np.stack(
         [
-            np.stack([item[trade.x].samples, sign * item[trade.y].samples], axis=-1)
+            np.stack([item[trade_off.x].samples, sign * item[trade_off.y].samples], axis=-1)
             for item in measured
         ],
         axis=1,
     )
     known = np.isfinite(values).all(axis=-1)
     share = non_dominated(samples).mean(axis=0)
-    return Front(trade, non_dominated(values), np.where(known, share, np.nan))
+    return Front(trade_off, non_dominated(values), np.where(known, share, np.nan))
 
 
 def _number(value: float | None) -> float:

@@ -19,25 +19,25 @@ from testbed.adversaries.base import Inferred, Reconstruction
 from testbed.adversaries.mounting import mount
 from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
+from testbed.engine.attacking.bound_check import made_of_own, smoothed_scores
 from testbed.engine.attacking.budget_curve import PartialOutcome, amount_entry, partial_job
+from testbed.engine.attacking.error_bounds import arm_error_bound, bound_entry
 from testbed.engine.attacking.evidence import (
     ANCHORS,
     AttackJob,
-    Reading,
+    TierIntercepts,
     attack_job,
     close_oracle,
     query_access,
 )
-from testbed.engine.attacking.floors import arm_floor, floor_entry
 from testbed.engine.attacking.intercepts import read_by_tier
-from testbed.engine.attacking.on_smoothed import made_of_own, smoothed_scores
 from testbed.engine.attacking.scoring import ScoredAttack, score_attack
 from testbed.engine.attacking.transfer import aimed_at, targets, transfer_rows
 from testbed.engine.attacking.victims import victims_of
 from testbed.engine.network.taps import Tap
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting, World
+from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training.attackers import attacks_arm
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.judge import Judge
@@ -73,7 +73,7 @@ class AttackResults:
     Attributes
     ----------
     read_nothing : the adversaries whose taps saw no answered request that they could attack.
-    floors : the ``floors`` of the arm's entry, one per tier.
+    error bounds : the ``error_bounds`` of the arm's entry, one per tier.
     seconds : what each attack took on this host; never part of the results.
     """
 
@@ -81,60 +81,66 @@ class AttackResults:
     rows: list[Row]
     samples: dict[str, NDArray[np.uint8]]
     read_nothing: list[str]
-    floors: list[Row]
+    error_bounds: list[Row]
     seconds: list[Row]
 
 
 def attack_arm(
-    world: World, arm: TrainedArm, taps: Sequence[Tap], served: ServedArm
+    run_context: RunContext, arm: TrainedArm, taps: Sequence[Tap], served: ServedArm
 ) -> AttackResults:
     """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions.
 
     Tiers differ in front-end, hence in the shape and meaning of features: an adversary, who sees
     which is which, attacks each of them apart.
     """
-    setting, models = world.setting, arm.models
-    own_arm = next(item for item in setting.scenario.arms if item.name == models.arm)
-    adversaries = [item for item in setting.scenario.adversaries if attacks_arm(item, own_arm)]
+    inputs, models = run_context.inputs, arm.models
+    own_arm = next(item for item in inputs.scenario.arms if item.name == models.arm)
+    adversaries = [item for item in inputs.scenario.adversaries if attacks_arm(item, own_arm)]
     by_name = {tap.name: tap for tap in taps}
     deployed = {tier: arm.deployed(tier) for tier in models.used()}
-    floors = {
-        tier: arm_floor(setting, front_end, models.tiers[tier].edge_stats.macs)
+    error_bounds = {
+        tier: arm_error_bound(inputs, front_end, models.tiers[tier].edge_stats.macs)
         for tier, front_end in deployed.items()
     }
     read = [
-        reading
+        tier_intercepts
         for adversary in adversaries
-        for reading in read_by_tier(
-            setting, models, adversary, by_name[adversary.name], served, (deployed, floors)
+        for tier_intercepts in read_by_tier(
+            inputs, models, adversary, by_name[adversary.name], served, (deployed, error_bounds)
         )
     ]
-    readings = [item for item in read if item.mountable]
+    tiers_read = [item for item in read if item.mountable]
     jobs = [
         attack_job(
-            *(setting, deployed[item.tier], item, served.answers, world.backend),
-            arm.intrusion.memory(item.adversary.name, item.tier) if arm.intrusion else None,
+            *(inputs, deployed[item.tier], item, served.answers, run_context.backend),
+            arm.training_attacks.memory(item.adversary.name, item.tier)
+            if arm.training_attacks
+            else None,
         )
-        for item in readings
+        for item in tiers_read
     ]
-    jobs = [aimed_at(job, targets(item, read)) for item, job in zip(readings, jobs, strict=True)]
+    jobs = [aimed_at(job, targets(item, read)) for item, job in zip(tiers_read, jobs, strict=True)]
     partial = [
-        (item, share, partial_job(setting, deployed[item.tier], item, share, served, world.backend))
-        for item in readings
+        (
+            item,
+            share,
+            partial_job(inputs, deployed[item.tier], item, share, served, run_context.backend),
+        )
+        for item in tiers_read
         for share in item.adversary.curve
     ]
-    left = Counter(item.adversary.name for item in (*readings, *(item for item, _, _ in partial)))
+    left = Counter(item.adversary.name for item in (*tiers_read, *(item for item, _, _ in partial)))
 
     def on_done(job_name: str) -> None:
         """Count an adversary as done with its last tier."""
         adversary = job_name.split("'")[1]
         left[adversary] -= 1
-        world.progress.advance(0 if left[adversary] else 1, job_name)
+        run_context.progress.advance(0 if left[adversary] else 1, job_name)
 
-    outcomes = world.backend.run_jobs(
+    outcomes = run_context.backend.run_jobs(
         [
             (_job_name(models, item), run_attacks, (job,))
-            for item, job in zip(readings, jobs, strict=True)
+            for item, job in zip(tiers_read, jobs, strict=True)
         ]
         + [
             (f"{_job_name(models, item)}, with {share:g} of the amount", run_attacks, (job,))
@@ -143,59 +149,61 @@ def attack_arm(
         on_done,
         [query_access(job) for job in [*jobs, *(job for _, _, job in partial)]],
     )
-    replays = [item.adversary.knowledge.replays for item in readings] or [1]
+    replays = [item.adversary.knowledge.replays for item in tiers_read] or [1]
     results = AttackResults(
         *([], [], {}),
         [item.name for item in adversaries if item.name not in left],
         [
-            {"tier": models.tiers[tier].program.tier, **floor_entry(floor, replays)}
-            for tier, floor in floors.items()
+            {"tier": models.tiers[tier].device_spec.tier, **bound_entry(bound, replays)}
+            for tier, bound in error_bounds.items()
         ],
         [],
     )
-    judge = make_judge(setting)
+    judge = make_judge(inputs)
     for job in (*jobs, *(job for _, _, job in partial)):
-        close_oracle(job, world.backend)
+        close_oracle(job, run_context.backend)
     for adversary in adversaries:
         own = [
             (item, job, mounted)
-            for item, job, mounted in zip(readings, jobs, outcomes[: len(jobs)], strict=True)
+            for item, job, mounted in zip(tiers_read, jobs, outcomes[: len(jobs)], strict=True)
             if item.adversary.name == adversary.name
         ]
         if not own:
             continue
-        entry = _score_adversary(setting, models, adversary, own, served, judge, results)
+        entry = _score_adversary(inputs, models, adversary, own, served, judge, results)
         theirs = [item for item in read if item.adversary.name == adversary.name]
-        found = {reading.tier: mounted[-1].reconstruction for reading, _, mounted in own}
-        entry["transfer"] = transfer_rows(setting, models, theirs, found, served)
+        found = {
+            tier_intercepts.tier: mounted[-1].reconstruction for tier_intercepts, _, mounted in own
+        }
+        entry["transfer"] = transfer_rows(inputs, models, theirs, found, served)
         points = [
             PartialOutcome(item, share, job.evidence, mounted[-1].reconstruction)
             for (item, share, job), mounted in zip(partial, outcomes[len(jobs) :], strict=True)
             if item.adversary.name == adversary.name
         ]
         whole = [
-            PartialOutcome(reading, 1.0, job.evidence, found[reading.tier])
-            for reading, job, _ in own
+            PartialOutcome(tier_intercepts, 1.0, job.evidence, found[tier_intercepts.tier])
+            for tier_intercepts, job, _ in own
         ]
-        entry["by_amount"] = amount_entry(setting, models, [*points, *whole], served)
+        entry["by_amount"] = amount_entry(inputs, models, [*points, *whole], served)
     for entry in results.entries:
         raw = by_name[entry["adversary"]].raw_requests
         entry["raw_requests"] = sum(1 for item in raw if item in served.answers)
     return results
 
 
-def _job_name(models: ArmModels, item: Reading) -> str:
-    tier = f", tier '{models.tiers[item.tier].program.tier}'" if len(models.used()) > 1 else ""
+def _job_name(models: ArmModels, item: TierIntercepts) -> str:
+    tier = f", tier '{models.tiers[item.tier].device_spec.tier}'" if len(models.used()) > 1 else ""
     return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}"
 
 
-def make_judge(setting: Setting) -> Judge | None:
+def make_judge(inputs: RunInputs) -> Judge | None:
     """Return the scorer's classifier; None where its images show fewer than two classes.
 
     It learns from the auxiliary images, which no front-end was trained on. Where the classes are
     persons, those show nobody who is enrolled: the training images take their place.
     """
-    data = setting.data
+    data = inputs.data
     rows = data.parts.training if data.pool.labels_are_persons else data.parts.auxiliary
     labels = data.pool.labels[rows]
     if len(np.unique(labels)) < 2:
@@ -204,10 +212,10 @@ def make_judge(setting: Setting) -> Judge | None:
 
 
 def _score_adversary(
-    setting: Setting,
+    inputs: RunInputs,
     models: ArmModels,
     adversary: Adversary,
-    own: Sequence[tuple[Reading, AttackJob, list[Mounted]]],
+    own: Sequence[tuple[TierIntercepts, AttackJob, list[Mounted]]],
     served: ServedArm,
     judge: Judge | None,
     results: AttackResults,
@@ -220,22 +228,24 @@ def _score_adversary(
     """
     arm, knowledge = models.arm, adversary.knowledge
     victims = victims_of(
-        setting, models, [x for reading, _, _ in own for x in reading.items], served
+        inputs, models, [x for tier_intercepts, _, _ in own for x in tier_intercepts.items], served
     )
-    shown = _shown([len(reading.items) for reading, _, _ in own], setting)
+    shown = _shown([len(tier_intercepts.items) for tier_intercepts, _, _ in own], inputs)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
     scored: dict[str, ScoredAttack] = {}
     for number, component in enumerate(own[0][1].attacks):
         parts: dict[str, Reconstruction] = {}
         smoothed: list[Row] = []
-        for reading, _, mounted in own:
-            tier = models.tiers[reading.tier].program.tier
+        for tier_intercepts, _, mounted in own:
+            tier = models.tiers[tier_intercepts.tier].device_spec.tier
             found = mounted[number].reconstruction
-            parts[tier] = _of_intercepts(found, len(reading.items))
-            smoothed += smoothed_scores(tier, reading.smoothed, made_of_own(reading, found))
-        holds_all = all(reading.holds_weights for reading, _, _ in own)
+            parts[tier] = _of_intercepts(found, len(tier_intercepts.items))
+            smoothed += smoothed_scores(
+                tier, tier_intercepts.smoothed, made_of_own(tier_intercepts, found)
+            )
+        holds_all = all(tier_intercepts.holds_weights for tier_intercepts, _, _ in own)
         made = score_attack(
-            setting.scenario, victims, component.name, parts, judge, knowledge, holds_all
+            inputs.scenario, victims, component.name, parts, judge, knowledge, holds_all
         )
         scored[component.name] = made
         mean = scored.get(ANCHORS[0].name)
@@ -267,10 +277,10 @@ def _score_adversary(
     return results.entries[-1]
 
 
-def _shown(sizes: Sequence[int], setting: Setting) -> NDArray[np.int64]:
+def _shown(sizes: Sequence[int], inputs: RunInputs) -> NDArray[np.int64]:
     """Choose the victims that the report shows, from every tier in turn."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    wanted = min(setting.scenario.evaluation.reconstructions_shown, sum(sizes))
+    wanted = min(inputs.scenario.evaluation.reconstructions_shown, sum(sizes))
     turns = [
         (place, int(start) + place)
         for start, size in zip(starts, sizes, strict=True)

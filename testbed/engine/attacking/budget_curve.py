@@ -14,14 +14,14 @@ import numpy as np
 from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, Reconstruction
 from testbed.core.seeds import generator
-from testbed.engine.attacking.evidence import AttackJob, Reading, attack_job
-from testbed.engine.attacking.on_smoothed import features_apart, smoothed_scores
+from testbed.engine.attacking.bound_check import features_apart, smoothed_scores
+from testbed.engine.attacking.evidence import AttackJob, TierIntercepts, attack_job
 from testbed.engine.attacking.scoring import score_images
 from testbed.engine.attacking.victims import victims_of
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.scenario.adversary import Adversary
 
 Row = dict[str, Any]
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 class PartialOutcome:
     """What an attack made of one tier's intercepts with a share of what it learns from."""
 
-    reading: Reading
+    tier_intercepts: TierIntercepts
     share: float
     evidence: Evidence
     found: Reconstruction
@@ -39,31 +39,33 @@ class PartialOutcome:
     @property
     def images(self) -> FloatArray:
         """The reconstructions of all intercepts, whether or not it learned from them."""
-        if self.share < 1.0 and self.reading.adversary.threat.learns_from_intercepts:
+        if self.share < 1.0 and self.tier_intercepts.adversary.threat.learns_from_intercepts:
             return self.found.elsewhere[0]
-        return self.found.images[: len(self.reading.items)]
+        return self.found.images[: len(self.tier_intercepts.items)]
 
-    def on_smoothed(self, tier: str) -> list[Row]:
+    def bound_check(self, tier: str) -> list[Row]:
         """Return its error on smoothed victims; that of the whole amount stands elsewhere."""
-        if self.share == 1.0 or self.reading.smoothed is None:
+        if self.share == 1.0 or self.tier_intercepts.smoothed is None:
             return []
-        return smoothed_scores(tier, self.reading.smoothed, self.found.elsewhere[-1])
+        return smoothed_scores(tier, self.tier_intercepts.smoothed, self.found.elsewhere[-1])
 
 
 def partial_job(
-    setting: Setting,
+    inputs: RunInputs,
     deployed: DeployedFrontEnd,
-    reading: Reading,
+    tier_intercepts: TierIntercepts,
     share: float,
     served: ServedArm,
     backend: Backend,
 ) -> AttackJob:
     """Return the adversary's job with a share of what its attack learns from."""
-    part = replace(reading, adversary=_with_share(reading.adversary, share), smoothed=None)
-    apart = features_apart([reading])
-    job = attack_job(setting, deployed, part, served.answers, backend)
+    part = replace(
+        tier_intercepts, adversary=_with_share(tier_intercepts.adversary, share), smoothed=None
+    )
+    apart = features_apart([tier_intercepts])
+    job = attack_job(inputs, deployed, part, served.answers, backend)
     evidence = replace(job.evidence, elsewhere=apart)
-    if reading.adversary.learns_from == "intercepts":
+    if tier_intercepts.adversary.learns_from == "intercepts":
         everything = evidence.intercepts
         count = len(everything.answers)
         order = generator(job.seed, "part of the intercepts").permutation(count)
@@ -71,7 +73,7 @@ def partial_job(
         kept = Intercepts(everything.features[rows], everything.answers[rows])
         elsewhere = (everything.features, *apart)
         evidence = replace(evidence, intercepts=kept, elsewhere=elsewhere)
-    return AttackJob((reading.adversary.attack,), evidence, job.seed)
+    return AttackJob((tier_intercepts.adversary.attack,), evidence, job.seed)
 
 
 def _with_share(adversary: Adversary, share: float) -> Adversary:
@@ -86,7 +88,7 @@ def _with_share(adversary: Adversary, share: float) -> Adversary:
 
 
 def amount_entry(
-    setting: Setting,
+    inputs: RunInputs,
     models: ArmModels,
     outcomes: Sequence[PartialOutcome],
     served: ServedArm,
@@ -97,15 +99,15 @@ def amount_entry(
     ----------
     outcomes : of every share and tier, those of the whole amount (share 1) among them.
     """
-    adversary = outcomes[0].reading.adversary
+    adversary = outcomes[0].tier_intercepts.adversary
     unit = adversary.learns_from
     if not adversary.curve or unit is None:
         return None
     points = []
     for share in sorted({outcome.share for outcome in outcomes}):
         own = [outcome for outcome in outcomes if outcome.share == share]
-        read = [item for outcome in own for item in outcome.reading.items]
-        victims = victims_of(setting, models, read, served)
+        read = [item for outcome in own for item in outcome.tier_intercepts.items]
+        victims = victims_of(inputs, models, read, served)
         images = np.concatenate([outcome.images for outcome in own])
         points.append(
             {
@@ -115,9 +117,11 @@ def amount_entry(
                 "smoothed": [
                     row
                     for outcome in own
-                    for row in outcome.on_smoothed(models.tiers[outcome.reading.tier].program.tier)
+                    for row in outcome.bound_check(
+                        models.tiers[outcome.tier_intercepts.tier].device_spec.tier
+                    )
                 ],
-                **score_images(setting.scenario, victims, images),
+                **score_images(inputs.scenario, victims, images),
             }
         )
     return {"unit": unit, "victims": len(read), "points": points}

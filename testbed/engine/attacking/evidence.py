@@ -8,12 +8,12 @@ import numpy as np
 from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, Intercepts
 from testbed.core.seeds import generator
-from testbed.engine.attacking.floors import SmoothedVictims
+from testbed.engine.attacking.error_bounds import SmoothedVictims
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.queries import QueryAccess
 from testbed.engine.network.taps import Intercept
 from testbed.engine.setting.auxiliary_data import held_images
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.scenario.adversary import Adversary
 from testbed.scenario.schema import Component
 
@@ -33,7 +33,7 @@ class AttackJob:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TierIntercepts:
     """What one adversary intercepted from the devices of one tier, on the scorer's side.
 
     Attributes
@@ -41,7 +41,7 @@ class Reading:
     holds_weights : whether it has this tier's weights, by grant or from the colluding device.
     items : its intercepts, with the devices and requests that they came from.
     features : what it works on, (N, C, H, W): one release each, or means over several.
-    smoothed : smoothed victims of this tier for the comparison with a floor, or None.
+    smoothed : smoothed victims of this tier for the comparison with an error bound, or None.
     mountable : whether the attack's needs are granted on this tier; else it is transferred to only.
     """
 
@@ -55,9 +55,9 @@ class Reading:
 
 
 def attack_job(
-    setting: Setting,
+    inputs: RunInputs,
     deployed: DeployedFrontEnd,
-    reading: Reading,
+    tier_intercepts: TierIntercepts,
     answers: Mapping[int, int],
     backend: Backend,
     trained: Mapping[str, FloatArray] | None = None,
@@ -68,29 +68,31 @@ def attack_job(
     ----------
     trained : what the adversary has learned at the cloud while the fleet trained.
     """
-    adversary, seed = reading.adversary, setting.scenario.seed
+    adversary, seed = tier_intercepts.adversary, inputs.scenario.seed
     knowledge = adversary.knowledge
-    auxiliary, validation = held_images(adversary, setting.data, setting.foreign, seed)
+    auxiliary, validation = held_images(adversary, inputs.data, inputs.foreign, seed)
     # The same attacker, with the same luck, faces every arm.
     draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
-    features = reading.features
-    answered = np.array([answers[item.request] for item in reading.items], dtype=np.int64)
+    features = tier_intercepts.features
+    answered = np.array([answers[item.request] for item in tier_intercepts.items], dtype=np.int64)
     needs = adversary.threat
     elsewhere: tuple[FloatArray, ...] = ()
-    if reading.smoothed is not None and needs.learns_from_intercepts:
+    if tier_intercepts.smoothed is not None and needs.learns_from_intercepts:
         # It must not learn from what never crossed the wire.
-        elsewhere = (reading.smoothed.features,)
-    elif reading.smoothed is not None:
-        features = np.concatenate([features, reading.smoothed.features])
-        answered = np.append(answered, np.full(len(reading.smoothed.features), -1))
+        elsewhere = (tier_intercepts.smoothed.features,)
+    elif tier_intercepts.smoothed is not None:
+        features = np.concatenate([features, tier_intercepts.smoothed.features])
+        answered = np.append(answered, np.full(len(tier_intercepts.smoothed.features), -1))
     evidence = Evidence(
-        num_classes=setting.data.pool.num_classes,
+        num_classes=inputs.data.pool.num_classes,
         auxiliary=auxiliary,
         auxiliary_validation=validation,
         intercepts=Intercepts(features, answered),
-        oracle=_oracle(deployed, reading, draw, backend) if needs.queries else None,
-        query_limit=None if reading.holds_weights else adversary.query_limit,
-        design=deployed.program.front_end if needs.design and knowledge.design else None,
+        oracle=_oracle(deployed, tier_intercepts, draw, backend) if needs.queries else None,
+        query_limit=None if tier_intercepts.holds_weights else adversary.query_limit,
+        architecture=deployed.device_spec.front_end
+        if needs.architecture and knowledge.architecture
+        else None,
         replays=knowledge.replays,
         elsewhere=elsewhere,
         trained=trained,
@@ -101,14 +103,14 @@ def attack_job(
 
 
 def _oracle(
-    deployed: DeployedFrontEnd, reading: Reading, draw: int, backend: Backend
+    deployed: DeployedFrontEnd, tier_intercepts: TierIntercepts, draw: int, backend: Backend
 ) -> FrontEndOracle:
     """Return the front-end itself where weights are granted, else a way to ask it alone."""
     # Its own random draws: with the scenario's seed an adversary could undo a defence's noise.
-    front_end = replace(deployed, program=replace(deployed.program, seed=draw))
-    if reading.holds_weights:
+    front_end = replace(deployed, device_spec=replace(deployed.device_spec, seed=draw))
+    if tier_intercepts.holds_weights:
         return front_end
-    adversary = reading.adversary
+    adversary = tier_intercepts.adversary
     return backend.open_queries(front_end, adversary.name, adversary.query_limit)
 
 

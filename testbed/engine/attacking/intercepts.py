@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from clients.deployed import DeployedFrontEnd
-from testbed.engine.attacking.evidence import Reading
-from testbed.engine.attacking.floors import ArmFloor
+from testbed.engine.attacking.error_bounds import ArmErrorBound
+from testbed.engine.attacking.evidence import TierIntercepts
 from testbed.engine.attacking.replays import averaged_intercepts
 from testbed.engine.attacking.victims import victims_of
 from testbed.engine.network.taps import Intercept, Tap
@@ -14,60 +14,60 @@ from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.auxiliary_data import auxiliary_classes
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.positions import colluding_device
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.scenario.adversary import Adversary
 
 
 def read_by_tier(
-    setting: Setting,
+    inputs: RunInputs,
     models: ArmModels,
     adversary: Adversary,
     tap: Tap,
     served: ServedArm,
-    of_tiers: tuple[Mapping[int, DeployedFrontEnd], Mapping[int, ArmFloor]],
-) -> list[Reading]:
+    of_tiers: tuple[Mapping[int, DeployedFrontEnd], Mapping[int, ArmErrorBound]],
+) -> list[TierIntercepts]:
     """Return what the adversary read of each tier: tiers it can attack, or could transfer to.
 
     Parameters
     ----------
-    of_tiers : the deployed front-end and the floor of each tier.
+    of_tiers : the deployed front-end and the error bound of each tier.
     """
-    attacked = _attacked(setting, adversary, tap, served)
-    deployed, floors = of_tiers
-    readings = []
+    attacked = _attacked(inputs, adversary, tap, served)
+    deployed, error_bounds = of_tiers
+    tiers_read = []
     for tier in sorted({int(models.tier_of[item.device]) for item in attacked}):
         items = [item for item in attacked if models.tier_of[item.device] == tier]
-        holds_weights = _holds_weights(setting, models, adversary, tier)
+        holds_weights = _holds_weights(inputs, models, adversary, tier)
         mountable = adversary.can_attack(holds_weights)
         if not mountable and not adversary.transfer:
             continue
         features = np.stack([item.features for item in items])
         replays = adversary.knowledge.replays
         if replays > 1:
-            truth = victims_of(setting, models, items, served).images
+            truth = victims_of(inputs, models, items, served).images
             features = averaged_intercepts(deployed[tier], truth, features, replays)
         compared = adversary.rebuilds_images
-        smoothed = floors[tier].smoothed_victims(replays) if compared else None
-        readings.append(
-            Reading(adversary, tier, holds_weights, items, features, smoothed, mountable)
+        smoothed = error_bounds[tier].smoothed_victims(replays) if compared else None
+        tiers_read.append(
+            TierIntercepts(adversary, tier, holds_weights, items, features, smoothed, mountable)
         )
-    return readings
+    return tiers_read
 
 
-def _holds_weights(setting: Setting, models: ArmModels, adversary: Adversary, tier: int) -> bool:
+def _holds_weights(inputs: RunInputs, models: ArmModels, adversary: Adversary, tier: int) -> bool:
     """Return whether the adversary has a tier's weights; a colluding device has its own tier's."""
-    seed, fleet = setting.scenario.seed, setting.fleet
+    seed, fleet = inputs.scenario.seed, inputs.fleet
     own = colluding_device(adversary.name, adversary.position, len(fleet), seed)
     colludes = own is not None and int(models.tier_of[own]) == tier
     return adversary.knowledge.weights or colludes
 
 
 def _attacked(
-    setting: Setting, adversary: Adversary, tap: Tap, served: ServedArm
+    inputs: RunInputs, adversary: Adversary, tap: Tap, served: ServedArm
 ) -> list[Intercept]:
     """Return the answered intercepts of victims that the adversary is to be scored on."""
-    seed, pool = setting.scenario.seed, setting.data.pool
-    own = colluding_device(adversary.name, adversary.position, len(setting.fleet), seed)
+    seed, pool = inputs.scenario.seed, inputs.data.pool
+    own = colluding_device(adversary.name, adversary.position, len(inputs.fleet), seed)
     classes = auxiliary_classes(adversary, pool.num_classes, seed)
     images = {item.request: item.image for item in served.requests}
     return [

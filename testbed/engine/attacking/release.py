@@ -25,7 +25,7 @@ def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> di
     the defence's own account by name.
     """
     runner = arm.deployed(tier).runner
-    rng = torch_generator(arm.models.tiers[tier].program.seed, "release statistics")
+    rng = torch_generator(arm.models.tiers[tier].device_spec.seed, "release statistics")
     chosen = images[:SAMPLES]
     with torch_threads(arm.cloud.threads), torch.no_grad():
         parts = [

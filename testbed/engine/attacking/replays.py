@@ -34,7 +34,7 @@ def averaged_intercepts(
     runner = deployed.runner
     total = intercepted.astype(np.float64)
     for replay in range(1, replays):
-        rng = torch_generator(deployed.program.seed, "replayed release", replay)
+        rng = torch_generator(deployed.device_spec.seed, "replayed release", replay)
         for start in range(0, len(images), CHUNK):
             part = slice(start, start + CHUNK)
             total[part] += runner.released_array(images[part], rng)

@@ -10,34 +10,36 @@ from dataclasses import replace
 from typing import Any
 
 from testbed.adversaries.base import Reconstruction
-from testbed.engine.attacking.evidence import AttackJob, Reading
-from testbed.engine.attacking.on_smoothed import features_apart, made_of_target, smoothed_scores
+from testbed.engine.attacking.bound_check import features_apart, made_of_target, smoothed_scores
+from testbed.engine.attacking.evidence import AttackJob, TierIntercepts
 from testbed.engine.attacking.scoring import score_images
 from testbed.engine.attacking.victims import victims_of
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 
 Row = dict[str, Any]
 
 
-def targets(reading: Reading, read: Sequence[Reading]) -> list[Reading]:
+def targets(
+    tier_intercepts: TierIntercepts, read: Sequence[TierIntercepts]
+) -> list[TierIntercepts]:
     """Return what the same adversary read of other tiers with features of the same shape."""
-    if not reading.adversary.transfer:
+    if not tier_intercepts.adversary.transfer:
         return []
     return [
         other
         for other in read
-        if other.adversary.name == reading.adversary.name
-        and other.tier != reading.tier
-        and other.features.shape[1:] == reading.features.shape[1:]
+        if other.adversary.name == tier_intercepts.adversary.name
+        and other.tier != tier_intercepts.tier
+        and other.features.shape[1:] == tier_intercepts.features.shape[1:]
     ]
 
 
-def aimed_at(job: AttackJob, others: Sequence[Reading]) -> AttackJob:
+def aimed_at(job: AttackJob, others: Sequence[TierIntercepts]) -> AttackJob:
     """Return the job with the other tiers' features to be reconstructed beside its own.
 
-    Those of their smoothed victims follow, for the comparison with their floors.
+    Those of their smoothed victims follow, for the comparison with their error bounds.
     """
     if not others:
         return job
@@ -47,9 +49,9 @@ def aimed_at(job: AttackJob, others: Sequence[Reading]) -> AttackJob:
 
 
 def transfer_rows(
-    setting: Setting,
+    inputs: RunInputs,
     models: ArmModels,
-    read: Sequence[Reading],
+    read: Sequence[TierIntercepts],
     found: Mapping[int, Reconstruction],
     served: ServedArm,
 ) -> list[Row]:
@@ -67,8 +69,8 @@ def transfer_rows(
         others = targets(source, read)
         for target in read:
             row: Row = {
-                "trained_on": models.tiers[source.tier].program.tier,
-                "applied_to": models.tiers[target.tier].program.tier,
+                "trained_on": models.tiers[source.tier].device_spec.tier,
+                "applied_to": models.tiers[target.tier].device_spec.tier,
                 "victims": len(target.items),
                 "reason": _refusal(source, target),
                 "smoothed": [],
@@ -80,13 +82,13 @@ def transfer_rows(
                     images = own.elsewhere[others.index(target)]
                     made = made_of_target(others, target, own)
                     row["smoothed"] = smoothed_scores(row["applied_to"], target.smoothed, made)
-                victims = victims_of(setting, models, target.items, served)
-                row |= score_images(setting.scenario, victims, images)
+                victims = victims_of(inputs, models, target.items, served)
+                row |= score_images(inputs.scenario, victims, images)
             rows.append(row)
     return rows
 
 
-def _refusal(source: Reading, target: Reading) -> str:
+def _refusal(source: TierIntercepts, target: TierIntercepts) -> str:
     if not source.mountable:
         return "what the attack needs is not granted on the tier it would be trained on"
     if source.features.shape[1:] != target.features.shape[1:]:

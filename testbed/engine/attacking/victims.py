@@ -9,23 +9,23 @@ from testbed.engine.attacking.scoring import Victims
 from testbed.engine.network.taps import Intercept
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 
 
 def victims_of(
-    setting: Setting, models: ArmModels, read: Sequence[Intercept], served: ServedArm
+    inputs: RunInputs, models: ArmModels, read: Sequence[Intercept], served: ServedArm
 ) -> Victims:
     """Return the victims of these intercepts, in their order."""
     by_request = {item.request: item.image for item in served.requests}
     rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
-    pool, pool_rows = setting.data.pool, setting.data.parts.victims
+    pool, pool_rows = inputs.data.pool, inputs.data.parts.victims
     return Victims(
         requests=np.array([item.request for item in read], dtype=np.int64),
         rows=rows,
         devices=np.array([item.device for item in read], dtype=np.int64),
-        device_classes=[setting.fleet.device_class(item.device) for item in read],
-        tiers=[models.tiers[int(models.tier_of[item.device])].program.tier for item in read],
-        links=[setting.fleet.link(item.device).name for item in read],
+        device_classes=[inputs.fleet.device_class(item.device) for item in read],
+        tiers=[models.tiers[int(models.tier_of[item.device])].device_spec.tier for item in read],
+        links=[inputs.fleet.link(item.device).name for item in read],
         labels=pool.labels[rows],
         images=to_unit(pool.images[rows]),
         pool=to_unit(pool.images[pool_rows]),

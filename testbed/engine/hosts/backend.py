@@ -12,7 +12,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
-from clients.program import EdgeProgram
+from clients.device_spec import DeviceSpec
 from testbed.engine.hosts.host import AppBuilder, Delivery, Host, Usage, edge_app, process_usage
 from testbed.engine.hosts.queries import QueryAccess, QueryService
 
@@ -55,9 +55,9 @@ class Backend(ABC):
         """Return how many adversary processes died and were replaced so far."""
         return 0
 
-    def install(self, programs: Sequence[EdgeProgram]) -> None:
+    def install(self, device_specs: Sequence[DeviceSpec]) -> None:
         """Install an arm's programs, one per tier of the fleet, on every host."""
-        self.install_app(edge_app(programs))
+        self.install_app(edge_app(device_specs))
 
     @abstractmethod
     def install_app(self, build: AppBuilder) -> None:

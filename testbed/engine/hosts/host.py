@@ -18,8 +18,8 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from clients.device_spec import DeviceSpec
 from clients.edge import DeviceData, build_client_app
-from clients.program import EdgeProgram
 from testbed.wire import protocol
 from testbed.wire.arrays import quicken
 from testbed.wire.size import serialised_bytes
@@ -76,9 +76,9 @@ def process_usage() -> Usage:
     return Usage(times.user + times.system, peak / per_mb)
 
 
-def edge_app(programs: Sequence[EdgeProgram]) -> AppBuilder:
+def edge_app(device_specs: Sequence[DeviceSpec]) -> AppBuilder:
     """Return what installs an arm's programs, one per tier of the fleet."""
-    return partial(build_client_app, programs, keep_in_memory=True)
+    return partial(build_client_app, device_specs, keep_in_memory=True)
 
 
 class HostData:

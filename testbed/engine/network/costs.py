@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from testbed.engine.hosts.host import Delivery
 from testbed.engine.network.ledger import Charge
-from testbed.engine.network.packet_loss import Luck
+from testbed.engine.network.packet_loss import Retransmissions
 from testbed.fleet.cost_model import (
     compute_energy_mj,
     inference_ms,
@@ -172,7 +172,7 @@ class DeviceCosts:
         message_type: str,
         images: int,
         delivery: Delivery,
-        luck: Luck,
+        retransmissions: Retransmissions,
         tier: int | None = None,
     ) -> Charge:
         """Return what one message and its reply cost the device.
@@ -185,8 +185,10 @@ class DeviceCosts:
         rtt_ms = float(self.fleet.rtt_ms[device])
         compute_ms = self.compute_ms(device, message_type, images, tier)
         computing = compute_energy_mj(self.fleet.device(device), compute_ms)
-        downlink_ms, received = luck.sent(transfer_ms(delivery.downlink_bytes, downlink, rtt_ms))
-        uplink_ms, sent = luck.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
+        downlink_ms, received = retransmissions.sent(
+            transfer_ms(delivery.downlink_bytes, downlink, rtt_ms)
+        )
+        uplink_ms, sent = retransmissions.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
         uplink_bytes, downlink_bytes = (
             sent * delivery.uplink_bytes,
             received * delivery.downlink_bytes,

@@ -18,7 +18,7 @@ from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import RUN_ID, Delivery, device_of, node_of, set_identity
 from testbed.engine.network.costs import DeviceCosts
 from testbed.engine.network.ledger import Charge, Ledger
-from testbed.engine.network.packet_loss import Losses
+from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of
@@ -43,7 +43,7 @@ class GridOptions:
     shard_size: int
     online: Callable[[int, float, int], bool]
     cloud_step_ms: Callable[[int], float]
-    losses: Losses = field(default_factory=Losses)
+    packet_loss: PacketLoss = field(default_factory=PacketLoss)
     largest_reply_bytes: int = 2**31 - 1
 
 
@@ -272,9 +272,9 @@ class FleetGrid(Grid):
         reply = self._accepted(message, delivery)
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
-        luck = self._options.losses.of(message, device)
+        retransmissions = self._options.packet_loss.of(message, device)
         tier = tier_of(message.content) if message_type in TRAINING else None
-        charge = self.costs.charge(device, message_type, examples, delivery, luck, tier)
+        charge = self.costs.charge(device, message_type, examples, delivery, retransmissions, tier)
         self.ledger.charge(device, phase, charge)
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
         if failed:

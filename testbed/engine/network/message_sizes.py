@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clients.program import deployable
+from clients.device_spec import deployable
 from server.cloud import Cloud
 from server.serving import FrontEndInCloud, Request, Serving
 from testbed.engine.hosts.backend import InlineBackend
@@ -42,11 +42,11 @@ def largest_reply_bytes(models: ArmModels) -> int:
     """
     largest = 0
     for tier in models.tiers:
-        program = tier.program
+        device_spec = tier.device_spec
         weights = sum(value.numel() for value in tier.edge.own_weights().values())
         features = math.prod(tier.edge.front_end.feature_shape)
-        image = max(features, math.prod(program.image_shape))
-        largest = max(largest, weights + program.batch_size * (image + program.num_classes))
+        image = max(features, math.prod(device_spec.image_shape))
+        largest = max(largest, weights + device_spec.batch_size * (image + device_spec.num_classes))
     return 2 * FLOAT_BYTES * largest + REPLY_HEADERS_BYTES
 
 
@@ -72,9 +72,9 @@ def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:
 
 def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -> tuple[int, int]:
     """Return the bytes up and down of one request, by whether the front-end fits its device."""
-    image = np.zeros((1, *models.main.program.image_shape), dtype=np.uint8)
+    image = np.zeros((1, *models.main.device_spec.image_shape), dtype=np.uint8)
     backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])
-    backend.install([each.program for each in models.tiers])
+    backend.install([each.device_spec for each in models.tiers])
     every_model = np.full(len(costs.fleet.models), fits)
     of_tier = DeviceCosts(
         costs.fleet,

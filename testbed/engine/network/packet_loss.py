@@ -20,7 +20,7 @@ RETRY_AFTER_MS = 1000.0
 MOST_ATTEMPTS = 1000  # with a loss below one half, more are never needed
 
 
-class Luck:
+class Retransmissions:
     """The draws of one message and its reply, in the order in which they are sent."""
 
     def __init__(self, loss: float = 0.0, rng: np.random.Generator | None = None) -> None:
@@ -35,24 +35,24 @@ class Luck:
 
 
 @dataclass(frozen=True)
-class Losses:
+class PacketLoss:
     """How often transmissions are lost; the same message meets the same luck in every arm."""
 
     probability: float = 0.0
     seed: int = 0
 
-    def of(self, message: Message, device: int) -> Luck:
+    def of(self, message: Message, device: int) -> Retransmissions:
         """Return the luck of one message and its reply.
 
         It depends on the device and on which round, step or request the message belongs to, not
         on how many were sent before, so that neither hosts nor interruptions change it.
         """
         if self.probability == 0.0:
-            return Luck()
+            return Retransmissions()
         group = message.metadata.group_id
         config = message.content.config_records.get(protocol.CONFIG)
         stepped = config is not None and protocol.STEP in config
         step = int(config_number(message.content, protocol.STEP)) if stepped else 0
         keys = (device, int(group) if group.isdigit() else 0, step)
         purpose = f"loss of {message.metadata.message_type}"
-        return Luck(self.probability, generator(self.seed, purpose, *keys))
+        return Retransmissions(self.probability, generator(self.seed, purpose, *keys))

@@ -8,7 +8,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
-from clients.program import deployable
+from clients.device_spec import deployable
 from server.cloud import torch_threads
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.engine.hosts.host import RUN_ID, SERVER_NODE, device_of
@@ -16,7 +16,7 @@ from testbed.engine.serving.cloud_queue import CloudTimes
 from testbed.engine.serving.service_times import batch_times
 from testbed.engine.serving.timing import ServedTimes, draw_requests, time_requests
 from testbed.engine.setting.node_tiers import NodeTiers
-from testbed.engine.setting.world import World
+from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import TrainedArm
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.queueing import BatchTimes
@@ -45,22 +45,22 @@ class ServedArm:
     batch: BatchTimes
 
 
-def serve(world: World, arm: TrainedArm) -> ServedArm:
+def serve(run_context: RunContext, arm: TrainedArm) -> ServedArm:
     """Deploy the front-end as a Flower ServerApp, answer all requests and time them."""
-    setting = world.setting
-    section = setting.scenario.serving
+    inputs = run_context.inputs
+    section = inputs.scenario.serving
     requests = draw_requests(
-        setting.data.parts.victims,
-        setting.data.victim_owner,
+        inputs.data.parts.victims,
+        inputs.data.victim_owner,
         section.horizon_s,
-        setting.scenario.seed,
+        inputs.scenario.seed,
     )
     tier_of = NodeTiers(arm.models.tier_of)
     serving = Serving(
         arm.cloud,
         [(deployable(tier.parameters), tier.statistics) for tier in arm.server.tiers],
         tier_of,
-        _front_end_in_cloud(arm) if setting.scenario.fleet.infeasible == "offload_raw" else None,
+        _front_end_in_cloud(arm) if inputs.scenario.fleet.infeasible == "offload_raw" else None,
     )
     answers: dict[int, int] = {}
     app = ServerApp()
@@ -68,21 +68,21 @@ def serve(world: World, arm: TrainedArm) -> ServedArm:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         serving.deploy(grid)
-        answers.update(serving.answer(grid, requests, world.progress.advance))
+        answers.update(serving.answer(grid, requests, run_context.progress.advance))
 
     app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
-    batch = batch_times(setting, arm.models)
+    batch = batch_times(inputs, arm.models)
     times = time_requests(
         requests,
         arm.grid.request_charges,
         CloudTimes(batch, section.cloud_servers, section.batch_window_ms, tier_of),
-        RadioTimers(setting.fleet, setting.scenario.seed) if section.radio_sleep else None,
-        setting.fleet.rtt_ms / 2.0,
+        RadioTimers(inputs.fleet, inputs.scenario.seed) if section.radio_sleep else None,
+        inputs.fleet.rtt_ms / 2.0,
     )
     for item in requests:
         if item.request in times.timings:
             arm.grid.charge_radio(device_of(item.node), times.wake_tail_mj[item.request])
-    rows = [_row(world, arm, item, answers, times) for item in requests]
+    rows = [_row(run_context, arm, item, answers, times) for item in requests]
     return ServedArm(requests, answers, times, rows, batch)
 
 
@@ -103,18 +103,22 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
 
 
 def _row(
-    world: World, arm: TrainedArm, item: Request, answers: dict[int, int], times: ServedTimes
+    run_context: RunContext,
+    arm: TrainedArm,
+    item: Request,
+    answers: dict[int, int],
+    times: ServedTimes,
 ) -> dict[str, Any]:
-    setting, device = world.setting, device_of(item.node)
+    inputs, device = run_context.inputs, device_of(item.node)
     timing = times.timings.get(item.request)
     charges = arm.grid.request_charges.get(item.request)
-    label = int(setting.data.pool.labels[item.image])
+    label = int(inputs.data.pool.labels[item.image])
     answer = answers.get(item.request, NO_ANSWER)
     row: dict[str, Any] = {
         "arm": arm.models.arm,
         "request": item.request,
         "device": device,
-        "device_class": setting.fleet.device_class(device),
+        "device_class": inputs.fleet.device_class(device),
         "victim": item.image,
         "label": label,
         "answer": answer,

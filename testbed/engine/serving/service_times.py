@@ -19,7 +19,7 @@ from server.cloud import torch_threads
 from server.entries import TierPath
 from testbed.core.errors import UserError
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.cost_model import inference_ms
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.queueing import BatchTimes
@@ -32,16 +32,16 @@ SHORTEST_MS = 1e-3
 DIGITS = 4
 
 
-def batch_times(setting: Setting, models: ArmModels) -> BatchTimes:
+def batch_times(inputs: RunInputs, models: ArmModels) -> BatchTimes:
     """Return what an arm's halves take at the cloud, for batches of 1 to ``serving.max_batch``."""
-    section = setting.scenario.serving
+    section = inputs.scenario.serving
     if section.cloud_service == "catalogue":
-        tiers = [_modelled(setting, tier) for tier in models.tiers]
+        tiers = [_modelled(inputs, tier) for tier in models.tiers]
     elif section.cloud_service == "measured":
         tiers = list(measured_times(models, section.max_batch).values())
     else:
         recorded = section.recorded_service_ms[models.arm]
-        tiers = [recorded[tier.program.tier] for tier in models.tiers]
+        tiers = [recorded[tier.device_spec.tier] for tier in models.tiers]
     cloud, front_end = (
         np.array([column[: section.max_batch] for column in columns]) / 1000.0
         for columns in zip(*((times.cloud, times.front_end) for times in tiers), strict=True)
@@ -49,11 +49,11 @@ def batch_times(setting: Setting, models: ArmModels) -> BatchTimes:
     return BatchTimes(cloud, front_end)
 
 
-def _modelled(setting: Setting, tier: TierModel) -> ServiceTimes:
-    sizes = range(1, setting.scenario.serving.max_batch + 1)
+def _modelled(inputs: RunInputs, tier: TierModel) -> ServiceTimes:
+    sizes = range(1, inputs.scenario.serving.max_batch + 1)
 
     def modelled(stats: LayerStats) -> list[float]:
-        return [inference_ms(setting.cloud_device, stats, size) for size in sizes]
+        return [inference_ms(inputs.cloud_device, stats, size) for size in sizes]
 
     return ServiceTimes(cloud=modelled(tier.cloud_stats), front_end=modelled(tier.edge_stats))
 
@@ -69,7 +69,7 @@ def settle_service_times(scenario: Scenario, arms: Sequence[ArmModels]) -> Scena
     if section.cloud_service == "recorded":
         for models in arms:
             given = section.recorded_service_ms[models.arm]
-            missing = [t.program.tier for t in models.tiers if t.program.tier not in given]
+            missing = [t.device_spec.tier for t in models.tiers if t.device_spec.tier not in given]
             if missing:
                 raise UserError(
                     f"serving.recorded_service_ms.{models.arm}: no times of tier '{missing[0]}'"
@@ -88,12 +88,12 @@ def measured_times(models: ArmModels, largest: int) -> dict[str, ServiceTimes]:
     after a warm-up, at powers of two and at the largest batch, and interpolated between them.
     """
     return {
-        tier.program.tier: ServiceTimes(
+        tier.device_spec.tier: ServiceTimes(
             cloud=_by_size(
                 TierPath(models.cloud, number), tier.edge.front_end.feature_shape, largest
             ),
             front_end=_by_size(
-                plain_edge(tier.program).on_device(), tier.program.image_shape, largest
+                plain_edge(tier.device_spec).on_device(), tier.device_spec.image_shape, largest
             ),
         )
         for number, tier in enumerate(models.tiers)

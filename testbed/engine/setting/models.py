@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients.defences.base import Batch
-from clients.program import EdgeModel, EdgeProgram, initialise
+from clients.device_spec import DeviceSpec, EdgeModel, initialise
 from server.entries import TieredCloudModel, TierPath
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
@@ -32,7 +32,7 @@ class TierModel:
     adversary_stats : of what the defence trains on the device but does not deploy.
     """
 
-    program: EdgeProgram
+    device_spec: DeviceSpec
     edge: EdgeModel
     edge_stats: LayerStats
     cloud_stats: LayerStats
@@ -87,8 +87,8 @@ def build_models(
     UserError : a front-end does not work at this image size or with its defence.
     """
 
-    def program_of(spec: TierSpec) -> EdgeProgram:
-        return EdgeProgram(
+    def device_spec_of(spec: TierSpec) -> DeviceSpec:
+        return DeviceSpec(
             arm=arm.name,
             seed=scenario.seed,
             front_end=spec.front_end,
@@ -103,9 +103,12 @@ def build_models(
             precision=spec.precision,
         )
 
-    plan = _plan(scenario, arm, fleet, program_of)
-    programs = [program_of(spec) for spec in plan.specs]
-    built = [_edge(arm, spec, program) for spec, program in zip(plan.specs, programs, strict=True)]
+    plan = _plan(scenario, arm, fleet, device_spec_of)
+    device_specs = [device_spec_of(spec) for spec in plan.specs]
+    built = [
+        _edge(arm, spec, device_spec)
+        for spec, device_spec in zip(plan.specs, device_specs, strict=True)
+    ]
     edges = [edge for edge, _ in built]
     own = edges[0].front_end
     shapes = [edge.front_end.feature_shape for edge in edges]
@@ -123,25 +126,25 @@ def build_models(
             f"{image_shape} ({error})"
         ) from None
     tiers = [
-        TierModel(program, edge, stats, way, _adversary_stats(edge))
-        for program, (edge, stats), way in zip(programs, built, ways, strict=True)
+        TierModel(device_spec, edge, stats, way, _adversary_stats(edge))
+        for device_spec, (edge, stats), way in zip(device_specs, built, ways, strict=True)
     ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
 
 
-def edge_stats(program: EdgeProgram) -> LayerStats:
+def edge_stats(device_spec: DeviceSpec) -> LayerStats:
     """Return the sizes of what a device runs for one image, whatever its number format.
 
     Raises
     ------
     ValueError, RuntimeError : the front-end or defence does not work at this image size.
     """
-    return layer_stats(plain_edge(program).on_device(), program.image_shape)
+    return layer_stats(plain_edge(device_spec).on_device(), device_spec.image_shape)
 
 
-def plain_edge(program: EdgeProgram) -> EdgeModel:
+def plain_edge(device_spec: DeviceSpec) -> EdgeModel:
     """Return what a program runs, in float32: emulating a format costs what no device pays."""
-    return replace(program, precision="float32").build()
+    return replace(device_spec, precision="float32").build()
 
 
 def _adversary_stats(edge: EdgeModel) -> LayerStats | None:
@@ -150,10 +153,10 @@ def _adversary_stats(edge: EdgeModel) -> LayerStats | None:
 
 
 def _plan(
-    scenario: Scenario, arm: Arm, fleet: Fleet, program_of: Callable[[TierSpec], EdgeProgram]
+    scenario: Scenario, arm: Arm, fleet: Fleet, device_spec_of: Callable[[TierSpec], DeviceSpec]
 ) -> TierPlan:
     try:
-        return plan_tiers(scenario.fleet, fleet, arm, lambda spec: edge_stats(program_of(spec)))
+        return plan_tiers(scenario.fleet, fleet, arm, lambda spec: edge_stats(device_spec_of(spec)))
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"arms.{arm.name}: front_end '{arm.front_end.name}' with defence "
@@ -161,23 +164,23 @@ def _plan(
         ) from None
 
 
-def _edge(arm: Arm, spec: TierSpec, program: EdgeProgram) -> tuple[EdgeModel, LayerStats]:
+def _edge(arm: Arm, spec: TierSpec, device_spec: DeviceSpec) -> tuple[EdgeModel, LayerStats]:
     """Build a tier's front-end and measure it."""
     try:
-        edge = program.build()
-        stats = edge_stats(program)
+        edge = device_spec.build()
+        stats = edge_stats(device_spec)
         _try_defence(edge)
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"arms.{arm.name}: front_end '{spec.front_end.name}' with defence "
-            f"'{spec.defence.name}' does not work on images of {program.image_shape} ({error})"
+            f"'{spec.defence.name}' does not work on images of {device_spec.image_shape} ({error})"
         ) from None
     return edge, stats
 
 
 def _try_defence(edge: EdgeModel) -> None:
     """Run the defence once on zeros, so that a wrong combination is refused before training."""
-    channels, height, width = edge.program.image_shape
+    channels, height, width = edge.device_spec.image_shape
     x = torch.zeros(2, channels, height, width)
     parameters, statistics = edge.initial_weights()
     rng = torch_generator(0, "trial")

@@ -9,7 +9,7 @@ from testbed.engine.network.ledger import COUNTS
 from testbed.engine.serving.figures import ServingFigures, mean
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import TierModel
-from testbed.engine.setting.world import World
+from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.intervals import bootstrap_interval
 from testbed.scenario.components import Component
@@ -19,18 +19,18 @@ BYTES = {"float32": 4, "int8": 1}
 LATENCY_PARTS = ("compute", "uplink", "queue", "cloud", "downlink")
 
 
-def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
+def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> list[Row]:
     """Return one row per device."""
-    setting, grid, costs = world.setting, arm.grid, arm.grid.costs
+    inputs, grid, costs = run_context.inputs, arm.grid, arm.grid.costs
     requests = np.bincount([row["device"] for row in served.rows], minlength=costs.devices)
     correct = np.bincount(
         [row["device"] for row in served.rows if row["correct"]], minlength=costs.devices
     )
     charged, counted = grid.ledger.amounts, grid.ledger.counts
-    inference_ms, images = costs.inference_ms_of_all(), setting.data.device_images
+    inference_ms, images = costs.inference_ms_of_all(), inputs.data.device_images
     rows = []
     for device in range(costs.devices):
-        model, fleet = setting.fleet.device(device), setting.fleet
+        model, fleet = inputs.fleet.device(device), inputs.fleet
         row: Row = {
             "arm": arm.models.arm,
             "device": device,
@@ -57,7 +57,7 @@ def device_rows(world: World, arm: TrainedArm, served: ServedArm) -> list[Row]:
 
 
 def arm_entry(
-    world: World,
+    run_context: RunContext,
     arm: TrainedArm,
     served: ServedArm,
     devices: Sequence[Row],
@@ -81,27 +81,29 @@ def arm_entry(
         **_installed(main, releases[first]),
         "cloud_model": main.edge.front_end.cloud_model[0],
         "accuracy": {
-            "test": _accuracy(world, served.rows),
+            "test": _accuracy(run_context, served.rows),
             "final_validation": _final_validation(arm),
             "best_validation": max(accuracies, default=None),
         },
         "training": _training(arm, devices),
-        "serving": _serving(world, arm, served),
+        "serving": _serving(run_context, arm, served),
         "leakage": leakage[first],
-        "tiers": [_tier_entry(world, arm, tier, served, measured) for tier in arm.models.used()],
-        "by_device_class": _by_device_class(world, served, devices),
+        "tiers": [
+            _tier_entry(run_context, arm, tier, served, measured) for tier in arm.models.used()
+        ],
+        "by_device_class": _by_device_class(run_context, served, devices),
         "attacks": attacks,
-        "hijack": _hijack(world, arm),
+        "hijack": _hijack(run_context, arm),
         "errors": sorted(set(arm.grid.errors))[:20],
     }
 
 
-def _hijack(world: World, arm: TrainedArm) -> Row | None:
+def _hijack(run_context: RunContext, arm: TrainedArm) -> Row | None:
     """Return who steered the training, what devices could notice, and an honest arm beside it."""
-    scenario = world.setting.scenario
+    scenario = run_context.inputs.scenario
     arms = {item.name: item for item in scenario.arms}
     own = arms[arm.models.arm]
-    if own.hijacked_by is None or arm.intrusion is None:
+    if own.hijacked_by is None or arm.training_attacks is None:
         return None
     adversary = next(item for item in scenario.adversaries if item.name == own.hijacked_by)
     honest = own.model_copy(update={"hijacked_by": None})
@@ -112,23 +114,23 @@ def _hijack(world: World, arm: TrainedArm) -> Row | None:
         "adversary": adversary.name,
         "attack": adversary.attack.name,
         "honest_arm": next(alike, None),
-        **arm.intrusion.traces(),
+        **arm.training_attacks.traces(),
     }
 
 
 def tier_name(arm: TrainedArm, device: int) -> str:
     """Return the name of a device's tier."""
-    return arm.models.tiers[int(arm.models.tier_of[device])].program.tier
+    return arm.models.tiers[int(arm.models.tier_of[device])].device_spec.tier
 
 
 def _installed(tier: TierModel, release: Row) -> Row:
     """Return what runs on the devices of a tier and in the cloud for them, with its sizes."""
-    stats, program = tier.edge_stats, tier.program
-    width = BYTES[program.precision]
+    stats, device_spec = tier.edge_stats, tier.device_spec
+    width = BYTES[device_spec.precision]
     return {
-        "front_end": _described(program.front_end),
-        "defence": _described(program.defence),
-        "precision": program.precision,
+        "front_end": _described(device_spec.front_end),
+        "defence": _described(device_spec.defence),
+        "precision": device_spec.precision,
         "edge": {
             "parameters": stats.params,
             "macs": stats.macs,
@@ -143,7 +145,7 @@ def _installed(tier: TierModel, release: Row) -> Row:
 
 
 def _tier_entry(
-    world: World,
+    run_context: RunContext,
     arm: TrainedArm,
     tier: int,
     served: ServedArm,
@@ -153,17 +155,17 @@ def _tier_entry(
     members = np.flatnonzero(arm.models.tier_of == tier)
     own = set(members.tolist())
     rows = [row for row in served.rows if row["device"] in own]
-    figures = ServingFigures(world.setting.scenario.serving, served.times)
-    costs, fleet = arm.grid.costs, world.setting.fleet
+    figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
+    costs, fleet = arm.grid.costs, run_context.inputs.fleet
     return {
-        "tier": arm.models.tiers[tier].program.tier,
+        "tier": arm.models.tiers[tier].device_spec.tier,
         "devices": len(members),
         "device_classes": sorted({fleet.device_class(int(device)) for device in members}),
         **_installed(arm.models.tiers[tier], releases[tier]),
         "infeasible_training": int((~costs.training_feasible[members]).sum()),
         "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
         **figures.of(rows),
-        "accuracy": _accuracy(world, rows),
+        "accuracy": _accuracy(run_context, rows),
         "leakage": leakage[tier],
     }
 
@@ -193,10 +195,10 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _accuracy(world: World, rows: Sequence[Row]) -> Row | None:
+def _accuracy(run_context: RunContext, rows: Sequence[Row]) -> Row | None:
     """Return the accuracy over answered requests; None where nothing was answered."""
     answered = np.array([float(row["correct"]) for row in rows if row["status"] == "answered"])
-    scenario = world.setting.scenario
+    scenario = run_context.inputs.scenario
     resamples = scenario.evaluation.bootstrap_resamples
     if not len(answered):
         return None
@@ -231,16 +233,16 @@ def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
     }
 
 
-def _serving(world: World, arm: TrainedArm, served: ServedArm) -> Row:
+def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Row:
     answered = [row for row in served.rows if row["status"] == "answered"]
-    figures = ServingFigures(world.setting.scenario.serving, served.times)
+    figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
     return figures.of(served.rows) | {
         "offline": _status(served.rows, "offline"),
         "infeasible": _status(served.rows, "infeasible"),
         "failed": _status(served.rows, "failed"),
         "latency_parts_ms": {part: mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
         "downlink_bytes_per_request": mean(answered, "downlink_bytes"),
-        "cloud": figures.cloud(served.batch, [tier.program.tier for tier in arm.models.tiers]),
+        "cloud": figures.cloud(served.batch, [tier.device_spec.tier for tier in arm.models.tiers]),
     }
 
 
@@ -248,9 +250,11 @@ def _status(rows: Sequence[Row], status: str) -> int:
     return sum(1 for row in rows if row["status"] == status)
 
 
-def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) -> list[Row]:
+def _by_device_class(
+    run_context: RunContext, served: ServedArm, devices: Sequence[Row]
+) -> list[Row]:
     entries = []
-    figures = ServingFigures(world.setting.scenario.serving, served.times)
+    figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
     for name in sorted({row["device_class"] for row in devices}):
         own = [row for row in devices if row["device_class"] == name]
         rows = [row for row in served.rows if row["device_class"] == name]
@@ -262,7 +266,7 @@ def _by_device_class(world: World, served: ServedArm, devices: Sequence[Row]) ->
                 "infeasible_training": _infeasible(own, "training_feasible"),
                 "infeasible_serving": _infeasible(own, "serving_feasible"),
                 **figures.of(rows),
-                "accuracy": _accuracy(world, rows),
+                "accuracy": _accuracy(run_context, rows),
                 "edge_compute_ms": mean(answered, "compute_ms"),
                 "stragglers": _sum(own, "stragglers"),
                 "offline": _sum(own, "offline"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.cost_model import inference_ms, serving_feasibility
 
@@ -23,14 +23,14 @@ def _rates() -> HostRates:
     return HostRates(REPEATS)
 
 
-def second_estimates(setting: Setting, arms: Sequence[ArmModels]) -> list[dict[str, Any]]:
+def second_estimates(inputs: RunInputs, arms: Sequence[ArmModels]) -> list[dict[str, Any]]:
     """Return both estimates of the front-end's latency by arm and device class.
 
     Medians over the devices that can run it and have a second estimate (its reference network is
     at hand), in ms, without the devices' own jitter. ``disagreement`` is the second over the first;
     ``devices`` counts them, ``unknown_devices`` the others that can run it.
     """
-    fleet = setting.fleet
+    fleet = inputs.fleet
     rows: list[dict[str, Any]] = []
     for models in arms:
         host_ms = [_host_ms(tier) for tier in models.tiers]
@@ -61,8 +61,8 @@ def second_estimates(setting: Setting, arms: Sequence[ArmModels]) -> list[dict[s
 
 
 def _host_ms(tier: TierModel) -> float:
-    module = plain_edge(tier.program).on_device()
-    return host_cpu_ms(module, tier.program.image_shape, REPEATS)
+    module = plain_edge(tier.device_spec).on_device()
+    return host_cpu_ms(module, tier.device_spec.image_shape, REPEATS)
 
 
 def _medians(pairs: list[tuple[float, float]]) -> dict[str, float | None]:

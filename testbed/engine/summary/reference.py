@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from clients.program import compute_layout
+from clients.device_spec import compute_layout
 from server.cloud import torch_threads
 from testbed.core.seeds import torch_generator
 from testbed.engine.setting.models import TierModel
@@ -26,7 +26,9 @@ def reference_rate(models: TierModel) -> dict[str, Any]:
     """
     parameters, statistics_ = models.edge.initial_weights()
     weights = {name: compute_layout(value) for name, value in (parameters | statistics_).items()}
-    x = torch.rand(BATCH, *models.program.image_shape, generator=torch_generator(0, "reference"))
+    x = torch.rand(
+        BATCH, *models.device_spec.image_shape, generator=torch_generator(0, "reference")
+    )
     process = psutil.Process()
     seconds = []
     with torch_threads(1), torch.no_grad():
@@ -42,7 +44,7 @@ def reference_rate(models: TierModel) -> dict[str, Any]:
     median = statistics.median(seconds[2:])
     images_per_s = BATCH / median
     return {
-        "front_end": models.program.front_end.name,
+        "front_end": models.device_spec.front_end.name,
         "images_per_s": images_per_s,
         "gmac_per_s": images_per_s * models.edge_stats.macs / 1e9,
     }

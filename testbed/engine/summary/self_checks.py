@@ -8,7 +8,7 @@ import numpy as np
 
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.serving.serve import ServedArm
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.engine.training.fleet import TrainedArm
 
 Check = dict[str, Any]
@@ -19,28 +19,28 @@ def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
     return {"name": f"{arm}: {name}", "passed": bool(passed), "detail": detail}
 
 
-def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
-    """Compare each attack's error on smoothed victims with the floor that holds for them.
+def _bound_check_result(attacked: AttackResults) -> tuple[bool, str]:
+    """Compare each attack's error on smoothed victims with the error bound that holds for them.
 
-    The error is a mean over few images: only an error below the floor by more than three standard
-    errors counts as beating it. So is the floor, already, three standard errors below its estimate.
+    The error is a mean over few images: only an error below the error bound by more than three standard
+    errors counts as beating it. So is the error bound, already, three standard errors below its estimate.
     """
-    reasons = sorted({floor["reason"] for floor in attacked.floors if floor["reason"]})
+    reasons = sorted({bound["reason"] for bound in attacked.error_bounds if bound["reason"]})
     levels = {
-        (floor["tier"], level["replays"]): level["mse"]
-        for floor in attacked.floors
-        for level in floor["levels"]
-        if not floor["reason"]
+        (bound["tier"], level["replays"]): level["mse"]
+        for bound in attacked.error_bounds
+        for level in bound["levels"]
+        if not bound["reason"]
     }
     margins = []
     for entry in attacked.entries:
-        for who, found in _on_smoothed(entry):
+        for who, found in _bound_check(entry):
             slack = 3.0 * (found["standard_error"] or 0.0)
-            floor = levels[found["tier"], entry["replays"]]
-            ratio = (found["mse"] + slack) / floor if floor > 0.0 else math.inf
+            bound = levels[found["tier"], entry["replays"]]
+            ratio = (found["mse"] + slack) / bound if bound > 0.0 else math.inf
             margins.append((ratio, found["mse"], who))
     said = [
-        f"floor {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
+        f"error bound {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
         for (tier, replays), value in levels.items()
     ]
     if margins:
@@ -49,7 +49,7 @@ def _floor_check(attacked: AttackResults) -> tuple[bool, str]:
     return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*said, *reasons])
 
 
-def _on_smoothed(entry: Row) -> Iterator[tuple[str, Row]]:
+def _bound_check(entry: Row) -> Iterator[tuple[str, Row]]:
     """Yield an attack's errors on smoothed victims, each with words for what it is of."""
     who = f"{entry['attack']} of {entry['adversary']}"
     for found in entry["smoothed"]:
@@ -63,18 +63,18 @@ def _on_smoothed(entry: Row) -> Iterator[tuple[str, Row]]:
 
 
 def self_checks(
-    arm: TrainedArm, served: ServedArm, attacked: AttackResults, setting: Setting
+    arm: TrainedArm, served: ServedArm, attacked: AttackResults, inputs: RunInputs
 ) -> list[Check]:
     """Return the checks of one arm."""
     name = arm.models.arm
     ledger = arm.grid.ledger
-    parts = setting.data.parts
+    parts = inputs.data.parts
     everyone = [
         *(parts.training, parts.validation, parts.auxiliary),
         *(parts.auxiliary_validation, parts.victims),
     ]
     rows = np.concatenate(everyone)
-    keys = [set(setting.data.pool.content_keys[part].tolist()) for part in everyone]
+    keys = [set(inputs.data.pool.content_keys[part].tolist()) for part in everyone]
     overlap = sum(len(keys[i] & keys[j]) for i in range(5) for j in range(i))
     statuses = {row["status"] for row in served.rows}
     fits = arm.grid.costs.serving_feasible
@@ -87,7 +87,7 @@ def self_checks(
         for tier in arm.server.tiers
         for value in (tensor.numpy() for tensor in tier.parameters.values())
     )
-    floor_passed, floor_detail = _floor_check(attacked)
+    bound_passed, bound_detail = _bound_check_result(attacked)
     in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
     return [
         _check(
@@ -137,5 +137,5 @@ def self_checks(
             in_range,
             f"{len(attacked.rows)} scored reconstructions",
         ),
-        _check(name, "no attack beats the reconstruction floor", floor_passed, floor_detail),
+        _check(name, "no attack beats the reconstruction error bound", bound_passed, bound_detail),
     ]

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from server.cloud import Cloud, torch_threads
 from server.training_step import TrainingStep
-from testbed.adversaries.companion import Companion, TrainingView
+from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import generator
 from testbed.engine.setting.auxiliary_data import held_images
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.world import Setting
+from testbed.engine.setting.run_context import RunInputs
 from testbed.scenario.adversary import Adversary
 from testbed.scenario.schema import Arm, Scenario
 
@@ -35,20 +35,20 @@ _TRACES = "traces"
 
 
 @dataclass(frozen=True)
-class Place:
+class AttackerOnTier:
     """A companion: whose it is, and which tier's training it accompanies."""
 
     adversary: Adversary
     tier: int
-    companion: Companion
+    training_attacker: TrainingAttacker
 
 
-class Intrusion:
+class TrainingAttacks:
     """All adversaries at the cloud during one arm's training (``server.training_step``)."""
 
-    def __init__(self, cloud: Cloud, places: Sequence[Place]) -> None:
+    def __init__(self, cloud: Cloud, attackers: Sequence[AttackerOnTier]) -> None:
         self._cloud = cloud
-        self._places = places
+        self._attackers = attackers
         # Sums over devices and steps: gap of honest gradients, gap of those sent, and how many.
         self._traces = torch.zeros(3, dtype=torch.float64)
 
@@ -59,15 +59,15 @@ class Intrusion:
         with torch_threads(1), torch.random.fork_rng(devices=[]):
             # Dropout and batch statistics are the training's; looking must not change them.
             self._cloud.model.eval()
-            for place in self._places:
-                own = [index for index, tier in enumerate(step.tiers) if tier == place.tier]
+            for attacker in self._attackers:
+                own = [index for index, tier in enumerate(step.tiers) if tier == attacker.tier]
                 if not own:
                     continue
-                steered = place.companion.watch(
+                steered = attacker.training_attacker.watch(
                     [step.features[index] for index in own],
                     [step.targets[index] for index in own],
                     [step.gradients[index] for index in own],
-                    lambda z, tier=place.tier: self._cloud.model(z, tier),  # type: ignore[misc]
+                    lambda z, tier=attacker.tier: self._cloud.model(z, tier),  # type: ignore[misc]
                 )
                 for index, gradient in zip(own, steered or (), strict=steered is not None):
                     self._note(step.gradients[index], gradient, step.targets[index])
@@ -82,9 +82,9 @@ class Intrusion:
 
     def memory(self, adversary: str, tier: int) -> Mapping[str, NDArray[np.float32]] | None:
         """Return what an adversary has learned of a tier, or None if it was not there."""
-        for place in self._places:
-            if (place.adversary.name, place.tier) == (adversary, tier):
-                return place.companion.memory()
+        for attacker in self._attackers:
+            if (attacker.adversary.name, attacker.tier) == (adversary, tier):
+                return attacker.training_attacker.memory()
         return None
 
     def traces(self) -> dict[str, Any]:
@@ -100,22 +100,22 @@ class Intrusion:
     def state(self) -> dict[str, Tensor]:
         """Return everything as flat tensors, for a checkpoint."""
         tensors = {_TRACES: self._traces}
-        for number, place in enumerate(self._places):
-            own = place.companion.state()
+        for number, attacker in enumerate(self._attackers):
+            own = attacker.training_attacker.state()
             tensors |= {f"{number}.{name}": value for name, value in own.items()}
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
         self._traces = tensors[_TRACES].clone()
-        for number, place in enumerate(self._places):
+        for number, attacker in enumerate(self._attackers):
             prefix = f"{number}."
             own = {
                 name.removeprefix(prefix): value
                 for name, value in tensors.items()
                 if name.startswith(prefix)
             }
-            place.companion.load_state(own)
+            attacker.training_attacker.load_state(own)
 
 
 def label_gap(gradient: Tensor, classes: Tensor) -> float | None:
@@ -153,17 +153,19 @@ def attacks_arm(adversary: Adversary, arm: Arm) -> bool:
     return not adversary.threat.steers_training or arm.hijacked_by == adversary.name
 
 
-def arm_intrusion(setting: Setting, arm: Arm, models: ArmModels, cloud: Cloud) -> Intrusion | None:
+def arm_training_attacks(
+    inputs: RunInputs, arm: Arm, models: ArmModels, cloud: Cloud
+) -> TrainingAttacks | None:
     """Build what accompanies an arm's training, or None where nobody does.
 
     Raises
     ------
     UserError : an adversary without auxiliary images, or images that its networks do not work on.
     """
-    scenario = setting.scenario
-    places = []
+    scenario = inputs.scenario
+    attackers = []
     for adversary in at_training(scenario, arm):
-        auxiliary, _ = held_images(adversary, setting.data, setting.foreign, scenario.seed)
+        auxiliary, _ = held_images(adversary, inputs.data, inputs.foreign, scenario.seed)
         if len(auxiliary.labels) == 0:
             raise UserError(
                 f"adversaries.{adversary.name}: attack '{adversary.attack.name}' has no auxiliary "
@@ -173,12 +175,17 @@ def arm_intrusion(setting: Setting, arm: Arm, models: ArmModels, cloud: Cloud) -
         draw = int(generator(scenario.seed, f"adversary {adversary.name}").integers(2**31))
         attack: Any = ATTACKS.create(adversary.attack.name, adversary.attack.options)
         for tier in models.used():
-            program, edge = models.tiers[tier].program, models.tiers[tier].edge
+            device_spec, edge = models.tiers[tier].device_spec, models.tiers[tier].edge
             view = TrainingView(
-                program.num_classes, auxiliary, program.front_end, edge.front_end.feature_shape
+                device_spec.num_classes,
+                auxiliary,
+                device_spec.front_end,
+                edge.front_end.feature_shape,
             )
             try:
-                places.append(Place(adversary, tier, attack.companion(view, draw)))
+                attackers.append(
+                    AttackerOnTier(adversary, tier, attack.training_attacker(view, draw))
+                )
             except ValueError as error:
                 raise UserError(f"adversaries.{adversary.name}: {error}") from None
-    return Intrusion(cloud, places) if places else None
+    return TrainingAttacks(cloud, attackers) if attackers else None

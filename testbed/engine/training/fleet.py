@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
-from clients.program import deployable
+from clients.device_spec import deployable
 from server.cloud import Cloud, torch_threads
 from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
@@ -26,9 +26,9 @@ from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
 from testbed.engine.network.grid import FleetGrid
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.node_tiers import NodeTiers
-from testbed.engine.setting.world import World
+from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training import checkpoint
-from testbed.engine.training.attackers import Intrusion, arm_intrusion
+from testbed.engine.training.attackers import TrainingAttacks, arm_training_attacks
 from testbed.scenario.schema import Scenario
 
 TOTALS = ("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes")
@@ -52,25 +52,27 @@ class TrainedArm:
     models: ArmModels
     rounds: list[dict[str, Any]] = field(default_factory=list)
     provider: dict[str, Any] | None = None
-    intrusion: Intrusion | None = None
+    training_attacks: TrainingAttacks | None = None
 
     def deployed(self, tier: int) -> DeployedFrontEnd:
         """Return one tier's front-end as it is now."""
         kept = self.server.tiers[tier]
         return DeployedFrontEnd(
-            self.models.tiers[tier].program,
+            self.models.tiers[tier].device_spec,
             {name: value.numpy() for name, value in deployable(kept.parameters).items()},
             {name: value.numpy() for name, value in kept.statistics.items()},
         )
 
 
-def prepare(world: World, models: ArmModels, grid: FleetGrid) -> TrainedArm:
+def prepare(run_context: RunContext, models: ArmModels, grid: FleetGrid) -> TrainedArm:
     """Set an arm up at its first round, with whoever attacks while it trains."""
-    scenario = world.setting.scenario
+    scenario = run_context.inputs.scenario
     server = new_server(scenario, models)
     arm = next(arm for arm in scenario.arms if arm.name == models.arm)
-    server.intruder = intrusion = arm_intrusion(world.setting, arm, models, server.cloud)
-    return TrainedArm(server, server.cloud, grid, models, intrusion=intrusion)
+    server.intruder = training_attacks = arm_training_attacks(
+        run_context.inputs, arm, models, server.cloud
+    )
+    return TrainedArm(server, server.cloud, grid, models, training_attacks=training_attacks)
 
 
 def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
@@ -90,14 +92,14 @@ def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
     return SplitFederated(training, scenario.seed, cloud, tiers, NodeTiers(models.tier_of))
 
 
-def train(world: World, arm: TrainedArm) -> None:
+def train(run_context: RunContext, arm: TrainedArm) -> None:
     """Run the remaining rounds as a Flower ServerApp, writing checkpoints and reporting."""
-    folder = world.folder / "checkpoints" / arm.models.arm
+    folder = run_context.folder / "checkpoints" / arm.models.arm
     total = arm.server.training.rounds
-    world.progress.advance(arm.server.next_round - 1)
+    run_context.progress.advance(arm.server.next_round - 1)
 
     def on_round(record: RoundRecord) -> None:
-        row = _round_row(world, arm, record)
+        row = _round_row(run_context, arm, record)
         arm.rounds.append(row)
         if record.server_round % arm.server.training.checkpoint_every_rounds == 0 or (
             record.server_round == total
@@ -107,7 +109,7 @@ def train(world: World, arm: TrainedArm) -> None:
         note = f"round {record.server_round}/{total}"
         if accuracy is not None:
             note += f", validation accuracy {accuracy:.1%}"
-        world.progress.advance(1, note)
+        run_context.progress.advance(1, note)
 
     app = ServerApp()
 
@@ -118,7 +120,7 @@ def train(world: World, arm: TrainedArm) -> None:
     app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
 
 
-def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
+def _round_row(run_context: RunContext, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:
     ledger, before = arm.grid.ledger, (arm.rounds[-1] if arm.rounds else None)
     training = arm.server.training
     counted = {name: ledger.counted(name) for name in TOTALS[:3]}
@@ -129,7 +131,7 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     loss, accuracy = None, None
     due = record.server_round % training.evaluate_every_rounds == 0
     if due or record.server_round == training.rounds:
-        loss, accuracy = evaluate(world, arm)
+        loss, accuracy = evaluate(run_context, arm)
     row: dict[str, Any] = {
         "arm": arm.models.arm,
         "protocol": "split_federated",
@@ -150,12 +152,12 @@ def _round_row(world: World, arm: TrainedArm, record: RoundRecord) -> dict[str, 
     return row
 
 
-def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
+def evaluate(run_context: RunContext, arm: TrainedArm) -> tuple[float, float]:
     """Return cross-entropy and accuracy of the current model on the validation images.
 
     Each tier is evaluated on all of them, and counts by its share of the devices.
     """
-    data = world.setting.data
+    data = run_context.inputs.data
     rows = data.parts.validation
     labels = torch.from_numpy(data.pool.labels[rows])
     losses, accuracies = 0.0, 0.0
@@ -172,7 +174,7 @@ def evaluate(world: World, arm: TrainedArm) -> tuple[float, float]:
 def released_features(arm: TrainedArm, images: np.ndarray[Any, Any], tier: int) -> Tensor:
     """Return what a tier's current front-end releases for uint8 images (N, C, H, W)."""
     runner = arm.deployed(tier).runner
-    rng = torch_generator(arm.models.tiers[tier].program.seed, "evaluation")
+    rng = torch_generator(arm.models.tiers[tier].device_spec.seed, "evaluation")
     with torch_threads(arm.cloud.threads), torch.no_grad():
         return torch.cat(
             [
@@ -189,9 +191,9 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
         kept |= {f"statistics.{name}": value for name, value in tier.statistics.items()}
         kept |= checkpoint.strategy_state(tier.strategy)
         tensors |= {f"tier.{number}.{name}": value for name, value in kept.items()}
-    if arm.intrusion is not None:
-        seen = arm.intrusion.state()
-        tensors |= {f"intrusion.{name}": value for name, value in seen.items()}
+    if arm.training_attacks is not None:
+        seen = arm.training_attacks.state()
+        tensors |= {f"training_attacks.{name}": value for name, value in seen.items()}
     grid_tensors, grid_state = arm.grid.state()
     tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
     state = {
@@ -249,8 +251,8 @@ def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]
         checkpoint.load_strategy_state(tier.strategy, kept)
         tier.aggregated_rounds = state["aggregated_rounds"][number]
     arm.cloud.load_state(below("cloud.", tensors))
-    if arm.intrusion is not None:
-        arm.intrusion.load_state(below("intrusion.", tensors))
+    if arm.training_attacks is not None:
+        arm.training_attacks.load_state(below("training_attacks.", tensors))
     arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
     arm.provider = state["provider"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import clients.program
+import clients.device_spec
 import server.provider
 from server.compute import describe_device
 from server.provider import ProviderImages
@@ -40,24 +40,24 @@ def describe_model(
     """
     section = scenario.training.provider
     used = models.used()
-    programs = [models.tiers[tier].program for tier in used]
-    first = programs[0]
+    device_specs = [models.tiers[tier].device_spec for tier in used]
+    first = device_specs[0]
     cloud_model, cloud_options = models.tiers[0].edge.front_end.cloud_model
-    modules = [server.provider.__name__, clients.program.__name__]
+    modules = [server.provider.__name__, clients.device_spec.__name__]
     modules.append(CLOUD_MODELS.entry(cloud_model).factory.__module__)
-    for program in programs:
-        modules += modules_of(FRONT_ENDS, program.front_end.model_dump())
-        modules += modules_of(DEFENCES, program.defence.model_dump())
+    for device_spec in device_specs:
+        modules += modules_of(FRONT_ENDS, device_spec.front_end.model_dump())
+        modules += modules_of(DEFENCES, device_spec.defence.model_dump())
     return {
         "format": FORMAT,
         "tiers": [
             {
-                "front_end": program.front_end.model_dump(),
-                "defence": program.defence.model_dump(),
-                "precision": program.precision,
+                "front_end": device_spec.front_end.model_dump(),
+                "defence": device_spec.defence.model_dump(),
+                "precision": device_spec.precision,
                 "share": models.share(tier),
             }
-            for tier, program in zip(used, programs, strict=True)
+            for tier, device_spec in zip(used, device_specs, strict=True)
         ],
         "cloud_model": {
             "name": cloud_model,

@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from server.compute import choose_device
-from server.edge_half import ProviderTier
+from server.edge_interface import ProviderTier
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over
 from testbed.core.progress import Progress
 from testbed.core.seeds import generator
-from testbed.engine.setting.world import Setting, World
+from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training import checkpoint
 from testbed.engine.training.fleet import TOTALS, TrainedArm
 from testbed.engine.training.model_cache import TrainedModel, load_model, models_folder, save_model
@@ -26,11 +26,11 @@ from testbed.engine.training.model_key import Facts, describe_model, key_of
 Row = dict[str, Any]
 
 
-def train_at_provider(world: World, arm: TrainedArm) -> Row:
+def train_at_provider(run_context: RunContext, arm: TrainedArm) -> Row:
     """Give the arm the provider's model; return what host.json says about where it came from."""
-    scenario = world.setting.scenario
-    images = provider_images(world.setting)
-    training = _training(world.setting, arm, images)
+    scenario = run_context.inputs.scenario
+    images = provider_images(run_context.inputs)
+    training = _training(run_context.inputs, arm, images)
     facts = describe_model(
         scenario,
         arm.models,
@@ -41,19 +41,19 @@ def train_at_provider(world: World, arm: TrainedArm) -> Row:
     model = load_model(folder, facts, training.weights()) if reuse else None
     reused = model is not None
     if reused:
-        with world.progress.phase(f"train {arm.models.arm}", 1):
-            world.progress.advance(1, f"kept model {key_of(facts)}")
+        with run_context.progress.phase(f"train {arm.models.arm}", 1):
+            run_context.progress.advance(1, f"kept model {key_of(facts)}")
     if model is None:
-        model = _train(world, arm, training, facts)
+        model = _train(run_context, arm, training, facts)
         if reuse:
             save_model(folder, facts, model)
     _install(arm, model, len(images.labels))
     return {"arm": arm.models.arm, "model": key_of(facts), "reused": reused}
 
 
-def provider_images(setting: Setting) -> ProviderImages:
+def provider_images(inputs: RunInputs) -> ProviderImages:
     """Return the provider's images: its share of the training part, and the validation part."""
-    data, scenario = setting.data, setting.scenario
+    data, scenario = inputs.data, inputs.scenario
     rows = data.parts.training
     count = max(2, round(scenario.training.provider.share_of_training * len(rows)))
     if count < len(rows):
@@ -68,14 +68,14 @@ def provider_images(setting: Setting) -> ProviderImages:
     )
 
 
-def _training(setting: Setting, arm: TrainedArm, images: ProviderImages) -> ProviderTraining:
-    scenario = setting.scenario
+def _training(inputs: RunInputs, arm: TrainedArm, images: ProviderImages) -> ProviderTraining:
+    scenario = inputs.scenario
     section, models = scenario.training.provider, arm.models
     return ProviderTraining(
         section,
         scenario.seed,
         [
-            ProviderTier(models.tiers[tier].program.build(), tier, models.share(tier))
+            ProviderTier(models.tiers[tier].device_spec.build(), tier, models.share(tier))
             for tier in models.used()
         ],
         copy.deepcopy(models.cloud),
@@ -85,23 +85,25 @@ def _training(setting: Setting, arm: TrainedArm, images: ProviderImages) -> Prov
     )
 
 
-def _train(world: World, arm: TrainedArm, training: ProviderTraining, facts: Facts) -> TrainedModel:
+def _train(
+    run_context: RunContext, arm: TrainedArm, training: ProviderTraining, facts: Facts
+) -> TrainedModel:
     """Train to the end, from the newest checkpoint if this arm was interrupted."""
     name = arm.models.arm
-    folder = world.folder / "checkpoints" / name / "provider"
-    every = world.setting.scenario.training.checkpoint_every_rounds
-    _restore(training, folder, key_of(facts), world.progress)
+    folder = run_context.folder / "checkpoints" / name / "provider"
+    every = run_context.inputs.scenario.training.checkpoint_every_rounds
+    _restore(training, folder, key_of(facts), run_context.progress)
 
     def on_epoch(record: EpochRecord) -> None:
         if record.epoch % every == 0 or is_over(training.section, training.history):
             tensors, state = training.state()
             checkpoint.save(folder, record.epoch, tensors, {**state, "model": key_of(facts)})
         note = f"epoch {record.epoch}, validation accuracy {record.validation_accuracy:.1%}"
-        world.progress.advance(1, note)
+        run_context.progress.advance(1, note)
 
-    with world.progress.phase(f"train {name}", training.section.epochs):
-        world.progress.advance(len(training.history))
-        training.run(on_epoch, lambda note: world.progress.advance(0, note))
+    with run_context.progress.phase(f"train {name}", training.section.epochs):
+        run_context.progress.advance(len(training.history))
+        training.run(on_epoch, lambda note: run_context.progress.advance(0, note))
     return TrainedModel(
         training.selected(),
         training.history,

@@ -250,7 +250,7 @@ def _int8_ratio(rows: list[Measurement]) -> dict[tuple[int | None, str], float]:
     for row in rows:
         by_setting[row.threads, row.note].setdefault(row.precision == "int8", row.latency_ms)
     return {
-        setting: float(np.log(found[True] / found[False]))
-        for setting, found in by_setting.items()
+        inputs: float(np.log(found[True] / found[False]))
+        for inputs, found in by_setting.items()
         if len(found) == 2
     }

@@ -6,7 +6,7 @@ nothing to draw. Adding a figure is a function and a row of :data:`PLOTS`.
 
 from testbed.pages.plots import Plot, draw_figures
 from testbed.report.plots import cost as plots_cost
-from testbed.report.plots import floors as plots_floor
+from testbed.report.plots import error_bounds as plots_bounds
 from testbed.report.plots import privacy as plots_privacy
 from testbed.report.plots import training as plots_training
 from testbed.results.reading import Results
@@ -23,15 +23,15 @@ PLOTS: tuple[Plot[Results], ...] = (
         plots_privacy.privacy_utility,
     ),
     Plot(
-        "attacks_and_floors",
+        "attacks_and_bounds",
         "privacy",
-        "Attacks, anchors and floors",
-        "Every attack of every arm on one axis, the strongest one named. A floor holds for any "
+        "Attacks, anchors and error bounds",
+        "Every attack of every arm on one axis, the strongest one named. An error bound holds for any "
         "attack there will ever be, on images smoothed by noise of deviation 0.1: open marks are "
         "attacks on such images, and none of them may lie left of it; filled marks, on the images "
-        "as they are, may. An arm without a floor is guaranteed nothing. Where releases of one "
-        "image are averaged, the floor is lower.",
-        plots_floor.attacks_and_floors,
+        "as they are, may. An arm without an error bound is guaranteed nothing. Where releases of one "
+        "image are averaged, the error bound is lower.",
+        plots_bounds.attacks_and_bounds,
     ),
     Plot(
         "by_intercepts",
@@ -39,7 +39,7 @@ PLOTS: tuple[Plot[Results], ...] = (
         "Success by the number of intercepts",
         "Error of attacks that learn from what they intercept, over how many features they had. "
         "The victims are those intercepted, so they differ from mark to mark.",
-        plots_floor.by_intercepts,
+        plots_bounds.by_intercepts,
     ),
     Plot(
         "attack_by_class",

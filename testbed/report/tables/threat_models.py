@@ -15,8 +15,8 @@ from testbed.results.reading import Results, read_columns
 from testbed.results.schema import ArmResult, AttackResult, Grants
 
 COLUMNS = ("arm", "adversary", "attack", "request", "mse")
-_YES_OR_NO = ("weights", "labels", "answers", "design", "watches_training", "steers_training")
-_FROM_WEIGHTS = ("design",)  # who holds the weights knows the architecture
+_YES_OR_NO = ("weights", "labels", "answers", "architecture", "watches_training", "steers_training")
+_FROM_WEIGHTS = ("architecture",)  # who holds the weights knows the architecture
 
 Errors = Mapping[int, float]
 

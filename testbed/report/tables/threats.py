@@ -5,17 +5,17 @@ from collections import Counter
 from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
 from testbed.report.tables.threat_models import Best, Ladder, ThreatModel
 from testbed.results import formats as numbers
-from testbed.results.findings import best_attack, floor_for, readable, weakest_floor
+from testbed.results.findings import best_attack, bound_for, readable, weakest_bound
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, Interval
-from testbed.results.schema_privacy import FloorLevel
+from testbed.results.schema_privacy import BoundLevel
 
 ERRORS_BELOW = 3
-"""A floor is so many standard errors below its estimate."""
+"""An error bound is so many standard errors below its estimate."""
 
 
 def threat_table(results: Results) -> Table | None:
-    """Return the best attack of every threat model, one column per arm, above each arm's floor."""
+    """Return the best attack of every threat model, one column per arm, above each arm's error bound."""
     ladder = Ladder(results)
     models = ladder.threat_models()
     if not models:
@@ -29,7 +29,7 @@ def threat_table(results: Results) -> Table | None:
         cells = [_best_cell(arm, model, ladder.best(arm, model)) for arm in results.arms]
         rows.append(Row(model.words, cells, note))
     rows.append(
-        Row("floor for any attack", [_floor_cell(arm) for arm in results.arms], kind="anchor")
+        Row("error bound for any attack", [_bound_cell(arm) for arm in results.arms], kind="anchor")
     )
     entropies = [_entropy_cell(arm) for arm in results.arms]
     if any(cell.value is not None for cell in entropies):
@@ -59,21 +59,21 @@ def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
         said.append(f"{numbers.count(best.victims)} victims")
     if attack.worse_than_mean_image:
         said.append("failed: worse than the mean image")
-    floor = floor_for(arm, model.replays)
-    if floor:
-        said.append(f"floor {numbers.significant(floor, 2)}")
+    bound = bound_for(arm, model.replays)
+    if bound:
+        said.append(f"error bound {numbers.significant(bound, 2)}")
     return number(best.mse, numbers.significant, "; ".join(said))
 
 
-def _floor_cell(arm: ArmResult) -> Cell:
-    """Return the floor that holds for all threat models: that for the most releases averaged."""
-    floor = weakest_floor(arm)
-    if floor is None:
+def _bound_cell(arm: ArmResult) -> Cell:
+    """Return the error bound that holds for all threat models: that for the most releases averaged."""
+    bound = weakest_bound(arm)
+    if bound is None:
         return words(numbers.ABSENT)
-    if floor.reason or not floor.levels:
-        value = floor.levels[0].mse if floor.levels else None
-        return Cell(numbers.significant(value), value, floor.reason)
-    lowest, *others = sorted(floor.levels, key=lambda level: level.mse or 0.0)
+    if bound.reason or not bound.levels:
+        value = bound.levels[0].mse if bound.levels else None
+        return Cell(numbers.significant(value), value, bound.reason)
+    lowest, *others = sorted(bound.levels, key=lambda level: level.mse or 0.0)
     if lowest.mse is None:
         return words(numbers.ABSENT)
     several = f", for {_releases(lowest)}" if others else ""
@@ -82,14 +82,14 @@ def _floor_cell(arm: ArmResult) -> Cell:
     return number(lowest.mse, numbers.significant, "; ".join(filter(None, said)))
 
 
-def _releases(level: FloorLevel) -> str:
+def _releases(level: BoundLevel) -> str:
     if level.replays in (None, 1):
         return "one release"
     return f"means over {numbers.count(level.replays)} releases"
 
 
-def _estimate_words(level: FloorLevel) -> str:
-    """Say which estimate a floor is three standard errors below, and how large those are."""
+def _estimate_words(level: BoundLevel) -> str:
+    """Say which estimate an error bound is three standard errors below, and how large those are."""
     if level.noise_free is not None:
         return "noise-free: directions that no feature responds to"
     estimates = [
@@ -108,12 +108,12 @@ def _estimate_words(level: FloorLevel) -> str:
 
 
 def _entropy_cell(arm: ArmResult) -> Cell:
-    """Return CEM's bound relative to no release, which is no floor."""
-    floor = weakest_floor(arm)
-    left = floor.levels[0].cem_relative if floor is not None and floor.levels else None
+    """Return CEM's bound relative to no release, which is no error bound."""
+    bound = weakest_bound(arm)
+    left = bound.levels[0].cem_relative if bound is not None and bound.levels else None
     if left is None:
         return words(numbers.ABSENT)
-    return number(left, numbers.significant, "a relative figure, no floor")
+    return number(left, numbers.significant, "a relative figure, no error bound")
 
 
 def link_table(results: Results) -> Table | None:

@@ -13,8 +13,8 @@ import torch
 import testbed.adversaries
 from clients.front_ends.base import FrontEnd
 from testbed.adversaries import base
-from testbed.adversaries.companion import TrainingView
 from testbed.adversaries.mounting import mount
+from testbed.adversaries.training_attacker import TrainingView
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Entry, NoOptions
@@ -52,9 +52,9 @@ SHORT = {
 DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
 
 
-def with_design(name, evidence):
+def with_architecture(name, evidence):
     """Grant the architecture to an attack that needs it, with intercepts of its shape."""
-    if not ATTACKS.entry(name).factory.threat.design:
+    if not ATTACKS.entry(name).factory.threat.architecture:
         return evidence
     features = evidence.intercepts.features
     features = np.resize(features, (len(features), 8, 8, 8))
@@ -62,21 +62,23 @@ def with_design(name, evidence):
     intercepts = base.Intercepts(features, evidence.intercepts.answers)
     elsewhere = tuple(features for _ in evidence.elsewhere)
     granted = {"intercepts": intercepts, "elsewhere": elsewhere, "trained": trained}
-    return dataclasses.replace(evidence, design=DESIGN, **granted)
+    return dataclasses.replace(evidence, architecture=DESIGN, **granted)
 
 
-def watched(name, evidence, features, options=None, design=DESIGN, steps=2):
+def watched(name, evidence, features, options=None, architecture=DESIGN, steps=2):
     """Return what an attack has learned in a few steps of training, with these features finite."""
     if not ATTACKS.entry(name).factory.threat.watches_training:
         return None
-    view = TrainingView(evidence.num_classes, evidence.auxiliary, design, features.shape[1:])
-    companion = ATTACKS.create(name, options or SHORT[name]).companion(view, 0)
+    view = TrainingView(evidence.num_classes, evidence.auxiliary, architecture, features.shape[1:])
+    training_attacker = ATTACKS.create(name, options or SHORT[name]).training_attacker(view, 0)
     sent = torch.from_numpy(np.nan_to_num(features, posinf=1.0, neginf=-1.0))
     targets = torch.eye(evidence.num_classes)[torch.arange(len(sent)) % evidence.num_classes]
     for _ in range(steps):
         # The cloud model says nothing.
-        companion.watch([sent], [targets], [0.01 * sent], lambda z: 0.0 * z.flatten(1)[:, :3])
-    return companion.memory()
+        training_attacker.watch(
+            [sent], [targets], [0.01 * sent], lambda z: 0.0 * z.flatten(1)[:, :3]
+        )
+    return training_attacker.memory()
 
 
 class OwnUnits(FrontEnd):
@@ -104,7 +106,7 @@ def own_units(monkeypatch):
 def _mount(name, evidence, seed=0):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return mount(name, SHORT.get(name, {}), with_design(name, evidence), seed)
+        return mount(name, SHORT.get(name, {}), with_architecture(name, evidence), seed)
 
 
 def test_the_known_attacks_are_registered():
@@ -154,7 +156,7 @@ def test_identity_features_are_inverted_without_a_query(name, own_units, build_c
     granted = dataclasses.replace(
         case.evidence,
         oracle=None,
-        design=own_units,
+        architecture=own_units,
         trained=watched(name, case.evidence, others, BLIND[name], own_units, steps=30),
     )
     found = mount(name, BLIND[name], granted, 0)
@@ -219,7 +221,7 @@ def test_features_that_are_not_finite_still_give_images(name, front_ends, build_
         case.evidence,
         intercepts=base.Intercepts(features, case.evidence.intercepts.answers),
     )
-    images = mount(name, SHORT.get(name, {}), with_design(name, broken), 0).images
+    images = mount(name, SHORT.get(name, {}), with_architecture(name, broken), 0).images
     assert np.isfinite(images).all()
     assert 0.0 <= images.min() <= images.max() <= 1.0
 
@@ -254,7 +256,7 @@ def test_evidence_has_no_place_for_a_victims_image():
         "intercepts",
         "oracle",
         "query_limit",
-        "design",
+        "architecture",
         "replays",
         "elsewhere",
         "trained",

@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from testbed.adversaries.base import LabelledImages
-from testbed.adversaries.companion import FeatureScale, TrainingView
 from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
+from testbed.adversaries.training_attacker import FeatureScale, TrainingView
 from testbed.core.registries import ATTACKS, CLOUD_MODELS, FRONT_ENDS
 from testbed.scenario.components import Component
 
@@ -47,9 +47,9 @@ class Fleet:
         self.cloud_optimiser = torch.optim.Adam(self.cloud.parameters(), 0.001)
         self.rng = torch.Generator().manual_seed(0)
 
-    def companion(self, name, **options):
+    def training_attacker(self, name, **options):
         view = TrainingView(10, self.auxiliary, DESIGN, self.front_end.feature_shape)
-        return ATTACKS.create(name, SHORT[name] | options).companion(view, seed=7)
+        return ATTACKS.create(name, SHORT[name] | options).training_attacker(view, seed=7)
 
     def seen(self):
         """Return what one step shows to the cloud, per device, and the devices' features."""
@@ -66,19 +66,19 @@ class Fleet:
         self.cloud.eval()
         return z, [part.split(BATCH) for part in (received.detach(), targets, received.grad)]
 
-    def step(self, companion):
+    def step(self, training_attacker):
         z, (features, targets, honest) = self.seen()
-        sent = companion.watch(features, targets, honest, self.cloud)
+        sent = training_attacker.watch(features, targets, honest, self.cloud)
         self.edge_optimiser.zero_grad()
         z.backward(torch.cat(list(sent or honest)))
         self.edge_optimiser.step()
         return honest, sent
 
     @torch.no_grad()
-    def error(self, companion):
+    def error(self, training_attacker):
         """Return the decoder's error on the victims, in those of the mean image."""
         self.front_end.eval()
-        rebuilt = companion.decoded(self.front_end((self.victims - 0.3) / 0.35)).clamp(0, 1)
+        rebuilt = training_attacker.decoded(self.front_end((self.victims - 0.3) / 0.35)).clamp(0, 1)
         mean = torch.tensor(self.auxiliary.images).mean(dim=0)
         blind = (self.victims - mean).square().mean()
         return float((rebuilt - self.victims).square().mean() / blind)
@@ -119,21 +119,21 @@ def test_features_are_scaled_by_what_varies_between_samples():
 
 def test_the_simulator_decodes_and_changes_nothing():
     fleet = Fleet()
-    companion = fleet.companion("sdar")
-    start = fleet.error(companion)
+    training_attacker = fleet.training_attacker("sdar")
+    start = fleet.error(training_attacker)
     for _ in range(20):
-        _, sent = fleet.step(companion)
+        _, sent = fleet.step(training_attacker)
         assert sent is None
     assert start > 0.95
-    assert fleet.error(companion) < 0.6
+    assert fleet.error(training_attacker) < 0.6
 
 
 def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
     fleet = Fleet()
-    companion = fleet.companion("fsha")
+    training_attacker = fleet.training_attacker("fsha")
     for _ in range(40):
-        honest, sent = fleet.step(companion)
-    assert fleet.error(companion) < 0.6
+        honest, sent = fleet.step(training_attacker)
+    assert fleet.error(training_attacker) < 0.6
     for one, other in zip(honest, sent, strict=True):
         # Its size gives nothing away; its direction is another.
         assert float(one.norm()) == pytest.approx(float(other.norm()), rel=1e-4)
@@ -146,20 +146,20 @@ def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
         left_alone.edge_optimiser.zero_grad()
         z.backward(torch.cat(list(gradients)))
         left_alone.edge_optimiser.step()
-    assert left_alone.error(companion) > 1.5 * fleet.error(companion)
+    assert left_alone.error(training_attacker) > 1.5 * fleet.error(training_attacker)
 
 
 @pytest.mark.parametrize("name", ["sdar", "fsha"])
 def test_a_companion_goes_on_from_its_state_with_the_same_bits(name):
     options = {"pilot_steps": 3} if name == "fsha" else {}
     first, fleet = Fleet(), Fleet()
-    whole = first.companion(name, **options)
+    whole = first.training_attacker(name, **options)
     for _ in range(3):
         first.step(whole)
-    before = fleet.companion(name, **options)
+    before = fleet.training_attacker(name, **options)
     fleet.step(before)
     kept = {key: value.clone() for key, value in before.state().items()}
-    after = fleet.companion(name, **options)
+    after = fleet.training_attacker(name, **options)
     after.load_state(kept)
     for _ in range(2):
         fleet.step(after)

@@ -30,7 +30,7 @@ def cnn_case(build_case, front_ends):
             network(images - 0.5)
     network.eval()
     case = build_case(lambda x, rng: network(x - 0.5), victims=24)
-    evidence = dataclasses.replace(case.evidence, oracle=None, design=DESIGN)
+    evidence = dataclasses.replace(case.evidence, oracle=None, architecture=DESIGN)
     return dataclasses.replace(case, evidence=evidence)
 
 
@@ -53,12 +53,12 @@ def test_it_beats_the_mean_image_without_queries_or_weights(cnn_case):
 
 
 def test_the_architecture_must_be_known_and_fit(cnn_case):
-    unknown = dataclasses.replace(cnn_case.evidence, design=None)
+    unknown = dataclasses.replace(cnn_case.evidence, architecture=None)
     with pytest.raises(UserError, match="needs the architecture"):
         mount("substitute", SHORT, unknown, 0)
     other = Component(name="cnn", options={"cut": 2, "width": 8})
     with pytest.raises(UserError, match="was intercepted"):
-        mount("substitute", SHORT, dataclasses.replace(cnn_case.evidence, design=other), 0)
+        mount("substitute", SHORT, dataclasses.replace(cnn_case.evidence, architecture=other), 0)
 
 
 def test_one_intercept_is_too_few_to_learn_from(cnn_case):

@@ -10,7 +10,7 @@ from runs_fixture import UNDEFENDED, Arm, write_run
 from testbed.compare.analysis.groups import relative_leakage
 from testbed.compare.analysis.matched import place_at
 from testbed.compare.analysis.pareto import non_dominated
-from testbed.compare.analysis.population import Column, Population, mean_interval, resample
+from testbed.compare.analysis.request_table import Column, RequestTable, mean_interval, resample
 from testbed.compare.comparison import compare
 from testbed.compare.prose import matched_words
 from testbed.privacy.intervals import hierarchical_interval, hierarchical_means
@@ -24,8 +24,8 @@ def entry(compared, label):
     return compared.measured[compared.labels.index(label)]
 
 
-def standing(found, family):
-    return next(item for item in found.standings if item.family == family)
+def ranked_defence(found, family):
+    return next(item for item in found.ranked_defences if item.family == family)
 
 
 @given(POINTS)
@@ -122,7 +122,7 @@ def test_ranking_at_the_references_accuracy_minus_three_points(compared):
     assert found.accuracy == pytest.approx(0.92)
     assert found.below_reference == 0.03
     noise, nopeek, none = (
-        standing(found, name) for name in ("gaussian_noise", "nopeek", "undefended")
+        ranked_defence(found, name) for name in ("gaussian_noise", "nopeek", "undefended")
     )
     assert [noise.rank, nopeek.rank, none.rank] == [1, 2, 3]
     assert noise.mse.value == pytest.approx(0.020)
@@ -136,7 +136,7 @@ def test_ranking_at_the_references_accuracy_minus_three_points(compared):
     assert none.mse.value == pytest.approx(0.004)
     assert noise.rank_shares[0] > 0.97
     assert sum(noise.rank_shares) == pytest.approx(1)
-    missed = standing(found, "siftfunnel")
+    missed = ranked_defence(found, "siftfunnel")
     assert (missed.rank, missed.mse.value, missed.reached) == (None, None, "not reached")
 
 
@@ -150,15 +150,15 @@ def test_equal_defences_are_not_distinguishable(tmp_path):
         next(arm for arm in arms if arm.name == name).spread = spread
     made = compare([write_run(tmp_path / str(seed), seed, arms) for seed in (0, 1)], resamples=300)
     found = made.matched[0]
-    assert standing(found, "mid").rank == 1
-    assert standing(found, "nopeek").like_best is True
-    assert standing(found, "undefended").like_best is False
-    assert 0 < standing(found, "nopeek").rank_shares[0] < 1
+    assert ranked_defence(found, "mid").rank == 1
+    assert ranked_defence(found, "nopeek").like_best is True
+    assert ranked_defence(found, "undefended").like_best is False
+    assert 0 < ranked_defence(found, "nopeek").rank_shares[0] < 1
 
 
 def test_a_defence_that_seldom_reaches_the_accuracy_is_said_to(compared):
     found = next(item for item in compared.matched if item.accuracy == pytest.approx(0.94))
-    noise = standing(found, "gaussian_noise")
+    noise = ranked_defence(found, "gaussian_noise")
     assert noise.rank == 1
     assert 0.2 < noise.reached_share < 0.8
     assert "It reaches this accuracy in only" in matched_words(found)
@@ -185,9 +185,9 @@ def test_resamples_have_the_law_of_the_hierarchical_bootstrap():
     rng = np.random.default_rng(5)
     seed_of = np.repeat([0, 1, 2], 60)
     device_of = np.tile(np.repeat(np.arange(6), 10), 3)
-    population = Population([4, 7, 9], seed_of, device_of, np.tile(np.arange(60), 3))
+    request_table = RequestTable([4, 7, 9], seed_of, device_of, np.tile(np.arange(60), 3))
     values = rng.normal(0, 1, 180) + seed_of + 0.5 * device_of
-    draws = resample(population, 4000)
+    draws = resample(request_table, 4000)
     assert (draws.requests.sum(axis=1) == 180).all()
     assert (draws.seeds.sum(axis=1) == 3).all()
     mine = draws.means(Column(np.arange(180), values))
@@ -206,17 +206,17 @@ def test_intervals_cover_the_truth():
     covered = 0
     rounds, seeds, devices, images = 120, 12, 10, 5
     places = np.arange(seeds * devices * images)
-    population = Population(
+    request_table = RequestTable(
         list(range(seeds)),
         places // (devices * images),
         places // images % devices,
         places % (devices * images),
     )
-    draws = resample(population, 400)
+    draws = resample(request_table, 400)
     for number in range(rounds):
         rng = np.random.default_rng(number)
-        levels = rng.normal(0, 1, seeds)[population.seed_of]
-        own = rng.normal(0, 1, (seeds, devices))[population.seed_of, population.device_of]
+        levels = rng.normal(0, 1, seeds)[request_table.seed_of]
+        own = rng.normal(0, 1, (seeds, devices))[request_table.seed_of, request_table.device_of]
         column = Column(places, 3.0 + levels + own + rng.normal(0, 1, len(places)))
         shown = mean_interval(column, draws.means(column))
         covered += shown.low <= 3.0 <= shown.high
@@ -225,9 +225,9 @@ def test_intervals_cover_the_truth():
 
 def test_percentiles_of_resamples_are_those_of_the_drawn_values():
     rng = np.random.default_rng(2)
-    population = Population([0], np.zeros(30, int), np.repeat(np.arange(6), 5), np.arange(30))
+    request_table = RequestTable([0], np.zeros(30, int), np.repeat(np.arange(6), 5), np.arange(30))
     values = rng.exponential(1, 30)
-    draws = resample(population, 50)
+    draws = resample(request_table, 50)
     for percent in (50.0, 95.0):
         made = draws.percentiles(Column(np.arange(30), values), percent)
         for counts, found in zip(draws.requests.astype(int), made, strict=True):

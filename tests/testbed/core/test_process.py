@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from testbed.core.process import keep_freed_memory
+from testbed.core.process import tune_malloc
 
 PROGRAM = """
 import ctypes, sys
 import torch
-from testbed.core.process import keep_freed_memory
+from testbed.core.process import tune_malloc
 
 FIELDS = ("arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost").split()
 
@@ -23,7 +23,7 @@ mallinfo2 = ctypes.CDLL(None).mallinfo2
 mallinfo2.restype = Mallinfo
 
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    tune_malloc()
 before = mallinfo2()
 tensor = torch.ones(6 << 20)
 while_held = mallinfo2()
@@ -55,6 +55,6 @@ def test_the_memory_of_a_freed_tensor_stays() -> None:
 
 
 def test_says_whether_the_c_library_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    assert tune_malloc() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert not keep_freed_memory()
+    assert not tune_malloc()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from small import TINY, make_program
+from small import TINY, make_spec
 
 from clients.deployed import FrontEndRunner
 from testbed.core.progress import Progress
@@ -20,7 +20,7 @@ from testbed.engine.hosts.host import node_of
 from testbed.engine.network.costs import DeviceCosts, TierCosts
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Ledger
-from testbed.engine.network.packet_loss import Losses
+from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
@@ -116,25 +116,25 @@ def defended_grid(name):
     """Return a grid of three devices that run a defence, its program, and a tap on all links."""
     mix = [MixEntry(device="raspberry-pi-4", links={"wifi": 1.0})]
     fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
-    program = make_program(defence=name, options={"cut": 2, "width": 8})
+    device_spec = make_spec(defence=name, options={"cut": 2, "width": 8})
     rng = np.random.default_rng(0)
     backend = InlineBackend(
         rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8),
         rng.integers(0, 10, 30),
         [np.arange(10) + 10 * device for device in range(DEVICES)],
     )
-    backend.install([program])
-    stats = layer_stats(program.build().on_device(), program.image_shape)
+    backend.install([device_spec])
+    stats = layer_stats(device_spec.build().on_device(), device_spec.image_shape)
     costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     tap = Tap("all", frozenset(range(DEVICES)))
-    options = GridOptions(1e9, 2, lambda *_: True, lambda images: 0.0, Losses(0.0, seed=3))
-    return FleetGrid(backend, costs, Ledger(DEVICES), [tap], options), program, tap
+    options = GridOptions(1e9, 2, lambda *_: True, lambda images: 0.0, PacketLoss(0.0, seed=3))
+    return FleetGrid(backend, costs, Ledger(DEVICES), [tap], options), device_spec, tap
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ledger_charges_what_travels_and_the_tap_reads_what_is_released(name):
-    grid, program, tap = defended_grid(name)
-    model = program.build()
+    grid, device_spec, tap = defended_grid(name)
+    model = device_spec.build()
     parameters, statistics = model.initial_weights()
     weights = {protocol.ARRAYS: to_record(parameters), protocol.STATISTICS: to_record(statistics)}
     config = {protocol.SERVER_ROUND: 1, protocol.STEP: 0, protocol.STEPS: 1}
@@ -161,7 +161,7 @@ def test_the_ledger_charges_what_travels_and_the_tap_reads_what_is_released(name
     (item,) = tap.intercepts
     assert np.array_equal(item.features, released[0].numpy())
     # The device ran the deployed weights, with the defence's release and the request's own draw.
-    runner = FrontEndRunner(program.build(), {**parameters, **statistics})
+    runner = FrontEndRunner(device_spec.build(), {**parameters, **statistics})
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8)[12:13])
     with torch.no_grad():

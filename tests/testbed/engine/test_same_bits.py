@@ -124,11 +124,11 @@ def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path, monke
     summary = json.loads(inline[0])
     assert all(check["passed"] for check in summary["self_checks"])
     assert {"asks", "steers"} <= {entry["adversary"] for entry in summary["arms"][1]["attacks"]}
-    (floor,) = summary["arms"][0]["floors"]
-    assert [level["replays"] for level in floor["levels"]] == [1, 4]
+    (bound,) = summary["arms"][0]["error_bounds"]
+    assert [level["replays"] for level in bound["levels"]] == [1, 4]
     attacks = {(a["adversary"], a["attack"]): a for a in summary["arms"][0]["attacks"]}
     assert 0 < attacks["asks", "ridge"]["queries"] <= 80
-    assert attacks["replays", "ridge"]["smoothed"][0]["mse"] > floor["levels"][1]["mse"]
+    assert attacks["replays", "ridge"]["smoothed"][0]["mse"] > bound["levels"][1]["mse"]
     assert attacks["labels", "label_inference"]["inferred"]["class"]["n"] > 5
 
 

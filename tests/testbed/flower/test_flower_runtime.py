@@ -16,7 +16,7 @@ from testbed.core.errors import UserError
 from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.backend import InlineBackend
-from testbed.engine.setting.world import World
+from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.client import ScenarioClientApp
 from testbed.flower.device_grid import find_devices
@@ -63,14 +63,14 @@ def test_flower_simulates_the_same_weights_as_fleet_grid(
     assert len((out / "rounds.csv").read_text().splitlines()) == 1 + 2
 
     chosen = chosen_arm(config)
-    data, models = chosen.setting.data, chosen.new_models()
+    data, models = chosen.inputs.data, chosen.new_models()
     backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
-    backend.install([tier.program for tier in models.tiers])
+    backend.install([tier.device_spec for tier in models.tiers])
     experiment = Experiment(chosen.scenario, tmp_path / "grid", Progress())
-    world = World(chosen.setting, backend, tmp_path / "grid", Progress())
-    arm = prepare(world, models, experiment._grid(world, models, []))
+    run_context = RunContext(chosen.inputs, backend, tmp_path / "grid", Progress())
+    arm = prepare(run_context, models, experiment._grid(run_context, models, []))
     before = {name: value.clone() for name, value in arm.cloud.state().items()}
-    train(world, arm)
+    train(run_context, arm)
     ours = load_file(tmp_path / "grid" / "checkpoints" / "sift" / "round-000002.safetensors")
     shared = set(weights) & set(ours)
     assert {name.split(".")[0] for name in shared} == {"cloud", "tier"}

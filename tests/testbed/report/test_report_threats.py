@@ -1,4 +1,4 @@
-"""Threat models, floors, comparisons, inference and attack cards in the report."""
+"""Threat models, error bounds, comparisons, inference and attack cards in the report."""
 
 import json
 
@@ -8,14 +8,14 @@ import pytest
 from testbed.report.cards import cards
 from testbed.report.html import render
 from testbed.report.tables.threats import (
-    _floor_cell,
+    _bound_cell,
     comparison_table,
     inference_table,
     link_table,
     threat_table,
 )
 from testbed.results.reading import read_results
-from testbed.results.schema_privacy import Floor, FloorLevel
+from testbed.results.schema_privacy import BoundLevel, ErrorBound
 
 NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
 ESTIMATED = {
@@ -31,7 +31,7 @@ ESTIMATED = {
 
 @pytest.fixture
 def results(folder):
-    """Return the fixture's results with threat models, a floor and an inference added."""
+    """Return the fixture's results with threat models, an error bound and an inference added."""
     path = folder / "results.json"
     tree = json.loads(path.read_text())
     for arm in tree["arms"]:
@@ -39,10 +39,10 @@ def results(folder):
             free = attack["attack"] == "substitute"
             attack["threat_model"] = "no queries" if free else "queries without end"
     first, second = tree["arms"]
-    first["floors"] = [
-        {"tier": "own", "reason": "the floor is 0: deterministic", "levels": [NOTHING]}
+    first["error_bounds"] = [
+        {"tier": "own", "reason": "the error bound is 0: deterministic", "levels": [NOTHING]}
     ]
-    second["floors"] = [
+    second["error_bounds"] = [
         {"tier": "own", "reason": "", "levels": [{"mse": 0.004, "replays": 1}]},
         {"tier": "small", "reason": "", "levels": [ESTIMATED]},
     ]
@@ -97,36 +97,38 @@ def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
     assert asking == {
         ("queries without end", links),
         ("queries without end", cloud),
-        ("floor for any attack", ""),
+        ("error bound for any attack", ""),
         ("CEM's bound, relative to no release", ""),
     }
     for where, adversary in ((links, "eavesdropper"), (cloud, "curious-cloud")):
         best = rows["queries without end", where].cells
         assert [cell.value for cell in best] == [0.0061, 0.0312]
         assert best[0].note.startswith(f"residual decoder, {adversary}; ")
-        assert best[1].note.endswith("victims; floor 0.0020")
+        assert best[1].note.endswith("victims; error bound 0.0020")
         assert [cell.value for cell in rows["no queries", where].cells] == [0.0361, 0.0588]
-    floors = rows["floor for any attack", ""].cells
-    assert [cell.value for cell in floors] == [0.0, 0.002]
-    assert "deterministic" in floors[0].note
-    assert "spectrum-aware 0.00500, stated error 0.0010, less 3 errors" in floors[1].note
+    error_bounds = rows["error bound for any attack", ""].cells
+    assert [cell.value for cell in error_bounds] == [0.0, 0.002]
+    assert "deterministic" in error_bounds[0].note
+    assert "spectrum-aware 0.00500, stated error 0.0010, less 3 errors" in error_bounds[1].note
     assert [cell.value for cell in rows["CEM's bound, relative to no release", ""].cells] == [
         None,
         0.7,
     ]
-    assert "no floor" in rows["CEM's bound, relative to no release", ""].cells[1].note
+    assert "no error bound" in rows["CEM's bound, relative to no release", ""].cells[1].note
 
 
 def test_a_floor_that_was_not_computed_is_no_zero(results):
     first = results.arms[0]
-    unknown = Floor(tier="own", reason="no floor computed: too large", levels=[FloorLevel()])
-    changed = first.model_copy(update={"floors": [unknown]})
-    cell = _floor_cell(changed)
+    unknown = ErrorBound(
+        tier="own", reason="no error bound computed: too large", levels=[BoundLevel()]
+    )
+    changed = first.model_copy(update={"error_bounds": [unknown]})
+    cell = _bound_cell(changed)
     assert cell.value is None
-    assert "no floor computed" in cell.note
-    ignores = FloorLevel(mse=0.001, noise_free=0.001, replays=1)
-    changed = first.model_copy(update={"floors": [Floor(levels=[ignores])]})
-    assert "no feature responds to" in _floor_cell(changed).note
+    assert "no error bound computed" in cell.note
+    ignores = BoundLevel(mse=0.001, noise_free=0.001, replays=1)
+    changed = first.model_copy(update={"error_bounds": [ErrorBound(levels=[ignores])]})
+    assert "no feature responds to" in _bound_cell(changed).note
 
 
 def test_differences_say_when_nothing_is_shown(results):

@@ -14,7 +14,7 @@ from testbed.results.schema import Grants
 EVERYBODY = range(40)
 QUERIES = {"queries": True}
 WEIGHTS = {"weights": True, "queries": True}
-FREE = {"queries": False, "design": True}
+FREE = {"queries": False, "architecture": True}
 
 
 def attack(adversary, name, level, grants, victims=EVERYBODY, **more):
@@ -41,8 +41,12 @@ def attack(adversary, name, level, grants, victims=EVERYBODY, **more):
 def ladder(tmp_path):
     """Return a function that writes attacks on one arm, and reads them as a ladder."""
 
-    def write(*attacks, rows=True, floors=()):
-        arm = {"name": "only", "attacks": [facts for facts, _ in attacks], "floors": list(floors)}
+    def write(*attacks, rows=True, error_bounds=()):
+        arm = {
+            "name": "only",
+            "attacks": [facts for facts, _ in attacks],
+            "error_bounds": list(error_bounds),
+        }
         tree = {
             "schema_version": 1,
             "status": "interrupted",  # the other files may be missing
@@ -129,8 +133,8 @@ def test_the_own_attack_is_kept_where_less_does_not_do_better(ladder):
         ({"queries": True}, {"queries": 10_000}, True),
         ({"queries": 10_000}, {"queries": True}, False),
         ({"weights": True}, {"queries": True}, True),
-        ({"weights": True}, {"design": True}, True),
-        ({"queries": True}, {"design": True}, False),
+        ({"weights": True}, {"architecture": True}, True),
+        ({"queries": True}, {"architecture": True}, False),
         ({"queries": True}, {"weights": True}, False),
         ({"replays": 8}, {"replays": 1}, True),
         ({"replays": 8}, {"replays": 64}, False),
@@ -249,22 +253,29 @@ def test_the_floor_is_that_of_the_most_releases_averaged(ladder):
     found = ladder(
         attack("asks", "decoder", 0.05, QUERIES),
         attack("again", "ridge", 0.04, {**QUERIES, "replays": 8}),
-        floors=[{"tier": "own", "levels": levels}, {"tier": "small", "levels": higher}],
+        error_bounds=[{"tier": "own", "levels": levels}, {"tier": "small", "levels": higher}],
     )
-    once, averaged, floor = threat_table(found.results).rows
-    assert floor.label == "floor for any attack"
-    assert floor.cells[0].value == 0.005
-    assert floor.cells[0].note == (
+    once, averaged, bound = threat_table(found.results).rows
+    assert bound.label == "error bound for any attack"
+    assert bound.cells[0].value == 0.005
+    assert bound.cells[0].note == (
         "on smoothed images, for means over 8 releases; 0.020 for one release"
     )
     # Each threat model has its own: the tier that guarantees least differs.
-    assert once.cells[0].note.endswith("; floor 0.015")
-    assert averaged.cells[0].note.endswith("; floor 0.0050")
+    assert once.cells[0].note.endswith("; error bound 0.015")
+    assert averaged.cells[0].note.endswith("; error bound 0.0050")
 
 
 def test_a_deterministic_release_has_no_floor_whatever_is_averaged(ladder):
-    none = {"tier": "own", "reason": "the floor is 0: deterministic", "levels": [{"mse": 0.0}]}
-    found = ladder(attack("asks", "decoder", 0.05, QUERIES), floors=[none])
-    model, floor = threat_table(found.results).rows
-    assert "floor" not in model.cells[0].note
-    assert (floor.cells[0].value, floor.cells[0].note) == (0.0, "the floor is 0: deterministic")
+    none = {
+        "tier": "own",
+        "reason": "the error bound is 0: deterministic",
+        "levels": [{"mse": 0.0}],
+    }
+    found = ladder(attack("asks", "decoder", 0.05, QUERIES), error_bounds=[none])
+    model, bound = threat_table(found.results).rows
+    assert "error bound" not in model.cells[0].note
+    assert (bound.cells[0].value, bound.cells[0].note) == (
+        0.0,
+        "the error bound is 0: deterministic",
+    )

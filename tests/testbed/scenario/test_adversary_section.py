@@ -29,7 +29,7 @@ WITHHELD = {"weights": False, "queries": False}
         ("learned_prior", {"weights": False}, "the weights of the deployed front-end"),
         ("residual_decoder", WITHHELD, "query access"),
         ("ridge", WITHHELD, "query access"),
-        ("substitute", {**WITHHELD, "design": False}, "the architecture"),
+        ("substitute", {**WITHHELD, "architecture": False}, "the architecture"),
         ("label_inference", {"auxiliary_data": {"name": "olivetti_faces"}}, "labelled"),
     ],
 )
@@ -55,7 +55,10 @@ def test_what_is_granted_is_accepted(load, attack, knowledge):
 
 
 def test_asking_is_active_unless_a_copy_is_asked():
-    ask, read = ThreatModel(queries=True), ThreatModel(design=True, learns_from_intercepts=True)
+    ask, read = (
+        ThreatModel(queries=True),
+        ThreatModel(architecture=True, learns_from_intercepts=True),
+    )
     replays = Knowledge(replays=8)
     assert ask.conduct(Knowledge()) == "active"
     assert ask.conduct(Knowledge(), holds_weights=True) == "passive"
@@ -69,7 +72,10 @@ def test_asking_is_active_unless_a_copy_is_asked():
 def test_grants_are_what_an_attack_used():
     blind = Knowledge(weights=False, queries=False)
     few = Knowledge(weights=False, queries=60, replays=8, auxiliary_classes="disjoint_half")
-    ask, read = ThreatModel(queries=True), ThreatModel(design=True, learns_from_intercepts=True)
+    ask, read = (
+        ThreatModel(queries=True),
+        ThreatModel(architecture=True, learns_from_intercepts=True),
+    )
     found = grants(ask, few, False, 50)
     assert found == {
         "weights": False,
@@ -80,7 +86,7 @@ def test_grants_are_what_an_attack_used():
         "auxiliary_images": 50,
         "labels": False,
         "answers": False,
-        "design": False,
+        "architecture": False,
         "watches_training": False,
         "steers_training": False,
     }
@@ -107,7 +113,7 @@ CLOUD = {"position": {"tap": "cloud"}}
         ({"attack": "fsha", **CLOUD}, {"hijacked_by": "nosi"}, "set hijacked_by: nosy"),
         ({"attack": "sdar", "curve": [0.5], **CLOUD}, {}, "no amount to vary"),
         (
-            {"attack": "sdar", "knowledge": {"design": False}, **CLOUD},
+            {"attack": "sdar", "knowledge": {"architecture": False}, **CLOUD},
             {},
             "needs the architecture",
         ),

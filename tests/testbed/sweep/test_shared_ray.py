@@ -22,9 +22,9 @@ from testbed import run_sweep
 from testbed.core.errors import HostError
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
-from testbed.engine.hosts.on_ray import joined as ray_joined
+from testbed.engine.hosts.on_ray import external_cluster as ray_joined
 from testbed.engine.hosts.on_ray.cluster import LocalCluster, short_temporary_folder
-from testbed.engine.hosts.on_ray.janitor import processes_of
+from testbed.engine.hosts.on_ray.watchdog import processes_of
 from testbed.results.writing import COLUMNS
 from testbed.run import main
 from testbed.sweep import processes, runner, shared_ray
@@ -91,7 +91,7 @@ class FakeWorker:
         return self.returncode
 
 
-class World:
+class RunContext:
     """What a test's fake processes do, and what became of them."""
 
     def __init__(self):
@@ -109,7 +109,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch):
-    world = World()
+    world = RunContext()
     fake = {"Popen": world.start_worker, "TimeoutExpired": subprocess.TimeoutExpired}
     monkeypatch.setattr(processes, "subprocess", SimpleNamespace(PIPE=-1, DEVNULL=-3, **fake))
     monkeypatch.setattr(processes, "POLL_S", 0.0)

@@ -9,10 +9,10 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from testbed.core.process import keep_freed_memory, spare_what_exists
+from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.host import Delivery, Host, Usage, process_usage
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
-from testbed.engine.hosts.on_ray.shared_payloads import Parcel
+from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
 from testbed.engine.hosts.queries import QueryService
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 def _settle_process() -> None:
     """One thread, since there is a process per core, and memory that stays."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
 
 
 class _HostActor(Host):
@@ -30,13 +30,13 @@ class _HostActor(Host):
     def __init__(self, *data: Any) -> None:
         _settle_process()
         super().__init__(*data)
-        spare_what_exists()
+        freeze_gc()
 
-    def carry(self, parcel: Parcel, *shared: RecordDict) -> list[Delivery]:
-        return self.handle(parcel.unpack(shared))
+    def carry(self, payload: ShardPayload, *shared: RecordDict) -> list[Delivery]:
+        return self.handle(payload.unpack(shared))
 
-    def repeat(self, parcel: Parcel, *shared: RecordDict) -> None:
-        self.handle(parcel.unpack(shared))
+    def repeat(self, payload: ShardPayload, *shared: RecordDict) -> None:
+        self.handle(payload.unpack(shared))
 
     def usage(self) -> Usage:
         return process_usage()

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError
-from testbed.core.process import spare_what_exists
+from testbed.core.process import freeze_gc
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.hosts.backend import MOST_HOSTS, Backend, Job, default_hosts
 from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, process_usage
 from testbed.engine.hosts.on_ray.actors import AskActor, QueryActor
 from testbed.engine.hosts.on_ray.cluster import Cluster, LocalCluster, said
+from testbed.engine.hosts.on_ray.external_cluster import ExternalCluster
 from testbed.engine.hosts.on_ray.hosts import DEATHS, RayHosts, fetch
 from testbed.engine.hosts.on_ray.jobs import RayJobs
-from testbed.engine.hosts.on_ray.joined import JoinedCluster
 from testbed.engine.hosts.queries import QueryAccess
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class RayBackend(Backend):
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
             self._jobs = RayJobs(self._cluster, self.hosts)
             self._hosts.wait_for_room(range(self.hosts))
-            spare_what_exists()
+            freeze_gc()
         except BaseException:
             self.close()
             raise
@@ -156,7 +156,7 @@ def _cluster(hosts: int | None, address: str | None) -> tuple[Cluster, int]:
     if address is None:
         count = hosts or default_hosts()
         return LocalCluster(count), count
-    joined = JoinedCluster(address)
+    joined = ExternalCluster(address)
     count = hosts or min(joined.cpus(), MOST_HOSTS)
     try:
         joined.check_hosts(count)

@@ -18,8 +18,8 @@ import ray
 
 from testbed.core.errors import HostError, UserError
 from testbed.core.project import PROJECT_ROOT
-from testbed.engine.hosts.on_ray.janitor import GONE as RAY_GONE
-from testbed.engine.hosts.on_ray.janitor import Janitor, alive, processes_of
+from testbed.engine.hosts.on_ray.watchdog import GONE as RAY_GONE
+from testbed.engine.hosts.on_ray.watchdog import Watchdog, alive, processes_of
 
 _LOG = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
@@ -186,7 +186,7 @@ class LocalCluster(Cluster):
         self._started: list[psutil.Process] = []
         self._known: set[psutil.Process] = set()
         self._remembered = 0.0
-        self._janitor = Janitor(self.folder)
+        self._watchdog = Watchdog(self.folder)
         try:
             self._start(cores)
         except BaseException:
@@ -217,9 +217,9 @@ class LocalCluster(Cluster):
             ) from error
         finally:
             after = set(psutil.Process().children(recursive=True))
-            self._known = {child for child in after - before if child.pid != self._janitor.pid}
+            self._known = {child for child in after - before if child.pid != self._watchdog.pid}
             self._started = [child for child in self._known if child.name() in VITAL]
-            self._janitor.watch(self._started)
+            self._watchdog.watch(self._started)
 
     def check(self) -> None:
         """Check that Ray's own processes are alive."""
@@ -237,7 +237,7 @@ class LocalCluster(Cluster):
         psutil.wait_procs(self._known, timeout=5)
         self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._janitor.dismiss()
+        self._watchdog.dismiss()
         sys.stdout.flush()
 
     def _remember(self) -> None:
@@ -254,7 +254,7 @@ class LocalCluster(Cluster):
     def _kill(self) -> None:
         """Kill what is left; a worker that was just being started has no living parent to tell."""
         named = processes_of(self.folder)
-        self._known |= {process for process in named if process.pid != self._janitor.pid}
+        self._known |= {process for process in named if process.pid != self._watchdog.pid}
         left = [process for process in self._known if alive(process)]
         for process in left:
             with contextlib.suppress(psutil.Error):

@@ -18,7 +18,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, device_of
 from testbed.engine.hosts.on_ray.actors import HostActor
 from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, gone, said
-from testbed.engine.hosts.on_ray.replay_log import Journal
+from testbed.engine.hosts.on_ray.replay_log import ReplayLog
 from testbed.engine.hosts.on_ray.shared_payloads import pack, shared_contents
 
 _LOG = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class RayHosts:
         self._cluster = cluster
         self._shared = tuple(shared)
         self._build: AppBuilder | None = None
-        self._journals = [Journal() for _ in range(count)]
+        self._replay_logs = [ReplayLog() for _ in range(count)]
         self.restarts = 0
         self.actors: list[Any] = [self._new_actor() for _ in range(count)]
 
@@ -99,8 +99,8 @@ class RayHosts:
     def install_app(self, build: AppBuilder) -> None:
         """Install a ClientApp on every host; earlier state is gone."""
         self._build = build
-        for journal in self._journals:
-            journal.clear()
+        for replay_log in self._replay_logs:
+            replay_log.clear()
         self._of_all("installing", lambda actor: actor.install_app.remote(build))
 
     def usage(self) -> list[Usage]:
@@ -118,7 +118,7 @@ class RayHosts:
             [_Call(host, _devices(messages), *_ways(messages, stored)) for host, messages in shards]
         )
         for host, messages in shards:
-            self._journals[host].note(messages)
+            self._replay_logs[host].note(messages)
         return results
 
     @staticmethod
@@ -192,7 +192,7 @@ class RayHosts:
         ray.kill(self.actors[host])  # it may be alive and out of reach
         self.actors[host] = self._new_actor()
         self.wait_for_room([host])
-        replayed = self._journals[host].shards()
+        replayed = self._replay_logs[host].shards()
         _LOG.warning(
             "host %d died (%s); a new process repeats %d shards", host, reason, len(replayed)
         )
@@ -222,11 +222,11 @@ def _ways(
     messages: Sequence[Message], stored: Mapping[int, Any]
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return how an actor is given a shard: to reply to it, and to be as it was after it."""
-    parcel, keys = pack(messages, stored)
+    payload, keys = pack(messages, stored)
     shared = [stored[key] for key in keys]
     return (
-        lambda actor: actor.carry.remote(parcel, *shared),
-        lambda actor: actor.repeat.remote(parcel, *shared),
+        lambda actor: actor.carry.remote(payload, *shared),
+        lambda actor: actor.repeat.remote(payload, *shared),
     )
 
 

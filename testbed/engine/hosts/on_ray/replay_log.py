@@ -17,7 +17,7 @@ from testbed.wire import protocol
 OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
 
 
-class Journal:
+class ReplayLog:
     """The messages, shard by shard, that made the present state of one host's devices.
 
     The whole fleet is sent the deployed front-end: of those messages only the content, which they

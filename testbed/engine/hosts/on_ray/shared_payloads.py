@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 
 
 @dataclass(frozen=True)
-class Parcel:
+class ShardPayload:
     """The messages of one shard, without the contents that they share with other shards.
 
     Attributes
@@ -45,7 +45,9 @@ def shared_contents(shards: Sequence[Sequence[Message]]) -> dict[int, RecordDict
     return {key: contents[key] for key, count in in_shards.items() if count > 1}
 
 
-def pack(messages: Sequence[Message], shared: Mapping[int, object]) -> tuple[Parcel, list[int]]:
+def pack(
+    messages: Sequence[Message], shared: Mapping[int, object]
+) -> tuple[ShardPayload, list[int]]:
     """Return one shard's parcel, and which shared contents have to come with it, in order."""
     places: dict[int, int] = {}
     empty = RecordDict()
@@ -60,4 +62,4 @@ def pack(messages: Sequence[Message], shared: Mapping[int, object]) -> tuple[Par
         else:
             numbers.append(None)
         packed.append(message)
-    return Parcel(packed, numbers), list(places)
+    return ShardPayload(packed, numbers), list(places)

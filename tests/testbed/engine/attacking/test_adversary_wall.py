@@ -17,7 +17,7 @@ from testbed.data.federated import to_unit
 from testbed.engine.attacking import attacks
 from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.backend import InlineBackend
-from testbed.engine.setting.world import read_setting
+from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
 
 SEED = 987654321
@@ -64,22 +64,22 @@ def wall(tmp_path_factory):
     tree["adversaries"].append(LEARNS | {"attack": {"name": "substitute", **SHORT}})
     scenario = validate_scenario(tree, "test")
     kept, points = [], []
-    run_jobs, arm_floor = InlineBackend.run_jobs, attacks.arm_floor
+    run_jobs, arm_error_bound = InlineBackend.run_jobs, attacks.arm_error_bound
 
     def keep(self, jobs, *others):
         kept.extend(pickle.dumps(arguments[0]) for _, _, arguments in jobs)
         return run_jobs(self, jobs, *others)
 
     def keep_points(*arguments):
-        floor = arm_floor(*arguments)
-        points.append(floor.points.numpy())
-        return floor
+        bound = arm_error_bound(*arguments)
+        points.append(bound.points.numpy())
+        return bound
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InlineBackend, "run_jobs", keep)
-        patch.setattr(attacks, "arm_floor", keep_points)
+        patch.setattr(attacks, "arm_error_bound", keep_points)
         Experiment(scenario, tmp_path_factory.mktemp("wall") / "run", Progress()).run()
-    data = read_setting(scenario).data
+    data = read_run_inputs(scenario).data
     return Wall(
         scenario,
         kept,

@@ -8,7 +8,7 @@ import torch
 
 from testbed.data.federated import to_unit
 from testbed.engine.attacking import leakage
-from testbed.engine.setting.world import read_setting
+from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
 
 ARM = SimpleNamespace(models=SimpleNamespace(used=lambda: [0]))
@@ -28,8 +28,8 @@ def measure(tiny, monkeypatch):
         tiny["data"]["max_images"] = images
         tiny["evaluation"]["mutual_information"] = asked
         scenario = validate_scenario(tiny, "test")
-        setting = read_setting(scenario)
-        return leakage.leakage_by_tier(scenario, setting.data, ARM)[0], setting.data.parts
+        inputs = read_run_inputs(scenario)
+        return leakage.leakage_by_tier(scenario, inputs.data, ARM)[0], inputs.data.parts
 
     return run
 

@@ -9,7 +9,7 @@ from scaling.idle import bytes_per_device
 
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.hosts.host import device_of, node_of
-from testbed.engine.hosts.on_ray.replay_log import Journal
+from testbed.engine.hosts.on_ray.replay_log import ReplayLog
 from testbed.wire import protocol
 
 MOST_BYTES = 100
@@ -35,9 +35,9 @@ def test_rows_of_devices_are_what_was_given(given_rows):
 def test_a_journal_keeps_of_deployments_the_contents_and_the_nodes(identity):
     contents = [RecordDict({"config": ConfigRecord({"tier": tier})}) for tier in (0, 1)]
     sent = [Message(contents[item % 2], node_of(item), protocol.DEPLOY) for item in (4, 5, 6, 8)]
-    journal = Journal()
-    journal.note(sent)
-    repeated = journal.shards()
+    replay_log = ReplayLog()
+    replay_log.note(sent)
+    repeated = replay_log.shards()
     devices = [[device_of(message.metadata.dst_node_id) for message in shard] for shard in repeated]
     assert devices == [[4, 6, 8], [5]]
     kept = [{id(message.content) for message in shard} for shard in repeated]

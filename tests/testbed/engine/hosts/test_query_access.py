@@ -81,5 +81,5 @@ def test_withheld_weights_are_not_in_what_travels(tiny, tmp_path, monkeypatch):
     assert isinstance(jobs["asks"][1].evidence.oracle, QueryAccess)
     assert not hasattr(jobs["asks"][1].evidence.oracle, "differentiable_query")
     assert jobs["blind"][1].evidence.oracle is None
-    assert jobs["open"][1].evidence.design is None
-    assert jobs["blind"][1].evidence.design.name == "cnn"
+    assert jobs["open"][1].evidence.architecture is None
+    assert jobs["blind"][1].evidence.architecture.name == "cnn"

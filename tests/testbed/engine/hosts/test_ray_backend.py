@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray
 import torch
-from small import make_deployed, make_program
+from small import make_deployed, make_spec
 
 from testbed.core.errors import HostError, UserError
 from testbed.engine.hosts.on_ray.backend import RayBackend
@@ -30,7 +30,7 @@ def backend():
 
 
 def test_every_process_listens_on_loopback_only(backend):
-    backend.install([make_program()])
+    backend.install([make_spec()])
     listening = {
         connection.laddr.ip
         for child in psutil.Process().children(recursive=True)

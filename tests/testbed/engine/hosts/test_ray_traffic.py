@@ -20,7 +20,7 @@ from testbed.engine.hosts.on_ray import hosts as ray_hosts
 from testbed.engine.hosts.on_ray.actors import _HostActor
 from testbed.engine.hosts.on_ray.cluster import Cluster
 from testbed.engine.setting.node_tiers import NodeTiers
-from testbed.engine.setting.world import World, read_setting, start_backend
+from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import prepare, train
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
@@ -79,11 +79,11 @@ class InProcessRay(Cluster):
 
     def forwarded(self):
         """Return the packed parcels with which a step begins."""
-        parcels = [packed[0] for name, packed in self.sent if name == "carry"]
+        payloads = [packed[0] for name, packed in self.sent if name == "carry"]
         return [
-            parcel
-            for parcel in parcels
-            if cloudpickle.loads(parcel).messages[0].metadata.message_type == protocol.FORWARD
+            payload
+            for payload in payloads
+            if cloudpickle.loads(payload).messages[0].metadata.message_type == protocol.FORWARD
         ]
 
 
@@ -115,19 +115,19 @@ def train_and_deploy(tree, folder, **engine):
     tree["arms"] = [{"name": "plain", "front_end": {"name": "cnn", "cut": 2, "width": 32}}]
     tree["engine"] |= engine
     scenario = validate_scenario(tree, "test")
-    setting = read_setting(scenario)
-    models = arm_models(setting, scenario.arms[0])
+    inputs = read_run_inputs(scenario)
+    models = arm_models(inputs, scenario.arms[0])
     experiment = Experiment(scenario, folder, Progress())
-    with start_backend(setting, scenario.engine.hosts) as backend:
-        backend.install([tier.program for tier in models.tiers])
-        world = World(setting, backend, folder, Progress())
-        arm = prepare(world, models, experiment._grid(world, models, []))
-        train(world, arm)
+    with start_backend(inputs, scenario.engine.hosts) as backend:
+        backend.install([tier.device_spec for tier in models.tiers])
+        run_context = RunContext(inputs, backend, folder, Progress())
+        arm = prepare(run_context, models, experiment._grid(run_context, models, []))
+        train(run_context, arm)
         (tier,) = arm.server.tiers
         serving = Serving(
             arm.cloud, [(tier.parameters, tier.statistics)], NodeTiers(models.tier_of)
         )
-        assert len(serving.deploy(arm.grid)) == len(setting.fleet)
+        assert len(serving.deploy(arm.grid)) == len(inputs.fleet)
     return tier.parameters
 
 
@@ -152,17 +152,17 @@ def test_images_are_stored_once_a_run_and_weights_once_a_round(
     assert len(fronts) == ROUNDS + 1  # and once more for all devices, when it is deployed
     size = sum(value.nbytes for value in trained.values())
     cohort, steps = tiny["training"]["cohort_size"], tiny["training"]["local_steps"]
-    parcels = on_ray.forwarded()
-    assert len(parcels) == ROUNDS * steps * cohort // shard_size
-    assert all(len(parcel) < size / 4 for parcel in parcels)
+    payloads = on_ray.forwarded()
+    assert len(payloads) == ROUNDS * steps * cohort // shard_size
+    assert all(len(payload) < size / 4 for payload in payloads)
 
 
 def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
     trained = train_and_deploy(tiny, tmp_path, backend="ray", hosts=2, shard_size=8)
     assert weights_in(on_ray.stored) == []
     size = sum(value.nbytes for value in trained.values())
-    parcels = on_ray.forwarded()
-    assert [len(parcel) > size for parcel in parcels] == [True, False] * ROUNDS
+    payloads = on_ray.forwarded()
+    assert [len(payload) > size for payload in payloads] == [True, False] * ROUNDS
 
 
 def test_garbage_collection_passes_over_what_was_there_until_the_backend_ends(on_ray):

@@ -6,14 +6,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_program
+from small import make_spec
 
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import device_of, node_of
 from testbed.engine.network.costs import DeviceCosts, TierCosts
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Charge, Ledger
-from testbed.engine.network.packet_loss import RETRY_AFTER_MS, Losses
+from testbed.engine.network.packet_loss import RETRY_AFTER_MS, PacketLoss
 from testbed.engine.network.taps import Tap
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
@@ -39,8 +39,8 @@ def new_grid(
 ):
     mix = mix or [MixEntry(device="raspberry-pi-4", links={"wifi": 1.0})]
     fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
-    program = make_program()
-    stats = layer_stats(program.build().front_end, (1, 32, 32))
+    device_spec = make_spec()
+    stats = layer_stats(device_spec.build().front_end, (1, 32, 32))
     costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     rng = np.random.default_rng(0)
     backend = InlineBackend(
@@ -48,18 +48,18 @@ def new_grid(
         rng.integers(0, 10, 60),
         [np.arange(10) + 10 * device for device in range(DEVICES)],
     )
-    backend.install([program])
+    backend.install([device_spec])
     options = GridOptions(
-        deadline_ms, shard_size, online, lambda images: cloud_ms * images, Losses(loss, seed=3)
+        deadline_ms, shard_size, online, lambda images: cloud_ms * images, PacketLoss(loss, seed=3)
     )
-    return FleetGrid(backend, costs, Ledger(DEVICES), taps, options), program
+    return FleetGrid(backend, costs, Ledger(DEVICES), taps, options), device_spec
 
 
 def nodes(*devices):
     return [node_of(device) for device in devices]
 
 
-def forward(program, nodes, step=0, server_round=1):
+def forward(device_spec, nodes, step=0, server_round=1):
     content = RecordDict(
         {
             protocol.CONFIG: ConfigRecord(
@@ -68,7 +68,7 @@ def forward(program, nodes, step=0, server_round=1):
         }
     )
     if step == 0:
-        parameters, statistics = program.build().initial_weights()
+        parameters, statistics = device_spec.build().initial_weights()
         content[protocol.ARRAYS] = to_record(parameters)
         content[protocol.STATISTICS] = to_record(statistics)
     return [Message(content, node, protocol.FORWARD, group_id=str(server_round)) for node in nodes]
@@ -96,8 +96,8 @@ def backward(replies, step=0, server_round=1):
     return messages
 
 
-def deploy_and_ask(grid, program, requests):
-    parameters, statistics = program.build().initial_weights()
+def deploy_and_ask(grid, device_spec, requests):
+    parameters, statistics = device_spec.build().initial_weights()
     content = RecordDict(
         {
             protocol.ARRAYS: to_record(parameters),
@@ -118,8 +118,8 @@ def deploy_and_ask(grid, program, requests):
 
 
 def test_ledger_holds_the_serialised_size_of_every_message():
-    grid, program = new_grid()
-    sent = forward(program, nodes(0, 2, 3))
+    grid, device_spec = new_grid()
+    sent = forward(device_spec, nodes(0, 2, 3))
     replies = grid.send_and_receive(sent)
     up, down = (grid.ledger.amounts["train", f"{way}_bytes"] for way in ("uplink", "downlink"))
     for message, reply in zip(sent, replies, strict=True):
@@ -133,10 +133,10 @@ def test_ledger_holds_the_serialised_size_of_every_message():
 
 
 def test_the_trigger_of_a_request_is_not_on_the_wire():
-    grid, program = new_grid()
-    deploy_and_ask(grid, program, [])
+    grid, device_spec = new_grid()
+    deploy_and_ask(grid, device_spec, [])
     before = grid.ledger.total("serve", "downlink_bytes")
-    replies = deploy_and_ask(grid, program, [0, 2])[:2]
+    replies = deploy_and_ask(grid, device_spec, [0, 2])[:2]
     deployed_again = before
     assert grid.ledger.total("serve", "downlink_bytes") == before + deployed_again
     assert all(reply.has_content() for reply in replies)
@@ -148,8 +148,8 @@ def busy_ms(grid):
 
 
 def test_time_is_download_compute_and_upload_of_the_slowest():
-    grid, program = new_grid(cloud_ms=2.0)
-    replies = grid.send_and_receive(forward(program, nodes(0, 1, 2)))
+    grid, device_spec = new_grid(cloud_ms=2.0)
+    replies = grid.send_and_receive(forward(device_spec, nodes(0, 1, 2)))
     spent = busy_ms(grid)
     assert grid.clock_ms == pytest.approx(spent.max())
     before = grid.clock_ms
@@ -163,8 +163,8 @@ def test_late_devices_are_stragglers_and_the_server_waits_until_the_deadline():
         MixEntry(device="raspberry-pi-4", links={"ethernet": 1.0}),
         MixEntry(device="raspberry-pi-4", links={"nb-iot": 1.0}),
     ]
-    grid, program = new_grid(deadline_ms=4000.0, mix=mix)
-    replies = grid.send_and_receive(forward(program, grid.get_node_ids()))
+    grid, device_spec = new_grid(deadline_ms=4000.0, mix=mix)
+    replies = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     slow = [grid.costs.fleet.link(device).name == "nb-iot" for device in range(DEVICES)]
     assert [reply.has_error() for reply in replies] == slow
     assert {reply.error.code for reply in replies if reply.has_error()} == {protocol.STRAGGLER}
@@ -177,8 +177,8 @@ def test_late_devices_are_stragglers_and_the_server_waits_until_the_deadline():
 
 
 def test_offline_devices_cost_nothing_and_are_counted():
-    grid, program = new_grid(online=lambda device, at_s, draw: device != 2)
-    replies = grid.send_and_receive(forward(program, nodes(0, 2, 4)))
+    grid, device_spec = new_grid(online=lambda device, at_s, draw: device != 2)
+    replies = grid.send_and_receive(forward(device_spec, nodes(0, 2, 4)))
     assert [reply.has_error() for reply in replies] == [False, True, False]
     assert replies[1].error.code == protocol.OFFLINE
     assert grid.ledger.counts["offline"].tolist() == [0, 0, 1, 0, 0, 0]
@@ -186,8 +186,8 @@ def test_offline_devices_cost_nothing_and_are_counted():
 
 
 def test_time_passes_when_nobody_can_be_reached():
-    grid, program = new_grid(deadline_ms=1000.0, online=lambda *_: False)
-    replies = grid.send_and_receive(forward(program, grid.get_node_ids()))
+    grid, device_spec = new_grid(deadline_ms=1000.0, online=lambda *_: False)
+    replies = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     assert all(reply.error.code == protocol.OFFLINE for reply in replies)
     assert grid.clock_ms == 1000.0 / (2 * STEPS)
 
@@ -207,10 +207,10 @@ def test_devices_that_cannot_hold_the_front_end_are_infeasible():
 
 
 def test_a_failing_device_fails_alone_and_is_named():
-    grid, program = new_grid()
-    bad = forward(program, nodes(2))
+    grid, device_spec = new_grid()
+    bad = forward(device_spec, nodes(2))
     bad[0].content[protocol.CONFIG] = ConfigRecord({protocol.STEP: 0, protocol.STEPS: STEPS})
-    replies = grid.send_and_receive([*forward(program, nodes(0)), *bad])
+    replies = grid.send_and_receive([*forward(device_spec, nodes(0)), *bad])
     assert replies[0].has_content()
     assert replies[1].error.code == protocol.FAILED
     assert grid.ledger.counts["failed"].tolist() == [0, 0, 1, 0, 0, 0]
@@ -220,10 +220,10 @@ def test_a_failing_device_fails_alone_and_is_named():
 def test_an_eavesdropper_reads_its_share_of_links_only():
     links = Tap("few", frozenset({0, 2, 5}))
     cloud = Tap("all", frozenset(range(DEVICES)))
-    grid, program = new_grid(taps=[links, cloud])
-    grid.send_and_receive(forward(program, grid.get_node_ids()))
+    grid, device_spec = new_grid(taps=[links, cloud])
+    grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     assert links.intercepts == [] == cloud.intercepts  # training is not tapped here
-    replies = deploy_and_ask(grid, program, [0, 1, 2, 3, 4, 5, 0])
+    replies = deploy_and_ask(grid, device_spec, [0, 1, 2, 3, 4, 5, 0])
     assert [item.device for item in links.intercepts] == [0, 2, 5, 0]
     assert [item.request for item in cloud.intercepts] == list(range(7))
     for item in cloud.intercepts:
@@ -233,10 +233,10 @@ def test_an_eavesdropper_reads_its_share_of_links_only():
 
 @pytest.mark.parametrize("shard_size", [1, 3, 6])
 def test_shards_do_not_change_replies(shard_size):
-    grid, program = new_grid(shard_size=2)
+    grid, device_spec = new_grid(shard_size=2)
     other, _ = new_grid(shard_size=shard_size)
-    one = grid.send_and_receive(forward(program, grid.get_node_ids()))
-    two = other.send_and_receive(forward(program, other.get_node_ids()))
+    one = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
+    two = other.send_and_receive(forward(device_spec, other.get_node_ids()))
     for a, b in zip(one, two, strict=True):
         assert a.metadata.src_node_id == b.metadata.src_node_id
         assert (
@@ -253,11 +253,11 @@ def spent(grid):
 
 
 def test_lost_messages_are_charged_once_for_every_time_they_were_sent():
-    grid, program = new_grid(loss=0.4)
+    grid, device_spec = new_grid(loss=0.4)
     sure, _ = new_grid()
-    sent = forward(program, grid.get_node_ids())
+    sent = forward(device_spec, grid.get_node_ids())
     replies = grid.send_and_receive(sent)
-    sure.send_and_receive(forward(program, sure.get_node_ids()))
+    sure.send_and_receive(forward(device_spec, sure.get_node_ids()))
     lossy, once = spent(grid), spent(sure)
     assert np.array_equal(lossy["compute_ms"], once["compute_ms"])
     attempts = {}
@@ -284,30 +284,30 @@ def test_lost_messages_are_charged_once_for_every_time_they_were_sent():
 
 
 def test_luck_belongs_to_the_message_not_to_what_was_sent_before():
-    grid, program = new_grid(loss=0.4)
+    grid, device_spec = new_grid(loss=0.4)
     other, _ = new_grid(loss=0.4, shard_size=5)
-    grid.send_and_receive(forward(program, grid.get_node_ids()))
+    grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     for node in reversed(other.get_node_ids()):
-        other.send_and_receive(forward(program, [node]))
+        other.send_and_receive(forward(device_spec, [node]))
     for amount, column in spent(grid).items():
         assert np.array_equal(column, spent(other)[amount]), amount
     before = spent(grid)
-    grid.send_and_receive(forward(program, grid.get_node_ids(), server_round=2))
+    grid.send_and_receive(forward(device_spec, grid.get_node_ids(), server_round=2))
     again = spent(grid)["uplink_bytes"] - before["uplink_bytes"]
     assert not np.array_equal(again, before["uplink_bytes"])  # another round, another luck
 
 
 def test_losses_make_stragglers():
-    grid, program = new_grid(loss=0.4, deadline_ms=2.0 * RETRY_AFTER_MS)
-    replies = grid.send_and_receive(forward(program, grid.get_node_ids()))
+    grid, device_spec = new_grid(loss=0.4, deadline_ms=2.0 * RETRY_AFTER_MS)
+    replies = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     late = [reply.has_error() for reply in replies]
     assert any(late)
     assert grid.ledger.counts["stragglers"].tolist() == late
 
 
 def test_pushed_messages_can_be_pulled_once():
-    grid, program = new_grid()
-    ids = grid.push_messages(forward(program, nodes(0, 1)))
+    grid, device_spec = new_grid()
+    ids = grid.push_messages(forward(device_spec, nodes(0, 1)))
     assert len(grid.pull_messages(ids)) == 2
     assert grid.pull_messages(ids) == []
 

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small import TINY, make_program
+from small import TINY, make_spec
 
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment, arm_models, device_costs
 from testbed.engine.setting.models import edge_stats
+from testbed.engine.setting.run_context import read_fleet, read_run_inputs
 from testbed.engine.setting.tiers import OWN, plan_tiers
-from testbed.engine.setting.world import read_fleet, read_setting
 from testbed.scenario.components import Component
 from testbed.scenario.loading import dump_scenario, parse_yaml, validate_scenario
 
@@ -32,7 +32,7 @@ def tree(**changes):
 
 
 def stats_of(spec):
-    return edge_stats(make_program(spec.front_end.name, spec.front_end.options))
+    return edge_stats(make_spec(spec.front_end.name, spec.front_end.options))
 
 
 def plan(given, arm=0):
@@ -78,7 +78,7 @@ def test_devices_that_it_does_not_fit_get_the_first_smaller_front_end_that_does(
     ram = next(model.ram_bytes for model in fleet.models if model.device_class == "mcu")
 
     def int8_bytes(width):
-        stats = edge_stats(make_program("cnn", {**wide, "width": width}))
+        stats = edge_stats(make_spec("cnn", {**wide, "width": width}))
         return stats.params + stats.peak_activation_elements
 
     assert int8_bytes(256 // 2**halvings) <= ram < int8_bytes(256 // 2 ** (halvings - 1))
@@ -128,9 +128,9 @@ def test_a_scenario_with_tiers_survives_being_written():
 
 def test_each_device_is_charged_for_its_own_front_end():
     given = tree(fleet__assignments=[NARROW])
-    setting = read_setting(validate_scenario(given, "test"))
-    models = arm_models(setting, setting.scenario.arms[0])
-    costs = device_costs(setting, models)
+    inputs = read_run_inputs(validate_scenario(given, "test"))
+    models = arm_models(inputs, inputs.scenario.arms[0])
+    costs = device_costs(inputs, models)
     mcu = int(np.flatnonzero(models.tier_of == 1)[0])
     own, narrow = (costs.compute_ms(mcu, "query.infer", 1, tier) for tier in (0, 1))
     assert costs.compute_ms(mcu, "query.infer", 1) == narrow > own > 0
@@ -195,12 +195,12 @@ def test_attacks_say_what_they_used_and_whether_their_training_was_stopped(finis
         "auxiliary_images": 0,
         "labels": False,
         "answers": False,
-        "design": False,
+        "architecture": False,
         "watches_training": False,
         "steers_training": False,
     }
     assert ridge["grants"]["auxiliary_images"] == results["data"]["images"]["auxiliary"]
-    assert (free["grants"]["queries"], free["grants"]["design"]) == (False, True)
+    assert (free["grants"]["queries"], free["grants"]["architecture"]) == (False, True)
     # One epoch is no plateau; a closed form trains until none.
     assert [free["reached_plateau"], *(t["reached_plateau"] for t in free["by_tier"])] == [
         False
@@ -276,8 +276,8 @@ def test_a_tier_that_cannot_train_is_trained_by_the_others(finished):
 
     newest = sorted((folder / "checkpoints" / "undefended").glob("*.safetensors"))[-1]
     kept = load_file(newest)
-    setting = read_setting(validate_scenario(tree(fleet__assignments=[NARROW]), "test"))
-    start = arm_models(setting, setting.scenario.arms[0]).tiers[1].edge.initial_weights()[0]
+    inputs = read_run_inputs(validate_scenario(tree(fleet__assignments=[NARROW]), "test"))
+    start = arm_models(inputs, inputs.scenario.arms[0]).tiers[1].edge.initial_weights()[0]
     moved = {
         name: float(np.abs(kept[f"tier.1.front_end.{name}"] - value.numpy()).max())
         for name, value in start.items()

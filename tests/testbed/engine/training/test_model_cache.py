@@ -10,7 +10,7 @@ import torch
 from server.schedule import EpochRecord
 from testbed.core.registries import DEFENCES
 from testbed.engine.experiment import arm_models
-from testbed.engine.setting.world import read_setting
+from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.training.model_cache import (
     FOLDER_VARIABLE,
     TrainedModel,
@@ -31,12 +31,12 @@ FACTS = {
 
 def facts_of(tree):
     scenario = validate_scenario(tree, "test")
-    setting = read_setting(scenario)
-    models = arm_models(setting, scenario.arms[0])
+    inputs = read_run_inputs(scenario)
+    models = arm_models(inputs, scenario.arms[0])
     return describe_model(
         scenario,
         models,
-        provider_images(setting),
+        provider_images(inputs),
         torch.device("cpu"),
     )
 
@@ -101,9 +101,9 @@ def test_nothing_else_decides_the_key(provider, path, value):
 
 def test_other_pixels_are_another_key(provider):
     scenario = validate_scenario(provider, "test")
-    setting = read_setting(scenario)
-    models = arm_models(setting, scenario.arms[0])
-    images = provider_images(setting)
+    inputs = read_run_inputs(scenario)
+    models = arm_models(inputs, scenario.arms[0])
+    images = provider_images(inputs)
     keys = set()
     for change in (0, 1):
         images.images[0, 0, 0, 0] += change

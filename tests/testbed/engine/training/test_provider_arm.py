@@ -12,7 +12,7 @@ from small import TINY
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
 from testbed.engine.experiment import Experiment, arm_models
-from testbed.engine.setting.world import World, read_setting, start_backend
+from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import evaluate, prepare
 from testbed.engine.training.model_cache import FOLDER_VARIABLE
 from testbed.engine.training.provider import provider_images, train_at_provider
@@ -213,14 +213,14 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
 
 
 def test_what_is_installed_evaluates_as_the_provider_recorded_it(provider, tmp_path):
-    setting = read_setting(validate_scenario(provider, "test"))
-    models = arm_models(setting, setting.scenario.arms[0])
-    world = World(setting, start_backend(setting, 1), tmp_path / "run", Progress())
-    arm = prepare(world, models, grid=None)
-    said = train_at_provider(world, arm)
+    inputs = read_run_inputs(validate_scenario(provider, "test"))
+    models = arm_models(inputs, inputs.scenario.arms[0])
+    run_context = RunContext(inputs, start_backend(inputs, 1), tmp_path / "run", Progress())
+    arm = prepare(run_context, models, grid=None)
+    said = train_at_provider(run_context, arm)
     assert said["arm"] == "sift"
     deployed = arm.rounds[arm.provider["deployed_epoch"] - 1]
-    loss, accuracy = evaluate(world, arm)
+    loss, accuracy = evaluate(run_context, arm)
     assert loss == pytest.approx(deployed["validation_loss"], rel=1e-4)
     assert accuracy == pytest.approx(deployed["validation_accuracy"])
 
@@ -236,7 +236,7 @@ def test_a_single_training_image_is_one_sentence(provider):
         "victims": 0.2,
     }
     with pytest.raises(UserError, match=r"data\.splits\.training: a provider needs 2 images"):
-        read_setting(validate_scenario(provider, "test"))
+        read_run_inputs(validate_scenario(provider, "test"))
 
 
 def test_tiers_are_trained_together_and_deployed_apart(provider, tmp_path):
@@ -255,14 +255,14 @@ def test_tiers_are_trained_together_and_deployed_apart(provider, tmp_path):
 
 
 def test_the_provider_s_images_are_its_share_of_the_training_part(provider):
-    setting = read_setting(validate_scenario(provider, "test"))
-    parts, pool = setting.data.parts, setting.data.pool
-    everything = provider_images(setting)
+    inputs = read_run_inputs(validate_scenario(provider, "test"))
+    parts, pool = inputs.data.parts, inputs.data.pool
+    everything = provider_images(inputs)
     assert len(everything.labels) == len(parts.training)
     assert (everything.images == pool.images[parts.training]).all()
     assert (everything.validation_labels == pool.labels[parts.validation]).all()
     provider["training"]["provider"]["share_of_training"] = 0.25
-    part = provider_images(read_setting(validate_scenario(provider, "test")))
+    part = provider_images(read_run_inputs(validate_scenario(provider, "test")))
     assert len(part.labels) == round(0.25 * len(parts.training))
     held = {image.tobytes() for image in everything.images}
     assert all(image.tobytes() in held for image in part.images)

@@ -7,7 +7,7 @@ bound speaks of that smoothed image and E[G] is to be evaluated on smoothed imag
 N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of images.
 
 Every bound is convex in E[G]: a mean over few points lies above the true bound on average. Use many
-points, and take a floor for what it is, an estimate.
+points, and take an error bound for what it is, an estimate.
 
 References
 ----------
@@ -31,7 +31,7 @@ NULL_SHARE = 1e-4
 """Directions with eigenvalues of E[G] below this share of the largest count as unseen."""
 
 ERRORS_BELOW = 3.0
-"""An estimated floor is held against attacks so many of its standard errors lower."""
+"""An estimated error bound is held against attacks so many of its standard errors lower."""
 
 Encoder = Callable[[Tensor], Tensor]
 Prior = Tensor | float
@@ -80,7 +80,7 @@ class ExpectedGram:
         return 0.5 * (matrix + matrix.T)
 
 
-def dfil_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+def dfil_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
     """Return d / (Tr E[G] / s^2 + Tr S), the dFIL bound on the MSE per element.
 
     Parameters
@@ -94,13 +94,13 @@ def dfil_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_P
     return dimension / trace
 
 
-def spectrum_floor(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+def spectrum_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
     """Return (1/d) Tr((E[G] / s^2 + S)^-1); never below the dFIL bound. Arguments as there."""
     information = gram / noise_std**2 + _matrix(prior, gram)
     return float((1.0 / torch.linalg.eigvalsh(information)).mean())
 
 
-def noise_free_floor(
+def noise_free_bound(
     gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR, share: float = NULL_SHARE
 ) -> float:
     """Return (1/d) Tr((U' S U)^-1), U spanning the directions that no feature responds to.
@@ -133,8 +133,8 @@ def _matrix(prior: Prior, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FloorEstimate:
-    """A floor from random probes, and its standard error over them."""
+class BoundEstimate:
+    """An error bound from random probes, and its standard error over them."""
 
     value: float
     standard_error: float
@@ -142,34 +142,34 @@ class FloorEstimate:
 
     @property
     def conservative(self) -> float:
-        """Return what is left of the floor three standard errors lower, at least 0."""
+        """Return what is left of the error bound three standard errors lower, at least 0."""
         return max(0.0, self.value - ERRORS_BELOW * self.standard_error)
 
 
-def spectrum_floor_matrix_free(
+def spectrum_bound_matrix_free(
     gram: ExpectedGram,
     noise_std: float,
     rng: torch.Generator,
     prior: float = ANY_DISTRIBUTION_PRIOR,
     probes: int = 16,
     lanczos_steps: int = 40,
-) -> FloorEstimate:
-    """Estimate ``spectrum_floor`` for large d by stochastic Lanczos quadrature.
+) -> BoundEstimate:
+    """Estimate ``spectrum_bound`` for large d by stochastic Lanczos quadrature.
 
     Each random-sign probe v contributes v' (E[G] / s^2 + prior I)^-1 v / d, by Gauss quadrature on
     its Lanczos tridiagonal matrix. Even derivatives of 1 / (e / s^2 + prior) are positive, so each
-    quadrature is a lower bound: too few steps make the floor too low, never too high.
+    quadrature is a lower bound: too few steps make the error bound too low, never too high.
 
     References
     ----------
     Golub, Meurant, Matrices, Moments and Quadrature with Applications, 2010, theorem 6.4; Ubaru,
     Chen, Saad, SIAM Journal on Matrix Analysis and Applications 38(4), 2017, algorithm 1.
     """
-    return SpectrumQuadrature(gram, rng, probes, lanczos_steps).floor(noise_std, prior)
+    return SpectrumQuadrature(gram, rng, probes, lanczos_steps).bound(noise_std, prior)
 
 
 class SpectrumQuadrature:
-    """The quadratures of ``spectrum_floor_matrix_free``: computed once, good for any noise."""
+    """The quadratures of ``spectrum_bound_matrix_free``: computed once, good for any noise."""
 
     def __init__(
         self, gram: ExpectedGram, rng: torch.Generator, probes: int = 16, lanczos_steps: int = 40
@@ -182,8 +182,8 @@ class SpectrumQuadrature:
             start = signs.double() / math.sqrt(gram.dimension)
             self._quadratures.append(_lanczos(gram, start, lanczos_steps))
 
-    def floor(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> FloorEstimate:
-        """Return the floor for noise of one deviation, with its error over the probes."""
+    def bound(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> BoundEstimate:
+        """Return the error bound for noise of one deviation, with its error over the probes."""
         values = torch.stack(
             [
                 (weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum()
@@ -191,7 +191,7 @@ class SpectrumQuadrature:
             ]
         )
         probes = len(values)
-        return FloorEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
+        return BoundEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
 
 
 def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -222,7 +222,7 @@ def cem_relative(signal_variances: Sequence[float], noise_std: float, dimension:
 
     H(x|z) = H(x) - I(x; z), so the unknown H(x) falls out of the ratio to no release at all.
     I = h(z) - h(noise) is at most 1/2 sum log(1 + v / s^2), with equality for Gaussian signals.
-    It compares releases of the same images; it is no floor.
+    It compares releases of the same images; it is no error bound.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ ADVERSARY = DEFENCE + "adversary."
 
 
 @dataclass(frozen=True)
-class EdgeProgram:
+class DeviceSpec:
     """The description of an arm's device side; plain data, sent to every host once.
 
     Attributes
@@ -108,22 +108,28 @@ class EdgeModel:
     defence's own modules are among them, under ``defence.``.
     """
 
-    def __init__(self, program: EdgeProgram) -> None:
-        self.program = program
+    def __init__(self, device_spec: DeviceSpec) -> None:
+        self.device_spec = device_spec
         self.front_end: FrontEnd = FRONT_ENDS.create(
-            program.front_end.name, program.front_end.options, image_shape=program.image_shape
+            device_spec.front_end.name,
+            device_spec.front_end.options,
+            image_shape=device_spec.image_shape,
         )
-        initialise(self.front_end, torch_generator(program.seed, "front-end weights"))
-        self._int8 = Int8Emulation(self.front_end) if program.precision == "int8" else None
-        self.defence: Defence = DEFENCES.create(program.defence.name, program.defence.options)
-        self.defence.build(program.image_shape, self.front_end.feature_shape, program.num_classes)
+        initialise(self.front_end, torch_generator(device_spec.seed, "front-end weights"))
+        self._int8 = Int8Emulation(self.front_end) if device_spec.precision == "int8" else None
+        self.defence: Defence = DEFENCES.create(
+            device_spec.defence.name, device_spec.defence.options
+        )
+        self.defence.build(
+            device_spec.image_shape, self.front_end.feature_shape, device_spec.num_classes
+        )
         self._modules = _Modules(self.front_end, self.defence)
-        initialise(self._modules.defence, torch_generator(program.seed, "defence weights"))
+        initialise(self._modules.defence, torch_generator(device_spec.seed, "defence weights"))
         if any(True for _ in self._modules.defence.buffers()):
             raise ValueError("a defence's modules hold parameters only, this one's hold buffers")
-        shape = (1, len(program.channel_mean), 1, 1)
-        self._mean = torch.tensor(program.channel_mean).reshape(shape)
-        self._std = torch.tensor(program.channel_std).reshape(shape)
+        shape = (1, len(device_spec.channel_mean), 1, 1)
+        self._mean = torch.tensor(device_spec.channel_mean).reshape(shape)
+        self._std = torch.tensor(device_spec.channel_std).reshape(shape)
         self._pre_funnel: list[Tensor] = []
         layers = self.front_end.pre_funnel()
         if layers is not None:
@@ -166,7 +172,7 @@ class EdgeModel:
     def payload_bytes(self) -> int:
         """Return the bytes that features of an image take on the wire, by the built weights."""
         rng = torch_generator(0, "payload")
-        x = torch.rand(1, *self.program.image_shape, generator=rng)
+        x = torch.rand(1, *self.device_spec.image_shape, generator=rng)
         parameters, statistics = self.initial_weights()
         with torch.no_grad():
             released = self.features({**parameters, **statistics}, x, rng)[1]

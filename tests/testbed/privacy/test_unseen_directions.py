@@ -1,9 +1,9 @@
-"""The noise-free floor: exact where directions are ignored, else 0, or no floor at all."""
+"""The noise-free error bound: exact where directions are ignored, else 0, or no error bound at all."""
 
 import pytest
 import torch
 
-from testbed.privacy.unseen import unseen_floor
+from testbed.privacy.unseen import unseen_bound
 
 D = 16
 
@@ -14,7 +14,7 @@ def _points(count=12):
 
 def _floor(encoder, points=None):
     points = _points() if points is None else points
-    return unseen_floor(encoder, points, torch.Generator().manual_seed(0))
+    return unseen_bound(encoder, points, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("rows", "share"), [(10, 6 / D), (15, 1 / D), (16, 0.0), (30, 0.0)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.defences.base import Batch
-from clients.program import ADVERSARY, EdgeModel, compute_layout, deployable
+from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
 from testbed.core.seeds import generator, torch_generator
 
 MIN_BATCH = 2
@@ -24,7 +24,7 @@ class _Graph:
     batch: Batch
 
 
-class TrainingSession:
+class LocalTraining:
     """The state of one device during one round.
 
     Parameters
@@ -72,10 +72,10 @@ class TrainingSession:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return images in [0, 1] and labels of a step, from successive shuffles of the data."""
-        size = min(self._model.program.batch_size, len(self._images))
+        size = min(self._model.device_spec.batch_size, len(self._images))
         per_pass = len(self._images) // size
         order = generator(
-            self._model.program.seed, "batches", self._device, self._round, step // per_pass
+            self._model.device_spec.seed, "batches", self._device, self._round, step // per_pass
         ).permutation(len(self._images))
         start = (step % per_pass) * size
         chosen = order[start : start + size]
@@ -91,13 +91,13 @@ class TrainingSession:
         """
         x, labels = self._batch(step)
         self._statistics_before = {name: value.clone() for name, value in self.statistics.items()}
-        program = self._model.program
-        rng = torch_generator(program.seed, "release", self._device, self._round, step)
+        device_spec = self._model.device_spec
+        rng = torch_generator(device_spec.seed, "release", self._device, self._round, step)
         z, released, pre_funnel = self._model.features(
             {**self.parameters, **self.statistics}, x, rng, training_step=step
         )
         self._graph = _Graph(step, Batch(x, labels, z, released, pre_funnel))
-        return released.detach(), self._model.defence.targets(labels, program.num_classes)
+        return released.detach(), self._model.defence.targets(labels, device_spec.num_classes)
 
     def drop_graph(self) -> None:
         """Forget the forward step's activations; ``backward`` runs it again, with equal bits."""
@@ -147,7 +147,7 @@ class TrainingSession:
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
         """One step of SGD or Adam, in place (a torch.optim object per device costs 2x)."""
-        options = self._model.program.optimiser
+        options = self._model.device_spec.optimiser
         named = deployable(self.parameters)
         leaves = list(named.values())
         if options.clip_norm is not None:

@@ -1,7 +1,7 @@
-"""What attacks make of smoothed victims, and the errors that a floor holds for.
+"""What attacks make of smoothed victims, and the errors that an error bound holds for.
 
 Every attack is shown the features of a few smoothed victims
-(``testbed.engine.attacking.floors``): most beside their intercepts; those that learn from
+(``testbed.engine.attacking.error_bounds``): most beside their intercepts; those that learn from
 intercepts apart, since they must not learn from what never crossed the wire. So are attacks that
 another tier's front-end taught, and those that learned from a part of what they had.
 """
@@ -10,32 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from testbed.adversaries.base import FloatArray, Reconstruction
-from testbed.engine.attacking.evidence import Reading
-from testbed.engine.attacking.floors import SmoothedVictims
+from testbed.engine.attacking.error_bounds import SmoothedVictims
+from testbed.engine.attacking.evidence import TierIntercepts
 from testbed.privacy.scores import mse
 
 Row = dict[str, Any]
 
 
-def features_apart(readings: Sequence[Reading]) -> tuple[FloatArray, ...]:
+def features_apart(tiers_read: Sequence[TierIntercepts]) -> tuple[FloatArray, ...]:
     """Return the features of the smoothed victims of these readings, where there are any."""
-    return tuple(item.smoothed.features for item in readings if item.smoothed is not None)
+    return tuple(item.smoothed.features for item in tiers_read if item.smoothed is not None)
 
 
-def made_of_own(reading: Reading, found: Reconstruction) -> FloatArray | None:
+def made_of_own(tier_intercepts: TierIntercepts, found: Reconstruction) -> FloatArray | None:
     """Return what a whole attack made of its own tier's smoothed victims, or None.
 
     Anchors that are mounted beside an attack which learns from intercepts apply nothing to others.
     """
-    if reading.smoothed is None:
+    if tier_intercepts.smoothed is None:
         return None
-    if not reading.adversary.threat.learns_from_intercepts:
-        return found.images[len(reading.items) :]
+    if not tier_intercepts.adversary.threat.learns_from_intercepts:
+        return found.images[len(tier_intercepts.items) :]
     return found.elsewhere[-1] if found.elsewhere else None
 
 
 def made_of_target(
-    others: Sequence[Reading], target: Reading, found: Reconstruction
+    others: Sequence[TierIntercepts], target: TierIntercepts, found: Reconstruction
 ) -> FloatArray | None:
     """Return what an attack made of the smoothed victims of one of the other tiers, or None.
 

@@ -21,7 +21,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Population:
+class RequestTable:
     """Requests of all seeds, one row each.
 
     Attributes
@@ -48,12 +48,12 @@ class Population:
         return np.where(known[at] == asked, rows[at], -1)
 
 
-def population_of(runs: Sequence[Run]) -> Population:
+def request_table_of(runs: Sequence[Run]) -> RequestTable:
     """Collect the requests of every seed once; runs of one seed have the same."""
     by_seed = {run.seed: run for run in reversed(runs)}
     seeds = sorted(by_seed)
     tables = [requests_of(by_seed[seed]) for seed in seeds]
-    return Population(
+    return RequestTable(
         seeds=seeds,
         seed_of=np.repeat(np.arange(len(seeds)), [len(table[0]) for table in tables]),
         device_of=np.concatenate([table[1] for table in tables]),
@@ -127,7 +127,7 @@ class Resamples:
         return means
 
 
-def resample(population: Population, resamples: int, seed: int = 0) -> Resamples:
+def resample(request_table: RequestTable, resamples: int, seed: int = 0) -> Resamples:
     """Draw seeds, then devices of each drawn seed, then images of each drawn device.
 
     Only the counts are drawn: how often something is among m draws with replacement from k things
@@ -138,12 +138,12 @@ def resample(population: Population, resamples: int, seed: int = 0) -> Resamples
     Davison, Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
     """
     rng = generator(seed, "comparison")
-    number = len(population.seeds)
+    number = len(request_table.seeds)
     per_seed = rng.multinomial(number, np.full(number, 1.0 / number), size=resamples)
-    counts = np.zeros((resamples, len(population)))
+    counts = np.zeros((resamples, len(request_table)))
     for index in range(number):
-        rows = np.flatnonzero(population.seed_of == index)
-        devices, device = np.unique(population.device_of[rows], return_inverse=True)
+        rows = np.flatnonzero(request_table.seed_of == index)
+        devices, device = np.unique(request_table.device_of[rows], return_inverse=True)
         k = len(devices)
         per_device = rng.multinomial(per_seed[:, index] * k, np.full(k, 1.0 / k))
         for place in range(k):

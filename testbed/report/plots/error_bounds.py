@@ -1,9 +1,9 @@
-"""Figures of attacks against floors and anchors, and of success by the number of intercepts."""
+"""Figures of attacks against error bounds and anchors, and of success by the number of intercepts."""
 
 from typing import TYPE_CHECKING
 
 from testbed.pages import style
-from testbed.results.findings import anchor_lines, mse, readable, weakest_floor
+from testbed.results.findings import anchor_lines, mse, readable, weakest_bound
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, AttackResult
 
@@ -19,8 +19,8 @@ def _attacks(arm: ArmResult) -> list[AttackResult]:
     ]
 
 
-def attacks_and_floors(results: Results) -> "Figure | None":
-    """Draw every attack's MSE, a row per arm, with anchors and, where there is one, a floor."""
+def attacks_and_bounds(results: Results) -> "Figure | None":
+    """Draw every attack's MSE, a row per arm, with anchors and, where there is one, an error bound."""
     arms = [(index, arm) for index, arm in enumerate(results.arms) if _attacks(arm)]
     if not arms:
         return None
@@ -42,14 +42,14 @@ def attacks_and_floors(results: Results) -> "Figure | None":
             fontsize=8,
             color=style.MUTED,
         )
-        floor = weakest_floor(arm)
-        for level in floor.levels if floor is not None and not floor.reason else []:
+        bound = weakest_bound(arm)
+        for level in bound.levels if bound is not None and not bound.reason else []:
             if not level.mse:
                 continue
             once = level.replays in (None, 1)
             panel.plot([level.mse], [row + 0.22], "|", color=style.INK, markersize=12)
             panel.annotate(
-                "floor" if once else f"{level.replays} releases",
+                "error bound" if once else f"{level.replays} releases",
                 (level.mse, row + 0.22),
                 xytext=(0, -14),
                 textcoords="offset points",

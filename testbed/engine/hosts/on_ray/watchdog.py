@@ -3,7 +3,7 @@
 A run starts it beside Ray and holds the other end of its standard input, which closes when the run
 ends in whatever way: also by SIGKILL, when no ``finally`` runs any more, or by Ray itself, which
 ends every process whose raylet is gone as soon as that touches the object store, with exit code 1
-and without a word. The janitor knows the processes that Ray needs and the folder of one session,
+and without a word. The watchdog knows the processes that Ray needs and the folder of one session,
 and touches nothing else. Points of a sweep that have joined this Ray may first write what they
 have: they notice by themselves that their starter is gone. It is run by its path, in a session of
 its own, and imports nothing of the testbed: it has to start in no time and to outlive everything.
@@ -32,8 +32,8 @@ LOOK_EVERY_S = 0.1
 ORPHANS_END_WITHIN_S = 1.0  # one that was just being started may show up late
 
 
-class Janitor:
-    """The janitor of this process, which starts it.
+class Watchdog:
+    """The watchdog of this process, which starts it.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from testbed.core.project import PROJECT_ROOT
-from testbed.engine.hosts.on_ray import janitor as ray_janitor
+from testbed.engine.hosts.on_ray import watchdog as ray_watchdog
 
 HOLDS_OPEN = """
 import sys, time
@@ -33,11 +33,11 @@ def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tm
     written, never = tmp_path / "point", tmp_path / "worker"
     point = start(session / "python-core-driver-01_7.log", 1, written)
     worker = start(session / "python-core-worker-02_8.log", 600, never)
-    janitor = subprocess.Popen(
-        [sys.executable, "-P", ray_janitor.__file__, str(session)], stdin=subprocess.PIPE
+    watchdog = subprocess.Popen(
+        [sys.executable, "-P", ray_watchdog.__file__, str(session)], stdin=subprocess.PIPE
     )
-    janitor.stdin.close()  # as it does when the process that started Ray is gone
-    assert janitor.wait(60) == 0
+    watchdog.stdin.close()  # as it does when the process that started Ray is gone
+    assert watchdog.wait(60) == 0
     assert (point.wait(1), worker.wait(1)) == (0, -9)
     assert written.read_text() == "written"
     assert not never.exists()
@@ -47,15 +47,15 @@ def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tm
 USES_RAY = """
 import sys
 import psutil
-from testbed.engine.hosts.on_ray.janitor import Janitor
+from testbed.engine.hosts.on_ray.watchdog import Watchdog
 
 vital = psutil.Process(int(sys.argv[1]))
-janitor = Janitor()
-janitor.watch([vital])
+watchdog = Watchdog()
+watchdog.watch([vital])
 if sys.argv[2] == "dies":
     vital.kill()
 if sys.argv[3] == "speaks":
-    janitor.dismiss()
+    watchdog.dismiss()
     sys.exit("spoke")
 """
 
@@ -100,7 +100,7 @@ print("Ray let it live")
 
 
 def test_a_process_that_ray_ends_has_its_sentence():
-    """Ray leaves it no chance: the janitor speaks."""
+    """Ray leaves it no chance: the watchdog speaks."""
     ended = subprocess.run(
         [sys.executable, "-c", TOUCHES_THE_STORE], cwd=PROJECT_ROOT, capture_output=True, text=True
     )

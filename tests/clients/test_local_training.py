@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from small import make_deployed, make_program
+from small import make_deployed, make_spec
 
-from clients.session import TrainingSession
+from clients.local_training import LocalTraining
 from testbed.scenario.schema import EdgeOptimiserSection
 
 
-def new_session(program, host_data, device=1, server_round=2, **extra):
-    model = program.build()
+def new_local_training(device_spec, host_data, device=1, server_round=2, **extra):
+    model = device_spec.build()
     parameters, statistics = model.initial_weights()
     images, labels = host_data.training(device)
-    return TrainingSession(
+    return LocalTraining(
         model, device, server_round, images, labels, parameters, statistics, **extra
     )
 
@@ -32,28 +32,31 @@ def test_steps_match_torch_optim(host_data, method):
     optimiser_section = EdgeOptimiserSection(
         method=method, learning_rate=0.1, second_beta=0.99, weight_decay=0.01, clip_norm=1.0
     )
-    program = make_program(optimiser=optimiser_section)
-    session = new_session(program, host_data)
-    reference = new_session(program, host_data)
+    device_spec = make_spec(optimiser=optimiser_section)
+    local_training = new_local_training(device_spec, host_data)
+    reference = new_local_training(device_spec, host_data)
     leaves = list(reference.parameters.values())
     optimiser = OPTIMISERS[method](leaves)
     for step in range(3):
-        z, _ = session.forward(step)
+        z, _ = local_training.forward(step)
         gradient = torch.randn(z.shape, generator=torch.Generator().manual_seed(step))
-        session.backward(step, gradient)
+        local_training.backward(step, gradient)
         reference.forward(step)
         graph = reference._graph
         optimiser.zero_grad()
         graph.batch.released.backward(gradient)
         torch.nn.utils.clip_grad_norm_(leaves, 1.0)
         optimiser.step()
-    for name, value in session.parameters.items():
+    for name, value in local_training.parameters.items():
         torch.testing.assert_close(value, reference.parameters[name], rtol=1e-4, atol=1e-5)
 
 
 def test_dropped_activations_give_the_same_bits(host_data):
-    program = make_program(defence="siftfunnel", options={"cut": 2, "width": 8})
-    kept, dropped = new_session(program, host_data), new_session(program, host_data)
+    device_spec = make_spec(defence="siftfunnel", options={"cut": 2, "width": 8})
+    kept, dropped = (
+        new_local_training(device_spec, host_data),
+        new_local_training(device_spec, host_data),
+    )
     for step in range(4):
         z, targets = kept.forward(step)
         other, other_targets = dropped.forward(step)
@@ -68,38 +71,41 @@ def test_dropped_activations_give_the_same_bits(host_data):
 
 def test_proximal_term_pulls_towards_the_start(host_data):
     def distance_after(mu):
-        session = new_session(make_program(), host_data, proximal_mu=mu)
-        start = {name: value.detach().clone() for name, value in session.parameters.items()}
+        local_training = new_local_training(make_spec(), host_data, proximal_mu=mu)
+        start = {name: value.detach().clone() for name, value in local_training.parameters.items()}
         for step in range(4):
-            z, _ = session.forward(step)
-            session.backward(step, torch.ones_like(z))
+            z, _ = local_training.forward(step)
+            local_training.backward(step, torch.ones_like(z))
         return sum(
             float((value.detach() - start[name]).square().sum())
-            for name, value in session.parameters.items()
+            for name, value in local_training.parameters.items()
         )
 
     assert distance_after(5.0) < 0.9 * distance_after(0.0)
 
 
 def test_batches_pass_over_all_images_before_repeating(host_data):
-    session = new_session(make_program(batch_size=5), host_data)
-    first = torch.cat([session._batch(step)[0] for step in range(2)])
+    local_training = new_local_training(make_spec(batch_size=5), host_data)
+    first = torch.cat([local_training._batch(step)[0] for step in range(2)])
     images, _ = host_data.training(1)
     expected = torch.from_numpy(images).float() / 255
     assert sorted(first.flatten(1).sum(1).tolist()) == sorted(expected.flatten(1).sum(1).tolist())
-    again = torch.cat([session._batch(step)[0] for step in range(2, 4)])
+    again = torch.cat([local_training._batch(step)[0] for step in range(2, 4)])
     assert not torch.equal(first, again)
 
 
 def test_statistics_are_the_mean_over_the_rounds_batches(host_data):
     # With fixed weights, two steps must leave the average of the two batches' statistics.
-    program = make_program()
-    one, two = new_session(program, host_data), new_session(program, host_data)
+    device_spec = make_spec()
+    one, two = (
+        new_local_training(device_spec, host_data),
+        new_local_training(device_spec, host_data),
+    )
     one.forward(0)
     first = {name: value.clone() for name, value in one.statistics.items()}
     two.forward(0)
     two.forward(1)
-    alone = new_session(program, host_data)
+    alone = new_local_training(device_spec, host_data)
     x, labels = alone._batch(1)
     alone._batch = lambda step: (x, labels)
     alone.forward(0)

@@ -22,7 +22,7 @@ from testbed.scenario.schema import Assignment, Scenario
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunInputs:
     """Data and fleet of a scenario, before anything runs.
 
     ``foreign`` holds the images of adversaries whose auxiliary data is another dataset, by name.
@@ -43,10 +43,10 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class World:
+class RunContext:
     """A setting with its hosts running and its folder open."""
 
-    setting: Setting
+    inputs: RunInputs
     backend: Backend
     folder: Path
     progress: Progress
@@ -109,7 +109,7 @@ def check_components(scenario: Scenario, devices: int) -> None:
         ) from None
 
 
-def read_setting(scenario: Scenario, share_out: bool = True) -> Setting:
+def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
     """Load data and fleet.
 
     Parameters
@@ -129,10 +129,10 @@ def read_setting(scenario: Scenario, share_out: bool = True) -> Setting:
             f"data.splits.training: a provider needs {MIN_BATCH} images to train on, this part has "
             f"{len(data.parts.training)}; raise its share, or data.max_images"
         )
-    return Setting(scenario, data, fleet, cloud, foreign_images(scenario, data))
+    return RunInputs(scenario, data, fleet, cloud, foreign_images(scenario, data))
 
 
-def start_backend(setting: Setting, hosts: int | None, address: str | None = None) -> Backend:
+def start_backend(inputs: RunInputs, hosts: int | None, address: str | None = None) -> Backend:
     """Start the hosts of the scenario's backend.
 
     Parameters
@@ -140,8 +140,8 @@ def start_backend(setting: Setting, hosts: int | None, address: str | None = Non
     hosts : how many; None: as many as there are cores.
     address : of a Ray cluster to join.
     """
-    arrays = (setting.data.pool.images, setting.data.pool.labels, setting.data.device_images)
-    if setting.scenario.engine.backend == "inline":
+    arrays = (inputs.data.pool.images, inputs.data.pool.labels, inputs.data.device_images)
+    if inputs.scenario.engine.backend == "inline":
         return InlineBackend(*arrays)
     from testbed.engine.hosts.on_ray.backend import RayBackend  # importing Ray takes a second
 

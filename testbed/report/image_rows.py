@@ -125,7 +125,7 @@ def _ordered(rows: list[_Draft]) -> list[LabelledRow]:
     return made
 
 
-def write_strips(results: Results) -> list[Path]:
+def write_image_rows(results: Results) -> list[Path]:
     """Write ``reconstructions/<arm>+<adversary>+<attack>.png``, originals above, and list them."""
     written = []
     for arm in results.arms:

@@ -26,7 +26,7 @@ class DefenceTerms(Protocol):
         """Return the learning rate of one of the adversary's parameters."""
 
 
-class EdgeHalf(Protocol):
+class EdgeInterface(Protocol):
     """A front-end with its defence, as a device would run it, holding weights of its own."""
 
     @property
@@ -74,6 +74,6 @@ class ProviderTier:
     share : of the devices that it is for; the loss and the validation figures weigh it so.
     """
 
-    edge: EdgeHalf
+    edge: EdgeInterface
     entry: int = 0
     share: float = 1.0

@@ -1,12 +1,12 @@
-"""An arm's floor: the reconstruction error that no attacker can beat, where its release has one.
+"""An arm's error bound: the reconstruction error that no attacker can beat, where its release has one.
 
-The floors of ``testbed.privacy.floors`` speak of smoothed images, x + N(0, 0.1^2): each attack is
+The error bounds of ``testbed.privacy.error_bounds`` speak of smoothed images, x + N(0, 0.1^2): each attack is
 therefore shown the features of a few smoothed victims too, and its error on those is what is
-compared with the floor. Those features never crossed the wire, and enter no other score.
+compared with the error bound. Those features never crossed the wire, and enter no other score.
 
-Floors are estimates from random probes: what is compared, and printed as a floor, is an estimate
-less three of its standard errors. A release without noise has a floor where there are directions
-that no feature responds to; where that is too much to compute, no floor is claimed, not even 0.
+Error bounds are estimates from random probes: what is compared, and printed as an error bound, is an estimate
+less three of its standard errors. A release without noise has an error bound where there are directions
+that no feature responds to; where that is too much to compute, no error bound is claimed, not even 0.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from testbed.adversaries.base import FloatArray
 from testbed.core.seeds import torch_generator
 from testbed.data.federated import to_unit
 from testbed.engine.attacking.replays import released_mean
-from testbed.engine.setting.world import Setting
-from testbed.privacy.floors import (
+from testbed.engine.setting.run_context import RunInputs
+from testbed.privacy.error_bounds import (
     ANY_DISTRIBUTION_PRIOR,
+    BoundEstimate,
     Encoder,
     ExpectedGram,
-    FloorEstimate,
     SpectrumQuadrature,
     cem_relative,
     smoothed,
 )
 from testbed.privacy.leakage import covariance_spectrum
-from testbed.privacy.unseen import UnseenFloor, unseen_floor, unseen_macs
+from testbed.privacy.unseen import UnseenBound, unseen_bound, unseen_macs
 
 POINTS = 24
-"""Smoothed victims: E[G] is taken over them, and attacks are held against the floor on them."""
+"""Smoothed victims: E[G] is taken over them, and attacks are held against the error bound on them."""
 
 SIGNALS = 512
 """Victims over whom the covariance of the signal is taken, for CEM's relative figure."""
@@ -70,16 +70,16 @@ class TraceEstimate:
 
 
 @dataclass(frozen=True)
-class ArmFloor:
+class ArmErrorBound:
     """What is guaranteed of an arm, if anything.
 
     Attributes
     ----------
-    reason : in words, why there is no floor above zero; empty where there is one.
+    reason : in words, why there is no error bound above zero; empty where there is one.
     noise_std : deviation of Gaussian noise as telling as the release's, None without.
     trace : of E[G], where there is noise.
     signal_variances : eigenvalues of the covariance of what the noise is added to, if finite.
-    noise_free : the floor of a release without noise; None where it was not computed.
+    noise_free : the error bound of a release without noise; None where it was not computed.
     """
 
     reason: str
@@ -93,18 +93,18 @@ class ArmFloor:
 
     @property
     def computed(self) -> bool:
-        """Whether there is a floor, be it 0."""
+        """Whether there is an error bound, be it 0."""
         return self.noise_std is not None or self.noise_free is not None
 
     @property
     def exists(self) -> bool:
-        """Whether there is a floor above zero."""
+        """Whether there is an error bound above zero."""
         return self.noise_std is not None or bool(self.noise_free)
 
     def at(self, replays: int) -> Row:
-        """Return the floors on the MSE per element for means over so many releases.
+        """Return the error bounds on the MSE per element for means over so many releases.
 
-        ``mse`` is the floor to hold attacks against: three standard errors below an estimate.
+        ``mse`` is the error bound to hold attacks against: three standard errors below an estimate.
         """
         if self.noise_std is None:
             return _level(replays, self.noise_free, noise_free=self.noise_free)
@@ -112,7 +112,7 @@ class ArmFloor:
         dimension = self.points[0].numel()
         found = {"dfil": self._dfil(noise)}
         if self.affords_spectrum:
-            found["spectrum"] = self._quadrature.floor(noise)
+            found["spectrum"] = self._quadrature.bound(noise)
         estimates = {name: estimate.value for name, estimate in found.items()}
         errors = {f"{name}_error": estimate.standard_error for name, estimate in found.items()}
         variances = self.signal_variances
@@ -120,17 +120,17 @@ class ArmFloor:
         best = max(estimate.conservative for estimate in found.values())
         return _level(replays, best, **estimates, **errors, cem_relative=left)
 
-    def _dfil(self, noise: float) -> FloorEstimate:
-        """Return dFIL's floor; its error follows from the trace's to first order."""
+    def _dfil(self, noise: float) -> BoundEstimate:
+        """Return dFIL's error bound; its error follows from the trace's to first order."""
         per_element = self.points[0].numel() * noise**2
         value = 1.0 / (self.trace.value / per_element + ANY_DISTRIBUTION_PRIOR)
         error = value**2 * self.trace.standard_error / per_element
-        return FloorEstimate(value, error, TRACE_PROBES)
+        return BoundEstimate(value, error, TRACE_PROBES)
 
     @cached_property
     def _quadrature(self) -> SpectrumQuadrature:
         gram = ExpectedGram(self.deployed.runner.signal, self.points)
-        rng = torch_generator(self.deployed.program.seed, "floor probes")
+        rng = torch_generator(self.deployed.device_spec.seed, "floor probes")
         return SpectrumQuadrature(gram, rng, SPECTRUM_PROBES, LANCZOS_STEPS)
 
     def smoothed_victims(self, replays: int) -> SmoothedVictims | None:
@@ -142,46 +142,50 @@ class ArmFloor:
         return SmoothedVictims(images, features)
 
 
-def arm_floor(setting: Setting, deployed: DeployedFrontEnd, front_end_macs: int) -> ArmFloor:
-    """Return an arm's floor, with what is affordable of it computed.
+def arm_error_bound(
+    inputs: RunInputs, deployed: DeployedFrontEnd, front_end_macs: int
+) -> ArmErrorBound:
+    """Return an arm's error bound, with what is affordable of it computed.
 
     Parameters
     ----------
     front_end_macs : of one image; beyond a budget the cheaper dFIL alone is computed.
     """
-    seed = setting.scenario.seed
-    rows = setting.data.parts.victims[:POINTS]
-    images = torch.from_numpy(to_unit(setting.data.pool.images[rows]))
+    seed = inputs.scenario.seed
+    rows = inputs.data.parts.victims[:POINTS]
+    images = torch.from_numpy(to_unit(inputs.data.pool.images[rows]))
     points = smoothed(images, torch_generator(seed, "floor smoothing"))
-    if deployed.program.precision == "int8":
-        return ArmFloor(ROUNDED, deployed, points)
+    if deployed.device_spec.precision == "int8":
+        return ArmErrorBound(ROUNDED, deployed, points)
     noise_std = deployed.runner.defence.equivalent_noise_std()
     if noise_std is None:
         found = _noise_free(deployed, points, front_end_macs, seed)
-        return ArmFloor(_reason(found, deployed, images), deployed, points, noise_free=found.value)
+        return ArmErrorBound(
+            _reason(found, deployed, images), deployed, points, noise_free=found.value
+        )
     products = SPECTRUM_PROBES * LANCZOS_STEPS
     macs = products * PASSES_PER_PRODUCT * len(points) * front_end_macs
     trace = _trace(deployed.runner.signal, points, torch_generator(seed, "floor trace"))
-    variances = _signal_variances(setting, deployed)
-    return ArmFloor("", deployed, points, noise_std, trace, macs <= AFFORDABLE_MACS, variances)
+    variances = _signal_variances(inputs, deployed)
+    return ArmErrorBound("", deployed, points, noise_std, trace, macs <= AFFORDABLE_MACS, variances)
 
 
 ROUNDED = (
-    "no floor computed: the front-end rounds to 8 bits on its way, so it has no Jacobian; nothing "
+    "no error bound computed: the front-end rounds to 8 bits on its way, so it has no Jacobian; nothing "
     "is guaranteed against a better attack"
 )
 
 
 def _noise_free(
     deployed: DeployedFrontEnd, points: torch.Tensor, front_end_macs: int, seed: int
-) -> UnseenFloor:
+) -> UnseenBound:
     if unseen_macs(points[0].numel(), front_end_macs) > AFFORDABLE_MACS:
-        return UnseenFloor(None, "its Jacobian is too large to examine within a run")
-    return unseen_floor(deployed.runner.signal, points, torch_generator(seed, "floor unseen"))
+        return UnseenBound(None, "its Jacobian is too large to examine within a run")
+    return unseen_bound(deployed.runner.signal, points, torch_generator(seed, "floor unseen"))
 
 
-def _reason(found: UnseenFloor, deployed: DeployedFrontEnd, images: torch.Tensor) -> str:
-    """Say why a release that is no signal plus noise has no floor above zero; empty if it has."""
+def _reason(found: UnseenBound, deployed: DeployedFrontEnd, images: torch.Tensor) -> str:
+    """Say why a release that is no signal plus noise has no error bound above zero; empty if it has."""
     if found.value:
         return ""
     probes = images[:2].numpy()
@@ -192,17 +196,17 @@ def _reason(found: UnseenFloor, deployed: DeployedFrontEnd, images: torch.Tensor
         else "the noise of this random release is not additive"
     )
     if found.value is None:
-        return f"no floor computed: {release}, and {found.reason}; nothing is guaranteed"
+        return f"no error bound computed: {release}, and {found.reason}; nothing is guaranteed"
     return (
-        f"the floor is 0, as computed: {release}, and the features respond to every direction of "
+        f"the error bound is 0, as computed: {release}, and the features respond to every direction of "
         "the image, so nothing is guaranteed against a better attack"
     )
 
 
-def _signal_variances(setting: Setting, deployed: DeployedFrontEnd) -> tuple[float, ...] | None:
+def _signal_variances(inputs: RunInputs, deployed: DeployedFrontEnd) -> tuple[float, ...] | None:
     """Return the eigenvalues of the covariance of the signal over the first victims."""
-    rows = setting.data.parts.victims[:SIGNALS]
-    images = torch.from_numpy(to_unit(setting.data.pool.images[rows]))
+    rows = inputs.data.parts.victims[:SIGNALS]
+    images = torch.from_numpy(to_unit(inputs.data.pool.images[rows]))
     with torch.no_grad():
         parts = [deployed.runner.signal(part) for part in torch.split(images, CHUNK)]
     signal = torch.cat(parts).numpy()
@@ -231,15 +235,15 @@ def _trace(signal: Encoder, points: torch.Tensor, rng: torch.Generator) -> Trace
 
 
 def _level(replays: int, mse: float | None, **found: float | None) -> Row:
-    """Return a level of an arm's floor, None for what does not apply."""
+    """Return a level of an arm's error bound, None for what does not apply."""
     return {"mse": mse, **dict.fromkeys(LEVEL), **found, "replays": replays}
 
 
-def floor_entry(floor: ArmFloor, replays: Sequence[int]) -> Row:
-    """Return the ``floor`` of an arm's entry in results.json."""
+def bound_entry(bound: ArmErrorBound, replays: Sequence[int]) -> Row:
+    """Return the ``error bound`` of an arm's entry in results.json."""
     return {
-        "reason": floor.reason,
-        "noise_std": floor.noise_std,
-        "points": len(floor.points) if floor.computed else 0,
-        "levels": [floor.at(count) for count in sorted(set(replays))],
+        "reason": bound.reason,
+        "noise_std": bound.noise_std,
+        "points": len(bound.points) if bound.computed else 0,
+        "levels": [bound.at(count) for count in sorted(set(replays))],
     }

@@ -8,8 +8,8 @@ from testbed.core.errors import HostError, UserError
 from testbed.engine.hosts.on_ray import address as ray_address
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
 from testbed.engine.hosts.on_ray.cluster import Cluster
+from testbed.engine.hosts.on_ray.external_cluster import ExternalCluster, versions
 from testbed.engine.hosts.on_ray.hosts import RayHosts
-from testbed.engine.hosts.on_ray.joined import JoinedCluster, versions
 from testbed.run import main
 
 ADDRESS = "127.0.0.1:6379"
@@ -22,7 +22,7 @@ def test_a_cluster_of_other_versions_is_refused_with_both(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(UserError) as caught:
-        JoinedCluster(ADDRESS)
+        ExternalCluster(ADDRESS)
     sentence = str(caught.value)
     assert sentence.startswith(f"--ray-address: cannot join {ADDRESS} (Version mismatch: ")
     assert "\n" not in sentence
@@ -46,7 +46,7 @@ def test_a_node_with_another_version_is_named(monkeypatch, name):
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Probe())
     monkeypatch.setattr(ray, "get", lambda found, timeout: found)
     with pytest.raises(UserError, match=rf"node 10\.0\.0\.7 \(abababab\) has {name} 0\.0, this"):
-        object.__new__(JoinedCluster)._check_versions()
+        object.__new__(ExternalCluster)._check_versions()
 
 
 def test_auto_is_this_machines_cluster_or_one_sentence(

@@ -16,7 +16,7 @@ from testbed.core.errors import HostError, UserError
 from testbed.core.project import PROJECT_ROOT, VERSION
 from testbed.engine.hosts.on_ray.address import answers, found_address
 from testbed.engine.hosts.on_ray.cluster import Cluster, check_alive, quiet_ray
-from testbed.engine.hosts.on_ray.janitor import Janitor
+from testbed.engine.hosts.on_ray.watchdog import Watchdog
 
 LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
     }
 
 
-class JoinedCluster(Cluster):
+class ExternalCluster(Cluster):
     """A cluster that runs already; this machine is one of its nodes.
 
     Parameters
@@ -70,12 +70,12 @@ class JoinedCluster(Cluster):
         except Exception as error:  # Ray raises bare ones too
             reason = textwrap.shorten(str(error) or type(error).__name__, 300)
             raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
-        self._janitor = Janitor()
+        self._watchdog = Watchdog()
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
             self._raylet = _raylet_here()
-            self._janitor.watch(self._raylet)
+            self._watchdog.watch(self._raylet)
             self._check_versions()
         except BaseException:
             self.close()
@@ -139,7 +139,7 @@ class JoinedCluster(Cluster):
         """Disconnect; the cluster goes on."""
         if ray.is_initialized():
             ray.shutdown()
-        self._janitor.dismiss()
+        self._watchdog.dismiss()
 
 
 def _raylet_here() -> list[psutil.Process]:
@@ -159,7 +159,7 @@ def cpus_of(address: str) -> int:
     ------
     UserError : it cannot be joined, or a node has other versions than this process.
     """
-    cluster = JoinedCluster(address)
+    cluster = ExternalCluster(address)
     try:
         return cluster.cpus()
     finally:

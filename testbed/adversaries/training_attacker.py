@@ -37,7 +37,7 @@ class TrainingView:
 
     num_classes: int
     auxiliary: LabelledImages
-    design: Component
+    architecture: Component
     feature_shape: Shape
 
 
@@ -78,7 +78,7 @@ class FeatureScale(nn.Module):
         return scaled.nan_to_num(0.0).clamp(-self.LARGEST, self.LARGEST)
 
 
-class Companion:
+class TrainingAttacker:
     """Base of the companions: networks, one Adam for each that is trained, and their state.
 
     Attributes
@@ -120,12 +120,14 @@ class Companion:
 
     def add_front_end(self, name: str) -> nn.Module:
         """Build a front-end of the attacker's own, of the known architecture."""
-        design = self.view.design
+        architecture = self.view.architecture
         draw = int(seeds.generator(self.seed, f"{self.name} {name}").integers(2**31))
         with torch.random.fork_rng(devices=[]):  # layers draw from the global state
             torch.manual_seed(draw)
             shape = self.view.auxiliary.images.shape[1:]
-            front_end: nn.Module = FRONT_ENDS.create(design.name, design.options, image_shape=shape)
+            front_end: nn.Module = FRONT_ENDS.create(
+                architecture.name, architecture.options, image_shape=shape
+            )
         self.networks[name] = front_end
         return front_end
 
@@ -218,14 +220,14 @@ def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconst
     ------
     UserError : the adversary was not there while the fleet trained.
     """
-    if evidence.trained is None or evidence.design is None:
+    if evidence.trained is None or evidence.architecture is None:
         raise UserError(
             f"attack '{attack}' needs to have been at the cloud while the fleet trained, and to "
             "know the architecture of the front-end"
         )
     channels, height, width = evidence.intercepts.features.shape[1:]
     shape = (channels, height, width)
-    view = TrainingView(evidence.num_classes, evidence.auxiliary, evidence.design, shape)
+    view = TrainingView(evidence.num_classes, evidence.auxiliary, evidence.architecture, shape)
     decoder, scale = build_decoder(view, capacity), FeatureScale(channels)
     for name, network in ((DECODER, decoder), (SCALE, scale)):
         kept = {

@@ -1,4 +1,4 @@
-"""Floors: exact on Gaussian channels, valid where nothing is Gaussian, matrix-free equals dense."""
+"""Error bounds: exact on Gaussian channels, valid where nothing is Gaussian, matrix-free equals dense."""
 
 import itertools
 import math
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.privacy import floors
-from testbed.privacy.floors import ExpectedGram
+from testbed.privacy import error_bounds
+from testbed.privacy.error_bounds import ExpectedGram
 
 D = 24
 PRIOR_STD = 0.2
@@ -38,38 +38,40 @@ def _mmse_attack_error(matrix, noise_std, count=40_000):
 
 @pytest.mark.parametrize("rows", [D, 10])
 @pytest.mark.parametrize("noise_std", [0.05, 0.3])
-def test_the_mmse_attack_lands_on_the_spectrum_floor(rows, noise_std):
+def test_the_mmse_attack_lands_on_the_spectrum_bound(rows, noise_std):
     matrix = _linear(rows)
     gram = matrix.T @ matrix
-    floor = floors.spectrum_floor(gram, noise_std, prior=1 / PRIOR_STD**2)
-    assert _mmse_attack_error(matrix, noise_std) == pytest.approx(floor, rel=0.01)
-    looser = floors.dfil_floor(gram, noise_std, prior=1 / PRIOR_STD**2)
-    assert looser < (0.8 if noise_std == 0.05 else 1.0) * floor
+    bound = error_bounds.spectrum_bound(gram, noise_std, prior=1 / PRIOR_STD**2)
+    assert _mmse_attack_error(matrix, noise_std) == pytest.approx(bound, rel=0.01)
+    looser = error_bounds.dfil_bound(gram, noise_std, prior=1 / PRIOR_STD**2)
+    assert looser < (0.8 if noise_std == 0.05 else 1.0) * bound
     matrix_prior = torch.eye(D, dtype=torch.float64) / PRIOR_STD**2
-    assert floors.spectrum_floor(gram, noise_std, matrix_prior) == pytest.approx(floor)
+    assert error_bounds.spectrum_bound(gram, noise_std, matrix_prior) == pytest.approx(bound)
 
 
-def test_the_mmse_attack_lands_on_the_noise_free_floor():
+def test_the_mmse_attack_lands_on_the_noise_free_bound():
     u, _, v = torch.linalg.svd(_linear(10), full_matrices=False)
     matrix = u @ torch.diag(torch.linspace(1.0, 0.1, 10, dtype=torch.float64)) @ v
-    floor = floors.noise_free_floor(matrix.T @ matrix, prior=1 / PRIOR_STD**2)
-    assert floor == pytest.approx((D - 10) / D * PRIOR_STD**2)
-    assert _mmse_attack_error(matrix, 0.0) == pytest.approx(floor, rel=0.01)
+    bound = error_bounds.noise_free_bound(matrix.T @ matrix, prior=1 / PRIOR_STD**2)
+    assert bound == pytest.approx((D - 10) / D * PRIOR_STD**2)
+    assert _mmse_attack_error(matrix, 0.0) == pytest.approx(bound, rel=0.01)
 
 
-def test_the_noise_free_floor_is_zero_where_every_direction_is_seen():
-    assert floors.noise_free_floor(torch.eye(D, dtype=torch.float64)) == 0.0
+def test_the_noise_free_bound_is_zero_where_every_direction_is_seen():
+    assert error_bounds.noise_free_bound(torch.eye(D, dtype=torch.float64)) == 0.0
     faint = torch.diag(torch.tensor([1.0, 1e-3, 1e-5], dtype=torch.float64))
-    assert floors.noise_free_floor(faint) == pytest.approx(0.01 / 3)
-    assert floors.noise_free_floor(faint, share=1e-6) == 0.0
+    assert error_bounds.noise_free_bound(faint) == pytest.approx(0.01 / 3)
+    assert error_bounds.noise_free_bound(faint, share=1e-6) == 0.0
     as_matrix = 100.0 * torch.eye(3, dtype=torch.float64)
-    assert floors.noise_free_floor(faint, as_matrix) == pytest.approx(0.01 / 3)
+    assert error_bounds.noise_free_bound(faint, as_matrix) == pytest.approx(0.01 / 3)
 
 
 def test_both_bounds_agree_on_an_isotropic_encoder():
     gram = 3.0 * torch.eye(D, dtype=torch.float64)
-    assert floors.dfil_floor(gram, 0.5) == pytest.approx(floors.spectrum_floor(gram, 0.5))
-    assert floors.dfil_floor(gram, 0.5) == pytest.approx(1 / (3 / 0.25 + 100))
+    assert error_bounds.dfil_bound(gram, 0.5) == pytest.approx(
+        error_bounds.spectrum_bound(gram, 0.5)
+    )
+    assert error_bounds.dfil_bound(gram, 0.5) == pytest.approx(1 / (3 / 0.25 + 100))
 
 
 @pytest.mark.parametrize("slope", [0.05, 0.5, 3.0])
@@ -77,7 +79,9 @@ def test_both_bounds_agree_on_an_isotropic_encoder():
 def test_the_any_distribution_floor_holds_for_black_and_white_pixels(slope, noise_std):
     """x is 0 or 1 plus the smoothing; the exact posterior mean is a sum over a fine grid."""
     x = np.linspace(-0.7, 1.7, 2401)
-    density = sum(np.exp(-0.5 * ((x - level) / floors.SMOOTHING_STD) ** 2) for level in (0, 1))
+    density = sum(
+        np.exp(-0.5 * ((x - level) / error_bounds.SMOOTHING_STD) ** 2) for level in (0, 1)
+    )
     density /= density.sum()
     reach = 5 * noise_std
     z = np.linspace(-0.7 * slope - reach, 1.7 * slope + reach, 3000)
@@ -86,10 +90,10 @@ def test_the_any_distribution_floor_holds_for_black_and_white_pixels(slope, nois
     joint /= joint.sum()
     posterior_mean = (joint @ x) / joint.sum(axis=1)
     error = float((joint * (posterior_mean[:, None] - x) ** 2).sum())
-    floor = floors.spectrum_floor(torch.tensor([[slope**2]]), noise_std)
-    assert floor <= error * (1 + 1e-3)
+    bound = error_bounds.spectrum_bound(torch.tensor([[slope**2]]), noise_std)
+    assert bound <= error * (1 + 1e-3)
     if slope / noise_std > 20:  # the level is certain, the smoothing is what remains
-        assert floor == pytest.approx(error, rel=0.01)
+        assert bound == pytest.approx(error, rel=0.01)
 
 
 def _network():
@@ -117,12 +121,12 @@ def test_matrix_free_agrees_with_dense_within_its_error():
     encoder = _network()
     rng = torch.Generator().manual_seed(0)
     gram = ExpectedGram(encoder, torch.rand(8, 1, 8, 8, generator=rng, dtype=torch.float64))
-    exact = floors.spectrum_floor(gram.dense(), 0.05)
-    found = floors.spectrum_floor_matrix_free(gram, 0.05, rng, probes=24)
+    exact = error_bounds.spectrum_bound(gram.dense(), 0.05)
+    found = error_bounds.spectrum_bound_matrix_free(gram, 0.05, rng, probes=24)
     assert found.standard_error < 0.1 * exact
     assert abs(found.value - exact) < 4 * found.standard_error
     with pytest.raises(ValueError, match="two probes"):
-        floors.spectrum_floor_matrix_free(gram, 0.05, rng, probes=1)
+        error_bounds.spectrum_bound_matrix_free(gram, 0.05, rng, probes=1)
 
 
 def test_more_lanczos_steps_only_raise_the_floor():
@@ -130,7 +134,7 @@ def test_more_lanczos_steps_only_raise_the_floor():
     rng = torch.Generator().manual_seed(0)
     gram = ExpectedGram(encoder, torch.rand(4, 1, 8, 8, generator=rng, dtype=torch.float64))
     values = [
-        floors.spectrum_floor_matrix_free(
+        error_bounds.spectrum_bound_matrix_free(
             gram, 0.02, torch.Generator().manual_seed(1), probes=4, lanczos_steps=steps
         ).value
         for steps in (1, 2, 4, 8, 64)
@@ -141,13 +145,13 @@ def test_more_lanczos_steps_only_raise_the_floor():
 
 def test_smoothing_has_the_stated_deviation():
     images = torch.full((50, 1, 16, 16), 0.5)
-    noise = floors.smoothed(images, torch.Generator().manual_seed(0)) - images
+    noise = error_bounds.smoothed(images, torch.Generator().manual_seed(0)) - images
     assert float(noise.std()) == pytest.approx(0.1, rel=0.05)
 
 
 def test_the_conservative_floor_is_three_errors_lower_and_never_negative():
-    assert floors.FloorEstimate(0.008, 0.001, 4).conservative == pytest.approx(0.005)
-    assert floors.FloorEstimate(0.002, 0.001, 4).conservative == 0.0
+    assert error_bounds.BoundEstimate(0.008, 0.001, 4).conservative == pytest.approx(0.005)
+    assert error_bounds.BoundEstimate(0.002, 0.001, 4).conservative == 0.0
 
 
 @pytest.mark.parametrize("noise_std", [0.05, 2.0])
@@ -160,12 +164,12 @@ def test_cem_relative_is_exact_on_a_gaussian_channel(noise_std):
     )
     whole = D * math.log(PRIOR_STD) + 0.5 * D * math.log(2 * math.pi * math.e)
     left = 0.5 * float(torch.logdet(posterior)) + 0.5 * D * math.log(2 * math.pi * math.e)
-    expected = floors.cem_figure(left, D) / floors.cem_figure(whole, D)
+    expected = error_bounds.cem_figure(left, D) / error_bounds.cem_figure(whole, D)
     variances = torch.linalg.eigvalsh(signal).tolist()
-    assert floors.cem_relative(variances, noise_std, D) == pytest.approx(expected)
-    assert floors.cem_relative([], noise_std, D) == 1.0
+    assert error_bounds.cem_relative(variances, noise_std, D) == pytest.approx(expected)
+    assert error_bounds.cem_relative([], noise_std, D) == 1.0
 
 
 def test_cem_figure_is_the_variance_of_a_gaussian():
     entropy = D * 0.5 * math.log(2 * math.pi * math.e * 0.3**2)
-    assert floors.cem_figure(entropy, D) == pytest.approx(0.09)
+    assert error_bounds.cem_figure(entropy, D) == pytest.approx(0.09)

@@ -1,4 +1,4 @@
-"""An arm's floor: where there is one, what it is, and that beating it fails the run's check."""
+"""An arm's error bound: where there is one, what it is, and that beating it fails the run's check."""
 
 import dataclasses
 import json
@@ -11,85 +11,92 @@ from small import make_deployed
 from testbed.core.progress import Progress
 from testbed.core.registries import DEFENCES
 from testbed.engine.attacking.attacks import AttackResults
-from testbed.engine.attacking.floors import TraceEstimate, _trace, arm_floor, floor_entry
+from testbed.engine.attacking.error_bounds import (
+    TraceEstimate,
+    _trace,
+    arm_error_bound,
+    bound_entry,
+)
 from testbed.engine.attacking.replays import averaged_intercepts
 from testbed.engine.experiment import Experiment
-from testbed.engine.setting.world import read_setting
-from testbed.engine.summary.self_checks import _floor_check
-from testbed.privacy.floors import ExpectedGram
+from testbed.engine.setting.run_context import read_run_inputs
+from testbed.engine.summary.self_checks import _bound_check_result
+from testbed.privacy.error_bounds import ExpectedGram
 from testbed.scenario.loading import validate_scenario
 
 
 @pytest.fixture
-def setting(tiny):
-    return read_setting(validate_scenario(tiny, "test"))
+def inputs(tiny):
+    return read_run_inputs(validate_scenario(tiny, "test"))
 
 
 def _deployed(defence="none", options=None):
     return make_deployed(defence=defence, defence_options=options)
 
 
-def test_without_noise_the_floor_is_computed_to_be_zero_and_says_why(setting):
-    floor = arm_floor(setting, _deployed(), 1)
-    assert "deterministic" in floor.reason
-    assert "the floor is 0, as computed" in floor.reason
-    (level,) = floor_entry(floor, [1])["levels"]
+def test_without_noise_the_floor_is_computed_to_be_zero_and_says_why(inputs):
+    bound = arm_error_bound(inputs, _deployed(), 1)
+    assert "deterministic" in bound.reason
+    assert "the error bound is 0, as computed" in bound.reason
+    (level,) = bound_entry(bound, [1])["levels"]
     assert (level["mse"], level["noise_free"], level["replays"]) == (0.0, 0.0, 1)
     assert level["dfil"] is level["spectrum"] is level["cem_relative"] is None
-    assert floor.smoothed_victims(1) is None
-    dropout = arm_floor(setting, _deployed("feature_dropout", {"probability": 0.5}), 1)
+    assert bound.smoothed_victims(1) is None
+    dropout = arm_error_bound(inputs, _deployed("feature_dropout", {"probability": 0.5}), 1)
     assert "not additive" in dropout.reason
 
 
-def test_a_front_end_that_ignores_its_images_has_a_floor_without_noise(setting):
+def test_a_front_end_that_ignores_its_images_has_a_floor_without_noise(inputs):
     deployed = _deployed()
     zeros = {name: np.zeros_like(value) for name, value in deployed.parameters.items()}
-    floor = arm_floor(setting, dataclasses.replace(deployed, parameters=zeros), 1)
-    assert floor.reason == ""
-    assert floor.at(1)["mse"] == pytest.approx(0.01)
-    smoothed = floor.smoothed_victims(1)
-    assert len(smoothed.features) == len(smoothed.images) == len(floor.points)
+    bound = arm_error_bound(inputs, dataclasses.replace(deployed, parameters=zeros), 1)
+    assert bound.reason == ""
+    assert bound.at(1)["mse"] == pytest.approx(0.01)
+    smoothed = bound.smoothed_victims(1)
+    assert len(smoothed.features) == len(smoothed.images) == len(bound.points)
 
 
 @pytest.mark.parametrize(
     ("changes", "macs", "said"),
     [({}, 10**9, "too large"), ({"precision": "int8"}, 1, "8 bits")],
 )
-def test_where_no_floor_was_computed_none_is_stated(setting, changes, macs, said):
-    floor = arm_floor(setting, make_deployed(**changes), macs)
-    assert floor.reason.startswith("no floor computed")
-    assert said in floor.reason
-    entry = floor_entry(floor, [1])
+def test_where_no_floor_was_computed_none_is_stated(inputs, changes, macs, said):
+    bound = arm_error_bound(inputs, make_deployed(**changes), macs)
+    assert bound.reason.startswith("no error bound computed")
+    assert said in bound.reason
+    entry = bound_entry(bound, [1])
     assert entry["points"] == 0
     assert entry["levels"][0]["mse"] is None
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
-def test_noise_has_the_floors_of_its_fisher_information(setting, name):
+def test_noise_has_the_floors_of_its_fisher_information(inputs, name):
     deployed = _deployed(name, {"scale": 0.5, "bound": 1.0})
-    floor = arm_floor(setting, deployed, 1)
-    # A few of the floor's points: exact floors need the dense matrix.
-    few = dataclasses.replace(floor, points=floor.points[:2].double())
+    bound = arm_error_bound(inputs, deployed, 1)
+    # A few of the error bound's points: exact error bounds need the dense matrix.
+    few = dataclasses.replace(bound, points=bound.points[:2].double())
     gram = ExpectedGram(lambda x: deployed.runner.signal(x.float()).double(), few.points)
     directions = torch.linalg.qr(torch.randn(1024, 8, dtype=torch.float64))[0]
     seen = torch.stack([(gram @ column) @ column for column in directions.T]).mean()
-    assert floor.trace.value / 1024 == pytest.approx(float(seen), rel=0.6)
-    one, eight = floor.at(1), floor.at(8)
-    per_element = floor.trace.value / 1024 / 0.25
+    assert bound.trace.value / 1024 == pytest.approx(float(seen), rel=0.6)
+    one, eight = bound.at(1), bound.at(8)
+    per_element = bound.trace.value / 1024 / 0.25
     assert one["dfil"] == pytest.approx(1.0 / (per_element + 100.0))
     assert one["spectrum"] >= one["dfil"]
     assert 0.0 < eight["mse"] < one["mse"] < 0.01
     lower = [one[name] - 3.0 * one[f"{name}_error"] for name in ("dfil", "spectrum")]
     assert one["mse"] == pytest.approx(max(lower))
     # To first order, the error of 1 / (t + 100) is that of t times its square.
-    error = floor.trace.standard_error / 1024 / 0.25
+    error = bound.trace.standard_error / 1024 / 0.25
     assert one["dfil_error"] == pytest.approx(error / (per_element + 100.0) ** 2)
     assert 0.0 < eight["cem_relative"] < one["cem_relative"] < 1.0
 
 
-def test_a_floor_that_is_all_error_is_zero(setting):
-    floor = arm_floor(setting, _deployed("gaussian_noise", {"scale": 0.5, "bound": 1.0}), 10**9)
-    unknown = dataclasses.replace(floor, trace=TraceEstimate(floor.trace.value, 1e9))
+def test_a_floor_that_is_all_error_is_zero(inputs):
+    bound = arm_error_bound(
+        inputs, _deployed("gaussian_noise", {"scale": 0.5, "bound": 1.0}), 10**9
+    )
+    unknown = dataclasses.replace(bound, trace=TraceEstimate(bound.trace.value, 1e9))
     level = unknown.at(1)
     assert level["spectrum"] is None
     assert level["mse"] == 0.0 < level["dfil"]
@@ -128,7 +135,7 @@ def _found(mse, error=0.0002):
     return {"tier": "own", "mse": mse, "standard_error": error, "images": 24}
 
 
-def _results(mse, error, reason="", floor=0.005):
+def _results(mse, error, reason="", bound=0.005):
     entry = {
         "attack": "ridge",
         "adversary": "spy",
@@ -137,20 +144,25 @@ def _results(mse, error, reason="", floor=0.005):
         "transfer": [],
         "by_amount": None,
     }
-    entry_of_floor = {"tier": "own", "reason": reason, "levels": [{"mse": floor, "replays": 1}]}
+    bound_entry = {"tier": "own", "reason": reason, "levels": [{"mse": bound, "replays": 1}]}
     if reason:
         entry["smoothed"] = []
-    return AttackResults([entry], [], {}, [], [entry_of_floor], [])
+    return AttackResults([entry], [], {}, [], [bound_entry], [])
 
 
 def test_beating_the_floor_fails_the_check():
-    assert not _floor_check(_results(0.003, 0.0002))[0]
-    assert _floor_check(_results(0.0049, 0.0002))[0]  # within three standard errors
-    passed, said = _floor_check(_results(0.02, 0.001))
+    assert not _bound_check_result(_results(0.003, 0.0002))[0]
+    assert _bound_check_result(_results(0.0049, 0.0002))[0]  # within three standard errors
+    passed, said = _bound_check_result(_results(0.02, 0.001))
     assert passed
     assert "ridge of spy" in said
-    assert _floor_check(_results(0.0, 0.0, "the floor is 0")) == (True, "the floor is 0")
-    assert _floor_check(_results(0.0, 0.0, floor=0.0))[0]  # no more than 0 is left of an estimate
+    assert _bound_check_result(_results(0.0, 0.0, "the error bound is 0")) == (
+        True,
+        "the error bound is 0",
+    )
+    assert _bound_check_result(_results(0.0, 0.0, bound=0.0))[
+        0
+    ]  # no more than 0 is left of an estimate
 
 
 def test_transfers_and_curves_that_beat_the_floor_fail_the_check():
@@ -159,12 +171,12 @@ def test_transfers_and_curves_that_beat_the_floor_fail_the_check():
         {"trained_on": "other", "smoothed": []},
         {"trained_on": "other", "smoothed": [_found(0.003)]},
     ]
-    passed, said = _floor_check(transferred)
+    passed, said = _bound_check_result(transferred)
     assert not passed
     assert "ridge of spy, learned on tier 'other'" in said
     partial = _results(0.02, 0.001)
     partial.entries[0]["by_amount"] = {"points": [{"share": 0.5, "smoothed": [_found(0.003)]}]}
-    passed, said = _floor_check(partial)
+    passed, said = _bound_check_result(partial)
     assert not passed
     assert "ridge of spy, with 0.5 of the amount" in said
 
@@ -186,7 +198,7 @@ def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):
     scenario = validate_scenario(tiny, "test")
     Experiment(scenario, tmp_path / "run", Progress()).run()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    points = results["arms"][0]["floors"][0]["points"]
+    points = results["arms"][0]["error_bounds"][0]["points"]
     entries = [item for item in results["arms"][0]["attacks"] if not item["is_anchor"]]
     assert len(entries) == 2
     for entry in entries:
