@@ -147,8 +147,8 @@ def limits(summary: Summary) -> list[str]:
         "attack can only do better. An attack that failed shows nothing about the next one.",
         "A front-end that adds no randomness (undefended, SiftFunnel and other deterministic "
         "ones) gives no guarantee, unless there are directions of the image that its features "
-        "never respond to: these alone give it an error bound above 0. The table of threat models says "
-        "for every arm whether its error bound was computed, and what it is. Any other error bound that holds "
+        "never respond to: these alone give it a bound above 0. The table of threat models says "
+        "for every arm whether its bound was computed, and what it is. Any other bound that holds "
         "for every attacker needs a defence that adds noise.",
     ]
     if any(arm.serving and arm.serving.offloaded_raw for arm in summary.arms):

@@ -51,7 +51,7 @@ def weakest_bound(arm: ArmResult) -> ErrorBound | None:
 def bound_for(arm: ArmResult, replays: int) -> float | None:
     """Return the error bound on the MSE for means over so many releases, on the least guarded tier.
 
-    Between two numbers of releases that of the larger holds. None where no error bound was computed.
+    Between two numbers of releases that of the larger holds. None where no bound was computed.
     """
 
     def guaranteed(bound: ErrorBound) -> float:

@@ -220,9 +220,9 @@ class AttackResult(Part):
 
 
 class BoundLevel(Part):
-    """The error bound on the MSE for means over so many releases, and the estimates that it is made of.
+    """The bound on the MSE for means over so many releases, and the estimates that it is made of.
 
-    ``mse`` is null where no error bound was computed, and else three standard errors below an estimate.
+    ``mse`` is null where no bound was computed, and else three standard errors below an estimate.
     """
 
     mse: Number = None

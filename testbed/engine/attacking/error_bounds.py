@@ -1,12 +1,12 @@
-"""An arm's error bound: the reconstruction error that no attacker can beat, where its release has one.
+"""An arm's bound: the reconstruction error that no attacker can beat, where its release has one.
 
-The error bounds of ``testbed.privacy.error_bounds`` speak of smoothed images, x + N(0, 0.1^2): each attack is
-therefore shown the features of a few smoothed victims too, and its error on those is what is
+The bounds of ``testbed.privacy.error_bounds`` hold for smoothed images, x + N(0, 0.1^2): each attack
+is therefore shown the features of a few smoothed victims too, and its error on those is what is
 compared with the error bound. Those features never crossed the wire, and enter no other score.
 
-Error bounds are estimates from random probes: what is compared, and printed as an error bound, is an estimate
-less three of its standard errors. A release without noise has an error bound where there are directions
-that no feature responds to; where that is too much to compute, no error bound is claimed, not even 0.
+Bounds are estimates from random probes: what is compared, and printed as a bound, is an estimate
+less three of its standard errors. A release without noise has a bound where there are directions
+that no feature responds to; where that is too much to compute, no bound is claimed, not even 0.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from testbed.privacy.leakage import covariance_spectrum
 from testbed.privacy.unseen import UnseenBound, unseen_bound, unseen_macs
 
 POINTS = 24
-"""Smoothed victims: E[G] is taken over them, and attacks are held against the error bound on them."""
+"""Smoothed victims: E[G] is taken over them, and attacks are held against the bound on them."""
 
 SIGNALS = 512
 """Victims over whom the covariance of the signal is taken, for CEM's relative figure."""
@@ -171,8 +171,8 @@ def arm_error_bound(
 
 
 ROUNDED = (
-    "no error bound computed: the front-end rounds to 8 bits on its way, so it has no Jacobian; nothing "
-    "is guaranteed against a better attack"
+    "no error bound computed: the front-end rounds to 8 bits on its way, so it has no Jacobian; "
+    "nothing is guaranteed against a better attack"
 )
 
 
@@ -185,7 +185,7 @@ def _noise_free(
 
 
 def _reason(found: UnseenBound, deployed: DeployedFrontEnd, images: torch.Tensor) -> str:
-    """Say why a release that is no signal plus noise has no error bound above zero; empty if it has."""
+    """Say why a release that is no signal plus noise has no bound above zero; empty if it has."""
     if found.value:
         return ""
     probes = images[:2].numpy()
@@ -198,8 +198,8 @@ def _reason(found: UnseenBound, deployed: DeployedFrontEnd, images: torch.Tensor
     if found.value is None:
         return f"no error bound computed: {release}, and {found.reason}; nothing is guaranteed"
     return (
-        f"the error bound is 0, as computed: {release}, and the features respond to every direction of "
-        "the image, so nothing is guaranteed against a better attack"
+        f"the error bound is 0, as computed: {release}, and the features respond to every direction "
+        "of the image, so nothing is guaranteed against a better attack"
     )
 
 

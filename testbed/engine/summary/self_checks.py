@@ -22,8 +22,8 @@ def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
 def _bound_check_result(attacked: AttackResults) -> tuple[bool, str]:
     """Compare each attack's error on smoothed victims with the error bound that holds for them.
 
-    The error is a mean over few images: only an error below the error bound by more than three standard
-    errors counts as beating it. So is the error bound, already, three standard errors below its estimate.
+    The error is a mean over few images: only an error below the bound by more than three standard
+    errors counts as beating it. So is the bound, already, three standard errors below its estimate.
     """
     reasons = sorted({bound["reason"] for bound in attacked.error_bounds if bound["reason"]})
     levels = {

@@ -1,4 +1,4 @@
-"""Figures of attacks against error bounds and anchors, and of success by the number of intercepts."""
+"""Figures of attacks against bounds and anchors, and of success by the number of intercepts."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ def _attacks(arm: ArmResult) -> list[AttackResult]:
 
 
 def attacks_and_bounds(results: Results) -> "Figure | None":
-    """Draw every attack's MSE, a row per arm, with anchors and, where there is one, an error bound."""
+    """Draw every attack's MSE, a row per arm, with anchors and, where there is one, a bound."""
     arms = [(index, arm) for index, arm in enumerate(results.arms) if _attacks(arm)]
     if not arms:
         return None

@@ -26,10 +26,10 @@ PLOTS: tuple[Plot[Results], ...] = (
         "attacks_and_bounds",
         "privacy",
         "Attacks, anchors and error bounds",
-        "Every attack of every arm on one axis, the strongest one named. An error bound holds for any "
+        "Every attack of every arm on one axis, the strongest one named. A bound holds for any "
         "attack there will ever be, on images smoothed by noise of deviation 0.1: open marks are "
         "attacks on such images, and none of them may lie left of it; filled marks, on the images "
-        "as they are, may. An arm without an error bound is guaranteed nothing. Where releases of one "
+        "as they are, may. An arm without a bound is guaranteed nothing. Where releases of one "
         "image are averaged, the error bound is lower.",
         plots_bounds.attacks_and_bounds,
     ),

@@ -15,7 +15,7 @@ ERRORS_BELOW = 3
 
 
 def threat_table(results: Results) -> Table | None:
-    """Return the best attack of every threat model, one column per arm, above each arm's error bound."""
+    """Return the best attack of every threat model, one column per arm, above each arm's bound."""
     ladder = Ladder(results)
     models = ladder.threat_models()
     if not models:
@@ -66,7 +66,7 @@ def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
 
 
 def _bound_cell(arm: ArmResult) -> Cell:
-    """Return the error bound that holds for all threat models: that for the most releases averaged."""
+    """Return the bound that holds for all threat models: that for the most releases averaged."""
     bound = weakest_bound(arm)
     if bound is None:
         return words(numbers.ABSENT)

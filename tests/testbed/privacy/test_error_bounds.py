@@ -1,4 +1,4 @@
-"""Error bounds: exact on Gaussian channels, valid where nothing is Gaussian, matrix-free equals dense."""
+"""Bounds: exact on Gaussian channels, valid where nothing is Gaussian, matrix-free equals dense."""
 
 import itertools
 import math

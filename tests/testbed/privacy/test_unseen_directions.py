@@ -1,4 +1,4 @@
-"""The noise-free error bound: exact where directions are ignored, else 0, or no error bound at all."""
+"""The noise-free error bound: exact where directions are ignored, else 0, or no bound at all."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""An arm's error bound: where there is one, what it is, and that beating it fails the run's check."""
+"""An arm's bound: where there is one, what it is, and that beating it fails the run's check."""
 
 import dataclasses
 import json
