@@ -1,7 +1,7 @@
 """An arm's bound: the reconstruction error that no attacker can beat, where its release has one.
 
-The bounds of ``testbed.privacy.error_bounds`` hold for smoothed images, x + N(0, 0.1^2): each attack
-is therefore shown the features of a few smoothed victims too, and its error on those is what is
+The bounds of ``testbed.privacy.error_bounds`` hold for smoothed images, x + N(0, 0.1^2): each
+attack is therefore shown the features of a few smoothed victims too, and its error on those is what is
 compared with the error bound. Those features never crossed the wire, and enter no other score.
 
 Bounds are estimates from random probes: what is compared, and printed as a bound, is an estimate
@@ -198,8 +198,8 @@ def _reason(found: UnseenBound, deployed: DeployedFrontEnd, images: torch.Tensor
     if found.value is None:
         return f"no error bound computed: {release}, and {found.reason}; nothing is guaranteed"
     return (
-        f"the error bound is 0, as computed: {release}, and the features respond to every direction "
-        "of the image, so nothing is guaranteed against a better attack"
+        f"the error bound is 0, as computed: {release}, and the features respond to every "
+        "direction of the image, so nothing is guaranteed against a better attack"
     )
 
 
