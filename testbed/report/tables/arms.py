@@ -4,8 +4,7 @@ from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
 from testbed.results import formats as numbers
 from testbed.results.findings import FEW_VICTIMS, best_attack, chance, readable
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, AttackOnClass, AttackResult, Latency
-from testbed.results.schema_privacy import InformationBound
+from testbed.results.schema import ArmResult, AttackOnClass, AttackResult, InformationBound, Latency
 
 
 def fleet_table(results: Results) -> Table | None:

@@ -7,8 +7,7 @@ from testbed.report.tables.threat_models import Best, Ladder, ThreatModel
 from testbed.results import formats as numbers
 from testbed.results.findings import best_attack, bound_for, readable, weakest_bound
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, Interval
-from testbed.results.schema_privacy import BoundLevel
+from testbed.results.schema import ArmResult, BoundLevel, Interval
 
 ERRORS_BELOW = 3
 """An error bound is so many standard errors below its estimate."""

@@ -15,7 +15,7 @@ from testbed.report.tables.threats import (
     threat_table,
 )
 from testbed.results.reading import read_results
-from testbed.results.schema_privacy import BoundLevel, ErrorBound
+from testbed.results.schema import BoundLevel, ErrorBound
 
 NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
 ESTIMATED = {
