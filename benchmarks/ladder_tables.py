@@ -18,7 +18,7 @@ from pathlib import Path
 
 from testbed.compare.build import write_comparison
 from testbed.compare.comparison import compare
-from testbed.compare.document_tables import TABLES
+from testbed.compare.markdown import TABLES
 from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
 from testbed.pages.documents import Marks, check_marks, labelled, write_between

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(chosen: argparse.Namespace) -> None:
     from testbed.compare.build import check_folder, json_text, write_comparison
-    from testbed.compare.document_tables import check_documents, write_documents
+    from testbed.compare.markdown import check_documents, write_documents
 
     check_folder(chosen.out, chosen.force)
     documents = (chosen.markdown, chosen.attacks_markdown, chosen.label)

@@ -6,9 +6,9 @@ from testbed.compare import tables
 from testbed.compare.comparison import Comparison
 from testbed.compare.plots import PLOTS
 from testbed.compare.prose import in_short, matched_words
+from testbed.pages.html import data_uri, environment
 from testbed.pages.style import PALETTE
 from testbed.privacy.intervals import LEVEL
-from testbed.report.html import data_uri, environment
 
 SECTIONS = ("privacy", "matched", "cost", "tiers", "classes")
 

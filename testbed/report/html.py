@@ -1,21 +1,18 @@
 """Renders ``report.html``: one self-contained file without scripts or outside references."""
 
-import base64
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
-
+from testbed.pages.html import data_uri, environment
 from testbed.pages.style import PALETTE
 from testbed.report.cards import SPARK_HEIGHT, SPARK_WIDTH, Card, cards
 from testbed.report.image_rows import comparisons, image_row, pairs, png
 from testbed.report.plots.index import PLOTS
 from testbed.report.prose import adversary_facts, in_short, limits
 from testbed.report.tables import arms as tables
-from testbed.report.tables import hijacks, threats, transfers
+from testbed.report.tables import hijacks, threats
 from testbed.report.tables import serving as tables_serving
 from testbed.report.tables.headline import headline_table
-from testbed.report.tables.tiers import tier_table
-from testbed.results import formats as numbers
+from testbed.report.tables.tiers import tier_table, transfer_tables
 from testbed.results.findings import adversaries, best_attack
 from testbed.results.reading import Results
 
@@ -30,19 +27,6 @@ def render(results: Results, plots: dict[str, bytes]) -> str:
     """
     template = environment("testbed.report").get_template("report.html.j2")
     return template.render(_context(results, plots))
-
-
-def environment(*packages: str) -> Environment:
-    """Return the templates of these packages, set up so that every text is escaped."""
-    made = Environment(
-        loader=ChoiceLoader([PackageLoader(package, "templates") for package in packages]),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.globals["n"] = numbers
-    return made
 
 
 def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
@@ -68,7 +52,7 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
         "by_link": threats.link_table(results),
         "inference": threats.inference_table(results),
         "hijacks": hijacks.hijack_table(results),
-        "transfers": transfers.transfer_tables(results),
+        "transfers": transfer_tables(results),
         "spark": (SPARK_WIDTH, SPARK_HEIGHT),
         "cards": [(name, [(card, _picture(card)) for card in own]) for name, own in cards(results)],
         "leakage": tables.leakage_table(results),
@@ -96,8 +80,3 @@ def _context(results: Results, plots: dict[str, bytes]) -> dict[str, Any]:
 def _picture(card: Card) -> str:
     """Return the best, median and worst victim and what was made of them; empty without them."""
     return "" if card.pairs is None else data_uri(png(pairs(card.pairs)))
-
-
-def data_uri(image: bytes) -> str:
-    """Return PNG bytes as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}"

@@ -1,7 +1,6 @@
 """The sentences of the report that depend on the results."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from testbed.report.tables.hijacks import hijack_words
 from testbed.report.tables.tiers import tier_words
@@ -12,12 +11,11 @@ from testbed.results.findings import (
     best_attack,
     chance,
     mse,
+    position_words,
     readable,
 )
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, Interval, Serving, Summary
-
-CLOUD_POSITION = "at the cloud, which receives every device's features"
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,6 @@ def adversary_facts(summary: Summary, name: str) -> AdversaryFacts:
     if low != high:
         victims = f"{numbers.count(low)} to {numbers.count(high)} victims, depending on the arm"
     return AdversaryFacts(name, position_words(attacks[0].position), list(models.items()), victims)
-
-
-def position_words(position: Any) -> str:
-    """Return a position, a text or the mapping of the scenario, as words."""
-    if isinstance(position, dict):
-        share = position.get("share_of_links", 1.0)
-        if position.get("tap") == "cloud":
-            return CLOUD_POSITION
-        if position.get("tap") == "links" and isinstance(share, int | float):
-            return f"{100 * share:.0f}{numbers.THIN}% of the links"
-        return ", ".join(f"{readable(str(key))}: {value}" for key, value in position.items())
-    if position == "cloud":
-        return CLOUD_POSITION
-    return str(position) if position else "at a position that is not stated"
 
 
 def in_short(results: Results) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """What the report says about attacks: which was the best, and what it must be compared with."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from testbed.results import formats as numbers
 from testbed.results.schema import ArmResult, AttackResult, ErrorBound, Summary
 
 FEW_VICTIMS = 20
@@ -9,6 +11,8 @@ FEW_VICTIMS = 20
 
 SAME_ANCHOR = 0.05
 """Arms whose anchors differ by less than this share are given one line in the figures."""
+
+CLOUD_POSITION = "at the cloud, which receives every device's features"
 
 
 def mse(attack: AttackResult) -> float | None:
@@ -128,3 +132,17 @@ def anchor_lines(summary: Summary, adversary: str | None = None) -> list[AnchorL
 def readable(name: str) -> str:
     """Return a registry name as words: ``mean_image`` becomes ``mean image``."""
     return name.replace("_", " ")
+
+
+def position_words(position: Any) -> str:
+    """Return a position, a text or the mapping of the scenario, as words."""
+    if isinstance(position, dict):
+        share = position.get("share_of_links", 1.0)
+        if position.get("tap") == "cloud":
+            return CLOUD_POSITION
+        if position.get("tap") == "links" and isinstance(share, int | float):
+            return f"{100 * share:.0f}{numbers.THIN}% of the links"
+        return ", ".join(f"{readable(str(key))}: {value}" for key, value in position.items())
+    if position == "cloud":
+        return CLOUD_POSITION
+    return str(position) if position else "at a position that is not stated"

@@ -9,8 +9,8 @@ from typing import Any
 from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
 from testbed.pages.cells import Cell, Row, Table, number, words
+from testbed.pages.html import environment
 from testbed.pages.style import PALETTE
-from testbed.report.html import environment
 from testbed.results import formats as numbers
 from testbed.results.figures import Value, arm_figures
 from testbed.results.reading import read_results

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import fsum, inf
 
-from testbed.report.prose import position_words
-from testbed.results.findings import FEW_VICTIMS, mse
+from testbed.results.findings import FEW_VICTIMS, mse, position_words
 from testbed.results.reading import Results, read_columns
 from testbed.results.schema import ArmResult, AttackResult, Grants
 

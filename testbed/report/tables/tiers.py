@@ -1,10 +1,17 @@
-"""What the report says of tiers: what each runs, what it costs, and which one leaks most."""
+"""Tiers: what each runs, costs and leaks, and attacks learned on one and applied to another."""
 
-from testbed.pages.cells import Row, Table, group, number, scored, words
+from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
 from testbed.results import formats as numbers
-from testbed.results.findings import best_attack, readable
+from testbed.results.findings import anchors, best_attack, readable
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, AttackOnTier, Interval, TierResult
+from testbed.results.schema import (
+    ArmResult,
+    AttackOnTier,
+    AttackResult,
+    Interval,
+    TierResult,
+    Transfer,
+)
 
 HEADINGS = (
     "tier",
@@ -104,3 +111,36 @@ def _row(arm: ArmResult, tier: TierResult, leaks_most: bool) -> Row:
 
 def _value(interval: Interval | None) -> float | None:
     return interval.value if interval else None
+
+
+def transfer_tables(results: Results) -> list[tuple[str, Table]]:
+    """Return a titled matrix for every attack that was transferred."""
+    return [
+        (f"{arm.name}, {attack.adversary}: {readable(attack.attack)}", _matrix(arm, attack))
+        for arm in results.arms
+        for attack in arm.attacks
+        if attack.transfer
+    ]
+
+
+def _matrix(arm: ArmResult, attack: AttackResult) -> Table:
+    cells = {(item.trained_on, item.applied_to): item for item in attack.transfer}
+    sources = list(dict.fromkeys(source for source, _ in cells))
+    columns = list(dict.fromkeys(target for _, target in cells))
+    rows = [
+        Row(source, [_cell(cells.get((source, target))) for target in columns])
+        for source in sources
+    ]
+    for anchor in anchors(arm, attack.adversary):
+        if anchor.attack == "mean_image":
+            known = {item.tier: item.mse for item in anchor.by_tier}
+            found = [known.get(target) for target in columns]
+            shown = [number(item.value if item else None, numbers.significant) for item in found]
+            rows.append(Row("mean image, same victims", shown, kind="anchor"))
+    return Table(["trained on, applied to", *columns], rows)
+
+
+def _cell(item: Transfer | None) -> Cell:
+    if item is None or item.reason:
+        return words("", item.reason if item else "")
+    return scored(item.mse, numbers.significant)

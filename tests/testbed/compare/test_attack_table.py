@@ -9,7 +9,7 @@ from runs_fixture import MEAN_IMAGE, UNDEFENDED, Arm, write_run
 from testbed.compare.__main__ import main
 from testbed.compare.attack_rows import anchor_rows, attack_rows, inference_rows
 from testbed.compare.comparison import compare
-from testbed.compare.markdown_attacks import attacks_markdown
+from testbed.compare.markdown import attacks_markdown
 from testbed.pages.documents import labelled
 
 ARMS = [UNDEFENDED, Arm("hidden", "nopeek", accuracy=0.93, mse=0.075)]
