@@ -204,7 +204,7 @@ def _resumed(copy: Path, finished: Path) -> Target:
     scenario.write_bytes(sound)
 
     def read(path: Path) -> None:
-        with _stopped_at("testbed.engine.experiment.read_setting"):
+        with _stopped_at("testbed.engine.experiment.read_run_inputs"):
             _said(command_line.main, [str(scenario), "--out", str(run), "--resume"])
 
     return Target(

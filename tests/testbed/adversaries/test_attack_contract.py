@@ -276,7 +276,9 @@ def test_attacks_import_nothing_that_holds_the_truth():
                 modules = [node.module or ""]
             for module in modules:
                 own = module.split(".")[0] in ("testbed", "clients", "server")
-                allowed = module.startswith(("testbed.adversaries", "testbed.core"))
+                allowed = module.startswith(
+                    ("testbed.adversaries", "testbed.core", "testbed.scenario", "testbed.wire")
+                )
                 assert allowed or not own, f"{path.name} imports {module}"
 
 

@@ -1,23 +1,21 @@
 """The engine's promise: hosts, backends and interruptions change no bit of the results."""
 
+import contextlib
 import copy
 import json
-import shutil
-import tempfile
 import time
 
 import numpy as np
 import psutil
 import pytest
 import ray
-from ray.cluster_utils import Cluster
+from clusters import cluster_of_one_node
 from small import TINY
 
 from testbed.core.progress import Progress
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
-from testbed.engine.hosts.on_ray.cluster import short_temporary_folder
 from testbed.engine.hosts.on_ray.hosts import RayHosts
 from testbed.results.writing import COLUMNS
 from testbed.scenario.loading import validate_scenario
@@ -246,12 +244,11 @@ def kill_host(number=0):
 class TwoNodes:
     """A cluster of two nodes on this machine, and the places of the hosts that run on it."""
 
-    def __init__(self, cpus):
-        self.node = {"num_cpus": cpus, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-        self.temporary = tempfile.mkdtemp(prefix="two-", dir=short_temporary_folder())
-        head = {**self.node, "temp_dir": self.temporary, "_system_config": NOTICE_SOON}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.second = self.cluster.add_node(**self.node)
+    def __init__(self, cluster, cpus):
+        self.cluster = cluster
+        self.second = cluster.add_node(
+            num_cpus=cpus, node_ip_address="127.0.0.1", include_dashboard=False
+        )
         self.places = []
 
     def look(self, hosts):
@@ -260,14 +257,10 @@ class TwoNodes:
     def run(self, tree, folder, monkeypatch):
         """Run on it, as on the cluster that this machine belongs to."""
         monkeypatch.setenv("RAY_ADDRESS", self.cluster.address)
-        try:
-            scenario = validate_scenario(with_engine(tree, backend="ray"), "test")
-            Experiment(scenario, folder, Progress(), "auto").run()
-            assert not ray.is_initialized()
-            assert all(item.remaining_processes_alive() for item in self.cluster.list_all_nodes())
-        finally:
-            self.cluster.shutdown()
-            shutil.rmtree(self.temporary, ignore_errors=True)
+        scenario = validate_scenario(with_engine(tree, backend="ray"), "test")
+        Experiment(scenario, folder, Progress(), "auto").run()
+        assert not ray.is_initialized()
+        assert all(item.remaining_processes_alive() for item in self.cluster.list_all_nodes())
         return json.loads((folder / "host.json").read_text())
 
 
@@ -278,12 +271,24 @@ NOTICE_SOON = {
 }
 
 
+@pytest.fixture
+def two_nodes():
+    """Return a function that starts two nodes of so many cores each."""
+    with contextlib.ExitStack() as clusters:
+
+        def start(cpus):
+            head = {"_system_config": NOTICE_SOON}
+            return TwoNodes(clusters.enter_context(cluster_of_one_node(cpus, **head)), cpus)
+
+        yield start
+
+
 def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
-    tmp_path, one_arm_results, monkeypatch
+    tmp_path, one_arm_results, monkeypatch, two_nodes
 ):
     """Killed when devices remember something: within a step, and once they have the front-end."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
-    handle, calls, nodes = RayHosts.handle, [], TwoNodes(1)
+    handle, calls, nodes = RayHosts.handle, [], two_nodes(1)
 
     def handle_and_kill(self, shards):
         kind = shards[0][1][0].metadata.message_type
@@ -302,10 +307,10 @@ def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
 
 @pytest.mark.long
 def test_a_node_that_dies_leaves_its_hosts_to_the_other_and_the_bits_alone(
-    tmp_path, one_arm_results, monkeypatch
+    tmp_path, one_arm_results, monkeypatch, two_nodes
 ):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
-    handle, calls, nodes = RayHosts.handle, [], TwoNodes(2)
+    handle, calls, nodes = RayHosts.handle, [], two_nodes(2)
 
     def handle_and_end_node(self, shards):
         calls.append(shards[0][1][0].metadata.message_type)

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +15,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import yaml
-from ray.cluster_utils import Cluster
+from clusters import cluster_of_one_node
 
 from testbed import run_sweep
 from testbed.core.errors import HostError
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import external_cluster as ray_joined
-from testbed.engine.hosts.on_ray.cluster import LocalCluster, short_temporary_folder
+from testbed.engine.hosts.on_ray.cluster import LocalCluster
 from testbed.engine.hosts.on_ray.watchdog import processes_of
 from testbed.results.writing import COLUMNS
 from testbed.run import main
@@ -306,16 +305,10 @@ def test_points_at_once_on_a_joined_cluster_give_the_bytes_of_points_in_turn(
 ):
     command, out = sweep
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))  # as on nodes where it is installed
-    temporary = tempfile.mkdtemp(prefix="one-", dir=short_temporary_folder())
-    node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": temporary})
-    try:
+    with cluster_of_one_node(2) as cluster:
         joining = command("--jobs", "2", "--ray-address", cluster.address)
         assert main(joining) == 0, capsys.readouterr().err
         assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
     hosts = [json.loads((out / point / "host.json").read_text())["hosts"] for point in POINTS]
     assert hosts == [1, 1]
     assert everything(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")

@@ -1,18 +1,15 @@
 """The head of a joined Ray cluster dies in the middle of a run."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from clusters import cluster_of_one_node
 from faults.campaign import rounds_done
 from faults.runs import start
-from ray import cluster_utils
 
 from testbed.core.project import PROJECT_ROOT
-from testbed.engine.hosts.on_ray.cluster import short_temporary_folder
 from testbed.run import main
 
 RAY_ITSELF_NOTICES_AFTER_S = 60.0  # that its head is gone
@@ -21,14 +18,8 @@ RAY_ITSELF_NOTICES_AFTER_S = 60.0  # that its head is gone
 @contextmanager
 def head_of_a_cluster() -> Iterator[tuple[Any, str]]:
     """Start the head of a cluster, as ``ray start --head`` does; yield its node and address."""
-    temporary = tempfile.mkdtemp(prefix="head-", dir=short_temporary_folder())
-    options = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    cluster = cluster_utils.Cluster(True, head_node_args={**options, "temp_dir": temporary})
-    try:
+    with cluster_of_one_node(2) as cluster:
         yield cluster.head_node, cluster.address
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.mark.long
