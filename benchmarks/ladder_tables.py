@@ -19,8 +19,8 @@ from pathlib import Path
 from testbed.compare.build import write_comparison
 from testbed.compare.comparison import compare
 from testbed.compare.markdown import TABLES
-from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
+from testbed.core.process import Interrupts, stop_telemetry
 from testbed.pages.documents import Marks, check_marks, labelled, write_between
 from testbed.scenario.loading import parse_overrides, read_tree
 from testbed.sweep.folder import COMPLETE, MANIFEST, SweepFolder

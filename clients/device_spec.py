@@ -14,7 +14,9 @@ from clients.precision import Int8Emulation
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.seeds import torch_generator
-from testbed.scenario.schema import Component, EdgeOptimiserSection, Precision
+from testbed.scenario.components import Component
+from testbed.scenario.schema import Precision
+from testbed.scenario.training import EdgeOptimiserSection
 from testbed.wire.encoding import encode, payload_bytes
 from testbed.wire.quantisation import quantise
 

@@ -12,7 +12,7 @@ from server.entries import TieredCloudModel
 from testbed.core.layers import running_weight, set_statistics_momentum
 from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.seeds import torch_generator
-from testbed.scenario.schema import CloudOptimiserSection
+from testbed.scenario.training import CloudOptimiserSection
 
 ANSWER_CHUNK = 64  # features per forward pass when answering
 

@@ -21,7 +21,7 @@ from server.tiers import Tier, has_metrics, metric
 from server.training_step import Intruder, TrainingStep
 from testbed.core.errors import UserError
 from testbed.core.seeds import generator
-from testbed.scenario.schema import TrainingSection
+from testbed.scenario.training import TrainingSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors

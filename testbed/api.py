@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
+from testbed.core.process import Interrupts, stop_telemetry
 
 if TYPE_CHECKING:
     import pyarrow as pa

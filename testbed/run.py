@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.core.environment import Interrupts, no_compiler_cache, stop_telemetry
 from testbed.core.errors import HostError, UserError
+from testbed.core.process import Interrupts, no_compiler_cache, stop_telemetry
 
 if TYPE_CHECKING:
     from testbed.scenario.schema import Scenario

@@ -5,7 +5,8 @@ import torch
 from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
-from testbed.scenario.schema import Component, EdgeOptimiserSection
+from testbed.scenario.components import Component
+from testbed.scenario.training import EdgeOptimiserSection
 
 TINY = {
     "name": "tiny",

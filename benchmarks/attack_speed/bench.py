@@ -14,7 +14,7 @@ from clients.device_spec import DeviceSpec
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, LabelledImages
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.scenario.components import Component
-from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.scenario.training import EdgeOptimiserSection
 
 SEED = 7
 CLASSES = 10

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.registry import Registry
-from testbed.scenario.schema import Component
+from testbed.scenario.components import Component
 
 DEFAULT_FRONT_END = "siftfunnel_cnn"
 

@@ -21,8 +21,11 @@ from server.joint_step import JointStep
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import generator, torch_generator
-from testbed.scenario.schema import EdgeOptimiserSection
-from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
+from testbed.scenario.training import (
+    EdgeOptimiserSection,
+    ProviderOptimiserSection,
+    ProviderSection,
+)
 
 MOMENTUM = 0.1  # of batch norm's running statistics once ten batches were seen
 

@@ -23,12 +23,8 @@ from server.tiers import Tier
 from speed.workload import BATCH_SIZE, CLASSES, LEARNING_RATE, Pool
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.core.seeds import torch_generator
-from testbed.scenario.schema import (
-    CloudOptimiserSection,
-    Component,
-    EdgeOptimiserSection,
-    TrainingSection,
-)
+from testbed.scenario.components import Component
+from testbed.scenario.training import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
 
 LOCAL_STEPS = 2  # one epoch of 20 images
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from testbed.scenario.adversary import ThreatModel
 from testbed.scenario.components import Component
+from testbed.scenario.threat_model import ThreatModel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

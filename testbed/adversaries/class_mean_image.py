@@ -13,7 +13,7 @@ from testbed.adversaries.base import Evidence, LabelledImages, Reconstruction
 from testbed.adversaries.mean_image import mean_of
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 
 @ATTACKS.register("class_mean_image", "anchor: the mean auxiliary image of the answered class")

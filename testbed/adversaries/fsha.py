@@ -36,7 +36,7 @@ from testbed.adversaries.training_attacker import (
 )
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 PILOT, CRITIC = "pilot", "critic"
 

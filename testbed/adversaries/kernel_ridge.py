@@ -26,7 +26,7 @@ from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 from testbed.core.seeds import generator
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float32]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -26,7 +26,7 @@ from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float64]
 _WITHIN_RIDGE = 0.1  # of the mean variance within classes, added to every direction

@@ -32,7 +32,7 @@ from testbed.adversaries.white_box import first_start
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 _STRONGEST, _WEAKEST = 0.25, 0.01  # noise levels, in units of the pixels' range
 

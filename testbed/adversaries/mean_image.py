@@ -11,7 +11,7 @@ import numpy as np
 from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NoOptions
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 
 def mean_of(data: LabelledImages) -> FloatArray:

@@ -29,7 +29,7 @@ from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 FEW_IMAGES = 100
 _DECAY = 0.4

@@ -34,7 +34,7 @@ from testbed.adversaries.training_attacker import (
 )
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 SIMULATOR, FEATURE_JUDGE, IMAGE_JUDGE = "simulator", "feature_judge", "image_judge"
 Weight = Annotated[float, Field(ge=0.0)]

@@ -33,8 +33,8 @@ from testbed.core import seeds
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
 from testbed.scenario.components import Component
+from testbed.scenario.threat_model import ThreatModel
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
 _POSITIONS = 4  # feature vectors taken from every map, for the distribution across channels

@@ -28,7 +28,7 @@ from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecode
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
-from testbed.scenario.adversary import ThreatModel
+from testbed.scenario.threat_model import ThreatModel
 
 Start = Callable[[FloatArray], FloatArray]
 

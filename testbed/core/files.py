@@ -1,32 +1,72 @@
-"""Writing a file so that a reader finds the old or the new one, never half of it."""
+"""Atomic file writing: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
+import errno
+import json
+import math
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from testbed.core.errors import UserError
 
 
+@contextlib.contextmanager
+def whole_file(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it there at the end, or remove it on an error.
+
+    Raises
+    ------
+    OSError : the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(path.name + suffix)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, SafetensorError):  # its text alone says what the system said
+            raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from None
+        if isinstance(error, OSError) and error.filename is None:
+            reason = error.strerror or str(error)
+            raise OSError(error.errno or errno.EIO, reason, str(path)) from None
+        raise
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary file beside ``path`` and move it there.
+    """Write a file and the folders above it, atomically.
 
     Raises
     ------
     UserError : the folder cannot be written, or the disk is full.
     """
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private
-        os.replace(temporary, path)
+        with whole_file(path, f".{os.getpid()}.tmp") as temporary:  # commands may run at once
+            temporary.write_bytes(content)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON, all or nothing; NaN and infinity become null, the same tree the same bytes."""
+    write_text(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    """Return the tree with null in place of every number that is not finite."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

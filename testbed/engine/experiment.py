@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from server.cloud import torch_threads
+from testbed.core.files import write_json
 from testbed.core.process import tune_malloc
 from testbed.core.progress import Progress
 from testbed.core.project import VERSION
@@ -53,7 +54,6 @@ from testbed.results.writing import (
     read_arm,
     recorded_before,
     write_arm,
-    write_json,
     write_samples,
     write_table,
 )

@@ -15,11 +15,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.split_federated import RoundRecord, SplitFederated
+from testbed.core.files import write_text
 from testbed.engine.training.checkpoint import write_tensors
 from testbed.engine.training.fleet import new_server
 from testbed.flower.device_grid import DeviceGrid, find_devices
 from testbed.flower.run_config import RunConfig, chosen_arm
-from testbed.results.writing import write_text
 
 _LOG = logging.getLogger("flwr")  # what ``flwr run --stream`` and ``flwr log`` show
 

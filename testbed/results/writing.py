@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import math
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
-from testbed.core.whole_file import whole_file
+from testbed.core.files import whole_file, write_json
 from testbed.scenario.loading import dump_scenario, load_scenario
 from testbed.scenario.schema import Scenario
 
@@ -172,26 +171,6 @@ def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
     names = ("cloud_service", "recorded_service_ms")
     update = {name: getattr(before, name) for name in names}
     return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, all or nothing."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Write JSON, all or nothing; NaN and infinity become null, the same tree the same bytes."""
-    write_text(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(tree: Any) -> Any:
-    """Return the tree with null in place of every number that is not finite."""
-    if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:

@@ -1,113 +1,17 @@
 """An adversary of a scenario: where it reads, what it is granted, and the attack it mounts.
 
-What an attack needs is declared as data (``ThreatModel``) on its class, so that a scenario which
-withholds it is refused before anything runs.
+A scenario whose adversary lacks what its attack needs is refused before anything runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from testbed.core import registries
-from testbed.scenario.components import (
-    AttackChoice,
-    Name,
-    PositiveShare,
-    Section,
-    Share,
-    check_options,
-    component,
-)
-
-MIN_QUERIES = 20
-
-Conduct = Literal["passive", "active", "malicious training"]
-"""What an attacker does beside reading; the latter two leave traces that could be noticed."""
-
-
-@dataclass(frozen=True)
-class ThreatModel:
-    """What an attack needs beside intercepted features and auxiliary images.
-
-    Attributes
-    ----------
-    weights : the deployed front-end's weights; who holds them can query a copy at will.
-    queries : features of images of its own choice.
-    answers : the classes that the cloud sent back.
-    labels : the task's classes of its auxiliary images.
-    design : the front-end's architecture, though not its weights.
-    learns_from_intercepts : its success depends on how many features it has intercepted.
-    watches_training : it learns from the features that devices send while they train.
-    steers_training : it also returns gradients of its own making to the devices.
-    """
-
-    weights: bool = False
-    queries: bool = False
-    answers: bool = False
-    labels: bool = False
-    architecture: bool = False
-    learns_from_intercepts: bool = False
-    watches_training: bool = False
-    steers_training: bool = False
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether it looks at features at all; anchors do not."""
-        return self.queries or self.learns_from_intercepts or self.watches_training
-
-    def conduct(self, knowledge: "Knowledge | None" = None, holds_weights: bool = False) -> Conduct:
-        """Return whether the attack only reads, also asks, or deviates from the training protocol.
-
-        Parameters
-        ----------
-        knowledge : the adversary's; asking for replays is active.
-        holds_weights : who has the weights asks a copy of its own, which nobody can see.
-        """
-        if self.steers_training:
-            return "malicious training"
-        asks = self.queries and not (self.weights or holds_weights)
-        replays = knowledge is not None and knowledge.replays > 1
-        return "active" if asks or (replays and self.reads_features) else "passive"
-
-    def words(self, knowledge: "Knowledge | None" = None) -> str:
-        """Return the threat model as part of a sentence.
-
-        Parameters
-        ----------
-        knowledge : the adversary's, where its own images, queries or replays are special.
-        """
-        granted = [self._images(knowledge)]
-        if self.answers:
-            granted.append("the answers sent back")
-        if self.learns_from_intercepts:
-            granted.append("all features it intercepted")
-        if self.watches_training:
-            granted.append("all features that devices sent in training, and the cloud model")
-        if self.steers_training:
-            granted.append("the gradients that devices get, to make as it likes")
-        if self.architecture:
-            granted.append("the architecture of the front-end but not its weights")
-        if self.weights:
-            granted += ["queries", "the weights of the deployed front-end"]
-        elif self.queries:
-            limited = knowledge is not None and not isinstance(knowledge.queries, bool)
-            number = f"at most {knowledge.queries} " if knowledge and limited else ""
-            granted.append(f"{number}queries to the deployed front-end")
-        if knowledge is not None and knowledge.replays > 1 and self.reads_features:
-            granted.append(f"{knowledge.replays} releases of each image, actively asked for")
-        if len(granted) == 1:
-            return f"{granted[0]} only"
-        return f"{', '.join(granted[:-1])} and {granted[-1]}"
-
-    def _images(self, knowledge: "Knowledge | None") -> str:
-        images = "labelled auxiliary images" if self.labels else "auxiliary images"
-        if knowledge is not None and knowledge.auxiliary_data is not None:
-            return f"images of another dataset ({knowledge.auxiliary_data.name})"
-        if knowledge is not None and knowledge.auxiliary_classes == "disjoint_half":
-            return f"{images} of other classes than the victims'"
-        return images
+from testbed.core.registry import nearest
+from testbed.scenario.components import AttackChoice, Name, PositiveShare, Section, Share, component
+from testbed.scenario.threat_model import MIN_QUERIES, Knowledge, ThreatModel
 
 
 class Position(Section):
@@ -159,73 +63,6 @@ class Position(Section):
         else:
             read = f"{self.share_of_links:.0%} of the links"
         return f"{read}, and one colluding device" if self.colluding_device else read
-
-
-class AuxiliaryData(Section):
-    """Another dataset that the auxiliary images come from; resized to the run's image shape."""
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    path: str | None = None
-    max_images: Annotated[int, Field(ge=10)] | None = Field(
-        default=None, description="at most this many images; null takes as many as the run's part"
-    )
-
-    @model_validator(mode="after")
-    def _known_dataset(self) -> Self:
-        check_options(registries.DATASETS, self.name, self.options)
-        registries.DATASETS.options(self.name, self.options)
-        return self
-
-
-def _queries(given: Any) -> Any:
-    """Accept true, false or a number that leaves images to train and to validate on."""
-    if isinstance(given, int) and (isinstance(given, bool) or given >= MIN_QUERIES):
-        return given
-    raise ValueError(
-        f"give true, false, or how many images may be queried at most ({MIN_QUERIES} or more), "
-        f"got {given!r:.80}"
-    )
-
-
-class Knowledge(Section):
-    """What an adversary is granted beside its intercepts."""
-
-    auxiliary_share: PositiveShare = Field(
-        default=1.0, description="share of the auxiliary images it holds"
-    )
-    auxiliary_data: AuxiliaryData | None = Field(
-        default=None, description="its auxiliary images are another dataset's, without labels"
-    )
-    auxiliary_classes: Literal["all", "disjoint_half"] = Field(
-        default="all",
-        description="'disjoint_half': it holds images of half of the classes, drawn by seed, and "
-        "is scored on victims of the other half",
-    )
-    weights: bool = Field(default=True, description="the deployed front-end's weights")
-    queries: Annotated[bool | int, BeforeValidator(_queries)] = Field(
-        default=True,
-        description="features of images of its choice: true, false, or at most so many images",
-    )
-    architecture: bool = Field(
-        default=True, description="the architecture of the front-end, without its weights"
-    )
-    replays: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1,
-        description="releases of each victim's image, asked for actively and averaged; they are "
-        "beside the fleet's requests and not charged",
-    )
-
-    @model_validator(mode="after")
-    def _weights_answer_queries(self) -> Self:
-        if self.weights and self.queries is not True:
-            raise ValueError(
-                "queries are withheld or limited, but whoever holds the weights can query a copy "
-                "of the front-end: set weights: false too"
-            )
-        if self.auxiliary_data is not None and self.auxiliary_classes != "all":
-            raise ValueError("auxiliary_classes are the task's; auxiliary_data has none of them")
-        return self
 
 
 class Adversary(Section):
@@ -350,4 +187,45 @@ def check_adversaries(adversaries: Sequence[Adversary], dataset: str) -> None:
             raise ValueError(
                 f"adversaries.{adversary.name}.knowledge.auxiliary_data: '{dataset}' is the run's "
                 "own dataset, so it holds the victims; name another one"
+            )
+
+
+def check_training_attacks(
+    adversaries: Sequence[Adversary], hijacked_by: Mapping[str, str | None], protocol: str
+) -> None:
+    """Refuse training-time attacks that cannot work, and arms hijacked by nobody who could.
+
+    Parameters
+    ----------
+    hijacked_by : the adversary that steers each arm's training, by the arm's name.
+    protocol : the training's.
+
+    Raises
+    ------
+    ValueError : names the adversary or the arm, and what to do.
+    """
+    at_work = [item for item in adversaries if item.threat.watches_training]
+    steering = [item.name for item in at_work if item.threat.steers_training]
+    for adversary in at_work:
+        where, attack = f"adversaries.{adversary.name}", f"attack '{adversary.attack.name}'"
+        if adversary.position.tap != "cloud":
+            raise ValueError(
+                f"{where}.position.tap: {attack} is at the cloud while the fleet trains; "
+                f"give 'tap: cloud', not '{adversary.position.tap}'"
+            )
+        if protocol != "split_federated":
+            raise ValueError(
+                f"{where}: {attack} works while devices train with the cloud; it needs "
+                f"training.protocol: split_federated, not {protocol}"
+            )
+        if adversary.name in steering and adversary.name not in hijacked_by.values():
+            raise ValueError(
+                f"{where}: {attack} destroys the task of the arm that it steers, so an arm must "
+                f"be given to it: set hijacked_by: {adversary.name} on an arm of its own"
+            )
+    for arm, name in hijacked_by.items():
+        if name is not None and name not in steering:
+            raise ValueError(
+                f"arms.{arm}.hijacked_by: no adversary '{name}' whose attack steers the training"
+                f"{nearest(name, steering)}; those that do: {', '.join(steering) or 'none'}"
             )

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from testbed.core import registries
 from testbed.core.registry import Registry, nearest
-from testbed.scenario.adversary import Adversary, check_adversaries
+from testbed.scenario.adversary import Adversary, check_adversaries, check_training_attacks
 from testbed.scenario.components import (
     AvailabilityChoice,
     DefenceChoice,
@@ -19,15 +19,12 @@ from testbed.scenario.components import (
     PartitionerChoice,
     PositiveShare,
     Section,
-    StrategyChoice,
     check_options,
     component,
     overridden,
 )
-from testbed.scenario.components import Component as Component
-from testbed.scenario.serving import ServingSection as ServingSection
-from testbed.scenario.training import ProviderSection
-from testbed.scenario.training_attacks import check_training_attacks
+from testbed.scenario.serving import ServingSection
+from testbed.scenario.training import TrainingSection
 
 
 class Splits(Section):
@@ -143,77 +140,6 @@ class FleetSection(Section):
     devices_per_access_point: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="devices on WiFi that share one access point; null: none share"
     )
-
-
-class EdgeOptimiserSection(Section):
-    """The optimiser of a device's front-end; its moments start at zero every round."""
-
-    method: Literal["sgd", "adam"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.9, description="SGD's momentum, or Adam's first beta"
-    )
-    second_beta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.999, description="Adam's second beta; SGD has none"
-    )
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
-
-
-class CloudOptimiserSection(Section):
-    """The optimiser of the shared cloud model (Adam, kept over the whole training)."""
-
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
-    betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
-        default=[0.9, 0.999], min_length=2, max_length=2
-    )
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-
-
-class TrainingSection(Section):
-    """Who trains and how: the fleet in rounds, or the provider before it deploys."""
-
-    protocol: Literal["split_federated", "provider"] = Field(
-        default="split_federated",
-        description="provider: trained centrally on data of its own, then deployed",
-    )
-    rounds: Annotated[int, Field(ge=1)] = Field(
-        default=10, description="of split_federated; the provider has epochs instead"
-    )
-    provider: ProviderSection = ProviderSection()
-    fine_tune_rounds: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="split-federated rounds after the provider's training"
-    )
-    reuse_models: bool = Field(
-        default=True, description="take the provider's models from models/, and keep them there"
-    )
-    cohort_size: Annotated[int, Field(ge=1)] = 20
-    local_steps: Annotated[int, Field(ge=1)] = 4
-    batch_size: Annotated[int, Field(ge=2)] = 10
-    round_deadline_s: Annotated[float, Field(gt=0.0)] = Field(
-        default=120.0, description="virtual seconds; spread evenly over the local steps"
-    )
-    evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
-    checkpoint_every_rounds: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="an interrupted run repeats the rounds since the last checkpoint"
-    )
-    strategy: StrategyChoice = component(registries.STRATEGIES, "fedavg")
-    learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        default="cosine", description="of both learning rates, over the rounds"
-    )
-    edge_optimiser: EdgeOptimiserSection = EdgeOptimiserSection()
-    cloud_optimiser: CloudOptimiserSection = CloudOptimiserSection()
-
-    @property
-    def fleet_rounds(self) -> int:
-        """Return how many rounds the fleet trains in."""
-        return self.fine_tune_rounds if self.protocol == "provider" else self.rounds
-
-    @model_validator(mode="after")
-    def _fine_tunes_something(self) -> Self:
-        if self.fine_tune_rounds and self.protocol != "provider":
-            raise ValueError("fine_tune_rounds needs 'protocol: provider'; give rounds instead")
-        return self
 
 
 class Arm(Section):

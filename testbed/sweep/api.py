@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.api import Overrides, RunResult, changes_of
-from testbed.core.environment import Interrupts, stop_telemetry
 from testbed.core.errors import UserError
+from testbed.core.process import Interrupts, stop_telemetry
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from testbed.cli.display import RichDisplay
 from testbed.cli.dry_run import print_dry_run
-from testbed.core.environment import Interrupts
+from testbed.core.process import Interrupts
 from testbed.results import formats as numbers
 from testbed.sweep.folder import COMPLETE, SweepFolder
 from testbed.sweep.grid import Point, expand_files

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.results.writing import RESOLVED, check_folder, write_json
+from testbed.core.files import write_json
+from testbed.results.writing import (
+    RESOLVED,
+    check_folder,
+)
 from testbed.sweep.grid import Point
 
 MANIFEST = "sweep.json"

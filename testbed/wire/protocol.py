@@ -18,6 +18,8 @@ BACKWARD = "train.backward"
 DEPLOY = "query.deploy"
 INFER = "query.infer"
 ANSWER = "query.answer"
+TRAINING = frozenset({FORWARD, BACKWARD})
+SERVING = frozenset({INFER, ANSWER, DEPLOY})
 
 # Record keys. "arrays" and "config" are Flower's own defaults, which its strategies expect.
 ARRAYS = "arrays"

@@ -15,7 +15,7 @@ from testbed.engine.experiment import arm_models
 from testbed.engine.hosts.host import HostData
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
-from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.scenario.training import EdgeOptimiserSection
 
 SHAPES = ((1, 16, 16), (6, 4, 4), 10)
 

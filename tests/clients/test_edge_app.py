@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from small import make_spec
 
 from clients.edge import build_client_app
-from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.scenario.training import EdgeOptimiserSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors

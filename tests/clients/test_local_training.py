@@ -5,7 +5,7 @@ import torch
 from small import make_deployed, make_spec
 
 from clients.local_training import LocalTraining
-from testbed.scenario.schema import EdgeOptimiserSection
+from testbed.scenario.training import EdgeOptimiserSection
 
 
 def new_local_training(device_spec, host_data, device=1, server_round=2, **extra):

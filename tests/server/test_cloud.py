@@ -7,7 +7,7 @@ from torch.nn import functional
 from server.cloud import Cloud
 from server.entries import TieredCloudModel
 from testbed.core.registries import CLOUD_MODELS
-from testbed.scenario.schema import CloudOptimiserSection
+from testbed.scenario.training import CloudOptimiserSection
 
 
 def new_cloud(seed=0):

@@ -9,7 +9,7 @@ from server.cloud import Cloud
 from server.entries import TieredCloudModel, TierPath, entry
 from testbed.core.registries import CLOUD_MODELS
 from testbed.fleet.layer_stats import layer_stats
-from testbed.scenario.schema import CloudOptimiserSection
+from testbed.scenario.training import CloudOptimiserSection
 
 TRUNK = (16, 8, 8)
 SHAPES = [(16, 8, 8), (8, 16, 16), (16, 32, 32), (32, 4, 4), (4, 8, 8), (6, 20, 20), (16, 2, 8)]

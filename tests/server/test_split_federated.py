@@ -15,7 +15,7 @@ from server.tiers import Tier
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.engine.hosts.host import node_of
-from testbed.scenario.schema import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
+from testbed.scenario.training import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
 from testbed.wire import protocol
 
 pytestmark = pytest.mark.usefixtures("identity")

@@ -42,7 +42,7 @@ from testbed.engine.training.attackers import attacks_arm
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.judge import Judge
 from testbed.scenario.adversary import Adversary
-from testbed.scenario.grants import grants
+from testbed.scenario.threat_model import grants
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ from testbed.engine.network.taps import Intercept
 from testbed.engine.setting.auxiliary_data import held_images
 from testbed.engine.setting.run_context import RunInputs
 from testbed.scenario.adversary import Adversary
-from testbed.scenario.schema import Component
+from testbed.scenario.components import Component
 
 ANCHORS = (
     Component(name="mean_image", options={}),

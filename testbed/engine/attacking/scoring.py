@@ -12,8 +12,8 @@ from testbed.core.registries import ATTACKS
 from testbed.privacy.intervals import bootstrap_interval
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import ScoreTable, score
-from testbed.scenario.adversary import Knowledge
 from testbed.scenario.schema import Scenario
+from testbed.scenario.threat_model import Knowledge
 
 Row = dict[str, Any]
 Values = NDArray[np.float64]

@@ -23,9 +23,6 @@ from testbed.engine.network.taps import Tap
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of
 
-TRAINING = frozenset({protocol.FORWARD, protocol.BACKWARD})
-SERVING = frozenset({protocol.INFER, protocol.ANSWER, protocol.DEPLOY})
-
 
 @dataclass(frozen=True)
 class GridOptions:
@@ -189,7 +186,7 @@ class FleetGrid(Grid):
         for index, delivery in zip(carried, deliveries, strict=True):
             replies[index], finish_ms = self._account(messages[index], delivery)
             finished.append(finish_ms)
-        if messages[0].metadata.message_type in TRAINING:
+        if messages[0].metadata.message_type in protocol.TRAINING:
             self._close_step(messages[0], finished)
         return [replies[index] for index in range(len(messages))]
 
@@ -229,7 +226,7 @@ class FleetGrid(Grid):
     def _fits(self, device: int, message: Message) -> bool:
         """Say whether the front-end that the message is about fits the device's memory."""
         message_type = message.metadata.message_type
-        if message_type in TRAINING:  # perhaps another tier's (server.split_federated)
+        if message_type in protocol.TRAINING:  # perhaps another tier's (server.split_federated)
             return self.costs.can_train(device, tier_of(message.content))
         if message_type == protocol.ENROL:
             return self.costs.can_train(device)
@@ -258,7 +255,7 @@ class FleetGrid(Grid):
 
     def _host_of(self, node: int, shard: int, message: Message) -> int:
         """Return a node's host: fixed for the round in training, fixed for good in serving."""
-        if message.metadata.message_type in TRAINING:
+        if message.metadata.message_type in protocol.TRAINING:
             return self._round_hosts.setdefault(node, shard % self._backend.hosts)
         return (device_of(node) // self._options.shard_size) % self._backend.hosts
 
@@ -268,12 +265,12 @@ class FleetGrid(Grid):
             device_of(message.metadata.dst_node_id),
             message.metadata.message_type,
         )
-        phase = "serve" if message_type in SERVING else "train"
+        phase = "serve" if message_type in protocol.SERVING else "train"
         reply = self._accepted(message, delivery)
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
         retransmissions = self._options.packet_loss.of(message, device)
-        tier = tier_of(message.content) if message_type in TRAINING else None
+        tier = tier_of(message.content) if message_type in protocol.TRAINING else None
         charge = self.costs.charge(device, message_type, examples, delivery, retransmissions, tier)
         self.ledger.charge(device, phase, charge)
         finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
@@ -285,7 +282,7 @@ class FleetGrid(Grid):
         for tap in self._taps:
             tap.read(device, message, reply)
         self._note_request(message, reply, charge)
-        if message_type in TRAINING:
+        if message_type in protocol.TRAINING:
             if finish_ms > self._deadline_ms(message):
                 self.ledger.count(device, "stragglers")
                 return Message(

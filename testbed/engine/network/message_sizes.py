@@ -17,7 +17,7 @@ from testbed.engine.network.costs import DeviceCosts
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Ledger
 from testbed.engine.setting.models import ArmModels
-from testbed.scenario.schema import CloudOptimiserSection
+from testbed.scenario.training import CloudOptimiserSection
 
 Counts = NDArray[np.int64]
 FLOAT_BYTES = 4

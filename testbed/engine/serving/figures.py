@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from testbed.engine.serving.timing import ServedTimes
 from testbed.fleet.cloud_price import cost_per_1000, price_usd_per_hour
 from testbed.fleet.queueing import BatchTimes
-from testbed.scenario.schema import ServingSection
+from testbed.scenario.serving import ServingSection
 
 Row = dict[str, Any]
 PERCENTS = {"median": 50, "p95": 95, "p99": 99}

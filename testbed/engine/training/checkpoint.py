@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from testbed.core.whole_file import whole_file
+from testbed.core.files import whole_file
 
 KEPT = 2
 STATE_KEY = "state"

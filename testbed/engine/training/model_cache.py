@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from server.schedule import EpochRecord
+from testbed.core.files import write_text
 from testbed.engine.training.model_key import Facts, key_of
-from testbed.results.writing import write_text
 
 FOLDER_VARIABLE = "TESTBED_MODELS_DIR"
 _LOG = logging.getLogger(__name__)

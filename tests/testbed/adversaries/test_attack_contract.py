@@ -18,8 +18,8 @@ from testbed.adversaries.training_attacker import TrainingView
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Entry, NoOptions
-from testbed.scenario.adversary import ThreatModel
 from testbed.scenario.components import Component
+from testbed.scenario.threat_model import ThreatModel
 
 NAMES = ATTACKS.names()
 ANCHORS = [name for name in NAMES if ATTACKS.create(name, {}).is_anchor]

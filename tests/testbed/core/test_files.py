@@ -5,7 +5,7 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
-from testbed.core.whole_file import whole_file
+from testbed.core.files import whole_file
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 
 from testbed.core.errors import UserError
-from testbed.scenario.adversary import AuxiliaryData, Knowledge, Position, ThreatModel
-from testbed.scenario.grants import grants
+from testbed.scenario.adversary import Position
 from testbed.scenario.loading import load_scenario
+from testbed.scenario.threat_model import AuxiliaryData, Knowledge, ThreatModel, grants
 
 
 @pytest.fixture
