@@ -1,8 +1,9 @@
 """An arm's bound: the reconstruction error that no attacker can beat, where its release has one.
 
-The bounds of ``testbed.privacy.error_bounds`` hold for smoothed images, x + N(0, 0.1^2). Each attack
-is therefore shown the features of a few smoothed victims too, and its error on those is compared
-with the error bound. Those features never crossed the wire, and enter no other score.
+The bounds of ``testbed.privacy.error_bounds`` hold for smoothed images, x + N(0, 0.1^2). Each
+attack is therefore also shown the features of a few smoothed victims, and its error on those is
+compared with the bound. These features never crossed the wire and enter no other score.
+
 Bounds are estimates from random probes: what is compared, and printed as a bound, is an estimate
 less three of its standard errors. A release without noise has a bound where there are directions
 that no feature responds to; where that is too much to compute, no bound is claimed, not even 0.
