@@ -52,9 +52,10 @@ class RunResult:
     @cached_property
     def scenario(self) -> "Scenario":
         """The scenario with every default filled in."""
+        from testbed.results.writing import RESOLVED
         from testbed.scenario.loading import load_scenario
 
-        return load_scenario(self.folder / "scenario.resolved.yaml")
+        return load_scenario(self.folder / RESOLVED)
 
     @property
     def complete(self) -> bool:

@@ -5,6 +5,8 @@ import torch
 from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
+from testbed.results.columns import arrow_schema
+from testbed.results.writing import write_table
 from testbed.scenario.components import Component
 from testbed.scenario.training import EdgeOptimiserSection
 
@@ -80,3 +82,9 @@ def make_batch(x, z, pre_funnel=None, labels=None, released=None):
     """Return a training batch; labels are 0, 1, 2, ... where none are given."""
     labels = torch.arange(len(x)) % 10 if labels is None else labels
     return Batch(x, labels, z, z if released is None else released, pre_funnel)
+
+
+def write_rows(folder, table, rows):
+    """Write a table of a run; columns that a row does not have are null."""
+    absent = dict.fromkeys(arrow_schema(table).names)
+    write_table(folder / f"{table}.parquet", table, [absent | row for row in rows])

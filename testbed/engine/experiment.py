@@ -46,8 +46,8 @@ from testbed.engine.training.fleet import TrainedArm, prepare, restore, train
 from testbed.engine.training.provider import train_at_provider
 from testbed.fleet.cost_model import training_step_ms
 from testbed.report.build import build_report
+from testbed.results.columns import TABLES
 from testbed.results.writing import (
-    COLUMNS,
     Row,
     check_folder,
     open_folder,
@@ -187,7 +187,7 @@ class Experiment:
             attacked = attack_arm(run_context, arm, taps, served)
         devices = device_rows(run_context, arm, served)
         tables = {
-            "rounds": [{key: row[key] for key in COLUMNS["rounds"]} for row in arm.rounds],
+            "rounds": arm.rounds,
             "devices": devices,
             "requests": served.rows,
             "attacks": attacked.rows,
@@ -247,7 +247,7 @@ class Experiment:
             finished = [
                 self._finished[arm.name] for arm in self.scenario.arms if arm.name in self._finished
             ]
-            for table in COLUMNS:
+            for table in TABLES:
                 rows = [row for _, tables, _ in finished for row in tables[table]]
                 write_table(self.folder / f"{table}.parquet", table, rows)
             samples: dict[str, NDArray[np.uint8]] = {}

@@ -10,25 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
+from testbed.results.columns import TABLES
 from testbed.results.figures import arm_figures
-from testbed.results.reading import Results, read_columns, read_results
+from testbed.results.reading import Results, Rows, read_results
 from testbed.results.schema import ArmResult
+from testbed.results.writing import RESOLVED
 from testbed.scenario.loading import dump_scenario, load_scenario
 
-CURVES = (
-    "training_loss",
-    "training_accuracy",
-    "penalty",
-    "validation_loss",
-    "validation_accuracy",
-    "virtual_s",
-    "participants",
-    "stragglers",
-    "offline",
-    "failed",
-    "uplink_bytes",
-    "downlink_bytes",
-)
+CURVES = [c.name for c in TABLES["rounds"] if c.type != "text" and c.name != "round"]
 Picture = NDArray[np.uint8]
 
 
@@ -90,11 +79,11 @@ def read_run(folder: Path) -> ExportedRun:
     facts = results.summary.scenario
     if results.summary.status != "complete":
         raise UserError(f"{folder}: the run was interrupted; finish it with --resume, then export")
-    scenario = load_scenario(folder / "scenario.resolved.yaml")
+    scenario = load_scenario(folder / RESOLVED)
     tree = scenario.model_dump(mode="json")
     sections = {arm.pop("name"): arm for arm in tree.pop("arms")}
     shared = dict(_flat(tree))
-    curves = list(_training_curves(folder))
+    curves = list(_training_curves(results.rounds))
     arms = []
     for arm, figures in zip(results.arms, arm_figures(results), strict=True):
         own = {f"arm.{key}": value for key, value in _flat(sections.get(arm.name, {}))}
@@ -111,8 +100,7 @@ def read_run(folder: Path) -> ExportedRun:
     return ExportedRun(facts.name, folder, facts.seed, dump_scenario(scenario), arms)
 
 
-def _training_curves(folder: Path) -> Iterator[tuple[str, Point]]:
-    rows = read_columns(folder / "rounds.parquet", ("arm", "round", *CURVES))
+def _training_curves(rows: Rows) -> Iterator[tuple[str, Point]]:
     for index in range(len(rows)):
         for name in CURVES:
             value = float(rows[name][index])

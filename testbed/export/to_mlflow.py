@@ -7,9 +7,10 @@ from typing import Any
 
 from testbed.core.errors import UserError
 from testbed.export.content import ExportedArm, ExportedRun
+from testbed.results.writing import RESOLVED
 
 MAX_PARAMS, MAX_METRICS, MAX_TEXT = 100, 1000, 500  # of one request, and of one value
-ARTIFACTS = ("report.html", "results.json", "scenario.resolved.yaml")
+ARTIFACTS = ("report.html", "results.json", RESOLVED)
 
 
 def export_to_mlflow(run: ExportedRun, uri: str) -> list[str]:

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from testbed.core.errors import UserError
+from testbed.results.columns import TABLES, TableName, arrow_schema
 from testbed.results.host_facts import HostFacts
 from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary
 from testbed.scenario.loading import describe
@@ -22,29 +22,6 @@ from testbed.scenario.loading import describe
 M = TypeVar("M", bound=BaseModel)
 Column = NDArray[Any]
 Images = NDArray[np.uint8]
-
-ROUND_COLUMNS = (
-    "arm",
-    "round",
-    "training_loss",
-    "training_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-)
-# Results written before there were providers lack this one.
-ROUND_DEFAULTS = {"protocol": "split_federated"}
-REQUEST_COLUMNS = (
-    "arm",
-    "device_class",
-    "status",
-    "compute_ms",
-    "uplink_ms",
-    "queue_ms",
-    "cloud_ms",
-    "downlink_ms",
-    "latency_ms",
-)
-_TEXT_COLUMNS = ("arm", "adversary", "attack", "protocol", "device_class", "status", "tier")
 
 
 @dataclass(frozen=True)
@@ -78,8 +55,7 @@ class Results:
     path : the folder.
     summary : ``results.json``.
     host : ``host.json``, or None where the run ended before writing it.
-    rounds, requests : the columns of the parquet files that the report uses; without rows where
-        an interrupted run has not written them.
+    rounds, requests : tables; without rows where an interrupted run has not written them.
     samples : images of ``reconstructions/samples.npz``, uint8 (N, H, W, C) with C of 1 or 3.
     """
 
@@ -112,8 +88,8 @@ def read_results(path: Path) -> Results:
         path=path,
         summary=summary,
         host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
-        rounds=read_columns(path / "rounds.parquet", ROUND_COLUMNS, may_be_missing, ROUND_DEFAULTS),
-        requests=read_columns(path / "requests.parquet", REQUEST_COLUMNS, may_be_missing),
+        rounds=read_table(path, "rounds", may_be_missing),
+        requests=read_table(path, "requests", may_be_missing),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
     )
 
@@ -160,38 +136,29 @@ def _model(model: type[M], tree: Any, path: Path) -> M:
         raise UserError(describe(error, str(path), model)) from None
 
 
-def read_columns(
-    path: Path,
-    names: tuple[str, ...],
-    may_be_missing: bool = False,
-    defaults: Mapping[str, str] = MappingProxyType({}),
-) -> Rows:
-    """Read columns of a parquet file of a run.
+def read_table(folder: Path, table: TableName, may_be_missing: bool = False) -> Rows:
+    """Read a table of a run.
 
-    Text columns in ``defaults`` may be absent and are then filled.
+    Parameters
+    ----------
+    may_be_missing : return no rows where there is no file.
 
     Raises
     ------
     UserError : the file is missing or damaged, or lacks a column.
     """
-    names = (*names, *defaults)
-    if not path.exists():
-        if not may_be_missing:
-            raise UserError(f"{path}: missing, although results.json says the run is complete")
-        return _rows(pa.table({name: [] for name in names}), names)
+    path, schema = folder / f"{table}.parquet", arrow_schema(table)
     try:
+        if may_be_missing and not path.exists():
+            return _rows(schema.empty_table(), table)
         with pq.ParquetFile(path) as file:
-            present = set(file.schema_arrow.names)
-            absent = {name: text for name, text in defaults.items() if name not in present}
-            missing = [name for name in names if name not in present and name not in absent]
-            if missing and file.metadata.num_rows > 0:
-                raise UserError(f"{path}: the column '{missing[0]}' is missing")
+            missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
-                return _rows(pa.table({name: [] for name in names}), names)
-            table = file.read(columns=[name for name in names if name not in absent])
-        for name, text in absent.items():
-            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
-        return _rows(table, names)
+                raise UserError(f"{path}: the column '{missing[0]}' is missing")
+            return _rows(file.read(columns=schema.names), table)
+    except FileNotFoundError:
+        reason = "missing, although results.json says the run is complete"
+        raise UserError(f"{path}: {reason}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except (pa.ArrowException, ValueError) as error:
@@ -199,16 +166,15 @@ def read_columns(
         raise UserError(f"{path}: not a readable parquet file ({reason})") from None
 
 
-def _rows(table: pa.Table, names: tuple[str, ...]) -> Rows:
-    columns: dict[str, Column] = {}
-    for name in names:
-        if name in _TEXT_COLUMNS:
-            text = table[name].cast(pa.string())
-            columns[name] = np.array(text.to_pylist(), dtype=object)
-        else:
-            number = table[name].cast(pa.float64())
-            columns[name] = number.to_numpy(zero_copy_only=False)
-    return Rows(columns)
+def _rows(content: pa.Table, table: TableName) -> Rows:
+    return Rows(
+        {
+            column.name: content[column.name]
+            .cast(pa.string() if column.type == "text" else pa.float64())
+            .to_numpy(zero_copy_only=False)
+            for column in TABLES[table]
+        }
+    )
 
 
 def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
@@ -241,14 +207,8 @@ def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
 
 
 def _channels_last(images: Column, key: str, path: Path) -> Images:
-    """Return images (N, H, W, C) from that order, from (N, C, H, W) or from (N, H, W)."""
-    if images.dtype == np.uint8 and images.ndim == 3:
-        images = images[..., None]
-    if images.dtype == np.uint8 and images.ndim == 4:
-        if images.shape[-1] in (1, 3):
-            return images
-        if images.shape[1] in (1, 3):
-            return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    raise UserError(
-        f"{path}: '{key}' is {images.dtype} {images.shape}, expected uint8 images (N, C, H, W)"
-    )
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(
+            f"{path}: '{key}' is {images.dtype} {images.shape}, expected uint8 images (N, C, H, W)"
+        )
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
 from testbed.core.files import whole_file, write_json
+from testbed.results.columns import TableName, arrow_schema
 from testbed.scenario.loading import dump_scenario, load_scenario
 from testbed.scenario.schema import Scenario
 
@@ -23,71 +24,6 @@ Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 SAMPLES, ENTRY, FINISHED = "samples.npz", "arm.json", "finished.json"  # of a finished arm
 _LOG = logging.getLogger(__name__)
-
-_TEXT = (
-    "arm",
-    "protocol",
-    "adversary",
-    "attack",
-    "device_class",
-    "tier",
-    "model",
-    "link",
-    "status",
-)
-_FLAGS = ("correct", "raw", "training_feasible", "serving_feasible", "reidentified")
-_WHOLE = (
-    *("round", "cohort", "participants", "participations", "stragglers", "offline", "failed"),
-    *("request", "device", "victim", "label", "answer", "training_images", "requests"),
-    "batch_size",
-)
-
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "rounds": (
-        *("arm", "protocol", "round", "virtual_s", "training_loss", "penalty"),
-        "training_accuracy",
-        *("validation_loss", "validation_accuracy", "cohort", "participants"),
-        *("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes"),
-    ),
-    "devices": (
-        *("arm", "device", "device_class", "tier", "model", "link"),
-        *(
-            "uplink_mbit_s",
-            "downlink_mbit_s",
-            "rtt_ms",
-            "ram_mb",
-            "training_images",
-            "training_feasible",
-            "serving_feasible",
-        ),
-        *("edge_inference_ms", "participations", "stragglers", "offline", "failed"),
-        *("train_uplink_bytes", "train_downlink_bytes", "train_compute_ms", "train_transfer_ms"),
-        *("train_energy_mj", "serve_uplink_bytes", "serve_downlink_bytes", "serve_compute_ms"),
-        *("serve_transfer_ms", "serve_energy_mj", "requests", "correct"),
-    ),
-    "requests": (
-        *("arm", "request", "device", "device_class", "victim", "label", "answer", "correct"),
-        *("status", "raw", "arrival_s", "compute_ms", "uplink_ms", "wake_ms", "queue_ms"),
-        *("cloud_ms", "downlink_ms", "latency_ms", "batch_size", "cloud_share_ms", "energy_mj"),
-        *("wake_tail_mj", "uplink_bytes", "downlink_bytes"),
-    ),
-    "attacks": (
-        *("arm", "adversary", "attack", "request", "victim", "device", "device_class", "tier"),
-        *("label", "mse", "psnr_db", "ssim", "reidentified"),
-    ),
-}
-
-
-def _type_of(table: str, column: str) -> pa.DataType:
-    if column in _TEXT:
-        return pa.string()
-    if table == "devices" and column == "correct":
-        return pa.int64()
-    if column in _FLAGS:
-        return pa.bool_()
-    if column in _WHOLE or column.endswith("_bytes"):
-        return pa.int64()
-    return pa.float64()
 
 
 def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) -> None:
@@ -173,13 +109,10 @@ def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
     return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
 
 
-def write_table(path: Path, table: str, rows: Sequence[Row]) -> None:
-    """Write rows as parquet with the fixed columns of ``table``, all or nothing."""
-    schema = pa.schema([(column, _type_of(table, column)) for column in COLUMNS[table]])
-    content = {
-        column: pa.array([row[column] for row in rows], type=schema.field(column).type)
-        for column in COLUMNS[table]
-    }
+def write_table(path: Path, table: TableName, rows: Sequence[Row]) -> None:
+    """Write rows as parquet with the declared columns of ``table``, all or nothing."""
+    schema = arrow_schema(table)
+    content = {field.name: [row[field.name] for row in rows] for field in schema}
     with whole_file(path) as temporary:
         pq.write_table(pa.table(content, schema=schema), temporary)
 

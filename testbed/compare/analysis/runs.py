@@ -6,37 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.results.reading import Results, Rows, read_columns, read_results
+from testbed.results.reading import Results, Rows, read_results, read_table
 from testbed.results.schema import ArmResult, TierResult
+from testbed.results.writing import RESOLVED
 from testbed.scenario.loading import parse_yaml
 
-REQUEST_COLUMNS = (
-    "arm",
-    "request",
-    "device",
-    "device_class",
-    "victim",
-    "status",
-    "correct",
-    "raw",
-    "latency_ms",
-    "energy_mj",
-    "uplink_bytes",
-)
-ATTACK_COLUMNS = (
-    "arm",
-    "adversary",
-    "attack",
-    "request",
-    "device_class",
-    "mse",
-    "psnr_db",
-    "ssim",
-    "reidentified",
-)
-DEVICE_COLUMNS = ("arm", "device")
-ONE_TIER = {"tier": "own"}
-"""Of runs made before there were tiers."""
 SECTIONS = {"data": dict, "fleet": dict, "training": dict, "arms": list, "adversaries": list}
 
 
@@ -48,14 +22,17 @@ class Run:
     ----------
     results : what the report reads of it.
     scenario : ``scenario.resolved.yaml``, every default filled in.
-    requests, attacks, devices : the columns named above.
     """
 
     results: Results
     scenario: Mapping[str, Any]
-    requests: Rows
     attacks: Rows
     devices: Rows
+
+    @property
+    def requests(self) -> Rows:
+        """Rows of ``requests.parquet``."""
+        return self.results.requests
 
     @property
     def path(self) -> Path:
@@ -88,9 +65,6 @@ class Run:
         )
 
 
-RESOLVED = "scenario.resolved.yaml"
-
-
 def read_run(path: Path) -> Run:
     """Read one results folder of a complete run that mounted attacks.
 
@@ -107,9 +81,8 @@ def read_run(path: Path) -> Run:
     return Run(
         results=results,
         scenario=_read_scenario(path / RESOLVED),
-        requests=read_columns(path / "requests.parquet", REQUEST_COLUMNS),
-        attacks=read_columns(path / "attacks.parquet", ATTACK_COLUMNS, defaults=ONE_TIER),
-        devices=read_columns(path / "devices.parquet", DEVICE_COLUMNS, defaults=ONE_TIER),
+        attacks=read_table(path, "attacks"),
+        devices=read_table(path, "devices"),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import fsum, inf
 
 from testbed.results.findings import FEW_VICTIMS, mse, position_words
-from testbed.results.reading import Results, read_columns
+from testbed.results.reading import Results, read_table
 from testbed.results.schema import ArmResult, AttackResult, Grants
 
 COLUMNS = ("arm", "adversary", "attack", "request", "mse")
@@ -199,7 +199,7 @@ def _errors_of_victims(results: Results) -> dict[tuple[str, str, str], Errors]:
     Where a run wrote none, a number stands for all victims of the attack's adversary: attacks of
     other adversaries are then on other victims.
     """
-    rows = read_columns(results.path / "attacks.parquet", COLUMNS, may_be_missing=True)
+    rows = read_table(results.path, "attacks", may_be_missing=True)
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for *key, request, error in zip(*(rows[name] for name in COLUMNS), strict=True):
         arm, adversary, attack = key

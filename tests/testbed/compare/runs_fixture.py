@@ -1,6 +1,6 @@
 """Writes results folders (docs/results.md) whose comparison has known answers.
 
-``python tests/testbed/compare/runs_fixture.py FOLDER`` writes three seeds to look at.
+``PYTHONPATH=.:tests python tests/testbed/compare/runs_fixture.py FOLDER`` writes three seeds.
 """
 
 import json
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
+from small import write_rows
 
 DEVICES = 20
 REQUESTS = 10  # of every device
@@ -112,19 +111,15 @@ def write_run(folder: Path, seed: int = 0, arms: list[Arm] | None = None) -> Pat
         "self_checks": [],
     }
     write_json(folder, summary)
-    _write(folder / "rounds.parquet", _rounds(arms))
-    _write(folder / "requests.parquet", [row for arm in arms for row in _requests(arm, seed)])
-    _write(folder / "attacks.parquet", [row for arm in arms for row in _attacks(arm, seed)])
-    _write(folder / "devices.parquet", [row for arm in arms for row in _devices(arm)])
+    write_rows(folder, "rounds", _rounds(arms))
+    write_rows(folder, "requests", [row for arm in arms for row in _requests(arm, seed)])
+    write_rows(folder, "attacks", [row for arm in arms for row in _attacks(arm, seed)])
+    write_rows(folder, "devices", [row for arm in arms for row in _devices(arm)])
     return folder
 
 
 def write_json(folder: Path, tree: dict[str, Any]) -> None:
     (folder / "results.json").write_text(json.dumps(tree), encoding="utf-8")
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
-from testbed.results.writing import COLUMNS
+from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
 
 DEFENCES = [
@@ -163,7 +163,7 @@ def one_ray():
 
 
 def results(folder):
-    names = ["results.json", *(f"{name}.parquet" for name in COLUMNS)]
+    names = ["results.json", *(f"{name}.parquet" for name in TABLES)]
     return {name: (folder / name).read_bytes() for name in names}
 
 

@@ -17,7 +17,7 @@ from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
-from testbed.results.writing import COLUMNS
+from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
 
@@ -32,7 +32,7 @@ def everything(folder):
     """Return all results, without what is measured on the host."""
     with np.load(folder / "reconstructions" / "samples.npz") as archive:
         samples = {name: archive[name].tobytes() for name in archive.files}
-    tables = {name: (folder / f"{name}.parquet").read_bytes() for name in COLUMNS}
+    tables = {name: (folder / f"{name}.parquet").read_bytes() for name in TABLES}
     return (folder / "results.json").read_bytes(), tables, samples
 
 

@@ -1,6 +1,6 @@
 """Writes a synthetic but consistent results folder (docs/results.md), as a run would.
 
-``python tests/testbed/report/report_fixture.py FOLDER`` writes one to look at.
+``PYTHONPATH=.:tests python tests/testbed/report/report_fixture.py FOLDER`` writes one to look at.
 """
 
 import json
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
+from small import write_rows
 
 ARMS = ("undefended", "siftfunnel")
 ADVERSARIES = {"eavesdropper": "links", "curious-cloud": "cloud"}
@@ -83,8 +82,8 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
     }
     write_json(folder / "results.json", summary)
     write_json(folder / "host.json", _host())
-    _write_parquet(folder / "rounds.parquet", _rounds(rng))
-    _write_parquet(folder / "requests.parquet", requests)
+    write_rows(folder, "rounds", _rounds(rng))
+    write_rows(folder, "requests", requests)
     _write_samples(folder, rng)
     (folder / "scenario.resolved.yaml").write_text("name: fixture-100\n")
     return folder
@@ -92,10 +91,6 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
 
 def write_json(path: Path, tree: Any) -> None:
     path.write_text(json.dumps(tree, indent=1), encoding="utf-8")
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _requests(rng: np.random.Generator) -> list[dict[str, Any]]:

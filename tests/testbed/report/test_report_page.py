@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from html_reader import Page
 from PIL import Image
 from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
+from small import write_rows
 
 from testbed.report.build import build_report
 from testbed.report.plots.index import PLOTS
@@ -299,7 +299,7 @@ def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
     for row in rows:
         at_provider = row["arm"] == "undefended" and row["round"] <= 7
         row["protocol"] = "provider" if at_provider else "split_federated"
-    pq.write_table(pa.Table.from_pylist(rows), folder / "rounds.parquet")
+    write_rows(folder, "rounds", rows)
     edit(
         lambda tree: tree["arms"][0]["training"].update(
             protocol="provider", provider={"epochs": 7, "deployed_epoch": 6, "images": 988}

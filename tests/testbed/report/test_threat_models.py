@@ -2,9 +2,8 @@
 
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from small import write_rows
 
 from testbed.report.tables.threat_models import Ladder, allows
 from testbed.report.tables.threats import threat_table
@@ -66,7 +65,7 @@ def ladder(tmp_path):
             for victim, error in errors.items()
         ]
         if rows:
-            pq.write_table(pa.Table.from_pylist(table), tmp_path / "attacks.parquet")
+            write_rows(tmp_path, "attacks", table)
         results = read_results(tmp_path)
         return Found(results)
 

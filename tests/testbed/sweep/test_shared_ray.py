@@ -24,7 +24,7 @@ from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import external_cluster as ray_joined
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
 from testbed.engine.hosts.on_ray.watchdog import processes_of
-from testbed.results.writing import COLUMNS
+from testbed.results.columns import TABLES
 from testbed.run import main
 from testbed.sweep import processes, runner, shared_ray
 from testbed.sweep.folder import JOBS, open_sweep_folder
@@ -214,7 +214,7 @@ def short(tiny):
 
 def everything(out):
     """Return the bytes of all points' results."""
-    names = ("results.json", *map("{}.parquet".format, COLUMNS))
+    names = ("results.json", *map("{}.parquet".format, TABLES))
     return {point: [(out / point / name).read_bytes() for name in names] for point in POINTS}
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from testbed import run_scenario, run_sweep
 from testbed.core.errors import HostError, UserError
-from testbed.results.writing import COLUMNS
+from testbed.results.columns import TABLES
 from testbed.run import main
 from testbed.sweep import command, runner
 from testbed.sweep.folder import MANIFEST, open_sweep_folder
@@ -105,8 +105,7 @@ def test_several_files_are_one_batch(tiny, write_scenario, tmp_path, capsys, mon
 
 def everything(folder):
     return [
-        (folder / name).read_bytes()
-        for name in ("results.json", *map("{}.parquet".format, COLUMNS))
+        (folder / name).read_bytes() for name in ("results.json", *map("{}.parquet".format, TABLES))
     ]
 
 

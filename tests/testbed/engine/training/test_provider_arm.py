@@ -16,7 +16,7 @@ from testbed.engine.setting.run_context import RunContext, read_run_inputs, star
 from testbed.engine.training.fleet import evaluate, prepare
 from testbed.engine.training.model_cache import FOLDER_VARIABLE
 from testbed.engine.training.provider import provider_images, train_at_provider
-from testbed.results.writing import COLUMNS
+from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
 
 FIXTURE_EPOCHS = 4
@@ -65,7 +65,7 @@ def run(tree, folder, progress=None, **options):
 
 
 def everything(folder):
-    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in COLUMNS}
+    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in TABLES}
     return (folder / "results.json").read_bytes(), tables
 
 

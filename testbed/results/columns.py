@@ -1,0 +1,148 @@
+"""The four tables of a results folder: every column declared once, with its type and its meaning.
+
+The declarations give the parquet schemas that are written, the columns and types that are read, and
+the tables of columns in docs/results.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+TableName = Literal["rounds", "devices", "requests", "attacks"]
+Type = Literal["text", "flag", "count", "number"]
+ARROW: Mapping[Type, pa.DataType] = {
+    "text": pa.string(),
+    "flag": pa.bool_(),
+    "count": pa.int64(),
+    "number": pa.float64(),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; every column may hold nulls, for unknown or not applicable.
+
+    Attributes
+    ----------
+    note : its meaning, in Markdown.
+    """
+
+    name: str
+    type: Type
+    note: str = ""
+
+
+_ARM = Column("arm", "text", "name of the arm")
+_DEVICE = Column("device", "count", "number of the device, from 0")
+_DEVICE_CLASS = Column("device_class", "text", "class of the device in the catalogue")
+_TIER = Column("tier", "text", "tier of the device; `own` where the scenario assigns none")
+_REQUEST = Column("request", "count", "number of the request, the same in every arm")
+_VICTIM = Column("victim", "count", "index of the image in the data set as loaded")
+_LABEL = Column("label", "count", "true class")
+
+TABLES: Mapping[TableName, tuple[Column, ...]] = {
+    "rounds": (
+        _ARM,
+        Column("protocol", "text", "`split_federated`; `provider` for an epoch at the provider"),
+        Column("round", "count", "from 1; rounds of fine-tuning count on after the epochs"),
+        Column("virtual_s", "number", "virtual time at the end of the round; 0 at the provider"),
+        Column("training_loss", "number", "mean task loss over the steps of the round"),
+        Column("penalty", "number", "mean of the loss term that the defence adds on the device"),
+        Column("training_accuracy", "number", "mean over the steps of the round"),
+        Column("validation_loss", "number", "null where the round was not evaluated"),
+        Column("validation_accuracy", "number", "null where the round was not evaluated"),
+        Column("cohort", "count", "devices asked to take part"),
+        Column("participants", "count", "devices whose updates were averaged"),
+        Column("stragglers", "count", "devices that missed the deadline of the round"),
+        Column("offline", "count", "devices that were not available"),
+        Column("failed", "count", "replies that were errors or were rejected"),
+        Column("uplink_bytes", "count", "from all devices, retransmissions included"),
+        Column("downlink_bytes", "count", "to all devices, retransmissions included"),
+    ),
+    "devices": (
+        _ARM,
+        _DEVICE,
+        _DEVICE_CLASS,
+        _TIER,
+        Column("model", "text", "name of the device in the catalogue"),
+        Column("link", "text", "type of its link"),
+        Column("uplink_mbit_s", "number"),
+        Column("downlink_mbit_s", "number"),
+        Column("rtt_ms", "number", "round-trip time"),
+        Column("ram_mb", "number"),
+        Column("training_images", "count", "images that the device holds"),
+        Column("training_feasible", "flag", "whether training fits its memory"),
+        Column("serving_feasible", "flag", "whether inference fits its memory"),
+        Column("edge_inference_ms", "number", "modelled latency of the front-end for one image"),
+        Column("participations", "count", "rounds completed before the deadline"),
+        Column("stragglers", "count", "rounds whose deadline it missed"),
+        Column("offline", "count", "rounds for which it was not available"),
+        Column("failed", "count", "replies that were errors, in training and serving"),
+        Column("train_uplink_bytes", "count"),
+        Column("train_downlink_bytes", "count"),
+        Column("train_compute_ms", "number"),
+        Column("train_transfer_ms", "number", "both directions"),
+        Column("train_energy_mj", "number", "null where the power of the device is unknown"),
+        Column("serve_uplink_bytes", "count"),
+        Column("serve_downlink_bytes", "count"),
+        Column("serve_compute_ms", "number"),
+        Column("serve_transfer_ms", "number", "both directions"),
+        Column("serve_energy_mj", "number", "null where the power of the device is unknown"),
+        Column("requests", "count", "requests that arrived at the device"),
+        Column("correct", "count", "requests that were answered correctly"),
+    ),
+    "requests": (
+        _ARM,
+        _REQUEST,
+        _DEVICE,
+        _DEVICE_CLASS,
+        _VICTIM,
+        _LABEL,
+        Column("answer", "count", "class that was answered; -1 without an answer"),
+        Column("correct", "flag"),
+        Column("status", "text", "`answered`, `offline`, `infeasible` or `failed`"),
+        Column("raw", "flag", "whether the image itself was sent: the front-end does not fit"),
+        Column("arrival_s", "number", "virtual time at which the request arrived at the device"),
+        Column("compute_ms", "number", "the front-end on the device"),
+        Column("uplink_ms", "number", "sending, with `wake_ms`"),
+        Column("wake_ms", "number", "the radio waking up"),
+        Column("queue_ms", "number", "all waiting: for the device, its link, the cloud, a batch"),
+        Column("cloud_ms", "number", "service of the batch of the request"),
+        Column("downlink_ms", "number"),
+        Column("latency_ms", "number", "sum of compute, uplink, queue, cloud and downlink"),
+        Column("batch_size", "count", "requests in the batch of the request"),
+        Column("cloud_share_ms", "number", "the request's share of `cloud_ms`"),
+        Column("energy_mj", "number", "energy of the device; null where its power is unknown"),
+        Column("wake_tail_mj", "number", "the part of it for the radio waking up, staying awake"),
+        Column("uplink_bytes", "count"),
+        Column("downlink_bytes", "count"),
+    ),
+    "attacks": (
+        _ARM,
+        Column("adversary", "text", "name of the adversary"),
+        Column("attack", "text", "name of the attack, or of an anchor"),
+        _REQUEST,
+        _VICTIM,
+        _DEVICE,
+        _DEVICE_CLASS,
+        _TIER,
+        _LABEL,
+        Column("mse", "number", "mean squared error per element, images in [0, 1]"),
+        Column("psnr_db", "number", "peak signal-to-noise ratio, at most 100 dB"),
+        Column("ssim", "number", "structural similarity"),
+        Column("reidentified", "flag", "whether the victim's image is the nearest of the pool"),
+    ),
+}
+
+
+def arrow_schema(table: TableName) -> pa.Schema:
+    """Return the parquet schema of a table."""
+    return pa.schema([(column.name, ARROW[column.type]) for column in TABLES[table]])
+
+
+def markdown(table: TableName) -> str:
+    """Return a table's columns as a Markdown table, for docs/results.md."""
+    rows = [f"| `{column.name}` | {column.type} | {column.note} |" for column in TABLES[table]]
+    return "\n".join(["| column | type | content |", "|---|---|---|", *rows])
