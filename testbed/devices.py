@@ -132,9 +132,9 @@ def link_table(links: Links) -> Table:
         table.add_row(
             link.name,
             link.title,
-            _spread(link.uplink_mbit_s),
-            _spread(link.downlink_mbit_s),
-            _spread(link.rtt_ms),
+            _spread(link.spread("uplink_mbit_s")),
+            _spread(link.spread("downlink_mbit_s")),
+            _spread(link.spread("rtt_ms")),
             _radio_known(link),
         )
     return table
@@ -145,12 +145,14 @@ def link_card(link: LinkProfile) -> Table:
     table = Table(title=link.title, title_justify="left")
     for heading in ("what", "value", "source"):
         table.add_column(heading)
-    table.add_row("uplink", f"{_spread(link.uplink_mbit_s)} Mbit/s", link.source_uplink)
-    table.add_row("downlink", f"{_spread(link.downlink_mbit_s)} Mbit/s", link.source_downlink)
-    table.add_row("round trip", f"{_spread(link.rtt_ms)} ms", link.source_rtt)
+    table.add_row("uplink", f"{_spread(link.spread('uplink_mbit_s'))} Mbit/s", link.source_uplink)
+    table.add_row(
+        "downlink", f"{_spread(link.spread('downlink_mbit_s'))} Mbit/s", link.source_downlink
+    )
+    table.add_row("round trip", f"{_spread(link.spread('rtt_ms'))} ms", link.source_rtt)
     if link.radio_uj_per_byte is not None:
         table.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
-    for what, radio in (("up", link.radio_uplink), ("down", link.radio_downlink)):
+    for what, radio in (("up", link.radio("uplink")), ("down", link.radio("downlink"))):
         if radio is not None:
             power = f"{show_number(radio.mw_per_mbit_s)} mW per Mbit/s + {radio.base_mw:.0f} mW"
             table.add_row(f"radio {what}", power, link.source_radio)
@@ -160,7 +162,7 @@ def link_card(link: LinkProfile) -> Table:
 def _radio_known(link: LinkProfile) -> str:
     if link.radio_uj_per_byte is not None:
         return "yes"
-    known = (("up", link.radio_uplink), ("down", link.radio_downlink))
+    known = (("up", link.radio("uplink")), ("down", link.radio("downlink")))
     return " and ".join(direction for direction, radio in known if radio is not None) or "no"
 
 
@@ -242,11 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.links:
             links = load_links()
             name = options.name
-            console.print(link_card(links.link(name, "name")) if name else link_table(links))
+            console.print(link_card(links.named(name, "name")) if name else link_table(links))
             return 0
         catalogue = load_catalogue(*options.catalogue)
         if options.name:
-            console.print(device_card(catalogue.device(options.name, "name")))
+            console.print(device_card(catalogue.named(options.name, "name")))
             return 0
         devices = chosen(list(catalogue), options)
     except UserError as error:

@@ -1,13 +1,23 @@
 """The device catalogue: published devices, one row each, with the source of every number."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Self
 
-from testbed.core.errors import UserError
-from testbed.core.registry import nearest
+from pydantic import AfterValidator, model_validator
+
 from testbed.fleet.calibration.latency_form import FAMILIES
-from testbed.fleet.table import TableRow, read_table
+from testbed.fleet.table import (
+    Count,
+    NamedRow,
+    NamedRows,
+    NotNegative,
+    Positive,
+    one_of,
+    read_table,
+    refusal,
+)
 
 CATALOGUE_PATH = Path(__file__).with_name("catalogue.csv")
 DEVICE_CLASSES = (
@@ -24,27 +34,7 @@ DEVICE_CLASSES = (
     "server-desktop",
 )
 PRECISIONS = ("fp32", "fp16", "int8")
-COLUMNS = (
-    "name",
-    "title",
-    "device_class",
-    "ram_mb",
-    "precision",
-    "backend",
-    "latency_family",
-    "threads",
-    "calibration_network",
-    "calibration_latency_ms",
-    "calibration_macs_m",
-    "calibration_macs_conv3x3s1_m",
-    "calibration_params_m",
-    "calibration_activations_m",
-    "power_active_w",
-    "power_idle_w",
-    "source_latency",
-    "source_ram",
-    "source_power",
-)
+MIB = 2**20
 HOW_TO_LIST = "list the devices with: python -m testbed.devices"
 
 
@@ -60,73 +50,68 @@ class Calibration:
     activation_elements: float
 
 
-@dataclass(frozen=True)
-class CatalogueDevice:
-    """One catalogue row; None stands for what nobody has published.
+class CatalogueDevice(NamedRow):
+    """One row of the catalogue; None stands for an unpublished number.
 
     Attributes
     ----------
     name : short name used in scenarios, for instance ``raspberry-pi-4``.
-    ram_bytes : memory that programs share (SRAM on microcontrollers).
-    precision : number format of inference: ``fp32``, ``fp16`` or ``int8``.
+    ram_mb : memory that programs share (SRAM on microcontrollers), MiB.
+    precision : number format of inference.
     latency_family : constants of the latency form (``testbed.fleet.calibration.latency_form``).
     """
 
-    name: str
     title: str
-    device_class: str
-    ram_bytes: int | None
-    precision: str
+    device_class: Annotated[str, one_of(*DEVICE_CLASSES)]
+    ram_mb: Annotated[Positive, AfterValidator(lambda mb: round(mb * MIB) / MIB)] | None = None
+    precision: Annotated[str, one_of(*PRECISIONS)]
     backend: str
-    latency_family: str
-    threads: int | None
-    calibration: Calibration
-    power_active_w: float | None
-    power_idle_w: float | None
+    latency_family: Annotated[str, one_of(*FAMILIES)]
+    threads: Count | None = None
+    calibration_network: str
+    calibration_latency_ms: Positive
+    calibration_macs_m: Positive
+    calibration_macs_conv3x3s1_m: NotNegative
+    calibration_params_m: NotNegative
+    calibration_activations_m: Positive
+    power_active_w: Positive | None = None
+    power_idle_w: Positive | None = None
     source_latency: str
-    source_ram: str
-    source_power: str
+    source_ram: str = ""
+    source_power: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        active, idle = self.power_active_w, self.power_idle_w
+        if self.calibration_macs_conv3x3s1_m > self.calibration_macs_m:
+            raise refusal("calibration_macs_conv3x3s1_m", "must not exceed calibration_macs_m")
+        if active is not None and idle is not None and idle > active:
+            raise refusal("power_idle_w", "must not exceed power_active_w")
+        if self.ram_mb is not None and not self.source_ram:
+            raise refusal("source_ram", "must not be empty")
+        if (active is not None or idle is not None) and not self.source_power:
+            raise refusal("source_power", "must not be empty")
+        return self
 
     @property
-    def ram_mb(self) -> float | None:
-        """Return the memory in MiB."""
-        return None if self.ram_bytes is None else self.ram_bytes / 2**20
+    def ram_bytes(self) -> int | None:
+        """Return the memory in bytes."""
+        return None if self.ram_mb is None else int(self.ram_mb * MIB)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Return the published latency, with plain counts of the network's costs."""
+        return Calibration(
+            self.calibration_network,
+            self.calibration_latency_ms,
+            self.calibration_macs_m * 1e6,
+            self.calibration_macs_conv3x3s1_m * 1e6,
+            self.calibration_params_m * 1e6,
+            self.calibration_activations_m * 1e6,
+        )
 
 
-class Catalogue:
-    """Devices by name, in the order of their rows."""
-
-    def __init__(self, devices: list[CatalogueDevice]) -> None:
-        self._devices = {device.name: device for device in devices}
-
-    def __len__(self) -> int:
-        """Return the number of devices."""
-        return len(self._devices)
-
-    def __iter__(self) -> Iterator[CatalogueDevice]:
-        """Iterate over the devices."""
-        return iter(self._devices.values())
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether a device of that name exists."""
-        return name in self._devices
-
-    def names(self) -> list[str]:
-        """Return the names, in the order of the rows."""
-        return list(self._devices)
-
-    def device(self, name: str, key_path: str = "device") -> CatalogueDevice:
-        """Return one device; ``key_path`` says in messages where the name was given.
-
-        Raises
-        ------
-        UserError : no device of that name.
-        """
-        if name not in self._devices:
-            raise UserError(
-                f"{key_path}: unknown device '{name}'{nearest(name, self.names())}; {HOW_TO_LIST}"
-            )
-        return self._devices[name]
+Catalogue = NamedRows[CatalogueDevice]
 
 
 def load_catalogue(*extra: Path) -> Catalogue:
@@ -136,66 +121,15 @@ def load_catalogue(*extra: Path) -> Catalogue:
     ------
     UserError : a file cannot be read, or a row is wrong; names the file, row and column.
     """
-    devices: dict[str, CatalogueDevice] = {}
-    for path in (CATALOGUE_PATH, *extra):
-        for device in read_catalogue(path):
-            devices[device.name] = device
-    return Catalogue(list(devices.values()))
+    devices = [device for path in (CATALOGUE_PATH, *extra) for device in read_catalogue(path)]
+    return NamedRows("device", devices, HOW_TO_LIST)
 
 
 def read_catalogue(path: Path) -> list[CatalogueDevice]:
-    """Read one catalogue file (CSV or YAML with the columns of ``COLUMNS``).
+    """Read one catalogue file (CSV or YAML with the columns of ``CatalogueDevice``).
 
     Raises
     ------
     UserError : the file cannot be read, or a row is wrong; names the file, row and column.
     """
-    devices: dict[str, CatalogueDevice] = {}
-    for row in read_table(path, COLUMNS):
-        device = _parse(row)
-        if device.name in devices:
-            row.refuse("name", f"'{device.name}' is given twice")
-        devices[device.name] = device
-    return list(devices.values())
-
-
-def _parse(row: TableRow) -> CatalogueDevice:
-    ram_mb = row.optional_positive("ram_mb")
-    threads = row.optional_positive("threads")
-    power_active_w = row.optional_positive("power_active_w")
-    power_idle_w = row.optional_positive("power_idle_w")
-    macs_m = row.positive("calibration_macs_m")
-    macs_conv3x3s1_m = row.not_negative("calibration_macs_conv3x3s1_m")
-    if threads is not None and threads != int(threads):
-        row.refuse("threads", "must be a whole number")
-    if macs_conv3x3s1_m > macs_m:
-        row.refuse("calibration_macs_conv3x3s1_m", "must not exceed calibration_macs_m")
-    if power_active_w is not None and power_idle_w is not None and power_idle_w > power_active_w:
-        row.refuse("power_idle_w", "must not exceed power_active_w")
-    if ram_mb is not None:
-        row.text("source_ram")
-    if power_active_w is not None or power_idle_w is not None:
-        row.text("source_power")
-    return CatalogueDevice(
-        name=row.text("name"),
-        title=row.text("title"),
-        device_class=row.choice("device_class", DEVICE_CLASSES),
-        ram_bytes=None if ram_mb is None else round(ram_mb * 2**20),
-        precision=row.choice("precision", PRECISIONS),
-        backend=row.text("backend"),
-        latency_family=row.choice("latency_family", tuple(FAMILIES)),
-        threads=None if threads is None else int(threads),
-        calibration=Calibration(
-            network=row.text("calibration_network"),
-            latency_ms=row.positive("calibration_latency_ms"),
-            macs=macs_m * 1e6,
-            macs_conv3x3s1=macs_conv3x3s1_m * 1e6,
-            params=row.not_negative("calibration_params_m") * 1e6,
-            activation_elements=row.positive("calibration_activations_m") * 1e6,
-        ),
-        power_active_w=power_active_w,
-        power_idle_w=power_idle_w,
-        source_latency=row.text("source_latency"),
-        source_ram=row.optional_text("source_ram"),
-        source_power=row.optional_text("source_power"),
-    )
+    return read_table(path, CatalogueDevice)

@@ -1,42 +1,25 @@
 """Network links: measured rates and round trips with their spread, and what the radio draws."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
+from pydantic import model_validator
 
-from testbed.core.errors import UserError
-from testbed.core.registry import nearest
-from testbed.fleet.table import TableRow, read_table
+from testbed.fleet.table import (
+    NamedRow,
+    NamedRows,
+    NotNegative,
+    Positive,
+    one_of,
+    read_table,
+    refusal,
+)
 
 LINKS_PATH = Path(__file__).with_name("links.csv")
 MEDIA = ("wifi", "cellular", "cellular-iot", "wired", "ble", "lora")
-COLUMNS = (
-    "name",
-    "title",
-    "medium",
-    "uplink_mbit_s",
-    "uplink_q25_mbit_s",
-    "uplink_q75_mbit_s",
-    "downlink_mbit_s",
-    "downlink_q25_mbit_s",
-    "downlink_q75_mbit_s",
-    "rtt_ms",
-    "rtt_q25_ms",
-    "rtt_q75_ms",
-    "radio_uplink_mw_per_mbit_s",
-    "radio_uplink_base_mw",
-    "radio_downlink_mw_per_mbit_s",
-    "radio_downlink_base_mw",
-    "radio_uj_per_byte",
-    "radio_wake_mw",
-    "radio_tail_mw",
-    "source_uplink",
-    "source_downlink",
-    "source_rtt",
-    "source_radio",
-)
+Quantity = Literal["uplink_mbit_s", "downlink_mbit_s", "rtt_ms"]
 QUARTILE_Z = 0.6744897501960817
 """The standard normal's upper quartile."""
 
@@ -65,125 +48,79 @@ class RadioPower:
     base_mw: float
 
 
-@dataclass(frozen=True)
-class LinkProfile:
-    """One kind of link; None stands for what nobody has published.
+class LinkProfile(NamedRow):
+    """One kind of link; None stands for an unpublished number.
 
     The radio's energy is given either per byte or as a power that grows with the rate; what it
     draws while it wakes up, and while it stays awake after the last bit, as a power.
     """
 
-    name: str
     title: str
-    medium: str
-    uplink_mbit_s: Spread
-    downlink_mbit_s: Spread
-    rtt_ms: Spread
-    radio_uplink: RadioPower | None
-    radio_downlink: RadioPower | None
-    radio_uj_per_byte: float | None
-    radio_wake_mw: float | None
-    radio_tail_mw: float | None
+    medium: Annotated[str, one_of(*MEDIA)]
+    uplink_mbit_s: Positive
+    uplink_q25_mbit_s: Positive | None = None
+    uplink_q75_mbit_s: Positive | None = None
+    downlink_mbit_s: Positive
+    downlink_q25_mbit_s: Positive | None = None
+    downlink_q75_mbit_s: Positive | None = None
+    rtt_ms: Positive
+    rtt_q25_ms: Positive | None = None
+    rtt_q75_ms: Positive | None = None
+    radio_uplink_mw_per_mbit_s: NotNegative | None = None
+    radio_uplink_base_mw: NotNegative | None = None
+    radio_downlink_mw_per_mbit_s: NotNegative | None = None
+    radio_downlink_base_mw: NotNegative | None = None
+    radio_uj_per_byte: NotNegative | None = None
+    radio_wake_mw: NotNegative | None = None
+    radio_tail_mw: NotNegative | None = None
     source_uplink: str
     source_downlink: str
     source_rtt: str
-    source_radio: str
+    source_radio: str = ""
+
+    def spread(self, quantity: Quantity) -> Spread:
+        """Return the published distribution of one quantity."""
+        way, unit = quantity.split("_", 1)
+        columns = (quantity, f"{way}_q25_{unit}", f"{way}_q75_{unit}")
+        return Spread(*(getattr(self, column) for column in columns))
+
+    def radio(self, direction: Literal["uplink", "downlink"]) -> RadioPower | None:
+        """Return the extra power of sending or of receiving."""
+        slope = getattr(self, f"radio_{direction}_mw_per_mbit_s")
+        base = getattr(self, f"radio_{direction}_base_mw")
+        return None if slope is None or base is None else RadioPower(slope, base)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for quantity in get_args(Quantity):
+            spread = self.spread(quantity)
+            if (spread.q25 is None) != (spread.q75 is None):
+                raise refusal(quantity.replace("_", "_q25_", 1), "give both quartiles or none")
+            if not (spread.q25 or 0.0) <= spread.median <= (spread.q75 or float("inf")):
+                quartiles = f"{spread.q25:g} and {spread.q75:g}"
+                raise refusal(quantity, f"must lie between its quartiles {quartiles}")
+        for direction in ("uplink", "downlink"):
+            slope, base = f"radio_{direction}_mw_per_mbit_s", f"radio_{direction}_base_mw"
+            if (getattr(self, slope) is None) != (getattr(self, base) is None):
+                raise refusal(slope, f"give it together with {base}")
+        per_rate = (self.radio_uplink_base_mw, self.radio_downlink_base_mw)
+        powers = (*per_rate, self.radio_wake_mw, self.radio_tail_mw)
+        if any(power is not None for power in powers) and not self.source_radio:
+            raise refusal("source_radio", "must not be empty")
+        return self
 
 
-class Links:
-    """Link profiles by name, in the order of their rows."""
-
-    def __init__(self, profiles: list[LinkProfile]) -> None:
-        self._profiles = {profile.name: profile for profile in profiles}
-
-    def __len__(self) -> int:
-        """Return the number of profiles."""
-        return len(self._profiles)
-
-    def __iter__(self) -> Iterator[LinkProfile]:
-        """Iterate over the profiles."""
-        return iter(self._profiles.values())
-
-    def names(self) -> list[str]:
-        """Return the names, in the order of the rows."""
-        return list(self._profiles)
-
-    def link(self, name: str, key_path: str = "link") -> LinkProfile:
-        """Return one profile; ``key_path`` says in messages where the name was given.
-
-        Raises
-        ------
-        UserError : no link of that name.
-        """
-        if name not in self._profiles:
-            raise UserError(
-                f"{key_path}: unknown link '{name}'{nearest(name, self.names())}; "
-                f"known: {', '.join(self.names())}"
-            )
-        return self._profiles[name]
+Links = NamedRows[LinkProfile]
 
 
 def load_links(path: Path = LINKS_PATH) -> Links:
-    """Read link profiles (CSV with the columns of ``COLUMNS``).
+    """Read link profiles (CSV or YAML with the columns of ``LinkProfile``).
 
     Raises
     ------
     UserError : the file cannot be read, or a row is wrong; names the file, row and column.
     """
-    profiles: dict[str, LinkProfile] = {}
-    for row in read_table(path, COLUMNS):
-        profile = _parse(row)
-        if profile.name in profiles:
-            row.refuse("name", f"'{profile.name}' is given twice")
-        profiles[profile.name] = profile
-    return Links(list(profiles.values()))
-
-
-def _parse(row: TableRow) -> LinkProfile:
-    return LinkProfile(
-        name=row.text("name"),
-        title=row.text("title"),
-        medium=row.choice("medium", MEDIA),
-        uplink_mbit_s=_spread(row, "uplink", "mbit_s"),
-        downlink_mbit_s=_spread(row, "downlink", "mbit_s"),
-        rtt_ms=_spread(row, "rtt", "ms"),
-        radio_uplink=_radio(row, "uplink"),
-        radio_downlink=_radio(row, "downlink"),
-        radio_uj_per_byte=row.optional_not_negative("radio_uj_per_byte"),
-        radio_wake_mw=_sourced(row, "radio_wake_mw"),
-        radio_tail_mw=_sourced(row, "radio_tail_mw"),
-        source_uplink=row.text("source_uplink"),
-        source_downlink=row.text("source_downlink"),
-        source_rtt=row.text("source_rtt"),
-        source_radio=row.optional_text("source_radio"),
-    )
-
-
-def _spread(row: TableRow, quantity: str, unit: str) -> Spread:
-    median = row.positive(f"{quantity}_{unit}")
-    q25 = row.optional_positive(f"{quantity}_q25_{unit}")
-    q75 = row.optional_positive(f"{quantity}_q75_{unit}")
-    if (q25 is None) != (q75 is None):
-        row.refuse(f"{quantity}_q25_{unit}", "give both quartiles or none")
-    if q25 is not None and q75 is not None and not q25 <= median <= q75:
-        row.refuse(f"{quantity}_{unit}", f"must lie between its quartiles {q25:g} and {q75:g}")
-    return Spread(median, q25, q75)
-
-
-def _radio(row: TableRow, direction: str) -> RadioPower | None:
-    slope_column, base_column = f"radio_{direction}_mw_per_mbit_s", f"radio_{direction}_base_mw"
-    if row.given(slope_column) != row.given(base_column):
-        row.refuse(slope_column, f"give it together with {base_column}")
-    if not row.given(slope_column):
-        return None
-    row.text("source_radio")
-    return RadioPower(row.not_negative(slope_column), row.not_negative(base_column))
-
-
-def _sourced(row: TableRow, column: str) -> float | None:
-    if row.given(column):
-        row.text("source_radio")
-    return row.optional_not_negative(column)
+    return NamedRows("link", read_table(path, LinkProfile))
 
 
 def transfer_ms(nbytes: float, mbit_s: float, rtt_ms: float) -> float:
@@ -213,8 +150,8 @@ def radio_energy_mj(
         return link.radio_uj_per_byte * (uplink_bytes + downlink_bytes) / 1000.0
     total_mj = 0.0
     for radio, nbytes, mbit_s in (
-        (link.radio_uplink, uplink_bytes, uplink_mbit_s),
-        (link.radio_downlink, downlink_bytes, downlink_mbit_s),
+        (link.radio("uplink"), uplink_bytes, uplink_mbit_s),
+        (link.radio("downlink"), downlink_bytes, downlink_mbit_s),
     ):
         if nbytes <= 0:
             continue

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from testbed.core import seeds
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice
-from testbed.fleet.links import LinkProfile, Links
+from testbed.fleet.links import LinkProfile, Links, Quantity
 from testbed.scenario.schema import FleetSection
 
 Floats = NDArray[np.float64]
@@ -120,11 +120,11 @@ def sample_fleet(section: FleetSection, seed: int, catalogue: Catalogue, links: 
     link_of: list[int] = []
     for number, (entry, count) in enumerate(zip(section.mix, counts, strict=True)):
         key_path = f"fleet.mix.{number}"
-        device = catalogue.device(entry.device, f"{key_path}.device")
+        device = catalogue.named(entry.device, f"{key_path}.device")
         models.setdefault(device.name, device)
         on_links = apportion(count, list(entry.links.values()))
         for name, devices in zip(entry.links, on_links, strict=True):
-            profile = links.link(name, f"{key_path}.links")
+            profile = links.named(name, f"{key_path}.links")
             profiles.setdefault(profile.name, profile)
             model_of += [list(models).index(device.name)] * devices
             link_of += [list(profiles).index(profile.name)] * devices
@@ -143,11 +143,12 @@ def sample_fleet(section: FleetSection, seed: int, catalogue: Catalogue, links: 
 
 
 def _draw(
-    seed: int, quantity: str, profiles: tuple[LinkProfile, ...], link_index: Indices
+    seed: int, quantity: Quantity, profiles: tuple[LinkProfile, ...], link_index: Indices
 ) -> Floats:
     """Draw one quantity of every device's link from its profile's lognormal."""
-    median = np.array([getattr(profile, quantity).median for profile in profiles])
-    sigma = np.array([getattr(profile, quantity).sigma for profile in profiles])
+    spreads = [profile.spread(quantity) for profile in profiles]
+    median = np.array([spread.median for spread in spreads])
+    sigma = np.array([spread.sigma for spread in spreads])
     normal = seeds.generator(seed, f"fleet-{quantity}").standard_normal(len(link_index))
     drawn: Floats = median[link_index] * np.exp(sigma[link_index] * normal)
     return drawn

@@ -6,15 +6,17 @@ cloud's servers share one queue and may batch. 10 million requests over 10,000 d
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 
 from testbed.core import seeds
 from testbed.fleet.cloud_price import CloudCost, cost_per_1000
 from testbed.fleet.link_effects import wake_ms
 from testbed.fleet.queueing import BatchTimes, Floats, batched, grouped_single_server_starts
-from testbed.fleet.table import read_table
+from testbed.fleet.table import NotNegative, Row, must_be, read_table
 
 Devices = NDArray[np.int64]
 MS = 1000.0
@@ -57,15 +59,18 @@ def recorded_requests(path: Path, devices: int) -> Requests:
     ------
     UserError : the file cannot be read, or a row is wrong; names the file, row and column.
     """
-    rows = read_table(path, ("device", "arrival_s"), others_allowed=True)
-    numbers = []
-    for row in rows:
-        number = row.not_negative("device")
-        if number != int(number) or number >= devices:
-            row.refuse("device", f"must be a whole number from 0 to {devices - 1}")
-        numbers.append(int(number))
-    device = np.asarray(numbers, dtype=np.int64)
-    arrival_s = np.asarray([row.not_negative("arrival_s") for row in rows], dtype=np.float64)
+
+    class RecordedRequest(Row):
+        model_config = ConfigDict(extra="ignore")
+
+        device: Annotated[
+            int, Field(ge=0, lt=devices), must_be(f"a whole number from 0 to {devices - 1}")
+        ]
+        arrival_s: NotNegative
+
+    rows = read_table(path, RecordedRequest)
+    device = np.asarray([row.device for row in rows], dtype=np.int64)
+    arrival_s = np.asarray([row.arrival_s for row in rows], dtype=np.float64)
     order = np.lexsort((arrival_s, device))
     return Requests(device[order], arrival_s[order])
 

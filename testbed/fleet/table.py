@@ -1,12 +1,25 @@
-"""Reads tables of published numbers; every refusal names the file, the row and the column.
+"""Reads tables of published numbers as typed rows; every error names the file, row and column.
 
 A table is a CSV file with a header, or a YAML file with a list of mappings (``.yaml``, ``.yml``).
 """
 
 import csv
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from testbed.core.errors import UserError
 from testbed.core.registry import nearest
@@ -15,155 +28,189 @@ from testbed.scenario.loading import parse_yaml
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-def read_table(
-    path: Path, columns: tuple[str, ...], others_allowed: bool = False
-) -> list["TableRow"]:
-    """Read a table that has these columns, in any order.
+class Row(BaseModel):
+    """Base of the rows of a table: its fields are the columns, those with a default may be empty.
 
-    A mapping of a YAML file may leave out what it would leave empty.
+    A row class with ``extra="ignore"`` ignores the other columns of its table.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, coerce_numbers_to_str=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_cells(cls, cells: Any) -> Any:
+        if not isinstance(cells, dict):
+            raise ValueError(f"must be a mapping, got {cells!r:.40}")
+        return {column: cell for column, cell in cells.items() if not _empty(cell)}
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Return the names of the columns."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or not str(cell).strip()
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def must_be(allowed: str) -> WrapValidator:
+    """Return a validator that says in its error what is ``allowed``."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {allowed}, got '{value!s:.40}'") from None
+
+    return WrapValidator(validate)
+
+
+def one_of(*allowed: str) -> AfterValidator:
+    """Return a validator that accepts the ``allowed`` texts."""
+
+    def validate(value: str) -> str:
+        if value not in allowed:
+            hint = nearest(value, list(allowed))
+            raise ValueError(f"unknown value '{value}'{hint}; allowed: {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(validate)
+
+
+def refusal(column: str, reason: str) -> PydanticCustomError:
+    """Return the error of a validator that compares several columns: it is about this one."""
+    return PydanticCustomError("refused", "{reason}", {"column": column, "reason": reason})
+
+
+_FINITE = Field(allow_inf_nan=False)
+_AS_TEXT = BeforeValidator(str)  # a truth value of a YAML file is no number
+Real = Annotated[float, _FINITE, _AS_TEXT, must_be("a finite number")]
+Positive = Annotated[float, _FINITE, Field(gt=0), _AS_TEXT, must_be("a number above 0")]
+NotNegative = Annotated[float, _FINITE, Field(ge=0), _AS_TEXT, must_be("a number of at least 0")]
+Count = Annotated[int, Field(gt=0), _AS_TEXT, must_be("a whole number above 0")]
+
+
+class NamedRow(Row):
+    """A row with a name that no other row of its table has."""
+
+    name: str
+
+
+AnyNamed = TypeVar("AnyNamed", bound=NamedRow)
+
+
+class NamedRows(Generic[AnyNamed]):
+    """Rows by name, in the order of the table.
 
     Parameters
     ----------
-    path : the file.
-    columns : the columns it must have.
-    others_allowed : whether it may have further ones, which are ignored.
+    kind : what a row is called in messages.
+    rows : a row replaces an earlier one of the same name.
+    listed : tells in messages where the names are listed; by default the message lists them.
+    """
+
+    def __init__(self, kind: str, rows: Iterable[AnyNamed], listed: str = "") -> None:
+        self._rows = {row.name: row for row in rows}
+        self._kind = kind
+        self._listed = listed or f"known: {', '.join(self._rows)}"
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[AnyNamed]:
+        """Iterate over the rows."""
+        return iter(self._rows.values())
+
+    def named(self, name: str, key_path: str = "name") -> AnyNamed:
+        """Return one row; ``key_path`` says in messages where the name was given.
+
+        Raises
+        ------
+        UserError : no row of that name.
+        """
+        if name not in self._rows:
+            hint = nearest(name, list(self._rows))
+            raise UserError(f"{key_path}: unknown {self._kind} '{name}'{hint}; {self._listed}")
+        return self._rows[name]
+
+
+def read_table(path: Path, row: type[AnyRow]) -> list[AnyRow]:
+    """Read a table: CSV with all columns in any order, or YAML, where empty cells may be left out.
 
     Raises
     ------
-    UserError : the file cannot be read, its header is wrong, a row has another length.
+    UserError : the file cannot be read, or its header, a row or a cell is wrong.
     """
-    if path.suffix.lower() in YAML_SUFFIXES:
-        return _read_yaml(path, columns, others_allowed)
+    in_yaml = path.suffix.lower() in YAML_SUFFIXES
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.reader(stream, strict=True))
+        text = path.read_bytes().decode("utf-8")
+        numbered = _yaml_rows(path, text) if in_yaml else _csv_rows(path, text, row)
     except OSError as error:
         raise UserError(f"{path}: cannot read the table ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    _check_header(path, header, columns, others_allowed)
-    found = []
-    for number, cells in enumerate(rows[1:], start=2):
-        if not any(cells):
-            continue
+        kind = "YAML" if in_yaml else "CSV"
+        raise UserError(f"{path}: not a {kind} file in UTF-8 ({error})") from None
+    rows: list[AnyRow] = []
+    names: set[str] = set()
+    for number, cells in numbered:
+        where = f"{path}, row {number}"
+        try:
+            rows.append(row.model_validate(cells))
+        except ValidationError as error:
+            raise UserError(where + _first_problem(error, row)) from None
+        if isinstance(named := rows[-1], NamedRow):
+            if named.name in names:
+                raise UserError(f"{where}, column 'name': '{named.name}' is given twice")
+            names.add(named.name)
+    return rows
+
+
+def _yaml_rows(path: Path, text: str) -> Iterable[tuple[int, Any]]:
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a table in YAML is a list of mappings, one for each row")
+    return enumerate(content, start=1)
+
+
+def _csv_rows(path: Path, text: str, row: type[Row]) -> list[tuple[int, Any]]:
+    """Return the rows that are not empty, with their numbers; the header is row 1."""
+    header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    header = [cell.strip() for cell in header]
+    for column in row.columns():
+        if column not in header:
+            raise UserError(f"{path}, row 1: the column '{column}' is missing")
+    for column in header:
+        if column not in row.columns() and row.model_config["extra"] == "forbid":
+            raise UserError(f"{path}, row 1{_unknown(column, row)}")
+        if header.count(column) > 1:
+            raise UserError(f"{path}, row 1: the column '{column}' is given twice")
+    numbered = [(number, cells) for number, cells in enumerate(rows, start=2) if any(cells)]
+    for number, cells in numbered:
         if len(cells) != len(header):
             raise UserError(
                 f"{path}, row {number}: {len(cells)} cells, but the header names {len(header)}"
             )
-        found.append(TableRow(path, number, dict(zip(header, cells, strict=True))))
-    return found
+    return [(number, dict(zip(header, cells, strict=True))) for number, cells in numbered]
 
 
-def _read_yaml(path: Path, columns: tuple[str, ...], others_allowed: bool) -> list["TableRow"]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the table ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    content = parse_yaml(text, str(path))
-    if not isinstance(content, list):
-        raise UserError(f"{path}: a table in YAML is a list of mappings, one for each row")
-    found = []
-    for number, mapping in enumerate(content, start=1):
-        if not isinstance(mapping, dict):
-            raise UserError(f"{path}, row {number}: must be a mapping, got {mapping!r:.40}")
-        for column in mapping:
-            if column not in columns and not others_allowed:
-                raise UserError(
-                    f"{path}, row {number}: unknown column '{column}'"
-                    f"{nearest(column, list(columns))}; allowed: {', '.join(columns)}"
-                )
-        cells = {column: _text(mapping.get(column)) for column in (*columns, *mapping)}
-        found.append(TableRow(path, number, cells))
-    return found
+def _unknown(column: str, row: type[Row]) -> str:
+    known = row.columns()
+    return f": unknown column '{column}'{nearest(column, known)}; allowed: {', '.join(known)}"
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _check_header(
-    path: Path, header: list[str], columns: tuple[str, ...], others_allowed: bool
-) -> None:
-    for column in columns:
-        if column not in header:
-            raise UserError(f"{path}, row 1: the column '{column}' is missing")
-    for column in header:
-        if column not in columns and not others_allowed:
-            raise UserError(
-                f"{path}, row 1: unknown column '{column}'{nearest(column, list(columns))}; "
-                f"allowed: {', '.join(columns)}"
-            )
-        if header.count(column) > 1:
-            raise UserError(f"{path}, row 1: the column '{column}' is given twice")
-
-
-class TableRow:
-    """One row being parsed."""
-
-    def __init__(self, path: Path, number: int, cells: dict[str, str]) -> None:
-        self._where = f"{path}, row {number}"
-        self._cells = {column: cell.strip() for column, cell in cells.items()}
-
-    def refuse(self, column: str, reason: str) -> NoReturn:
-        """Refuse the value of one column.
-
-        Raises
-        ------
-        UserError : always.
-        """
-        raise UserError(f"{self._where}, column '{column}': {reason}")
-
-    def given(self, column: str) -> bool:
-        """Say whether the cell holds anything."""
-        return bool(self._cells[column])
-
-    def optional_text(self, column: str) -> str:
-        """Return a text, which may be empty."""
-        return self._cells[column]
-
-    def text(self, column: str) -> str:
-        """Return a text that must not be empty."""
-        if not self.given(column):
-            self.refuse(column, "must not be empty")
-        return self._cells[column]
-
-    def choice(self, column: str, allowed: tuple[str, ...]) -> str:
-        """Return one of the allowed texts."""
-        value = self.text(column)
-        if value not in allowed:
-            hint = nearest(value, list(allowed))
-            self.refuse(column, f"unknown value '{value}'{hint}; allowed: {', '.join(allowed)}")
-        return value
-
-    def real(self, column: str) -> float:
-        """Return any finite number."""
-        return self._number(column, lambda value: value > float("-inf"), "a finite number")
-
-    def positive(self, column: str) -> float:
-        """Return a number above 0."""
-        return self._number(column, lambda value: value > 0.0, "a number above 0")
-
-    def not_negative(self, column: str) -> float:
-        """Return a number of at least 0."""
-        return self._number(column, lambda value: value >= 0.0, "a number of at least 0")
-
-    def optional_positive(self, column: str) -> float | None:
-        """Return a number above 0, or None where the cell is empty."""
-        return self.positive(column) if self.given(column) else None
-
-    def optional_not_negative(self, column: str) -> float | None:
-        """Return a number of at least 0, or None where the cell is empty."""
-        return self.not_negative(column) if self.given(column) else None
-
-    def _number(self, column: str, accept: Callable[[float], bool], allowed: str) -> float:
-        text = self.text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            self.refuse(column, f"must be {allowed}, got '{text}'")
-        if not (accept(value) and value < float("inf")):
-            self.refuse(column, f"must be {allowed}, got '{text}'")
-        return value
+def _first_problem(error: ValidationError, row: type[Row]) -> str:
+    """Return the end of a sentence on a row; an unknown column may explain a missing one."""
+    problems = error.errors(include_url=False)
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    if first["type"] == "extra_forbidden":
+        return _unknown(str(first["loc"][0]), row)
+    wrong = "must not be empty" if first["type"] == "missing" else first["msg"]
+    column = [first["ctx"]["column"]] if first["type"] == "refused" else first["loc"]
+    where = f", column '{column[0]}'" if column else ""
+    return f"{where}: {wrong.removeprefix('Value error, ')}"

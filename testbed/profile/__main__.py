@@ -160,10 +160,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check(options)
         catalogue = load_catalogue(*options.catalogue)
-        link = load_links().link(options.link, "--link")
-        cloud = catalogue.device(options.cloud, "--cloud")
+        link = load_links().named(options.link, "--link")
+        cloud = catalogue.named(options.cloud, "--cloud")
         every = list(catalogue)
-        shown = [catalogue.device(name, "--device") for name in options.device]
+        shown = [catalogue.named(name, "--device") for name in options.device]
         shown = shown or (every if options.all else representatives(every))
         image_shape = (options.channels, options.image_size, options.image_size)
         variants = all_variants(image_shape, options.classes)
@@ -192,9 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.variant or [DETAILED]:
         console.print(variant_table(of_shown, name, link.name))
     write_tables(options.out, costs, variants)
-    written = draw_all(
-        options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s.median)
-    )
+    written = draw_all(options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s))
     files = ", ".join(["profile.csv", "profile.parquet", "sizes.csv", *(p.name for p in written)])
     console.print(f"{options.out}: {files} ({len(costs)} rows)", highlight=False)
     return 0

@@ -136,9 +136,9 @@ def _cost(
     second_ms: float | None,
 ) -> DeviceCost:
     uplink, downlink, rtt_ms = (
-        link.uplink_mbit_s.median,
-        link.downlink_mbit_s.median,
-        link.rtt_ms.median,
+        link.uplink_mbit_s,
+        link.downlink_mbit_s,
+        link.rtt_ms,
     )
     answer_bytes = ANSWER_BYTES if variant.uplink_bytes else 0
     compute_ms = edge_ms[variant.name]

@@ -66,7 +66,7 @@ def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
         sample_fleet(section, scenario.seed, catalogue, load_links()),
         section.devices_per_access_point,
     )
-    cloud = catalogue.device(scenario.serving.cloud_device, "serving.cloud_device")
+    cloud = catalogue.named(scenario.serving.cloud_device, "serving.cloud_device")
     _check_assignments(section.assignments, catalogue)
     return fleet, cloud
 

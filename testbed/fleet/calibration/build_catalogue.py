@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from testbed.core.errors import UserError
-from testbed.fleet.catalogue import CATALOGUE_PATH, COLUMNS, read_catalogue
+from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice, read_catalogue
 
 SELECTION_PATH = Path(__file__).with_name("catalogue_selection.csv")
 MCU_CLASSES = ("mcu", "mcu-npu")
@@ -73,7 +73,7 @@ def _catalogue_row(wanted: Row, row: Row) -> Row:
         "source_ram": source_ram,
         "source_power": _power_source(row),
     }
-    return {column: cells[column] for column in COLUMNS}
+    return {column: cells[column] for column in CatalogueDevice.columns()}
 
 
 def _memory(wanted: Row, row: Row) -> tuple[str, str]:
@@ -115,7 +115,8 @@ def _read(path: Path) -> list[Row]:
 def main(arguments: list[str] | None = None) -> int:
     """Write the catalogue; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m testbed.fleet.build_catalogue", description=__doc__.splitlines()[0]
+        prog="python -m testbed.fleet.calibration.build_catalogue",
+        description=__doc__.splitlines()[0],
     )
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=CATALOGUE_PATH, help="catalogue to write")
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows = build_catalogue(_read(options.measured), _read(SELECTION_PATH))
         with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(stream, CatalogueDevice.columns(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         devices = read_catalogue(options.out)

@@ -20,7 +20,7 @@ from testbed.fleet.calibration.residuals import RESIDUALS_PATH, fit_residuals
 def main(arguments: list[str] | None = None) -> int:
     """Fit, print and write; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m testbed.fleet.fit_latency", description=__doc__.splitlines()[0]
+        prog="python -m testbed.fleet.calibration.fit_latency", description=__doc__.splitlines()[0]
     )
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=RESIDUALS_PATH, help="residuals to write")

@@ -8,29 +8,15 @@ threads, or the nearest there is.
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from testbed.fleet.table import TableRow, read_table
+from testbed.fleet.table import NotNegative, Positive, Row, one_of, read_table
 
 Floats = NDArray[np.float64]
-COLUMNS = (
-    "name",
-    "class",
-    "network_name",
-    "threads",
-    "precision",
-    "backend",
-    "latency_ms",
-    "macs_m",
-    "macs_conv3x3s1_m",
-    "params_m",
-    "act_elems_m",
-    "role",
-    "note",
-)
 THREADS_EXPONENT = float(np.log(2.34) / np.log(4.0))
 """Four threads are 2.34 times as fast as one (median over the published CPU rows)."""
 
@@ -49,26 +35,44 @@ GPU_BACKENDS = (
 NPU_BACKENDS = ("npu", "edge tpu", "rknn")
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One published latency; network costs are plain counts.
+def _whole_number(given: Any) -> int | None:
+    digits = str(given).removesuffix(".0")
+    return int(digits) if digits.isdigit() and int(digits) > 0 else None
 
-    ``macs`` is None where the network's MACs or activations are not known.
+
+class Measurement(Row):
+    """One published latency; other columns of the table are ignored.
+
+    Attributes
+    ----------
+    threads : None where the table gives no number of at least 1.
     """
 
-    device: str
-    device_class: str
-    network: str
-    threads: int | None
+    model_config = ConfigDict(extra="ignore")
+
+    device: str = Field(alias="name")
+    device_class: str = Field(alias="class")
+    network: str = Field(alias="network_name")
+    threads: Annotated[int | None, BeforeValidator(_whole_number)] = None
     precision: str
     backend: str
-    note: str
-    latency_ms: float
-    macs: float | None
-    macs_conv3x3s1: float
-    params: float
-    activation_elements: float
-    calibrates: bool
+    latency_ms: Positive
+    macs_m: Positive | None = None
+    macs_conv3x3s1_m: NotNegative = 0.0
+    params_m: NotNegative = 0.0
+    act_elems_m: Positive | None = None
+    role: Annotated[str, one_of("calibrate", "validate")]
+    note: str = ""
+
+    @property
+    def calibrates(self) -> bool:
+        """Return whether the row calibrates its device."""
+        return self.role == "calibrate"
+
+    @property
+    def costs_known(self) -> bool:
+        """Return whether the network's MACs and activations are published."""
+        return self.macs_m is not None and self.act_elems_m is not None
 
     @property
     def family(self) -> str:
@@ -102,28 +106,7 @@ def read_measurements(path: Path) -> list[Measurement]:
     ------
     UserError : the file cannot be read, or a row is wrong; names the file, row and column.
     """
-    return [_parse(row) for row in read_table(path, COLUMNS, others_allowed=True)]
-
-
-def _parse(row: TableRow) -> Measurement:
-    threads = row.optional_text("threads").removesuffix(".0")
-    macs_m = row.optional_positive("macs_m")
-    activations_m = row.optional_positive("act_elems_m")
-    return Measurement(
-        device=row.text("name"),
-        device_class=row.text("class"),
-        network=row.text("network_name"),
-        threads=int(threads) if threads.isdigit() and int(threads) > 0 else None,
-        precision=row.text("precision"),
-        backend=row.text("backend"),
-        note=row.optional_text("note"),
-        latency_ms=row.positive("latency_ms"),
-        macs=None if macs_m is None or activations_m is None else macs_m * 1e6,
-        macs_conv3x3s1=(row.optional_not_negative("macs_conv3x3s1_m") or 0.0) * 1e6,
-        params=(row.optional_not_negative("params_m") or 0.0) * 1e6,
-        activation_elements=(activations_m or 0.0) * 1e6,
-        calibrates=row.choice("role", ("calibrate", "validate")) == "calibrate",
-    )
+    return read_table(path, Measurement)
 
 
 @dataclass(frozen=True)
@@ -187,13 +170,13 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
     """
     calibrations: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
     for row in measurements:
-        if row.calibrates and row.macs is not None:
+        if row.calibrates and row.costs_known:
             calibrations[row.device, row.backend].append(row)
     found = []
     to_predict = [row for row in measurements if not row.calibrates]
     for row in to_predict:
         candidates = calibrations.get((row.device, row.backend), [])
-        if row.macs is not None and candidates:
+        if row.costs_known and candidates:
             found.append((row, min(candidates, key=lambda known, row=row: _distance(row, known))))  # type: ignore[misc]
     ratios = {key: _int8_ratio(rows) for key, rows in calibrations.items()}
     rows = [row for row, _ in found]
@@ -219,12 +202,10 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
 
 
 def _costs(rows: list[Measurement]) -> Costs:
-    return Costs(
-        **{
-            name: np.array([getattr(row, name) for row in rows], dtype=np.float64)
-            for name in ("macs", "macs_conv3x3s1", "params", "activation_elements")
-        }
-    )
+    def counts(column: str) -> Floats:
+        return np.array([getattr(row, column) for row in rows], dtype=np.float64) * 1e6
+
+    return Costs(*map(counts, ("macs_m", "macs_conv3x3s1_m", "params_m", "act_elems_m")))
 
 
 def _distance(row: Measurement, known: Measurement) -> tuple[int, int, float, int, float]:

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.fleet.calibration.published import Pairs
-from testbed.fleet.table import read_table
+from testbed.fleet.table import Real, Row, read_table
 
 Floats = NDArray[np.float64]
 RESIDUALS_PATH = Path(__file__).with_name("network_residuals.csv")
 COEFFICIENTS = ("intercept", "log_threads", "log_speed", "int8_ratio")
-COLUMNS = ("family", "network", *COEFFICIENTS)
 LARGEST_CORRECTION = 0.8
 """The logarithm of a correction stays within this, on devices unlike any of the table's too."""
 
@@ -76,7 +75,7 @@ class Residuals:
         """Write the table as CSV."""
         with path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow(ResidualRow.columns())
             for (family, network), values in sorted(self.coefficients.items()):
                 writer.writerow([family, network, *(f"{value:.4f}" for value in values)])
 
@@ -86,14 +85,23 @@ def table_family(family: str) -> str:
     return "cpu" if family == "cpu-gemm" else family
 
 
+class ResidualRow(Row):
+    """One row of the table."""
+
+    family: str
+    network: str
+    intercept: Real
+    log_threads: Real
+    log_speed: Real
+    int8_ratio: Real
+
+
 def load_residuals(path: Path = RESIDUALS_PATH) -> Residuals:
     """Read the table."""
     return Residuals(
         {
-            (row.text("family"), row.text("network")): np.array(
-                [row.real(column) for column in COEFFICIENTS]
-            )
-            for row in read_table(path, COLUMNS)
+            (row.family, row.network): np.array([getattr(row, name) for name in COEFFICIENTS])
+            for row in read_table(path, ResidualRow)
         }
     )
 

@@ -10,12 +10,13 @@ from testbed.core.errors import UserError
 from testbed.fleet.calibration.build_catalogue import SELECTION_PATH, build_catalogue
 from testbed.fleet.catalogue import (
     CATALOGUE_PATH,
-    COLUMNS,
     DEVICE_CLASSES,
+    CatalogueDevice,
     load_catalogue,
     read_catalogue,
 )
 
+COLUMNS = CatalogueDevice.columns()
 ROWS = list(csv.DictReader(CATALOGUE_PATH.open(encoding="utf-8")))
 
 
@@ -30,13 +31,13 @@ def test_all_classes_are_there() -> None:
     catalogue = load_catalogue()
     assert len(catalogue) >= 40
     assert {device.device_class for device in catalogue} == set(DEVICE_CLASSES)
-    assert catalogue.device("cloud-server").device_class == "server-desktop"
+    assert catalogue.named("cloud-server").device_class == "server-desktop"
 
 
 def test_memory_is_in_bytes() -> None:
     catalogue = load_catalogue()
-    assert catalogue.device("nucleo-l4r5zi").ram_bytes == 640 * 1024
-    assert catalogue.device("jetson-nano").ram_bytes == 4 * 2**30
+    assert catalogue.named("nucleo-l4r5zi").ram_bytes == 640 * 1024
+    assert catalogue.named("jetson-nano").ram_bytes == 4 * 2**30
     for device in catalogue:
         if device.ram_bytes is not None:
             small = device.device_class in ("mcu", "mcu-npu")
@@ -45,7 +46,7 @@ def test_memory_is_in_bytes() -> None:
 
 def test_unknown_device() -> None:
     with pytest.raises(UserError) as caught:
-        load_catalogue().device("raspbery-pi-4", "fleet.mix.2.device")
+        load_catalogue().named("raspbery-pi-4", "fleet.mix.2.device")
     message = str(caught.value)
     assert message.startswith("fleet.mix.2.device: unknown device 'raspbery-pi-4'")
     assert "did you mean 'raspberry-pi-4'?" in message
@@ -54,7 +55,7 @@ def test_unknown_device() -> None:
 
 def write(path: Path, rows: list[dict[str, str]], columns: list[str] | None = None) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns or list(COLUMNS))
+        writer = csv.DictWriter(stream, columns or COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -64,8 +65,8 @@ def test_a_users_rows_are_added_and_replace(tmp_path: Path) -> None:
     own = [ROWS[0] | {"ram_mb": "2"}, ROWS[1] | {"name": "my-board"}]
     catalogue = load_catalogue(write(tmp_path / "own.csv", own))
     assert len(catalogue) == len(ROWS) + 1
-    assert catalogue.device(ROWS[0]["name"]).ram_bytes == 2 * 2**20
-    assert catalogue.device("my-board").title == ROWS[1]["title"]
+    assert catalogue.named(ROWS[0]["name"]).ram_bytes == 2 * 2**20
+    assert catalogue.named("my-board").title == ROWS[1]["title"]
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,14 @@ def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
     good = {key: value for key, value in ROWS[0].items() if value}
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump([good | {"ram_mb": 2, "name": "my-board"}]), encoding="utf-8")
-    device = load_catalogue(path).device("my-board")
+    device = load_catalogue(path).named("my-board")
     assert (device.ram_bytes, device.power_idle_w) == (2 * 2**20, None)
     for content, says in (
         ("7", "a table in YAML is a list of mappings"),
         ("- 7", "row 1: must be a mapping, got 7"),
         (yaml.safe_dump([good | {"powr": 1}]), "row 1: unknown column 'powr'"),
         (yaml.safe_dump([good, good | {"ram_mb": [1]}]), r"row 2, column 'ram_mb': .* got '\[1\]'"),
-        ("- {name: x}", "row 1, column 'calibration_macs_m': must not be empty"),
+        ("- {name: x}", "row 1, column 'title': must not be empty"),
         ("- {name: x", "line 1"),
     ):
         path.write_text(content, encoding="utf-8")

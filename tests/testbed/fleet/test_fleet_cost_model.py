@@ -41,7 +41,7 @@ def test_the_calibration_network_gets_its_measured_latency() -> None:
 
 
 def test_latency_by_hand() -> None:
-    device = CATALOGUE.device("raspberry-pi-4")  # mobilenet_v2 in 61.63 ms
+    device = CATALOGUE.named("raspberry-pi-4")  # mobilenet_v2 in 61.63 ms
     family = FAMILIES["cpu"]
     known_units = (
         313.619e6 + family.macs_per_activation * 14.964e6 + family.macs_per_param * 3.489e6
@@ -74,7 +74,7 @@ def test_batches(device: CatalogueDevice, images: int) -> None:
 def test_winograd_convolutions_are_cheaper_on_winograd_backends_only() -> None:
     pointwise = replace(STATS, macs_conv3x3s1=0)
     for name, cheaper in (("raspberry-pi-4", True), ("raspberry-pi-2", False)):
-        device = CATALOGUE.device(name)
+        device = CATALOGUE.named(name)
         dense = cost_model.inference_ms(device, STATS)
         assert (dense < cost_model.inference_ms(device, pointwise)) is cheaper
 
@@ -91,17 +91,17 @@ def test_energy_adds_up(device: CatalogueDevice, first_ms: float, second_ms: flo
 
 
 def test_energy_by_hand() -> None:
-    assert cost_model.compute_energy_mj(CATALOGUE.device("nano-33-ble"), 1000.0) == pytest.approx(
+    assert cost_model.compute_energy_mj(CATALOGUE.named("nano-33-ble"), 1000.0) == pytest.approx(
         64.5 - 36.4
     )
     # only the active power is published: everything the board draws meanwhile
-    assert cost_model.compute_energy_mj(CATALOGUE.device("raspberry-pi-5"), 10.0) == pytest.approx(
+    assert cost_model.compute_energy_mj(CATALOGUE.named("raspberry-pi-5"), 10.0) == pytest.approx(
         127.0
     )
 
 
 def test_memory_by_hand() -> None:
-    mcu, board = CATALOGUE.device("nucleo-l4r5zi"), CATALOGUE.device("raspberry-pi-4")
+    mcu, board = CATALOGUE.named("nucleo-l4r5zi"), CATALOGUE.named("raspberry-pi-4")
     assert cost_model.inference_bytes(mcu, STATS) == 76_032 + 81_920
     assert cost_model.inference_bytes(board, STATS) == 4 * (76_032 + 81_920)
     assert cost_model.training_bytes(mcu, STATS, 10) == 4 * (3 * 76_032 + 10 * 273_408)
@@ -111,10 +111,10 @@ def test_memory_by_hand() -> None:
 
 def test_feasibility() -> None:
     def serves(name: str, stats: LayerStats) -> bool:
-        return cost_model.serving_feasibility(CATALOGUE.device(name), stats).fits
+        return cost_model.serving_feasibility(CATALOGUE.named(name), stats).fits
 
     def trains(name: str) -> bool:
-        return cost_model.training_feasibility(CATALOGUE.device(name), STATS, 10).fits
+        return cost_model.training_feasibility(CATALOGUE.named(name), STATS, 10).fits
 
     small = replace(STATS, params=10_354)
     assert serves("nucleo-l4r5zi", STATS)

@@ -22,7 +22,7 @@ def test_everything_is_listed(capsys: Captured) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out
     assert all(device.name in printed for device in load_catalogue())
-    assert [row["name"] for row in listed(capsys)] == load_catalogue().names()
+    assert [row["name"] for row in listed(capsys)] == [device.name for device in load_catalogue()]
 
 
 def test_filters(capsys: Captured) -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
 from testbed.fleet.links import (
-    COLUMNS,
     LINKS_PATH,
     LinkProfile,
     Spread,
@@ -29,7 +28,7 @@ def test_every_link_has_its_sources() -> None:
         assert link.source_uplink
         assert link.source_downlink
         assert link.source_rtt
-        known = (link.radio_uplink, link.radio_downlink, link.radio_uj_per_byte)
+        known = (link.radio("uplink"), link.radio("downlink"), link.radio_uj_per_byte)
         assert bool(link.source_radio) is any(value is not None for value in known)
 
 
@@ -48,14 +47,14 @@ def test_more_bytes_never_faster_more_bandwidth_never_slower(
 
 
 def test_radio_energy_by_hand() -> None:
-    assert radio_energy_mj(LINKS.link("wifi"), 1000, 1000, 26.0, 34.5) == pytest.approx(0.82)
+    assert radio_energy_mj(LINKS.named("wifi"), 1000, 1000, 26.0, 34.5) == pytest.approx(0.82)
     # one second at 10 Mbit/s up: 78 * 10 + (2904 - 2357) mW
-    lte = radio_energy_mj(LINKS.link("lte"), 1_250_000, 0, 10.0, 100.0)
+    lte = radio_energy_mj(LINKS.named("lte"), 1_250_000, 0, 10.0, 100.0)
     assert lte == pytest.approx(780 + 547)
-    assert radio_energy_mj(LINKS.link("5g-low-band"), 100, 100, 72.0, 118.0) is None
-    assert radio_energy_mj(LINKS.link("5g-low-band"), 100, 0, 72.0, 118.0) is not None
-    assert radio_energy_mj(LINKS.link("lte-m"), 100, 0, 0.6, 1.0) is None
-    assert radio_energy_mj(LINKS.link("ethernet"), 10**9, 10**9, 88.0, 88.0) == 0.0
+    assert radio_energy_mj(LINKS.named("5g-low-band"), 100, 100, 72.0, 118.0) is None
+    assert radio_energy_mj(LINKS.named("5g-low-band"), 100, 0, 72.0, 118.0) is not None
+    assert radio_energy_mj(LINKS.named("lte-m"), 100, 0, 0.6, 1.0) is None
+    assert radio_energy_mj(LINKS.named("ethernet"), 10**9, 10**9, 88.0, 88.0) == 0.0
 
 
 @given(st.sampled_from(list(LINKS)), BYTES, BYTES, RATES, RATES)
@@ -94,7 +93,7 @@ def test_a_wrong_cell_is_named(tmp_path: Path, column: str, value: str, says: st
     row = next(csv.DictReader(LINKS_PATH.open(encoding="utf-8")))
     path = tmp_path / "links.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, LinkProfile.columns())
         writer.writeheader()
         writer.writerow(row | {column: value})
     with pytest.raises(UserError) as caught:

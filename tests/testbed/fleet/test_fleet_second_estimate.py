@@ -54,7 +54,7 @@ def test_the_estimate_scales_by_the_reference(monkeypatch: pytest.MonkeyPatch) -
         return 10.0
 
     monkeypatch.setattr(second_estimate, "host_cpu_ms", pretend)
-    device = load_catalogue().device("raspberry-pi-4")  # mobilenet_v2 in 61.63 ms
+    device = load_catalogue().named("raspberry-pi-4")  # mobilenet_v2 in 61.63 ms
     rates = HostRates()
     assert rates.second_estimate_ms(device, 0.5) == pytest.approx(0.5 * 61.63 / 10.0)
     assert rates.second_estimate_ms(device, 1.0) == pytest.approx(61.63 / 10.0)

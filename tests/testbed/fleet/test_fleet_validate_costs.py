@@ -10,7 +10,7 @@ import pytest
 
 from testbed.fleet.calibration.latency_fit import cross_validate, fit_families, form_ms
 from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, form_units
-from testbed.fleet.calibration.published import COLUMNS, latency_family, pair, read_measurements
+from testbed.fleet.calibration.published import Measurement, latency_family, pair, read_measurements
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
 from testbed.validate_costs import judge, main
 
@@ -63,7 +63,7 @@ def rows(devices: int = 12, noise: float = 0.0) -> list[dict[str, str]]:
 
 def write(path: Path, made: list[dict[str, str]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*COLUMNS, "source"])
+        writer = csv.DictWriter(stream, [*Measurement.columns(), "source"])
         writer.writeheader()
         writer.writerows({**row, "source": "made up"} for row in made)
     return path

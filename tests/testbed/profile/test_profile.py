@@ -100,9 +100,9 @@ def test_crossings(fixed_ms: float, more_bytes: int, mbit_s: float) -> None:
 
 def costs_on(*devices: str) -> list[DeviceCost]:
     catalogue = load_catalogue()
-    chosen = [catalogue.device(name) for name in devices]
-    cloud = catalogue.device("cloud-server")
-    return device_costs(VARIANTS[64], chosen, load_links().link("wifi"), cloud)
+    chosen = [catalogue.named(name) for name in devices]
+    cloud = catalogue.named("cloud-server")
+    return device_costs(VARIANTS[64], chosen, load_links().named("wifi"), cloud)
 
 
 def test_costs_add_up() -> None:
@@ -128,7 +128,7 @@ def test_the_alternatives() -> None:
 
 def test_break_even_agrees_with_the_totals() -> None:
     """At WiFi's own rate a split is faster than an alternative iff its crossing says so."""
-    rate = load_links().link("wifi").uplink_mbit_s.median
+    rate = load_links().named("wifi").uplink_mbit_s
     costs = costs_on("nucleo-h7a3zi", "raspberry-pi-zero-2w", "galaxy-s24-npu")
     total = {(cost.device, cost.variant): cost.total_ms for cost in costs}
     for cost in costs:
@@ -157,7 +157,7 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
         rows = list(csv.DictReader(stream))
     table = pq.read_table(folder / "profile.parquet")
     assert len(rows) == table.num_rows > 1000
-    assert {row["device"] for row in rows} == set(load_catalogue().names())
+    assert {row["device"] for row in rows} == {device.name for device in load_catalogue()}
     for name in ("latency_stacks", "break_even", "savings"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert main(arguments) == 2
