@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.results import formats as numbers
-from testbed.results.schema import ArmResult, AttackResult, ErrorBound, Summary
+from testbed.results.schema import (
+    ArmResult,
+    AttackOnTier,
+    AttackResult,
+    ErrorBound,
+    Interval,
+    Summary,
+    TierResult,
+)
 
 FEW_VICTIMS = 20
 """Below this many victims an interval is too wide, and too rough, to compare arms by."""
@@ -37,6 +45,40 @@ def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | 
         and (value := mse(attack)) is not None
     ]
     return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def best_by_tier(arm: ArmResult) -> list[tuple[TierResult, AttackOnTier | None]]:
+    """Return every tier with the scores of the attack with the lowest MSE on its victims."""
+
+    def best(tier: TierResult) -> AttackOnTier | None:
+        scored = [
+            entry
+            for attack in arm.attacks
+            if not attack.is_anchor
+            for entry in attack.by_tier
+            if entry.tier == tier.tier and entry.mse and entry.mse.value is not None
+        ]
+        return min(scored, key=_tier_mse, default=None)
+
+    return [(tier, best(tier)) for tier in arm.tiers]
+
+
+def leakiest(arm: ArmResult) -> tuple[TierResult, AttackOnTier] | None:
+    """Return the tier whose victims are reconstructed best; None for fewer than two tiers."""
+    scored = [(tier, best) for tier, best in best_by_tier(arm) if best is not None]
+    if len(arm.tiers) < 2:
+        return None
+    return min(scored, key=lambda pair: _tier_mse(pair[1]), default=None)
+
+
+def _tier_mse(entry: AttackOnTier) -> float:
+    return entry.mse.value or 0.0 if entry.mse else 0.0
+
+
+def accuracy(arm: ArmResult | None) -> Interval:
+    """Return an arm's test accuracy; without a value where it was not evaluated."""
+    test = arm.accuracy.test if arm and arm.accuracy else None
+    return test or Interval()
 
 
 def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:

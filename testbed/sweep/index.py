@@ -5,12 +5,12 @@ import io
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
 from testbed.pages.cells import Cell, Row, Table, number, words
-from testbed.pages.html import environment
-from testbed.pages.style import PALETTE
+from testbed.pages.html import render
 from testbed.results import formats as numbers
 from testbed.results.figures import Value, arm_figures
 from testbed.results.reading import read_results
@@ -95,16 +95,19 @@ def index_table(sweep: SweepFolder, rows: Sequence[Entry]) -> Table:
 
 
 def _page(sweep: SweepFolder, rows: Sequence[Entry]) -> str:
-    complete = [point for point in sweep.points if sweep.status(point) == COMPLETE]
-    template = environment("testbed.sweep", "testbed.report").get_template("index.html.j2")
-    return template.render(
+    return render(
+        "testbed.sweep",
+        "index.html.j2",
         title=sweep.path.resolve().name,
         points=len(sweep.points),
-        complete={point.name for point in complete},
+        reports={
+            point.name: f"{quote(point.name)}/report.html"
+            for point in sweep.points
+            if sweep.status(point) == COMPLETE
+        },
         note=sweep.note,
         compared=(sweep.path / "comparison" / "compare.html").exists(),
-        table=index_table(sweep, rows),
-        palette=PALETTE,
+        figures=index_table(sweep, rows),
     )
 
 

@@ -1,8 +1,8 @@
-"""What the report says of arms whose cloud steered the training: the cost, and what shows it."""
+"""The table of arms whose cloud manipulated the training: its cost, and what gives it away."""
 
 from testbed.pages.cells import Row, Table, number, words
 from testbed.results import formats as numbers
-from testbed.results.findings import mse, readable
+from testbed.results.findings import accuracy, mse, readable
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, Hijack
 
@@ -33,34 +33,16 @@ def _row(arm: ArmResult, hijack: Hijack, honest: ArmResult | None) -> Row:
     own = [attack for attack in arm.attacks if attack.adversary == hijack.adversary]
     decoded = next((mse(attack) for attack in own if attack.attack == hijack.attack), None)
     mean = next((mse(attack) for attack in own if attack.attack == "mean_image"), None)
-    beside = honest.name if honest else "no honest arm is alike"
+    beside = honest.name if honest else "no honest arm to compare"
     return Row(
         arm.name,
         [
             words(readable(hijack.attack), hijack.adversary),
-            number(_accuracy(arm), numbers.percent),
-            number(_accuracy(honest), numbers.percent, beside),
+            number(accuracy(arm).value, numbers.percent),
+            number(accuracy(honest).value, numbers.percent, beside),
             number(decoded, numbers.significant),
             number(mean, numbers.significant),
             number(hijack.label_gap_sent, numbers.significant),
             number(hijack.label_gap_honest, numbers.significant),
         ],
     )
-
-
-def _accuracy(arm: ArmResult | None) -> float | None:
-    test = arm.accuracy.test if arm and arm.accuracy else None
-    return test.value if test else None
-
-
-def hijack_words(arm: ArmResult, arms: list[ArmResult]) -> str:
-    """Return what the malicious cloud cost an arm, as a part of its sentence; else nothing."""
-    hijack = arm.hijack
-    if hijack is None:
-        return ""
-    text = f"its cloud is malicious ({readable(hijack.attack)}, {hijack.adversary})"
-    honest = next((other for other in arms if other.name == hijack.honest_arm), None)
-    own, theirs = _accuracy(arm), _accuracy(honest)
-    if honest is not None and own is not None and theirs is not None:
-        text += f", against {numbers.percent(theirs)} right with an honest one ({honest.name})"
-    return text

@@ -4,7 +4,7 @@ from testbed.pages.cells import Cell, Row, Table, group, number
 from testbed.results import formats as numbers
 from testbed.results.host_facts import SecondEstimate
 from testbed.results.reading import Results
-from testbed.results.schema import ArmOnClass, ArmResult, Serving
+from testbed.results.schema import ArmOnClass, Serving
 
 LARGE_DISAGREEMENT = 1.5
 """From this ratio on, neither estimate should be trusted; most errors of the model are smaller."""
@@ -114,34 +114,3 @@ def _second_row(entry: SecondEstimate) -> Row:
 def _two_figures(value: float | None) -> str:
     text = numbers.significant(value, 2)
     return text if value is None else f"{text}{numbers.THIN}ms"
-
-
-def cloud_sentence(arm: ArmResult) -> str:
-    """Say what the cloud of an arm is, and what an answer costs it."""
-    if arm.serving is None or not arm.serving.cloud.device:
-        return ""
-    cloud = arm.serving.cloud
-    servers = "one server" if cloud.servers == 1 else f"{numbers.count(cloud.servers)} servers"
-    batching = "one request at a time"
-    if cloud.max_batch is not None and cloud.max_batch > 1:
-        batching = f"up to {cloud.max_batch} requests at a time"
-        if cloud.batch_window_ms:
-            batching += f", waiting {numbers.milliseconds(cloud.batch_window_ms)} for a batch"
-    source = "recorded" if cloud.service == "recorded" else "modelled"
-    each = "; ".join(_service_words(tier, ms) for tier, ms in cloud.service_ms.items())
-    if len(cloud.service_ms) == 1:
-        each = each.partition(" ")[2]  # the one tier needs no name
-    price = (
-        "its price is unknown"
-        if cloud.price_usd_per_hour is None
-        else f"${cloud.price_usd_per_hour:g} per server and hour"
-    )
-    return f"{arm.name}: {servers} ({cloud.device}), {batching}; {source} {each}; {price}"
-
-
-def _service_words(tier: str, service_ms: list[float]) -> str:
-    words = f"{tier} {numbers.significant(service_ms[0], 2)}{numbers.THIN}ms for one"
-    if len(service_ms) > 1:
-        last = numbers.significant(service_ms[-1], 2)
-        words += f", {last}{numbers.THIN}ms for {len(service_ms)}"
-    return words

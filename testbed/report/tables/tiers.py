@@ -2,13 +2,12 @@
 
 from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
 from testbed.results import formats as numbers
-from testbed.results.findings import anchors, best_attack, readable
+from testbed.results.findings import anchors, best_by_tier, leakiest, readable
 from testbed.results.reading import Results
 from testbed.results.schema import (
     ArmResult,
     AttackOnTier,
     AttackResult,
-    Interval,
     TierResult,
     Transfer,
 )
@@ -30,26 +29,6 @@ HEADINGS = (
 )
 
 
-def best_on_tier(arm: ArmResult, tier: str) -> AttackOnTier | None:
-    """Return the scores of the attack with the lowest MSE on one tier's victims."""
-    found = [
-        entry
-        for attack in arm.attacks
-        if not attack.is_anchor
-        for entry in attack.by_tier
-        if entry.tier == tier and _value(entry.mse) is not None
-    ]
-    return min(found, key=lambda entry: _value(entry.mse) or 0.0, default=None)
-
-
-def leakiest(arm: ArmResult) -> tuple[TierResult, AttackOnTier] | None:
-    """Return the tier of an arm whose victims the best attack on it reconstructs best."""
-    if len(arm.tiers) < 2:
-        return None
-    scored_tiers = [(tier, best) for tier in arm.tiers if (best := best_on_tier(arm, tier.tier))]
-    return min(scored_tiers, key=lambda pair: _value(pair[1].mse) or 0.0, default=None)
-
-
 def tier_table(results: Results) -> Table | None:
     """Return the tiers of every arm that has several, the one that leaks most marked."""
     rows = []
@@ -58,36 +37,16 @@ def tier_table(results: Results) -> Table | None:
             continue
         worst = leakiest(arm)
         rows.append(group(arm.name, len(HEADINGS) - 1))
-        rows += [_row(arm, tier, worst is not None and worst[0] is tier) for tier in arm.tiers]
+        rows += [
+            _row(tier, best, worst is not None and worst[0] is tier)
+            for tier, best in best_by_tier(arm)
+        ]
     return Table(list(HEADINGS), rows) if rows else None
 
 
-def tier_words(arm: ArmResult) -> str:
-    """Return which tier leaks most, as a part of the arm's sentence; empty for a single tier."""
-    worst = leakiest(arm)
-    if worst is None:
-        return ""
-    tier, best = worst
-    others = [
-        value
-        for other in arm.tiers
-        if other is not tier
-        and (found := best_on_tier(arm, other.tier))
-        and (value := _value(found.mse)) is not None
-    ]
-    against = f", the others' at {numbers.significant(min(others), 2)} or more" if others else ""
-    return (
-        f"of its {len(arm.tiers)} tiers {tier.tier} ({', '.join(tier.device_classes)}) leaks most: "
-        f"its victims are reconstructed at an MSE of {numbers.significant(_value(best.mse), 2)}"
-        f"{against}"
-    )
-
-
-def _row(arm: ArmResult, tier: TierResult, leaks_most: bool) -> Row:
-    best = best_on_tier(arm, tier.tier)
+def _row(tier: TierResult, best: AttackOnTier | None, leaks_most: bool) -> Row:
     edge, latency = tier.edge, tier.latency_ms
     median = latency.median if latency else None
-    attack = best_attack(arm)
     return Row(
         tier.tier,
         [
@@ -104,13 +63,9 @@ def _row(arm: ArmResult, tier: TierResult, leaks_most: bool) -> Row:
             scored(best.ssim if best else None, numbers.significant, digits=2),
             scored(best.reidentification if best else None, numbers.percent, as_percent=True),
         ],
-        "leaks most" if leaks_most and attack is not None else "",
+        "leaks most" if leaks_most else "",
         "best" if leaks_most else "",
     )
-
-
-def _value(interval: Interval | None) -> float | None:
-    return interval.value if interval else None
 
 
 def transfer_tables(results: Results) -> list[tuple[str, Table]]:

@@ -162,7 +162,7 @@ def test_device_classes_and_unknown_energy(page: Page, tree: dict[str, Any]) -> 
 def test_costs_of_the_simulation_are_apart(page: Page) -> None:
     assert page.row("table-phases", "attack")[0] == ("31.9\u202fs", 31.9)
     assert page.row("table-processes", "driver")[1] == ("712\u202fMB", 712.0)
-    assert page.text.index("What the simulation itself cost") > page.text.index("Self-checks")
+    assert page.text.index("Cost of the simulation itself") > page.text.index("Self-checks")
 
 
 def test_strips_hold_originals_above_reconstructions(built: Path) -> None:

@@ -1,12 +1,17 @@
 """Threat models, error bounds, comparisons, inference and attack cards in the report."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from testbed.report.cards import cards
 from testbed.report.html import render
+from testbed.report.image_rows import GAP_PX
 from testbed.report.tables.threats import (
     _bound_cell,
     comparison_table,
@@ -149,21 +154,27 @@ def test_links_are_listed_for_the_best_attack_of_each_arm(results):
     assert all("label inference" not in label for label in labels)
 
 
+def paragraphs(results, title):
+    """Return the paragraphs of an eavesdropper's card, and the words below its picture."""
+    page = render(results, {}).partition("Attack cards")[2].partition("<h4>eavesdropper")[2]
+    card = page.partition(f"<strong>{title}</strong>")[2].partition("</div>")[0]
+    return re.findall("<p>(.*)</p>", card), re.findall("<small>(.*)</small>", card)
+
+
 def test_cards_tell_threat_cost_and_extremes(results):
-    by_adversary = dict(cards(results))
-    card = next(
-        card
-        for card in by_adversary["eavesdropper"]
-        if card.title == f"ridge on {results.arms[0].name}"
-    )
-    assert card.threat == "Has queries without end."
-    assert "18,300 images queried" in card.lines[0]
-    assert card.pairs.shape == (6, 32, 32, 1)
-    assert card.pair_labels.startswith("best MSE")
-    decoder = next(c for c in by_adversary["eavesdropper"] if "residual decoder" in c.title)
-    assert len(decoder.curve.split()) == 60
-    inferred = next(c for c in by_adversary["eavesdropper"] if "label inference" in c.title)
-    assert "class of 80.0" in inferred.lines[1]
+    first, second = (arm.name for arm in results.arms)
+    eavesdropper = dict(cards(results))["eavesdropper"]
+    by_attack = {(card.attack.attack, card.arm): card for card in eavesdropper}
+    (threat, cost, *_), (extremes,) = paragraphs(results, f"ridge on {first}")
+    assert threat == "Has queries without end."
+    assert "18,300 images queried" in cost
+    picture = base64.b64decode(by_attack["ridge", first].picture.partition(",")[2])
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.size == (3 * 64 + 2 * GAP_PX, 2 * 64 + GAP_PX)
+    assert extremes.startswith("best MSE")
+    assert len(by_attack["residual_decoder", first].curve) == 60
+    (_, _, inferred), _ = paragraphs(results, f"label inference on {second}")
+    assert "class of 80.0" in inferred
 
 
 @pytest.mark.parametrize(
@@ -208,12 +219,8 @@ def test_cards_say_whether_a_training_was_stopped(folder, edit, facts, sentence)
                 attack.update(facts)
 
     edit(change)
-    (card,) = (
-        card
-        for card in dict(cards(read_results(folder)))["eavesdropper"]
-        if card.title == "residual decoder on undefended"
-    )
-    said = [line for line in card.lines if "plateau" in line or "limit" in line]
+    card, _ = paragraphs(read_results(folder), "residual decoder on undefended")
+    said = [text for text in card if "plateau" in text or "limit" in text]
     assert said == ([] if sentence is None else [sentence])
 
 
