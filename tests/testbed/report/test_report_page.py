@@ -223,6 +223,8 @@ def test_names_and_texts_are_escaped(folder: Path, edit: Edit) -> None:
         tree["self_checks"][0]["detail"] = attack
         for arm in tree["arms"]:
             arm["front_end"] = arm["defence"] = attack
+            arm["hijack"] = {"adversary": attack, "attack": attack}
+            arm["serving"]["cloud"] = {"device": attack, "servers": 1}
             arm["by_device_class"][0]["device_class"] = attack
             for entry in arm["attacks"]:
                 entry["threat_model"] = entry["position"] = attack
