@@ -89,7 +89,8 @@ def test_energy_without_the_radio_stands_in_the_comparison(page: Page) -> None:
 def test_the_cloud_is_described(page: Page) -> None:
     assert (
         "undefended: 2 servers (cloud-server), up to 4 requests at a time, waiting 20.0\u202fms "
-        "for a batch; recorded service time: 2.2\u202fms for one, 6.2\u202fms for 4; $0.68 per server and hour"
+        "for a batch; recorded service time: 2.2\u202fms for one, 6.2\u202fms for 4; "
+        "$0.68 per server and hour"
     ) in page.text
 
 
