@@ -30,8 +30,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.run_config import RunConfig, chosen_arm
@@ -72,9 +72,8 @@ def weights_on_fleet_grid(config: RunConfig, folder: Path) -> dict[str, Tensor]:
     data, models = chosen.inputs.data, chosen.new_models()
     backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
     backend.install([tier.device_spec for tier in models.tiers])
-    experiment = Experiment(chosen.scenario, folder, Progress())
     run_context = RunContext(chosen.inputs, backend, folder, Progress())
-    train(run_context, prepare(run_context, models, experiment._grid(run_context, models, [])))
+    train(run_context, prepare(run_context, models, fleet_grid(run_context, models, [])))
     last = chosen.scenario.training.rounds
     checkpoints: Path = folder / "checkpoints" / chosen.arm.name
     return load_file(checkpoints / f"round-{last:06d}.safetensors")

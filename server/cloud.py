@@ -1,7 +1,6 @@
 """The cloud half of an arm in the ServerApp's process: training steps and answers."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +11,10 @@ from server.entries import TieredCloudModel
 from testbed.core.layers import running_weight, set_statistics_momentum
 from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.seeds import torch_generator
+from testbed.core.threads import torch_threads
 from testbed.scenario.training import CloudOptimiserSection
 
 ANSWER_CHUNK = 64  # features per forward pass when answering
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Run with this many threads: their number decides the order of sums, hence the bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

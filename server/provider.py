@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.augmentation import augment
-from server.cloud import torch_threads
 from server.compute import repeatable
 from server.edge_interface import ProviderTier
 from server.entries import TieredCloudModel
@@ -27,6 +26,7 @@ from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
 from testbed.core.layers import BatchAverage
 from testbed.core.seeds import generator, torch_generator
+from testbed.core.threads import torch_threads
 from testbed.scenario.training import ProviderSection
 
 MIN_BATCH = 2  # batch norm needs two

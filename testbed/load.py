@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.core.errors import UserError
-from testbed.engine.experiment import arm_models, device_costs
-from testbed.engine.network.costs import DeviceCosts
+from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.message_sizes import message_bytes
 from testbed.engine.serving.service_times import batch_times
-from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.fleet.cloud_price import CloudCost, price_usd_per_hour
 from testbed.fleet.link_effects import RadioTimers

@@ -11,8 +11,10 @@ from typing import Any
 
 from server.serving import Serving
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment, arm_models
 from testbed.engine.hosts.backend import Backend
+from testbed.engine.network.grid import fleet_grid
+from testbed.engine.network.taps import open_taps
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import TrainedArm, prepare
@@ -50,12 +52,9 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
     with start_backend(inputs, scenario.engine.hosts) as backend:
         _trace_hosts(backend)
         backend.install([tier.device_spec for tier in models[0].tiers])
-        experiment = Experiment(scenario, folder, Progress())
-        experiment._inputs = inputs
-        run_context = RunContext(inputs, backend, folder, experiment.progress)
-        arm = prepare(
-            run_context, models[0], experiment._grid(run_context, models[0], experiment._taps())
-        )
+        run_context = RunContext(inputs, backend, folder, Progress())
+        grid = fleet_grid(run_context, models[0], open_taps(inputs))
+        arm = prepare(run_context, models[0], grid)
         serving = _enrolled(arm, size)
         radio = RadioTimers(inputs.fleet, scenario.seed)
         yield run_context, models, arm, serving, radio

@@ -11,11 +11,11 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from testbed.core.registries import ATTACKS
-from testbed.engine.experiment import arm_models, device_costs
 from testbed.engine.hosts.backend import default_hosts
-from testbed.engine.setting.models import ArmModels
+from testbed.engine.network.costs import device_costs
+from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
-from testbed.engine.summary.reference import reference_rate
+from testbed.engine.summary.host_facts import reference_rate
 from testbed.engine.training.attackers import attacks_arm
 from testbed.scenario.loading import dump_scenario
 from testbed.scenario.schema import Scenario

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from testbed.core.progress import Display, Progress
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.logs import log_to
 from testbed.scenario.schema import Scenario
 
@@ -55,8 +55,14 @@ def execute(
     with log_to(folder / "run.log") as log:
         progress = Progress(display, stop_requested)
         try:
-            return Experiment(scenario, folder, progress, ray_address).run(
-                force=force, resume=resume, on_open=log.begin
+            return run_experiment(
+                scenario,
+                folder,
+                progress,
+                force=force,
+                resume=resume,
+                ray_address=ray_address,
+                on_open=log.begin,
             )
         except KeyboardInterrupt:
             if not log.begun:

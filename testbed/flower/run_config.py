@@ -10,8 +10,7 @@ from clients.device_spec import DeviceSpec
 from testbed.core.errors import UserError
 from testbed.core.project import PROJECT_ROOT
 from testbed.core.registry import nearest
-from testbed.engine.experiment import arm_models
-from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import Arm, Scenario

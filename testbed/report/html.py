@@ -26,7 +26,6 @@ TABLES: Mapping[str, Callable[[Results], Table | None]] = {
     "tiers": tiers.tier_table,
     "arms": arms.arm_table,
     "fleet": arms.fleet_table,
-    "second": serving.second_table,
 }
 """The report's tables by the names that its template gives them."""
 

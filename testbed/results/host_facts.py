@@ -28,18 +28,6 @@ class ReferenceRate(Part):
     gmac_per_s: Number = None
 
 
-class SecondEstimate(Part):
-    """Both estimates of a front-end's latency on one device class: modelled, and measured here."""
-
-    arm: str
-    device_class: str
-    devices: Count = None
-    unknown_devices: Count = None
-    model_ms: Number = None
-    second_ms: Number = None
-    disagreement: Number = None
-
-
 class AttackCost(Part):
     """What one attack cost the host."""
 
@@ -59,7 +47,6 @@ class HostFacts(Part):
     processes: list[Process] = Field(default_factory=list)
     reference_rate: ReferenceRate | None = None
     attacks: list[AttackCost] = Field(default=[])
-    second_estimates: list[SecondEstimate] = Field(default_factory=list)
     backend: str | None = None
     hosts: Count = None
     host_restarts: Count = None

@@ -11,8 +11,8 @@ from clients.device_spec import ADVERSARY
 from clients.local_training import LocalTraining
 from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES
-from testbed.engine.experiment import arm_models
 from testbed.engine.hosts.host import HostData
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
 from testbed.scenario.training import EdgeOptimiserSection

@@ -16,7 +16,7 @@ import yaml
 
 from testbed.cli.dry_run import estimate
 from testbed.core.process import no_compiler_cache
-from testbed.engine.experiment import arm_models
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main

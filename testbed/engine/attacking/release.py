@@ -7,13 +7,19 @@ import torch
 from numpy.typing import NDArray
 
 from clients.deployed import CHUNK
-from server.cloud import torch_threads
 from testbed.core.seeds import torch_generator
-from testbed.data.federated import to_unit
+from testbed.core.threads import torch_threads
+from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.training.fleet import TrainedArm
 from testbed.wire.encoding import payload_bytes
 
 SAMPLES = 128
+
+
+def releases_by_tier(data: FederatedData, arm: TrainedArm) -> dict[int, dict[str, Any]]:
+    """Measure what each tier puts on the wire for the first victims."""
+    images = data.pool.images[data.parts.victims]
+    return {tier: measure_release(arm, tier, images) for tier in arm.models.used()}
 
 
 def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from testbed.engine.hosts.host import Delivery
 from testbed.engine.network.ledger import Charge
 from testbed.engine.network.packet_loss import Retransmissions
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.cost_model import (
     compute_energy_mj,
     inference_ms,
@@ -178,7 +180,7 @@ class DeviceCosts:
         """Return what one message and its reply cost the device.
 
         Energy is what the work adds: (active - idle power) x compute time, plus the radio's.
-        Every transmission that ``luck`` loses is charged like one that arrives.
+        A lost transmission is charged like one that arrives.
         """
         uplink = float(self.fleet.uplink_mbit_s[device])
         downlink = float(self.fleet.downlink_mbit_s[device])
@@ -204,6 +206,23 @@ class DeviceCosts:
             downlink_ms,
             None if computing is None or radio is None else computing + radio,
         )
+
+
+def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
+    """Return what an arm's front-ends cost on every device of the fleet."""
+    scenario = inputs.scenario
+    tiers = [
+        TierCosts.of(
+            inputs.fleet,
+            tier.edge_stats,
+            tier.device_spec.front_end.name,
+            scenario.training.batch_size,
+            scenario.seed,
+            tier.adversary_stats,
+        )
+        for tier in models.tiers
+    ]
+    return DeviceCosts(inputs.fleet, tiers, models.tier_of)
 
 
 def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:

@@ -4,6 +4,7 @@ The only place that charges the ledger, advances virtual time and feeds the taps
 sees an ordinary Flower Grid: late, offline, infeasible and failed devices answer with errors.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,12 +17,18 @@ from torch import Tensor
 
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import RUN_ID, Delivery, device_of, node_of, set_identity
-from testbed.engine.network.costs import DeviceCosts
+from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.ledger import Charge, Ledger
 from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.run_context import RunContext
+from testbed.fleet.cost_model import training_step_ms
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of
+
+FLOAT_BYTES = 4
+REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
 
 
 @dataclass(frozen=True)
@@ -359,3 +366,36 @@ def _needs_no_front_end(message: Message) -> bool:
 def _is_last_step(message: Message) -> bool:
     step, steps = (config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS))
     return step == steps - 1
+
+
+def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
+    """Connect an arm's cloud and devices as the scenario describes, with the given taps."""
+    inputs = run_context.inputs
+    scenario = inputs.scenario
+    options = GridOptions(
+        round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
+        shard_size=scenario.engine.shard_size,
+        online=inputs.online(),
+        cloud_step_ms=lambda images: training_step_ms(
+            inputs.cloud_device, models.main.cloud_stats, images
+        ),
+        packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
+        largest_reply_bytes=largest_reply_bytes(models),
+    )
+    costs = device_costs(inputs, models)
+    return FleetGrid(run_context.backend, costs, Ledger(len(inputs.fleet)), taps, options)
+
+
+def largest_reply_bytes(models: ArmModels) -> int:
+    """Return what no honest reply of the arm's devices exceeds: twice weights and a batch at once.
+
+    A batch counts as its features or images, uncompressed, whichever are larger, and its targets.
+    """
+    largest = 0
+    for tier in models.tiers:
+        device_spec = tier.device_spec
+        weights = sum(value.numel() for value in tier.edge.own_weights().values())
+        features = math.prod(tier.edge.front_end.feature_shape)
+        image = max(features, math.prod(device_spec.image_shape))
+        largest = max(largest, weights + device_spec.batch_size * (image + device_spec.num_classes))
+    return 2 * FLOAT_BYTES * largest + REPLY_HEADERS_BYTES

@@ -1,6 +1,5 @@
 """Serialised sizes of a request's messages, from sending one over the real wire."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,6 @@ from testbed.engine.setting.models import ArmModels
 from testbed.scenario.training import CloudOptimiserSection
 
 Counts = NDArray[np.int64]
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -30,24 +28,6 @@ class MessageBytes:
     features: Counts
     raw: Counts
     answer: Counts
-
-
-REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
-
-
-def largest_reply_bytes(models: ArmModels) -> int:
-    """Return what no honest reply of the arm's devices exceeds: twice weights and a batch at once.
-
-    A batch counts as its features or images, uncompressed, whichever are larger, and its targets.
-    """
-    largest = 0
-    for tier in models.tiers:
-        device_spec = tier.device_spec
-        weights = sum(value.numel() for value in tier.edge.own_weights().values())
-        features = math.prod(tier.edge.front_end.feature_shape)
-        image = max(features, math.prod(device_spec.image_shape))
-        largest = max(largest, weights + device_spec.batch_size * (image + device_spec.num_classes))
-    return 2 * FLOAT_BYTES * largest + REPLY_HEADERS_BYTES
 
 
 class _FirstDeviceGrid(FleetGrid):

@@ -6,6 +6,8 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from testbed.engine.setting.positions import devices_read
+from testbed.engine.setting.run_context import RunInputs
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_tensors
@@ -60,3 +62,13 @@ class Tap:
 
     def _sees(self, device: int) -> bool:
         return device < len(self._reads) and bool(self._reads[device])
+
+
+def open_taps(inputs: RunInputs) -> list[Tap]:
+    """Return an empty tap for every adversary of the scenario."""
+    scenario = inputs.scenario
+    shared = scenario.fleet.devices_per_access_point
+    return [
+        Tap(item.name, devices_read(item.name, item.position, inputs.fleet, scenario.seed, shared))
+        for item in scenario.adversaries
+    ]

@@ -9,8 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
 from clients.device_spec import deployable
-from server.cloud import torch_threads
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
+from testbed.core.threads import torch_threads
 from testbed.engine.hosts.host import RUN_ID, SERVER_NODE, device_of
 from testbed.engine.serving.cloud_queue import CloudTimes
 from testbed.engine.serving.service_times import batch_times

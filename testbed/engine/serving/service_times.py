@@ -10,20 +10,20 @@ on any host.
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from server.cloud import torch_threads
 from server.entries import TierPath
 from testbed.core.errors import UserError
+from testbed.core.threads import torch_threads
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
 from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.cost_model import inference_ms
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.queueing import BatchTimes
-from testbed.scenario.schema import Scenario
 from testbed.scenario.serving import ServiceTimes
 
 REPEATS = 7
@@ -58,14 +58,14 @@ def _modelled(inputs: RunInputs, tier: TierModel) -> ServiceTimes:
     return ServiceTimes(cloud=modelled(tier.cloud_stats), front_end=modelled(tier.edge_stats))
 
 
-def settle_service_times(scenario: Scenario, arms: Sequence[ArmModels]) -> Scenario:
-    """Return the scenario with this host's times in it, where it asks for them to be measured.
+def settle_service_times(inputs: RunInputs, arms: Sequence[ArmModels]) -> RunInputs:
+    """Return the inputs with measured times in the scenario, where it asks for them.
 
     Raises
     ------
     UserError : it gives times itself, but not those of every tier.
     """
-    section = scenario.serving
+    section = inputs.scenario.serving
     if section.cloud_service == "recorded":
         for models in arms:
             given = section.recorded_service_ms[models.arm]
@@ -75,10 +75,11 @@ def settle_service_times(scenario: Scenario, arms: Sequence[ArmModels]) -> Scena
                     f"serving.recorded_service_ms.{models.arm}: no times of tier '{missing[0]}'"
                 )
     if section.cloud_service != "measured":
-        return scenario
+        return inputs
     times = {models.arm: measured_times(models, section.max_batch) for models in arms}
     update = {"cloud_service": "recorded", "recorded_service_ms": times}
-    return scenario.model_copy(update={"serving": section.model_copy(update=update)})
+    serving = section.model_copy(update=update)
+    return replace(inputs, scenario=inputs.scenario.model_copy(update={"serving": serving}))
 
 
 def measured_times(models: ArmModels, largest: int) -> dict[str, ServiceTimes]:

@@ -14,12 +14,11 @@ from server.entries import TieredCloudModel, TierPath
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import torch_generator
+from testbed.engine.setting.run_context import RunInputs
 from testbed.engine.setting.tiers import TierPlan, TierSpec, plan_tiers
 from testbed.fleet.layer_stats import LayerStats, layer_stats
 from testbed.fleet.sampling import Fleet
 from testbed.scenario.schema import Arm, Scenario
-
-ImageShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,17 @@ class ArmModels:
         return self.tiers[self.used()[0]]
 
 
-def build_models(
-    scenario: Scenario,
-    arm: Arm,
-    fleet: Fleet,
-    image_shape: ImageShape,
-    num_classes: int,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-) -> ArmModels:
+def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
     """Build the front-ends of an arm's tiers and the cloud model that they share.
-
-    Parameters
-    ----------
-    normalisation : mean and standard deviation per channel.
 
     Raises
     ------
     UserError : a front-end does not work at this image size or with its defence.
     """
+    scenario, fleet, pool = inputs.scenario, inputs.fleet, inputs.data.pool
+    image_shape, num_classes = pool.image_shape, pool.num_classes
+    channel_mean = tuple(float(value) for value in inputs.data.mean)
+    channel_std = tuple(float(value) for value in inputs.data.std)
 
     def device_spec_of(spec: TierSpec) -> DeviceSpec:
         return DeviceSpec(
@@ -95,8 +87,8 @@ def build_models(
             defence=spec.defence,
             image_shape=image_shape,
             num_classes=num_classes,
-            channel_mean=normalisation[0],
-            channel_std=normalisation[1],
+            channel_mean=channel_mean,
+            channel_std=channel_std,
             batch_size=scenario.training.batch_size,
             optimiser=scenario.training.edge_optimiser,
             tier=spec.name,

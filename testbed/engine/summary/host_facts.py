@@ -1,75 +1,111 @@
-"""The run's front-ends timed on this host and scaled to its devices, beside the cost model's times.
+"""What a run costs its host (host.json). No result depends on it."""
 
-It depends on the host and so belongs to host.json; no result depends on it.
-"""
-
-import functools
+import importlib.metadata
+import os
+import platform
 import statistics
-from collections import Counter
-from collections.abc import Sequence
+import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
-from testbed.engine.setting.run_context import RunInputs
-from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
-from testbed.fleet.cost_model import inference_ms, serving_feasibility
+import psutil
+import torch
 
-REPEATS = 5
+from clients.device_spec import compute_layout
+from testbed.core.files import write_json
+from testbed.core.progress import Progress
+from testbed.core.seeds import torch_generator
+from testbed.core.threads import torch_threads
+from testbed.engine.hosts.backend import Backend
+from testbed.engine.setting.models import TierModel
+from testbed.results.writing import Row
+from testbed.scenario.schema import Scenario
+
+PACKAGES = ("flwr", "torch", "ray", "numpy", "flwr-datasets", "datasets", "pyarrow")
+REPEATS, WARM_UP = 15, 2
+BATCH = 8
+CLOCK_TICK_S = 0.01
 
 
-@functools.cache
-def _rates() -> HostRates:
-    """Return this host's rates; they are measured once in a process."""
-    return HostRates(REPEATS)
+class HostMeter:
+    """Measures and writes the host's facts.
 
-
-def second_estimates(inputs: RunInputs, arms: Sequence[ArmModels]) -> list[dict[str, Any]]:
-    """Return both estimates of the front-end's latency by arm and device class.
-
-    Medians over the devices that can run it and have a second estimate (its reference network is
-    at hand), in ms, without the devices' own jitter. ``disagreement`` is the second over the first;
-    ``devices`` counts them, ``unknown_devices`` the others that can run it.
+    Attributes
+    ----------
+    hosts : processes that simulate devices.
+    models : by arm, where the provider's model came from.
+    attacks : seconds of each attack.
     """
-    fleet = inputs.fleet
-    rows: list[dict[str, Any]] = []
-    for models in arms:
-        host_ms = [_host_ms(tier) for tier in models.tiers]
-        known: dict[str, list[tuple[float, float]]] = {}
-        unknown: Counter[str] = Counter()
-        for device in range(len(fleet)):
-            model, number = fleet.device(device), int(models.tier_of[device])
-            stats = models.tiers[number].edge_stats
-            if not serving_feasibility(model, stats).fits:
-                continue
-            of_class = known.setdefault(model.device_class, [])
-            second_ms = _rates().second_estimate_ms(model, host_ms[number])
-            if second_ms is None:
-                unknown[model.device_class] += 1
-            else:
-                of_class.append((inference_ms(model, stats), second_ms))
-        for name, both in sorted(known.items()):
-            rows.append(
-                {
-                    "arm": models.arm,
-                    "device_class": name,
-                    "devices": len(both),
-                    "unknown_devices": unknown[name],
-                    **_medians(both),
-                }
-            )
-    return rows
+
+    def __init__(self) -> None:
+        self.hosts = 1
+        self.models: list[Row] = []
+        self.attacks: list[Row] = []
+        self._processes: list[Row] = []
+        self._restarts = self._job_restarts = 0
+        self._reference_rate: Row = {}
+
+    def measure_rate(self, models: TierModel) -> None:
+        """Measure the host's rate on a front-end."""
+        self._reference_rate = reference_rate(models)
+
+    def measure_usage(self, backend: Backend) -> None:
+        """Record what each process has cost so far, and how many were replaced."""
+        usage = backend.usage()
+        self._processes = [{"name": name, **asdict(cost)} for name, cost in usage.items()]
+        self._restarts, self._job_restarts = backend.restarts, backend.job_restarts
+
+    def write(self, path: Path, scenario: Scenario, progress: Progress) -> None:
+        """Write everything that was measured so far."""
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        facts = {
+            "versions": {"python": platform.python_version()} | versions,
+            "cores": os.cpu_count(),
+            "phases": [{"name": name, "wall_s": wall_s} for name, wall_s in progress.phases],
+            "total_wall_s": progress.total_s,
+            "processes": self._processes,
+            "reference_rate": self._reference_rate,
+            "attacks": self.attacks,
+            "models": self.models,
+            "backend": scenario.engine.backend,
+            "hosts": self.hosts,
+            "host_restarts": self._restarts,
+            "adversary_restarts": self._job_restarts,
+            "torch_threads": torch.get_num_threads(),
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_json(path, facts)
 
 
-def _host_ms(tier: TierModel) -> float:
-    module = plain_edge(tier.device_spec).on_device()
-    return host_cpu_ms(module, tier.device_spec.image_shape, REPEATS)
+def reference_rate(models: TierModel) -> dict[str, Any]:
+    """Measure inference of a front-end on one thread of this host.
 
-
-def _medians(pairs: list[tuple[float, float]]) -> dict[str, float | None]:
-    if not pairs:
-        return {"model_ms": None, "second_ms": None, "disagreement": None}
+    Returns
+    -------
+    Median images/s and MACs/s over ``REPEATS`` passes of ``BATCH`` images, in CPU time of this
+    process, which other processes do not affect.
+    """
+    parameters, norm_statistics = models.edge.initial_weights()
+    weights = {n: compute_layout(value) for n, value in (parameters | norm_statistics).items()}
+    x = torch.rand(
+        BATCH, *models.device_spec.image_shape, generator=torch_generator(0, "reference")
+    )
+    process = psutil.Process()
+    seconds = []
+    with torch_threads(1), torch.no_grad():
+        for _ in range(REPEATS + WARM_UP):
+            before = process.cpu_times()
+            started = time.perf_counter()
+            models.edge.features(weights, x, torch_generator(0, "reference release"))
+            wall = time.perf_counter() - started
+            after = process.cpu_times()
+            cpu = (after.user - before.user) + (after.system - before.system)
+            # CPU times advance in ticks: time a pass of a few ticks by the clock instead.
+            seconds.append(cpu if cpu > 5 * CLOCK_TICK_S else wall)
+    images_per_s = BATCH / statistics.median(seconds[WARM_UP:])
     return {
-        "model_ms": statistics.median(first for first, _ in pairs),
-        "second_ms": statistics.median(second for _, second in pairs),
-        "disagreement": statistics.median(second / first for first, second in pairs),
+        "front_end": models.device_spec.front_end.name,
+        "images_per_s": images_per_s,
+        "gmac_per_s": images_per_s * models.edge_stats.macs / 1e9,
     }

@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.cloud import Cloud, torch_threads
+from server.cloud import Cloud
 from server.training_step import TrainingStep
 from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import generator
+from testbed.core.threads import torch_threads
 from testbed.engine.setting.auxiliary_data import held_images
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
 from clients.device_spec import deployable
-from server.cloud import Cloud, torch_threads
+from server.cloud import Cloud
 from server.split_federated import RoundRecord, SplitFederated
 from server.tiers import Tier
 from testbed.core.errors import UserError
 from testbed.core.registries import STRATEGIES
 from testbed.core.seeds import torch_generator
+from testbed.core.threads import torch_threads
 from testbed.data.federated import to_unit
 from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
 from testbed.engine.network.grid import FleetGrid

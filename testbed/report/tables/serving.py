@@ -1,13 +1,9 @@
-"""The tables of what serving cost: by device class, and both estimates of the device's time."""
+"""The table of what serving cost, by device class."""
 
 from testbed.pages.cells import Cell, Row, Table, group, number
 from testbed.results import formats as numbers
-from testbed.results.host_facts import SecondEstimate
 from testbed.results.reading import Results
 from testbed.results.schema import ArmOnClass, Serving
-
-LARGE_DISAGREEMENT = 1.5
-"""From this ratio on, neither estimate should be trusted; most errors of the model are smaller."""
 
 
 def serving_table(results: Results) -> Table | None:
@@ -81,36 +77,3 @@ def _radio_mj(part: ArmOnClass | Serving) -> float | None:
     if part.energy_mj_per_request is None or part.work_mj_per_request is None:
         return part.wake_tail_mj_per_request
     return max(0.0, part.energy_mj_per_request - part.work_mj_per_request)
-
-
-def second_table(results: Results) -> Table | None:
-    """Return both estimates of the front-ends' latency and their disagreement."""
-    host = results.host
-    if host is None or not host.second_estimates:
-        return None
-    headings = ["device class", "devices", "cost model", "scaled from this host", "second / first"]
-    rows: list[Row] = []
-    for arm in dict.fromkeys(entry.arm for entry in host.second_estimates):
-        rows.append(group(arm, len(headings) - 1))
-        rows += [_second_row(entry) for entry in host.second_estimates if entry.arm == arm]
-    return Table(headings, rows)
-
-
-def _second_row(entry: SecondEstimate) -> Row:
-    ratio = entry.disagreement
-    far = ratio is not None and not 1 / LARGE_DISAGREEMENT <= ratio <= LARGE_DISAGREEMENT
-    unknown = f"{entry.unknown_devices} more without" if entry.unknown_devices else ""
-    return Row(
-        entry.device_class,
-        [
-            number(entry.devices, numbers.count, unknown),
-            number(entry.model_ms, _two_figures),
-            number(entry.second_ms, _two_figures),
-            number(ratio, lambda value: numbers.significant(value, 2), "far apart" if far else ""),
-        ],
-    )
-
-
-def _two_figures(value: float | None) -> str:
-    text = numbers.significant(value, 2)
-    return text if value is None else f"{text}{numbers.THIN}ms"

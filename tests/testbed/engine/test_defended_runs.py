@@ -14,7 +14,7 @@ from small import TINY, make_spec
 from clients.deployed import FrontEndRunner
 from testbed.core.progress import Progress
 from testbed.core.registries import DEFENCES
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import node_of
 from testbed.engine.network.costs import DeviceCosts, TierCosts
@@ -50,7 +50,7 @@ def results(tmp_path_factory):
     ]
     tree["adversaries"] = tree["adversaries"][1:]
     folder = tmp_path_factory.mktemp("defended") / "run"
-    Experiment(validate_scenario(tree, "test"), folder, Progress()).run()
+    run_experiment(validate_scenario(tree, "test"), folder, Progress())
     summary = json.loads((folder / "results.json").read_text())
     return summary, pq.read_table(folder / "requests.parquet").to_pylist()
 

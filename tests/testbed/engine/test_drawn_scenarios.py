@@ -13,7 +13,7 @@ from small import TINY
 
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress, Silent
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
@@ -170,7 +170,7 @@ def results(folder):
 def run(tree, folder, display=None, resume=False, **engine):
     tree = {**tree, "engine": {**tree["engine"], **engine}}
     scenario = validate_scenario(tree, "drawn")
-    Experiment(scenario, folder, Progress(display)).run(resume=resume)
+    run_experiment(scenario, folder, Progress(display), resume=resume)
     return results(folder)
 
 

@@ -14,7 +14,7 @@ from small import TINY
 
 from testbed.core.progress import Progress
 from testbed.core.project import PROJECT_ROOT
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
 from testbed.results.columns import TABLES
@@ -24,7 +24,7 @@ from testbed.wire import protocol
 
 def run(tree, folder, **options):
     scenario = validate_scenario(tree, "test")
-    Experiment(scenario, folder, Progress()).run(**options)
+    run_experiment(scenario, folder, Progress(), **options)
     return folder
 
 
@@ -181,11 +181,11 @@ def test_resumed_runs_end_with_the_same_bits(tiny, tmp_path, inline_results, pha
     folder = tmp_path / "run"
     scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        Experiment(scenario, folder, Progress(StopAt(phase, steps))).run()
+        run_experiment(scenario, folder, Progress(StopAt(phase, steps)))
     partial = json.loads((folder / "results.json").read_text())
     assert partial["status"] == "interrupted"
     assert (folder / "report.html").exists()
-    Experiment(scenario, folder, Progress()).run(resume=True)
+    run_experiment(scenario, folder, Progress(), resume=True)
     assert everything(folder) == inline_results
 
 
@@ -193,14 +193,14 @@ def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path
     folder, said = tmp_path / "run", []
     scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        Experiment(scenario, folder, Progress(StopAt("train undefended", 2))).run()
+        run_experiment(scenario, folder, Progress(StopAt("train undefended", 2)))
     newest = sorted((folder / "checkpoints" / "undefended").glob("round-*.safetensors"))[-1]
     content = bytearray(newest.read_bytes())
     content[-1000] ^= 1  # one bit of a weight; other damage: test_checkpoint.py
     newest.write_bytes(content)
     display = StopAt("nothing", 1)
     display.say = said.append
-    Experiment(scenario, folder, Progress(display)).run(resume=True)
+    run_experiment(scenario, folder, Progress(display), resume=True)
     assert said == [f"{newest} is damaged; falling back on the one before"]
     assert everything(folder) == inline_results
 
@@ -211,8 +211,8 @@ def test_strategies_with_moments_survive_a_resume(tiny, tmp_path):
     whole = everything(run(tiny, tmp_path / "whole"))
     scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        Experiment(scenario, tmp_path / "cut", Progress(StopAt("train undefended", 2))).run()
-    Experiment(scenario, tmp_path / "cut", Progress()).run(resume=True)
+        run_experiment(scenario, tmp_path / "cut", Progress(StopAt("train undefended", 2)))
+    run_experiment(scenario, tmp_path / "cut", Progress(), resume=True)
     assert everything(tmp_path / "cut") == whole
 
 
@@ -224,9 +224,9 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
     on_ray = with_engine(tiny, backend="ray", hosts=2)
     scenario = validate_scenario(on_ray, "test")
     with pytest.raises(KeyboardInterrupt):
-        Experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2))).run()
+        run_experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2)))
     inline = validate_scenario(with_engine(tiny, backend="inline"), "test")
-    Experiment(inline, tmp_path / "cut", Progress()).run(resume=True)
+    run_experiment(inline, tmp_path / "cut", Progress(), resume=True)
     assert everything(tmp_path / "cut") == whole
 
 
@@ -258,7 +258,7 @@ class TwoNodes:
         """Run on it, as on the cluster that this machine belongs to."""
         monkeypatch.setenv("RAY_ADDRESS", self.cluster.address)
         scenario = validate_scenario(with_engine(tree, backend="ray"), "test")
-        Experiment(scenario, folder, Progress(), "auto").run()
+        run_experiment(scenario, folder, Progress(), ray_address="auto")
         assert not ray.is_initialized()
         assert all(item.remaining_processes_alive() for item in self.cluster.list_all_nodes())
         return json.loads((folder / "host.json").read_text())

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
 from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.client import ScenarioClientApp
@@ -66,9 +66,8 @@ def test_flower_simulates_the_same_weights_as_fleet_grid(
     data, models = chosen.inputs.data, chosen.new_models()
     backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
     backend.install([tier.device_spec for tier in models.tiers])
-    experiment = Experiment(chosen.scenario, tmp_path / "grid", Progress())
     run_context = RunContext(chosen.inputs, backend, tmp_path / "grid", Progress())
-    arm = prepare(run_context, models, experiment._grid(run_context, models, []))
+    arm = prepare(run_context, models, fleet_grid(run_context, models, []))
     before = {name: value.clone() for name, value in arm.cloud.state().items()}
     train(run_context, arm)
     ours = load_file(tmp_path / "grid" / "checkpoints" / "sift" / "round-000002.safetensors")

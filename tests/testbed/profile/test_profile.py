@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.fleet.calibration.second_estimate import HostRates
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
-from testbed.profile.__main__ import main
-from testbed.profile.costs import DeviceCost, crossing, device_costs
+from testbed.profile.__main__ import main, second_estimator
+from testbed.profile.costs import DeviceCost, SecondEstimate, crossing, device_costs
 from testbed.profile.tables import claim_sentences, savings
 from testbed.profile.variants import Variant, all_variants
 
@@ -98,11 +99,11 @@ def test_crossings(fixed_ms: float, more_bytes: int, mbit_s: float) -> None:
     assert faster[found.when] is (difference_ms < 0.0)
 
 
-def costs_on(*devices: str) -> list[DeviceCost]:
+def costs_on(*devices: str, estimate: SecondEstimate | None = None) -> list[DeviceCost]:
     catalogue = load_catalogue()
     chosen = [catalogue.named(name) for name in devices]
     cloud = catalogue.named("cloud-server")
-    return device_costs(VARIANTS[64], chosen, load_links().named("wifi"), cloud)
+    return device_costs(VARIANTS[64], chosen, load_links().named("wifi"), cloud, estimate)
 
 
 def test_costs_add_up() -> None:
@@ -115,6 +116,22 @@ def test_costs_add_up() -> None:
             assert cost.total_mj is None
         if cost.budget_bytes is not None:
             assert cost.feasible is (cost.needed_bytes <= cost.budget_bytes)
+
+
+def test_both_estimates_and_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host needs 3 ms for a front-end, and half its devices' time for the references."""
+    monkeypatch.setattr("testbed.profile.__main__.host_cpu_ms", lambda *_: 3.0)
+    monkeypatch.setattr(
+        HostRates,
+        "second_estimate_ms",
+        lambda self, device, ms: None if device.device_class == "mcu" else 2 * ms,
+    )
+    for cost in costs_on("nano-33-ble", "raspberry-pi-4", estimate=second_estimator((3, 64, 64))):
+        if cost.device_class == "mcu" or cost.macs == 0:  # no reference, or nothing on the device
+            assert (cost.second_ms, cost.disagreement) == (None, None)
+            continue
+        assert cost.second_ms == 6.0
+        assert cost.disagreement == pytest.approx(6.0 / cost.compute_ms)
 
 
 def test_the_alternatives() -> None:

@@ -1,6 +1,5 @@
-"""What the report says of serving: the cloud, its cost, radios, and both latency estimates."""
+"""What the report says of serving: the cloud, its cost and radios."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,24 +47,6 @@ def served(tree: dict[str, Any]) -> None:
 @pytest.fixture
 def page(folder: Path, edit: Edit, without_figures: None) -> Page:
     edit(served)
-    host = json.loads((folder / "host.json").read_text())
-    host["second_estimates"] = [
-        {
-            "arm": ARMS[0],
-            "device_class": name,
-            "devices": 28 - unknown,
-            "unknown_devices": unknown,
-            "model_ms": model_ms,
-            "second_ms": second_ms,
-            "disagreement": None if second_ms is None else second_ms / model_ms,
-        }
-        for name, unknown, model_ms, second_ms in (
-            ("phone", 2, 0.74, 0.82),
-            ("edge-gpu", 0, 4.72, 0.862),
-            ("phone-gpu", 28, None, None),
-        )
-    ]
-    (folder / "host.json").write_text(json.dumps(host))
     return Page(build_report(folder).read_text(encoding="utf-8"))
 
 
@@ -94,18 +75,8 @@ def test_the_cloud_is_described(page: Page) -> None:
     ) in page.text
 
 
-def test_both_estimates_and_their_disagreement(page: Page) -> None:
-    phone = page.row("table-second", "phone")
-    assert [value for _, value in phone] == [26, 0.74, 0.82, pytest.approx(0.82 / 0.74)]
-    board = page.row("table-second", "edge-gpu")
-    assert board[3][0] == "0.18"
-    assert page.text.count("far apart") == 1
-    assert page.row("table-second", "phone-gpu")[2][0] == "–"  # noqa: RUF001
-
-
 def test_results_without_the_new_figures_are_still_shown(folder: Path) -> None:
     old = Page(build_report(folder).read_text(encoding="utf-8"))
-    assert "table-second" not in old.tables
     assert page_has_no_cost(old)
 
 

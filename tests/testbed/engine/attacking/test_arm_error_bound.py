@@ -18,7 +18,7 @@ from testbed.engine.attacking.error_bounds import (
     bound_entry,
 )
 from testbed.engine.attacking.replays import averaged_intercepts
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.summary.self_checks import _bound_check_result
 from testbed.privacy.error_bounds import ExpectedGram
@@ -196,7 +196,7 @@ def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):
         {"name": "learns", "attack": {"name": "substitute", **short}, **reads_all},
     ]
     scenario = validate_scenario(tiny, "test")
-    Experiment(scenario, tmp_path / "run", Progress()).run()
+    run_experiment(scenario, tmp_path / "run", Progress())
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     points = results["arms"][0]["error_bounds"][0]["points"]
     entries = [item for item in results["arms"][0]["attacks"] if not item["is_anchor"]]

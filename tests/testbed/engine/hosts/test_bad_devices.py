@@ -10,14 +10,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.host import Host, node_of
 from testbed.scenario.loading import validate_scenario
 from testbed.wire.size import serialised_bytes
 
 
 def run(tree, folder):
-    Experiment(validate_scenario(tree, "test"), folder, Progress()).run()
+    run_experiment(validate_scenario(tree, "test"), folder, Progress())
     return json.loads((folder / "results.json").read_text()), folder
 
 

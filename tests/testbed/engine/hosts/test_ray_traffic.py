@@ -13,12 +13,13 @@ from server.serving import Serving
 from testbed.core.errors import HostError
 from testbed.core.progress import Progress
 from testbed.data.device_rows import DeviceRows
-from testbed.engine.experiment import Experiment, arm_models
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
 from testbed.engine.hosts.on_ray.actors import _HostActor
 from testbed.engine.hosts.on_ray.cluster import Cluster
+from testbed.engine.network.grid import fleet_grid
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import prepare, train
@@ -117,11 +118,10 @@ def train_and_deploy(tree, folder, **engine):
     scenario = validate_scenario(tree, "test")
     inputs = read_run_inputs(scenario)
     models = arm_models(inputs, scenario.arms[0])
-    experiment = Experiment(scenario, folder, Progress())
     with start_backend(inputs, scenario.engine.hosts) as backend:
         backend.install([tier.device_spec for tier in models.tiers])
         run_context = RunContext(inputs, backend, folder, Progress())
-        arm = prepare(run_context, models, experiment._grid(run_context, models, []))
+        arm = prepare(run_context, models, fleet_grid(run_context, models, []))
         train(run_context, arm)
         (tier,) = arm.server.tiers
         serving = Serving(

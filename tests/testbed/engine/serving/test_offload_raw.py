@@ -10,7 +10,7 @@ import pytest
 from small import TINY
 
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.fleet.catalogue import CATALOGUE_PATH, COLUMNS
 from testbed.scenario.loading import validate_scenario
 
@@ -38,7 +38,7 @@ def scenario(**fleet):
 
 
 def run(tree, folder, **options):
-    Experiment(validate_scenario(tree, "test"), folder, Progress()).run(**options)
+    run_experiment(validate_scenario(tree, "test"), folder, Progress(), **options)
     return folder
 
 
@@ -158,8 +158,8 @@ def test_hosts_and_interruptions_change_no_bit(offloaded, tmp_path):
     tree = scenario(infeasible="offload_raw")
     tree["engine"] |= {"backend": "ray", "hosts": 2, "shard_size": 1}
     with pytest.raises(KeyboardInterrupt):
-        Experiment(
+        run_experiment(
             validate_scenario(tree, "test"), tmp_path / "run", Progress(StopWhenServing())
-        ).run()
+        )
     run(tree, tmp_path / "run", resume=True)
     assert content(tmp_path / "run") == content(offloaded)

@@ -12,7 +12,7 @@ from small import TINY
 from testbed import load
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.scenario.loading import load_scenario, validate_scenario
 
 SMALL = "nucleo-g0b1re"  # the CNN cut after block 2 does not fit it
@@ -37,7 +37,7 @@ def tree_of(**serving):
 
 
 def run(tree, folder, **options):
-    Experiment(validate_scenario(tree, "test"), folder, Progress()).run(**options)
+    run_experiment(validate_scenario(tree, "test"), folder, Progress(), **options)
     return folder
 
 
@@ -157,7 +157,7 @@ def test_measured_times_are_recorded_and_reproduce_the_results(tmp_path, monkeyp
 
     monkeypatch.setattr("testbed.engine.serving.service_times.measured_times", no_measuring)
     again = tmp_path / "again"
-    Experiment(scenario, again, Progress()).run()
+    run_experiment(scenario, again, Progress())
     assert (again / "results.json").read_bytes() == (first / "results.json").read_bytes()
     # Resuming with the scenario as it was given takes what that run measured.
     before = (first / "results.json").read_bytes()

@@ -10,8 +10,9 @@ from small import TINY, make_spec
 
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment, arm_models, device_costs
-from testbed.engine.setting.models import edge_stats
+from testbed.engine.experiment import run_experiment
+from testbed.engine.network.costs import device_costs
+from testbed.engine.setting.models import arm_models, edge_stats
 from testbed.engine.setting.run_context import read_fleet, read_run_inputs
 from testbed.engine.setting.tiers import OWN, plan_tiers
 from testbed.scenario.components import Component
@@ -146,7 +147,7 @@ def finished(tmp_path_factory):
     free = {"name": "free", "position": {"tap": "cloud"}, "curve": [0.5, 0.25]}
     given["adversaries"].append(free | {"attack": {"name": "substitute", **short}})
     scenario = validate_scenario(given, "test")
-    Experiment(scenario, folder, Progress()).run()
+    run_experiment(scenario, folder, Progress())
     return folder, json.loads((folder / "results.json").read_text())
 
 

@@ -9,7 +9,7 @@ import torch
 
 from server.schedule import EpochRecord
 from testbed.core.registries import DEFENCES
-from testbed.engine.experiment import arm_models
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.training.model_cache import (
     FOLDER_VARIABLE,

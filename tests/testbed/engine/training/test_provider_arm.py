@@ -11,7 +11,8 @@ from small import TINY
 
 from testbed.core.errors import UserError
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment, arm_models
+from testbed.engine.experiment import run_experiment
+from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import evaluate, prepare
 from testbed.engine.training.model_cache import FOLDER_VARIABLE
@@ -60,7 +61,7 @@ def plain(tmp_path_factory):
 
 def run(tree, folder, progress=None, **options):
     scenario = validate_scenario(tree, "test")
-    Experiment(scenario, folder, progress or Progress()).run(**options)
+    run_experiment(scenario, folder, progress or Progress(), **options)
     return everything(folder)
 
 

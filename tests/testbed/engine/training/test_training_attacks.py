@@ -10,7 +10,7 @@ import torch
 from small import TINY
 
 from testbed.core.progress import Progress
-from testbed.engine.experiment import Experiment
+from testbed.engine.experiment import run_experiment
 from testbed.engine.training.attackers import label_gap
 from testbed.scenario.loading import validate_scenario
 
@@ -38,7 +38,7 @@ def hijacked_tree():
 def run(tree, folder, display=None, **options):
     scenario = validate_scenario(copy.deepcopy(tree), "test")
     progress = Progress() if display is None else Progress(display)
-    Experiment(scenario, folder, progress).run(**options)
+    run_experiment(scenario, folder, progress, **options)
     return folder
 
 
