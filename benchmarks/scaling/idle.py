@@ -15,8 +15,8 @@ from testbed.engine.hosts.backend import Backend
 from testbed.engine.network.grid import fleet_grid
 from testbed.engine.network.taps import open_taps
 from testbed.engine.setting.models import arm_models
-from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
+from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import TrainedArm, prepare
 from testbed.fleet.link_effects import RadioTimers
 from testbed.scenario.loading import read_tree, validate_scenario

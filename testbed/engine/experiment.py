@@ -7,8 +7,7 @@ from testbed.core.process import tune_malloc
 from testbed.core.progress import Progress
 from testbed.core.threads import one_thread
 from testbed.engine.attacking.attacks import attack_arm
-from testbed.engine.attacking.leakage import leakage_by_tier
-from testbed.engine.attacking.release import releases_by_tier
+from testbed.engine.attacking.leakage import leakage_by_tier, releases_by_tier
 from testbed.engine.attacking.sanity import sanity_checks
 from testbed.engine.hosts.on_ray.address import check_address
 from testbed.engine.network.grid import fleet_grid

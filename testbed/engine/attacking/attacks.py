@@ -31,9 +31,8 @@ from testbed.engine.attacking.evidence import (
     query_access,
 )
 from testbed.engine.attacking.intercepts import read_by_tier
-from testbed.engine.attacking.scoring import ScoredAttack, score_attack
+from testbed.engine.attacking.scoring import ScoredAttack, score_attack, victims_of
 from testbed.engine.attacking.transfer import aimed_at, targets, transfer_rows
-from testbed.engine.attacking.victims import victims_of
 from testbed.engine.network.taps import Tap
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels

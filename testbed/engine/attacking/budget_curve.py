@@ -16,8 +16,7 @@ from testbed.adversaries.base import Evidence, FloatArray, Intercepts, Reconstru
 from testbed.core.seeds import generator
 from testbed.engine.attacking.bound_check import features_apart, smoothed_scores
 from testbed.engine.attacking.evidence import AttackJob, TierIntercepts, attack_job
-from testbed.engine.attacking.scoring import score_images
-from testbed.engine.attacking.victims import victims_of
+from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels

@@ -8,7 +8,7 @@ from clients.deployed import DeployedFrontEnd
 from testbed.engine.attacking.error_bounds import ArmErrorBound
 from testbed.engine.attacking.evidence import TierIntercepts
 from testbed.engine.attacking.replays import averaged_intercepts
-from testbed.engine.attacking.victims import victims_of
+from testbed.engine.attacking.scoring import victims_of
 from testbed.engine.network.taps import Intercept, Tap
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.auxiliary_data import auxiliary_classes

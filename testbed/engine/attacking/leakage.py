@@ -1,19 +1,28 @@
-"""What features tell about their images without an attack, by tier; no adversary sees any of it."""
+"""What each tier releases: bytes, the defence's statistics, and leakage measured without attacks.
+
+No adversary sees any of it.
+"""
 
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from testbed.core.seeds import generator
+from clients.deployed import CHUNK
+from testbed.core.seeds import generator, torch_generator
+from testbed.core.threads import torch_threads
 from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.training.fleet import TrainedArm, released_features
 from testbed.privacy.leakage import measure_leakage
 from testbed.privacy.mutual_information import ESTIMATORS, estimate_information
 from testbed.scenario.schema import Scenario
+from testbed.wire.encoding import payload_bytes
 
 LEAKAGE_SAMPLES = 512
 INFORMATION_PAIRS = 2048
+RELEASE_SAMPLES = 128
 
 Row = dict[str, Any]
 
@@ -49,3 +58,37 @@ def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> 
     pairs = to_unit(images), released_features(arm, images, tier).numpy()
     bounds: Row = {name: asdict(estimate_information(*pairs, name, seed)) for name in ESTIMATORS}
     return {"pairs": len(rows), **bounds}
+
+
+def releases_by_tier(data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+    """Measure what each tier puts on the wire for the first victims."""
+    images = data.pool.images[data.parts.victims]
+    return {tier: measure_release(arm, tier, images) for tier in arm.models.used()}
+
+
+def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> Row:
+    """Release images (N, C, H, W) as a tier's requests do, one by one on the wire.
+
+    Returns
+    -------
+    ``feature_bytes``, the mean size of the arrays that travel for one image, and ``statistics``,
+    the defence's own account by name.
+    """
+    runner = arm.deployed(tier).runner
+    rng = torch_generator(arm.models.tiers[tier].device_spec.seed, "release statistics")
+    chosen = images[:RELEASE_SAMPLES]
+    with torch_threads(arm.cloud.threads), torch.no_grad():
+        parts = [
+            runner.before_and_after(torch.from_numpy(to_unit(chosen[start : start + CHUNK])), rng)
+            for start in range(0, len(chosen), CHUNK)
+        ]
+        z, released = (torch.cat(part) for part in zip(*parts, strict=True))
+        sizes = [payload_bytes(runner.encode(one[None])) for one in released]
+        statistics = runner.release_statistics(z, released)
+    return {
+        "feature_bytes": round(float(np.mean(sizes))),
+        # JSON has no infinities, which no noise or equal features give.
+        "statistics": {
+            name: value if np.isfinite(value) else None for name, value in statistics.items()
+        },
+    }

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 from testbed.adversaries.base import FloatArray, Inferred, IntArray, Reconstruction
 from testbed.core.registries import ATTACKS
+from testbed.data.federated import to_unit
+from testbed.engine.network.taps import Intercept
+from testbed.engine.serving.serve import ServedArm
+from testbed.engine.setting.models import ArmModels
+from testbed.engine.setting.run_context import RunInputs
 from testbed.privacy.intervals import bootstrap_interval
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import ScoreTable, score
@@ -44,6 +49,28 @@ class Victims:
     pool: FloatArray
     pool_index: IntArray
     persons: IntArray | None = None
+
+
+def victims_of(
+    inputs: RunInputs, models: ArmModels, read: Sequence[Intercept], served: ServedArm
+) -> Victims:
+    """Return the victims of these intercepts, in their order."""
+    by_request = {item.request: item.image for item in served.requests}
+    rows = np.array([by_request[item.request] for item in read], dtype=np.int64)
+    pool, pool_rows = inputs.data.pool, inputs.data.parts.victims
+    return Victims(
+        requests=np.array([item.request for item in read], dtype=np.int64),
+        rows=rows,
+        devices=np.array([item.device for item in read], dtype=np.int64),
+        device_classes=[inputs.fleet.device_class(item.device) for item in read],
+        tiers=[models.tiers[int(models.tier_of[item.device])].device_spec.tier for item in read],
+        links=[inputs.fleet.link(item.device).name for item in read],
+        labels=pool.labels[rows],
+        images=to_unit(pool.images[rows]),
+        pool=to_unit(pool.images[pool_rows]),
+        pool_index=np.searchsorted(pool_rows, rows),
+        persons=None if pool.persons is None else pool.persons[rows],
+    )
 
 
 @dataclass(frozen=True)

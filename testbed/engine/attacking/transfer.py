@@ -12,8 +12,7 @@ from typing import Any
 from testbed.adversaries.base import Reconstruction
 from testbed.engine.attacking.bound_check import features_apart, made_of_target, smoothed_scores
 from testbed.engine.attacking.evidence import AttackJob, TierIntercepts
-from testbed.engine.attacking.scoring import score_images
-from testbed.engine.attacking.victims import victims_of
+from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs

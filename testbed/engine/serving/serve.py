@@ -15,8 +15,8 @@ from testbed.engine.hosts.host import RUN_ID, SERVER_NODE, device_of
 from testbed.engine.serving.cloud_queue import CloudTimes
 from testbed.engine.serving.service_times import batch_times
 from testbed.engine.serving.timing import ServedTimes, draw_requests, time_requests
-from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext
+from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import TrainedArm
 from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.queueing import BatchTimes

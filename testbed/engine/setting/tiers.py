@@ -1,6 +1,6 @@
 """Which device of a fleet runs what: an arm's own front-end, an assigned one, or a smaller one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.registries import DEFENCES, FRONT_ENDS
+from testbed.engine.hosts.host import device_of, node_of
 from testbed.fleet.cost_model import serving_feasibility
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.sampling import Fleet
@@ -39,6 +40,33 @@ class TierPlan:
 
     specs: tuple[TierSpec, ...]
     tier_of: NDArray[np.unsignedinteger[Any]]
+
+
+class NodeTiers(Mapping[int, int]):
+    """The tiers by node id, read from the column of the fleet's devices.
+
+    Parameters
+    ----------
+    tier_of : (N,) the tier of every device; not copied.
+    """
+
+    def __init__(self, tier_of: NDArray[np.unsignedinteger[Any]]) -> None:
+        self._tier_of = tier_of
+
+    def __getitem__(self, node: int) -> int:
+        """Return a node's tier."""
+        device = device_of(node)
+        if not 0 <= device < len(self._tier_of):
+            raise KeyError(node)
+        return int(self._tier_of[device])
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the nodes in the order of their devices."""
+        return (node_of(device) for device in range(len(self._tier_of)))
+
+    def __len__(self) -> int:
+        """Return the number of nodes."""
+        return len(self._tier_of)
 
 
 def plan_tiers(

@@ -26,8 +26,8 @@ from testbed.data.federated import to_unit
 from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
 from testbed.engine.network.grid import FleetGrid
 from testbed.engine.setting.models import ArmModels
-from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext
+from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training import checkpoint
 from testbed.engine.training.attackers import TrainingAttacks, arm_training_attacks
 from testbed.scenario.schema import Scenario

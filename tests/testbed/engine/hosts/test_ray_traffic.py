@@ -20,8 +20,8 @@ from testbed.engine.hosts.on_ray.actors import _HostActor
 from testbed.engine.hosts.on_ray.cluster import Cluster
 from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.models import arm_models
-from testbed.engine.setting.node_tiers import NodeTiers
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
+from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import prepare, train
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
