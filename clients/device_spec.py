@@ -14,6 +14,7 @@ from clients.precision import Int8Emulation
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.seeds import torch_generator
+from testbed.core.state_dicts import below, under
 from testbed.scenario.components import Component
 from testbed.scenario.schema import Precision
 from testbed.scenario.training import EdgeOptimiserSection
@@ -149,16 +150,12 @@ class EdgeModel:
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that the modules were built with, by name, to be trained."""
-        parameters = dict(self.front_end.named_parameters())
-        return parameters | {DEFENCE + n: p for n, p in self._modules.defence.named_parameters()}
+        defence = under(DEFENCE, dict(self._modules.defence.named_parameters()))
+        return {**dict(self.front_end.named_parameters()), **defence}
 
     def own_adversary(self) -> dict[str, nn.Parameter]:
         """Return those of them that belong to the defence's adversary, without their prefix."""
-        return {
-            name.removeprefix(ADVERSARY): value
-            for name, value in self.own_parameters().items()
-            if name.startswith(ADVERSARY)
-        }
+        return below(ADVERSARY, self.own_parameters())
 
     def own_weights(self) -> dict[str, Tensor]:
         """Return ``own_parameters`` and the buffers beside them; training changes them in place."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from clients.deployed import FrontEndRunner
 from clients.device_spec import DeviceSpec, compute_layout
 from clients.local_training import MIN_BATCH, LocalTraining
+from testbed.core.state_dicts import below
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_record, to_tensors
 
@@ -113,9 +114,7 @@ class EdgeRuntime:
             float(config_number(context.state, PROXIMAL_MU)),
         )
         local_training.moments = {
-            name.removeprefix(MOMENT): _in_compute_layout(record)
-            for name, record in state.items()
-            if name.startswith(MOMENT)
+            name: _in_compute_layout(record) for name, record in below(MOMENT, state).items()
         }
         local_training.anchor = _in_compute_layout(state[ANCHOR])
         return local_training

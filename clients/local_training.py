@@ -11,6 +11,7 @@ from torch import Tensor
 from clients.defences.base import Batch
 from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
 from testbed.core.seeds import generator, torch_generator
+from testbed.core.state_dicts import below
 
 MIN_BATCH = 2
 ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults
@@ -136,7 +137,7 @@ class LocalTraining:
 
     def _adversary_gradients(self, batch: Batch, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the gradients of the defence's adversary on features that it cannot change."""
-        leaves = [p for name, p in self.parameters.items() if name.startswith(ADVERSARY)]
+        leaves = list(below(ADVERSARY, self.parameters).values())
         if not leaves:
             return []
         defence = self._model.defence
@@ -177,12 +178,12 @@ class LocalTraining:
         """One step of Adam for the weights that exist in training only."""
         if not gradients:
             return
-        leaves = {n: p for n, p in self.parameters.items() if n.startswith(ADVERSARY)}
+        leaves = below(ADVERSARY, self.parameters)
         first = self._moment("adversary-first", leaves)
         second = self._moment("adversary-second", leaves)
         directions = _adam_direction(gradients, first, second, ADVERSARY_BETAS, step)
         for (name, leaf), direction in zip(leaves.items(), directions, strict=True):
-            rate = self._model.defence.adversary_learning_rate(name.removeprefix(ADVERSARY))
+            rate = self._model.defence.adversary_learning_rate(name)
             leaf.add_(direction, alpha=-rate * scale)
 
     def _moment(self, name: str, leaves: Mapping[str, Tensor]) -> list[Tensor]:

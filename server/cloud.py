@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from server.entries import TieredCloudModel
 from testbed.core.layers import running_weight, set_statistics_momentum
-from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.seeds import torch_generator
+from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.core.threads import torch_threads
 from testbed.scenario.training import CloudOptimiserSection
 
@@ -147,18 +147,13 @@ class Cloud:
 
     def state(self) -> dict[str, Tensor]:
         """Return model and optimiser as flat tensors, for a checkpoint."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= optimiser_tensors(self.optimiser, "optimiser")
+        tensors = under("model.", self.model.state_dict())
+        tensors |= under("optimiser.", optimiser_tensors(self.optimiser))
         tensors["steps"] = torch.tensor(self.steps)
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
         self.steps = int(tensors["steps"])
-        model = {
-            name.removeprefix("model."): value
-            for name, value in tensors.items()
-            if name.startswith("model.")
-        }
-        self.model.load_state_dict(model)
-        load_optimiser(self.optimiser, tensors, "optimiser")
+        self.model.load_state_dict(below("model.", tensors))
+        load_optimiser(self.optimiser, below("optimiser.", tensors))

@@ -26,6 +26,7 @@ from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
 from testbed.core.layers import BatchAverage
 from testbed.core.seeds import generator, torch_generator
+from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.scenario.training import ProviderSection
 
@@ -170,10 +171,10 @@ class ProviderTraining:
 
     def _own_weights(self) -> Weights:
         """Return the weights themselves, which training changes."""
-        found: Weights = {}
+        weights: Weights = {}
         for number, tier in enumerate(self.tiers):
-            found |= {f"tier{number}.{n}": value for n, value in tier.edge.own_weights().items()}
-        return found | {f"cloud.{n}": value for n, value in self.cloud.state_dict().items()}
+            weights |= under(f"tier{number}.", tier.edge.own_weights())
+        return weights | under("cloud.", self.cloud.state_dict())
 
     def weights(self) -> Weights:
         """Return copies of the weights as they are now, named like ``selected``."""
@@ -195,17 +196,16 @@ class ProviderTraining:
     def state(self) -> tuple[Weights, dict[str, Any]]:
         """Return tensors and JSON-able state from which another object continues alike."""
         moments, scaler = self.joint.state()
-        tensors = {f"now/{name}": value for name, value in self.weights().items()}
-        tensors |= {f"best/{name}": value for name, value in self._best.items()}
-        tensors |= {f"optimiser/{name}": value for name, value in moments.items()}
+        tensors = under("now/", self.weights()) | under("best/", self._best)
+        tensors |= under("optimiser/", moments)
         return tensors, {"history": [vars(record) for record in self.history], "scaler": scaler}
 
     def load_state(self, tensors: Weights, plain: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
         self.history = [EpochRecord(**record) for record in plain["history"]]
-        self._best = _below(tensors, "best/")
-        self.load_weights(_below(tensors, "now/"))
-        self.joint.load_state(_below(tensors, "optimiser/"), plain["scaler"])
+        self._best = below("best/", tensors)
+        self.load_weights(below("now/", tensors))
+        self.joint.load_state(below("optimiser/", tensors), plain["scaler"])
 
 
 def _averages(modules: Sequence[nn.Module]) -> list[tuple[nn.BatchNorm2d | BatchAverage, float]]:
@@ -218,11 +218,3 @@ def _averages(modules: Sequence[nn.Module]) -> list[tuple[nn.BatchNorm2d | Batch
             elif isinstance(layer, BatchAverage):
                 found.append((layer, AVERAGE_MOMENTUM))
     return found
-
-
-def _below(tensors: Weights, prefix: str) -> Weights:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -19,8 +19,8 @@ from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.core import seeds
 from testbed.core.errors import UserError
-from testbed.core.optimiser_state import load_optimiser, optimiser_tensors
 from testbed.core.registries import FRONT_ENDS
+from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.scenario.components import Component
 
 Shape = tuple[int, int, int]
@@ -179,22 +179,17 @@ class TrainingAttacker:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that it has learned, as flat tensors for a checkpoint."""
-        tensors = {f"network.{name}": value for name, value in self.networks.state_dict().items()}
+        tensors = under("network.", self.networks.state_dict())
         for name, optimiser in self.optimisers.items():
-            tensors |= optimiser_tensors(optimiser, f"optimiser.{name}")
+            tensors |= under(f"optimiser.{name}.", optimiser_tensors(optimiser))
         return {**tensors, "steps": torch.tensor(self.steps)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
         self.steps = int(tensors["steps"])
-        own = {
-            name.removeprefix("network."): value
-            for name, value in tensors.items()
-            if name.startswith("network.")
-        }
-        self.networks.load_state_dict(own)
+        self.networks.load_state_dict(below("network.", tensors))
         for name, optimiser in self.optimisers.items():
-            load_optimiser(optimiser, tensors, f"optimiser.{name}")
+            load_optimiser(optimiser, below(f"optimiser.{name}.", tensors))
 
 
 def build_decoder(
@@ -230,12 +225,10 @@ def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconst
     view = TrainingView(evidence.num_classes, evidence.auxiliary, evidence.architecture, shape)
     decoder, scale = build_decoder(view, capacity), FeatureScale(channels)
     for name, network in ((DECODER, decoder), (SCALE, scale)):
-        kept = {
-            key.removeprefix(f"{name}."): torch.from_numpy(np.array(value))
-            for key, value in evidence.trained.items()
-            if key.startswith(f"{name}.")
-        }
-        network.load_state_dict(kept)
+        weights = below(f"{name}.", evidence.trained)
+        network.load_state_dict(
+            {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
+        )
     mean = torch.from_numpy(mean_of(evidence.auxiliary))
 
     @torch.no_grad()

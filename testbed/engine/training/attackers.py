@@ -25,6 +25,7 @@ from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import generator
+from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.engine.setting.auxiliary_data import held_images
 from testbed.engine.setting.models import ArmModels
@@ -102,21 +103,14 @@ class TrainingAttacks:
         """Return everything as flat tensors, for a checkpoint."""
         tensors = {_TRACES: self._traces}
         for number, attacker in enumerate(self._attackers):
-            own = attacker.training_attacker.state()
-            tensors |= {f"{number}.{name}": value for name, value in own.items()}
+            tensors |= under(f"{number}.", attacker.training_attacker.state())
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
         self._traces = tensors[_TRACES].clone()
         for number, attacker in enumerate(self._attackers):
-            prefix = f"{number}."
-            own = {
-                name.removeprefix(prefix): value
-                for name, value in tensors.items()
-                if name.startswith(prefix)
-            }
-            attacker.training_attacker.load_state(own)
+            attacker.training_attacker.load_state(below(f"{number}.", tensors))
 
 
 def label_gap(gradient: Tensor, classes: Tensor) -> float | None:

@@ -21,6 +21,7 @@ from server.tiers import Tier
 from testbed.core.errors import UserError
 from testbed.core.registries import STRATEGIES
 from testbed.core.seeds import torch_generator
+from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.data.federated import to_unit
 from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
@@ -186,17 +187,15 @@ def released_features(arm: TrainedArm, images: np.ndarray[Any, Any], tier: int) 
 
 
 def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
-    tensors = {f"cloud.{name}": value for name, value in arm.cloud.state().items()}
+    tensors = under("cloud.", arm.cloud.state())
     for number, tier in enumerate(arm.server.tiers):
-        kept = {f"front_end.{name}": value for name, value in tier.parameters.items()}
-        kept |= {f"statistics.{name}": value for name, value in tier.statistics.items()}
+        kept = under("front_end.", tier.parameters) | under("statistics.", tier.statistics)
         kept |= checkpoint.strategy_state(tier.strategy)
-        tensors |= {f"tier.{number}.{name}": value for name, value in kept.items()}
+        tensors |= under(f"tier.{number}.", kept)
     if arm.training_attacks is not None:
-        seen = arm.training_attacks.state()
-        tensors |= {f"training_attacks.{name}": value for name, value in seen.items()}
+        tensors |= under("training_attacks.", arm.training_attacks.state())
     grid_tensors, grid_state = arm.grid.state()
-    tensors |= {f"grid.{name}": value for name, value in grid_tensors.items()}
+    tensors |= under("grid.", grid_tensors)
     state = {
         "round": server_round,
         "eligible": arm.server.eligible.tolist(),
@@ -235,14 +234,6 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
 
 def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Put an arm where it was when its state was saved."""
-
-    def below(prefix: str, within: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): value
-            for name, value in within.items()
-            if name.startswith(prefix)
-        }
-
     for number, tier in enumerate(arm.server.tiers):
         kept = below(f"tier.{number}.", tensors)
         # In the order of the model: the file is sorted, and the order of a sum sets its bits.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from server.compute import choose_device
 from server.edge_interface import ProviderTier
@@ -17,6 +16,7 @@ from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over
 from testbed.core.progress import Progress
 from testbed.core.seeds import generator
+from testbed.core.state_dicts import below
 from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training import checkpoint
 from testbed.engine.training.fleet import TOTALS, TrainedArm
@@ -120,21 +120,14 @@ def _restore(training: ProviderTraining, folder: Path, key: str, progress: Progr
 
 def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
     """Put the trained weights where deployment and fine-tuning take them from."""
-
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): value.clone()
-            for name, value in model.weights.items()
-            if name.startswith(prefix)
-        }
-
+    weights = {name: value.clone() for name, value in model.weights.items()}
     for number, tier in enumerate(arm.models.used()):
-        edge, kept = below(f"tier{number}."), arm.server.tiers[tier]
+        edge, kept = below(f"tier{number}.", weights), arm.server.tiers[tier]
         kept.parameters = {name: edge[name] for name in kept.parameters}
         kept.statistics = {name: edge[name] for name in kept.statistics}
         # Fine-tuning blends its batch-norm statistics into these instead of starting over.
         kept.aggregated_rounds = model.steps // arm.server.training.local_steps
-    arm.cloud.model.load_state_dict(below("cloud."))
+    arm.cloud.model.load_state_dict(below("cloud.", weights))
     arm.cloud.steps = model.steps
     arm.rounds = [_row(arm.models.arm, record) for record in model.history]
     arm.provider = {
