@@ -5,44 +5,35 @@
 for a mixture of Gaussians with weights pi_i and covariances S_i fitted to the features, of d
 elements, that get noise N(0, s^2 I). L_C bounds I(x; z + noise) from above, and H(x | z + noise) =
 H(x) - I(x; z + noise) bounds any inversion's error from below, relative to the unknown H(x): a
-training signal, no guarantee. Only the
-diagonal of S_i is taken, whose product is at least its determinant: the bound still holds.
+training signal, no guarantee. Only the diagonal of S_i is used. Its product is at least the
+determinant of S_i, so the bound still holds.
 
 The paper fits many components per class to the whole training set; a device sees a batch. Here the
-components are the classes with at least two images in the batch, and one of all other images; they
-need no state and no traffic. The noise comes before the base's release, which cannot add
-information to it.
+components are the classes with at least two images in the batch, and one component of all other
+images; they need no state and no traffic. The noise is added before the base's release, which
+cannot add information.
 """
 
-from typing import Annotated, Self
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Batch, Defence
-from clients.defences.bounded_noise import signal_to_noise_db
-from clients.defences.wrapping import Wrapping, refuse_twice
+from clients.defences.base import Batch, Wrapping, WrappingOptions
+from clients.defences.noise import signal_to_noise_db, standard_normal
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
+from testbed.core.registry import Positive
 from testbed.scenario.components import DefenceChoice, component
 
-Positive = Annotated[float, Field(gt=0.0)]
 
+class CemOptions(WrappingOptions):
+    """Weight of the entropy term, the noise of its bound, and the defence underneath."""
 
-class CemOptions(Options):
-    """Weight of the entropy term, the noise it counts on, and the defence underneath."""
-
-    weight: Positive = Field(default=0.5, description="of the bound in nats per feature")
+    defence_name = "cem"
+    weight: Positive = Field(default=0.5, description="weight of the bound in nats per feature")
     scale: Positive = Field(
         default=0.1, description="standard deviation s of the noise added to the features"
     )
     base: DefenceChoice = component(DEFENCES, "none", "the defence underneath")
-
-    @model_validator(mode="after")
-    def _once(self) -> Self:
-        refuse_twice("cem", self.base)
-        return self
 
 
 def information_bound(z: Tensor, labels: Tensor, noise_variance: float) -> Tensor:
@@ -56,12 +47,12 @@ def information_bound(z: Tensor, labels: Tensor, noise_variance: float) -> Tenso
     flat = z.flatten(1)
     _, component_of, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     alone = counts[component_of] == 1
-    # Classes of one image have no variance of their own; together they are one more component.
+    # A class of one image has no variance: all such images form one more component.
     component_of = torch.where(alone, -1, component_of)
     bound = flat.new_zeros(())
     for index in torch.unique(component_of).tolist():
         members = flat[component_of == index]
-        if len(members) == 1:  # the last image alone: it tells at most as much as all of them vary
+        if len(members) == 1:  # a single image left over: take the variance of the whole batch
             members = flat
             share = 1.0 / len(flat)
         else:
@@ -72,12 +63,16 @@ def information_bound(z: Tensor, labels: Tensor, noise_variance: float) -> Tenso
     return bound
 
 
+@DEFENCES.register(
+    "cem",
+    "maximises the conditional entropy of images given features; on top of any other defence",
+    CemOptions,
+    source="Xia et al. 2025, arXiv 2503.00383",
+)
 class Cem(Wrapping):
     """Adds noise before its base's release, and the bound to its base's penalty."""
 
-    def __init__(self, options: CemOptions) -> None:
-        super().__init__(options.base)
-        self.options = options
+    options: CemOptions
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """Return the base's penalty plus weight * L_C per feature."""
@@ -87,31 +82,19 @@ class Cem(Wrapping):
         return self.options.weight * bound + (0.0 if base is None else base)
 
     def signal(self, z: Tensor) -> Tensor:
-        """Return the features themselves: its own noise comes first, whatever the base adds."""
+        """Return the features themselves: this noise comes first, whatever the base adds."""
         return z
 
     def equivalent_noise_std(self) -> float:
-        """Return the standard deviation of its own noise."""
+        """Return the standard deviation of the noise that this defence adds."""
         return self.options.scale
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the base's release of the noisy features."""
-        noise = torch.randn(z.shape, generator=rng, device=rng.device)
-        noisy = z + self.options.scale * noise.to(device=z.device, dtype=z.dtype)
+        noisy = z + self.options.scale * standard_normal(z, rng)
         return self.base.release(noisy, rng)
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return the base's statistics and the ratio of the features to the noise counted on."""
+        """Return the base's statistics and the ratio of the features to this defence's noise."""
         snr_db = signal_to_noise_db(z, self.options.scale**2)
         return {**self.base.release_statistics(z, released), "counted_snr_db": snr_db}
-
-
-@DEFENCES.register(
-    "cem",
-    "maximises the conditional entropy of images given features; on top of any other defence",
-    CemOptions,
-    source="Xia et al. 2025, arXiv 2503.00383",
-)
-def cem(options: CemOptions) -> Defence:
-    """Build conditional entropy maximisation."""
-    return Cem(options)

@@ -4,11 +4,11 @@
     attacker A:         MSE(A(m z), x)
 
 (arXiv 2012.11025: a pruning network scores the channels of z, the mask m drops a given share of
-them, and pruner and attacker play a game.) The mask is hard, with the gradient of a sigmoid of the
-scores straight through it. The attacker is an inversion decoder, for inputs rather than attributes
-are to be protected here, and its error is taken relative to the mean image's (see
+them, and pruner and attacker are trained against each other.) The mask is hard; its gradient is
+that of a sigmoid of the scores (straight-through). The attacker is an inversion decoder, since
+images rather than attributes are protected here. Its error is relative to the mean image's (see
 ``clients.defences.adversarial_decoder``). The pruner runs on the device; pruned channels are zero
-and not sent. The front-end is trained along.
+and not sent. The front-end is trained together with the pruner.
 """
 
 from typing import Annotated
@@ -18,13 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clients.defences.adversarial_decoder import AdversarialDecoder, AdversarialDecoderOptions
-from clients.defences.base import Defence, Shape
+from clients.defences.base import Shape
 from testbed.core.registries import DEFENCES
 from testbed.wire.encoding import WireFormat
 
 
 class DiscoOptions(AdversarialDecoderOptions):
-    """How much is pruned, and the game that decides what."""
+    """The pruned share, and the adversarial training of the pruner."""
 
     pruned_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.5, description="share of the channels of each image that is dropped"
@@ -46,15 +46,18 @@ class _Pruner(nn.Module):
         return scores
 
 
+@DEFENCES.register(
+    "disco",
+    "prunes channels by a learned, image-dependent filter, against an inversion decoder",
+    DiscoOptions,
+    source="Singh et al. 2021, arXiv 2012.11025",
+)
 class Disco(AdversarialDecoder):
-    """Prunes channels by a learned filter; see the module's formulas."""
+    """Prunes channels by a learned filter, by the formulas above."""
 
+    options: DiscoOptions
     release_layers: _Pruner
     wire = WireFormat(sparse=True)
-
-    def __init__(self, options: DiscoOptions) -> None:
-        super().__init__(options)
-        self.pruned_share = options.pruned_share
 
     def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
         """Build pruner and attacker.
@@ -64,11 +67,12 @@ class Disco(AdversarialDecoder):
         ValueError : the share leaves all or none of the channels.
         """
         super().build(image_shape, feature_shape, num_classes)
-        self.pruned = round(self.pruned_share * feature_shape[0])
+        share = self.options.pruned_share
+        self.pruned = round(share * feature_shape[0])
         if not 0 < self.pruned < feature_shape[0]:
             raise ValueError(
-                f"pruned_share {self.pruned_share:g} of {feature_shape[0]} channels drops "
-                f"{self.pruned}: at least one has to go and one to stay"
+                f"pruned_share {share:g} of {feature_shape[0]} channels drops {self.pruned}: at "
+                "least one channel must be dropped and one kept"
             )
         self.release_layers = _Pruner(feature_shape[0])
 
@@ -83,20 +87,9 @@ class Disco(AdversarialDecoder):
         return z * mask[:, :, None, None] + 0.0
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return the shares of channels that are ever sent, and sent for an image on average."""
+        """Return the share of channels sent per image, and the share that is sent at all."""
         sent = (released != 0.0).flatten(2).any(dim=2).float()
         return {
             "sent_channels_share": float(sent.mean()),
             "ever_sent_channels_share": float((sent.sum(dim=0) > 0).float().mean()),
         }
-
-
-@DEFENCES.register(
-    "disco",
-    "prunes channels by a learned, image-dependent filter, against an inversion decoder",
-    DiscoOptions,
-    source="Singh et al. 2021, arXiv 2012.11025",
-)
-def disco(options: DiscoOptions) -> Defence:
-    """Build learned channel pruning."""
-    return Disco(options)

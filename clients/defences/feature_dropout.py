@@ -17,28 +17,14 @@ from testbed.core.registry import Options
 
 
 class FeatureDropoutOptions(Options):
-    """How much is dropped, and in what units."""
+    """Probability and unit of the dropout."""
 
     probability: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.5, description="of dropping each unit"
+        default=0.5, description="probability of dropping a unit"
     )
     unit: Literal["feature", "channel"] = Field(
         default="feature", description="single features, or whole channels of an image"
     )
-
-
-class FeatureDropout(Defence):
-    """Drops every unit independently, image by image; the mask comes from the release's stream."""
-
-    def __init__(self, options: FeatureDropoutOptions) -> None:
-        self.options = options
-
-    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """Return z * mask / (1 - p), with mask 0 with probability p and 1 otherwise."""
-        probability = self.options.probability
-        per_unit = z.shape if self.options.unit == "feature" else (*z.shape[:2], 1, 1)
-        mask = torch.rand(per_unit, generator=rng, device=rng.device) >= probability
-        return z * (mask.to(device=z.device, dtype=z.dtype) / (1.0 - probability))
 
 
 @DEFENCES.register(
@@ -47,6 +33,14 @@ class FeatureDropout(Defence):
     FeatureDropoutOptions,
     source="He et al. 2021 (IEEE IoT Journal 8); ARDEN, arXiv 1809.03428",
 )
-def feature_dropout(options: FeatureDropoutOptions) -> Defence:
-    """Build the defence that drops features."""
-    return FeatureDropout(options)
+class FeatureDropout(Defence):
+    """Drops every unit of every image independently."""
+
+    options: FeatureDropoutOptions
+
+    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return z * mask / (1 - p), with mask 0 with probability p and 1 otherwise."""
+        probability = self.options.probability
+        per_unit = z.shape if self.options.unit == "feature" else (*z.shape[:2], 1, 1)
+        mask = torch.rand(per_unit, generator=rng, device=rng.device) >= probability
+        return z * (mask.to(device=z.device, dtype=z.dtype) / (1.0 - probability))

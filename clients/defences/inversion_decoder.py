@@ -1,4 +1,4 @@
-"""The simulated attacker of adversarially trained defences: a small decoder of features."""
+"""The simulated attacker of adversarially trained defences: a small decoder."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ class InversionDecoder(nn.Module):
     """Maps features (N, C', H', W') to images (N, C, H, W) in [0, 1].
 
     Features are first centred and every channel scaled to unit variance between the batch's images,
-    as attackers do: a front-end that merely shrinks its features must not fool the decoder.
+    as attackers do: shrinking the features must not fool the decoder.
 
     Parameters
     ----------
@@ -47,10 +47,10 @@ def inversion_loss(decoder: nn.Module, batch: Batch) -> Tensor:
 
 
 def explained_share(decoder: nn.Module, batch: Batch) -> Tensor:
-    """Return what the decoder gets right: 1 for the images themselves, 0 for their mean or worse.
+    """Return the share of the images' variance that the decoder explains, at least 0.
 
-    1 - MSE / MSE of the batch's mean image, not below 0: an attacker who can do no better than the
-    mean image has learned nothing, and there is nothing to gain from making him do worse.
+    1 - MSE / MSE of the batch's mean image. A decoder that does no better than the mean image has
+    learned nothing, and making it worse protects nothing.
     """
     variance = (batch.x - batch.x.mean(dim=0)).square().mean().clamp_min(1e-12)
     return (1.0 - inversion_loss(decoder, batch) / variance).clamp_min(0.0)

@@ -4,42 +4,22 @@ Density exp(-|n| / scale) / (2 scale), hence a variance of 2 scale^2 (Dwork and 
 3.2). Added to features of bounded power; no differential privacy is claimed.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
-from clients.defences.bounded_noise import BoundedNoise
+from clients.defences.noise import BoundedNoise, standard_laplace
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
-
-Positive = Annotated[float, Field(gt=0.0)]
+from testbed.core.registry import Options, Positive
 
 
 class LaplaceNoiseOptions(Options):
-    """Strength of the noise against the bound of the features."""
+    """Scale of the noise, and the bound of the features."""
 
     scale: Positive = Field(
-        default=0.7, description="scale of the noise; its standard deviation is sqrt(2) as much"
+        default=0.7, description="scale of the noise; its standard deviation is sqrt(2) times this"
     )
     bound: Positive = Field(default=1.0, description="largest root mean square of an image's z")
-
-
-class LaplaceNoise(BoundedNoise):
-    """Adds Laplace(0, scale) to every feature."""
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on each feature."""
-        return float(2.0**0.5 * self.scale)
-
-    def standard_noise(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        """Draw from Laplace(0, 1), the difference of two exponentials; never infinite."""
-        first = torch.empty(shape, device=rng.device).exponential_(generator=rng)
-        second = torch.empty(shape, device=rng.device).exponential_(generator=rng)
-        return first - second
 
 
 @DEFENCES.register(
@@ -48,6 +28,11 @@ class LaplaceNoise(BoundedNoise):
     LaplaceNoiseOptions,
     source="Titcombe et al. 2021, arXiv 2104.05743",
 )
-def laplace_noise(options: LaplaceNoiseOptions) -> Defence:
-    """Build the defence that adds Laplace noise."""
-    return LaplaceNoise(options.bound, options.scale)
+class LaplaceNoise(BoundedNoise):
+    """Adds Laplace(0, scale) to every feature."""
+
+    standard_deviation = 2.0**0.5
+
+    def standard_noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Draw from Laplace(0, 1)."""
+        return standard_laplace(like, rng)

@@ -3,13 +3,11 @@
     L = E[-log q(y | t)] + beta * KL(N(mean(z), variance(z)) || N(0, I)),   t ~ N(mean, variance)
 
 (arXiv 2301.01142), the variational bound on I(x; t) of Alemi et al. 2017 (arXiv 1612.00410, eq.
-17). Mean and variance are 1x1 convolutions of the features, run and paid for by the device; with
-the mean fixed at z and a fixed variance it is the defence ``vib``. The divergence is taken per
-feature, so that beta means the same for every front-end; the papers' weight is this one divided by
-the number of features.
+17). Mean and variance are 1x1 convolutions of the features, computed on the device. With the mean
+fixed at z and a fixed variance this is the defence ``vib``. The divergence is taken per feature, so
+that beta means the same for every front-end; the papers' weight is beta divided by the number of
+features.
 """
-
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,20 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.defences.base import Batch, Defence, Shape
-from clients.defences.bounded_noise import signal_to_noise_db
+from clients.defences.noise import signal_to_noise_db, standard_normal
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
 
 LARGEST_LOG_VARIANCE = 10.0  # keeps the exponential finite
 
 
 class MidOptions(Options):
-    """Weight of the rate, and where the encoder's variance starts."""
+    """Weight of the rate, and the initial variance of the encoder."""
 
-    beta: Annotated[float, Field(gt=0.0)] = Field(
-        default=0.1, description="weight of the rate in nats per feature"
-    )
-    initial_scale: Annotated[float, Field(gt=0.0)] = Field(
+    beta: Positive = Field(default=0.1, description="weight of the rate in nats per feature")
+    initial_scale: Positive = Field(
         default=0.5, description="standard deviation of the noise before training"
     )
 
@@ -59,20 +55,25 @@ class _Encoder(nn.Module):
         return mean, log_variance.clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
 
+@DEFENCES.register(
+    "mid",
+    "learned Gaussian encoder with a penalty on the information it transmits",
+    MidOptions,
+    source="Zou et al. 2023, arXiv 2301.01142; Alemi et al. 2017, arXiv 1612.00410, eq. 17",
+)
 class Mid(Defence):
-    """Sends a sample of a learned distribution and penalises its rate; see the formula."""
+    """Sends a sample of a learned distribution and penalises its rate."""
 
     release_layers: _Encoder
 
-    def __init__(self, options: MidOptions) -> None:
-        self.options = options
+    options: MidOptions
 
     def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
         """Build the encoder of the released distribution."""
         self.release_layers = _Encoder(feature_shape[0], self.options.initial_scale)
 
     def _encode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of what is released for z."""
+        """Return mean and log variance of the release of z."""
         mean, log_variance = self.release_layers(z)
         return mean, log_variance
 
@@ -89,23 +90,11 @@ class Mid(Defence):
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return a sample of N(mean(z), variance(z)), differentiable (the reparameterisation)."""
         mean, log_variance = self._encode(z)
-        noise = torch.randn(z.shape, generator=rng, device=rng.device)
-        return mean + (0.5 * log_variance).exp() * noise.to(device=z.device, dtype=z.dtype)
+        return mean + (0.5 * log_variance).exp() * standard_normal(z, rng)
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return the ratio of signal to noise, and the rate that is let through."""
+        """Return the signal-to-noise ratio and the rate."""
         with torch.no_grad():
             mean, log_variance = self._encode(z)
             snr_db = signal_to_noise_db(mean, float(log_variance.exp().mean()))
             return {"snr_db": snr_db, "rate_nats_per_feature": float(self.rate(z))}
-
-
-@DEFENCES.register(
-    "mid",
-    "learned Gaussian encoder with a penalty on the information it lets through",
-    MidOptions,
-    source="Zou et al. 2023, arXiv 2301.01142; Alemi et al. 2017, arXiv 1612.00410, eq. 17",
-)
-def mid(options: MidOptions) -> Defence:
-    """Build mutual information regularisation."""
-    return Mid(options)

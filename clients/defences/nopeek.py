@@ -6,41 +6,55 @@ the paper's alpha_1 DCOR + alpha_2 CCE with the second weight fixed at 1. DCOR i
 the batch, biased like SiftFunnel's D.
 """
 
-from typing import Annotated
-
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from clients.defences.base import Batch, Defence
-from clients.defences.distance_correlation import distance_correlation_squared
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
+
+
+def pairwise_distances(samples: Tensor) -> Tensor:
+    """Return the (N, N) Euclidean distances of flattened samples, with a gradient at 0."""
+    flat = samples.flatten(1)
+    # Not the matrix-multiplication form: it loses small distances to cancellation.
+    plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    return (plain.square() + 1e-10).sqrt()
+
+
+def distance_correlation_squared(x: Tensor, z: Tensor) -> Tensor:
+    """Return dCor^2, the V-statistic on doubly centred Euclidean distances (Szekely 2007, def. 3).
+
+    Parameters
+    ----------
+    x, z : (N, ...) samples, flattened per sample.
+    """
+
+    def centred(samples: Tensor) -> Tensor:
+        distances = pairwise_distances(samples)
+        return (
+            distances
+            - distances.mean(dim=0, keepdim=True)
+            - distances.mean(dim=1, keepdim=True)
+            + distances.mean()
+        )
+
+    a, b = centred(x), centred(z)
+    # For a constant batch the correlation is defined as 0, not 0 / 0.
+    scale = (a.square().mean() * b.square().mean()).clamp_min(1e-20).sqrt()
+    return (a * b).mean() / scale
 
 
 class NoPeekOptions(Options):
     """Weight and form of the penalty."""
 
-    alpha: Annotated[float, Field(gt=0.0)] = Field(
+    alpha: Positive = Field(
         default=1.0, description="weight of the distance correlation against a task weight of 1"
     )
     squared: bool = Field(
-        default=False, description="penalise dCor^2 in place of dCor, as SiftFunnel does"
+        default=False, description="penalise dCor^2 instead of dCor, as SiftFunnel does"
     )
-
-
-class NoPeek(Defence):
-    """Penalises the dependence between images and features; see the module's formula."""
-
-    def __init__(self, options: NoPeekOptions) -> None:
-        self.options = options
-
-    def penalty(self, batch: Batch) -> Tensor | None:
-        """Return alpha * DCOR(x, z)."""
-        correlation = distance_correlation_squared(batch.x, batch.z)
-        if not self.options.squared:
-            # Constant features are at the minimum already; the root alone has no gradient there.
-            correlation = correlation.clamp_min(1e-12).sqrt()
-        return self.options.alpha * correlation
 
 
 @DEFENCES.register(
@@ -49,6 +63,15 @@ class NoPeek(Defence):
     NoPeekOptions,
     source="Vepakomma et al. 2020, arXiv 2008.09161",
 )
-def nopeek(options: NoPeekOptions) -> Defence:
-    """Build the NoPeek defence."""
-    return NoPeek(options)
+class NoPeek(Defence):
+    """Penalises the dependence between images and features."""
+
+    options: NoPeekOptions
+
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """Return alpha * DCOR(x, z)."""
+        correlation = distance_correlation_squared(batch.x, batch.z)
+        if not self.options.squared:
+            # Constant features are at the minimum already; the root alone has no gradient there.
+            correlation = correlation.clamp_min(1e-12).sqrt()
+        return self.options.alpha * correlation

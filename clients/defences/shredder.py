@@ -3,31 +3,27 @@
     L = CE - weight * mean|n|,   n = location + scale * Laplace(0, 1), both learned per feature
 
 (arXiv 1905.11814: the noise is a trainable tensor that starts as a Laplace sample, and the loss
-rewards its magnitude.) The reward ends at ``target``, as the paper lowers its weight once there is
-as much noise as wanted; without an end the noise would grow without bound. Two things differ: the
-paper trains many noise tensors and fits a distribution to them, here the distribution itself is
-trained (the reparameterisation), and the front-end is not frozen but trained along, so its features
-are bounded (``clients.defences.bounded_noise``). Fresh noise is drawn for every image.
+rewards its magnitude.) The reward stops at ``target``, since the noise would otherwise grow without
+bound; the paper lowers its weight instead. Two things differ. The paper trains many noise tensors
+and fits a distribution to them; here the distribution itself is trained (reparameterisation). And
+the front-end is not frozen but trained too, so its features are bounded
+(``clients.defences.noise``). Fresh noise is drawn for every image.
 """
-
-from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from clients.defences.base import Batch, Defence, Shape
-from clients.defences.bounded_noise import bound_power, signal_to_noise_db
+from clients.defences.noise import bound_power, signal_to_noise_db, standard_laplace
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
-
-Positive = Annotated[float, Field(gt=0.0)]
+from testbed.core.registry import Options, Positive
 
 
 class ShredderOptions(Options):
-    """How strongly noise is rewarded, and up to what size."""
+    """Weight and end of the reward, and the initial noise."""
 
-    weight: Positive = Field(default=1.0, description="of the mean magnitude of the noise")
+    weight: Positive = Field(default=1.0, description="weight of the mean magnitude of the noise")
     target: Positive = Field(default=2.0, description="mean |noise| up to which it is rewarded")
     initial_scale: Positive = Field(default=0.5, description="scale of the noise before training")
     bound: Positive = Field(default=1.0, description="largest root mean square of an image's z")
@@ -54,51 +50,42 @@ class _Noise(nn.Module):
         return self.location + self.log_scale.exp() * standard
 
 
-class Shredder(Defence):
-    """Adds learned noise to bounded features; see the module's formula."""
-
-    release_layers: _Noise
-
-    def __init__(self, options: ShredderOptions) -> None:
-        self.options = options
-
-    def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
-        """Build the distribution of the noise."""
-        self.release_layers = _Noise(feature_shape, self.options.initial_scale)
-
-    def penalty(self, batch: Batch) -> Tensor | None:
-        """Return -weight * mean|n|, of the noise that was drawn, up to the target."""
-        noise = batch.released - bound_power(batch.z, self.options.bound)
-        return -self.options.weight * noise.abs().mean().clamp_max(self.options.target)
-
-    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the bounded features plus a fresh draw of the learned noise."""
-        first = torch.empty(z.shape, device=rng.device).exponential_(generator=rng)
-        second = torch.empty(z.shape, device=rng.device).exponential_(generator=rng)
-        standard = (first - second).to(device=z.device, dtype=z.dtype)
-        noise: Tensor = self.release_layers(standard)
-        return bound_power(z, self.options.bound) + noise
-
-    def signal(self, z: Tensor) -> Tensor:
-        """Return the bounded features in units of the scale of their noise."""
-        return bound_power(z, self.options.bound) / self.release_layers.log_scale.exp()
-
-    def equivalent_noise_std(self) -> float:
-        """Return 1, in those units: the location tells nothing, it is the same for all images."""
-        return 1.0
-
-    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return signal over noise; the location is the same for all images and hides nothing."""
-        variance = 2.0 * float((2.0 * self.release_layers.log_scale.detach()).exp().mean())
-        return {"snr_db": signal_to_noise_db(bound_power(z, self.options.bound), variance)}
-
-
 @DEFENCES.register(
     "shredder",
     "additive noise whose distribution is learned with the front-end",
     ShredderOptions,
     source="Mireshghallah et al. 2020, arXiv 1905.11814",
 )
-def shredder(options: ShredderOptions) -> Defence:
-    """Build the defence with learned noise."""
-    return Shredder(options)
+class Shredder(Defence):
+    """Adds learned noise to bounded features."""
+
+    release_layers: _Noise
+
+    options: ShredderOptions
+
+    def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
+        """Build the distribution of the noise."""
+        self.release_layers = _Noise(feature_shape, self.options.initial_scale)
+
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """Return -weight * mean|n| of the drawn noise, up to the target."""
+        noise = batch.released - bound_power(batch.z, self.options.bound)
+        return -self.options.weight * noise.abs().mean().clamp_max(self.options.target)
+
+    def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the bounded features plus a fresh draw of the learned noise."""
+        noise: Tensor = self.release_layers(standard_laplace(z, rng))
+        return bound_power(z, self.options.bound) + noise
+
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the bounded features in units of the noise's scale."""
+        return bound_power(z, self.options.bound) / self.release_layers.log_scale.exp()
+
+    def equivalent_noise_std(self) -> float:
+        """Return 1, in units of the scale; the location is the same for all images."""
+        return 1.0
+
+    def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
+        """Return the signal-to-noise ratio, without the location: it is the same for all images."""
+        variance = 2.0 * float((2.0 * self.release_layers.log_scale.detach()).exp().mean())
+        return {"snr_db": signal_to_noise_db(bound_power(z, self.options.bound), variance)}

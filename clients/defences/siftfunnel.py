@@ -2,31 +2,28 @@
 
     L = alpha * KL(smoothed label || p) + beta * D(x, z) + lambda * mean|z| + gamma * R(z)
 
-The published default weights are kept exact, with their known side effect: D is the biased
-V-statistic and R counts the diagonal, so both reward dead channels.
+The default weights are the published ones, with a known side effect: D is the biased V-statistic
+and R counts the diagonal, so both reward dead channels.
 """
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Batch, Defence
-from clients.defences.distance_correlation import distance_correlation_squared
+from clients.defences.base import Batch, Defence, smoothed_targets
+from clients.defences.nopeek import distance_correlation_squared
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
-
-Weight = Annotated[float, Field(ge=0.0)]
+from testbed.core.registry import NonNegative, Options, Positive
 
 
 class SiftFunnelOptions(Options):
     """Weights of the loss; defaults as published."""
 
-    alpha: Annotated[float, Field(gt=0.0)] = 5.0
-    beta: Weight = 2.0
-    gamma: Weight = 2.0
-    sparsity: Weight = 0.03
+    alpha: Positive = 5.0
+    beta: NonNegative = 2.0
+    gamma: NonNegative = 2.0
+    sparsity: NonNegative = 0.03
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     regularise: Literal["wire", "pre_funnel"] = Field(
         default="wire", description="penalise the transmitted tensor, or the output of block 1"
@@ -36,7 +33,7 @@ class SiftFunnelOptions(Options):
 def channel_redundancy(z: Tensor) -> Tensor:
     """Return the mean squared entry of the channels' Pearson correlation over space, per sample.
 
-    The diagonal counts; a dead channel contributes 0 everywhere, its own diagonal included.
+    The diagonal counts; a dead channel contributes 0 everywhere, also on the diagonal.
 
     Parameters
     ----------
@@ -49,18 +46,24 @@ def channel_redundancy(z: Tensor) -> Tensor:
     return (units @ units.transpose(1, 2)).square().mean()
 
 
+@DEFENCES.register(
+    "siftfunnel",
+    "label smoothing, distance and channel correlation penalties",
+    SiftFunnelOptions,
+    source="arXiv 2501.00824",
+)
 class SiftFunnel(Defence):
-    """Label smoothing with D, sparsity and R; see the module's formula."""
+    """Label smoothing with D, sparsity and R."""
+
+    options: SiftFunnelOptions
 
     def __init__(self, options: SiftFunnelOptions) -> None:
-        self.options = options
+        super().__init__(options)
         self.task_weight = options.alpha
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        """Return 1 - s for the true class and s / (K - 1) for the others, (N, K)."""
-        smoothing = self.options.smoothing
-        targets = torch.full((len(labels), num_classes), smoothing / (num_classes - 1))
-        return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
+        """Return smoothed labels (N, K)."""
+        return smoothed_targets(labels, num_classes, self.options.smoothing)
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """Return beta * D + sparsity * mean|z| + gamma * R on the regularised tensor."""
@@ -75,14 +78,3 @@ class SiftFunnel(Defence):
             + options.sparsity * tensor.abs().mean()
             + options.gamma * channel_redundancy(tensor)
         )
-
-
-@DEFENCES.register(
-    "siftfunnel",
-    "label smoothing, distance and channel correlation penalties",
-    SiftFunnelOptions,
-    source="arXiv 2501.00824",
-)
-def siftfunnel(options: SiftFunnelOptions) -> Defence:
-    """Build the SiftFunnel defence."""
-    return SiftFunnel(options)

@@ -1,25 +1,25 @@
-"""SiftFunnel+: what the task does not need never enters the front-end, the rest is sifted unbiased.
+"""SiftFunnel+: low frequencies never enter the front-end, and the penalties are unbiased.
 
 Three parts replace the loss of SiftFunnel (arXiv 2501.00824), whose biased terms reward dead
-channels; none of them rewards shrinking, dying or low-dimensional features:
+channels. None of them rewards features that shrink, die or have few dimensions:
 
 1. **View.** The front-end sees v(x) = s (x - P x) + 1/2, where P projects each colour channel on
    its ``hidden_frequencies``^2 lowest DCT-II coefficients, and s sets an equal contrast. Natural
-   images have most of their energy there (a 1/f^2 spectrum; Field 1987, JOSA A 4(12)), and classes
-   are told by edges and texture. Features depend on x through v(x) alone, so for any attacker
+   images have most of their energy there (a 1/f^2 spectrum; Field 1987, JOSA A 4(12)), while
+   edges and texture identify the class. Features depend on x only through v(x), so for any attacker
 
        MSE >= (1/d) E |P x - E[P x | v(x)]|^2.
 
 2. **Decoder penalty.** ``leak_weight`` times the share of the batch's pixel variance that a kernel
    ridge decoder predicts for each image from the features of the *others*: leave-one-out residuals
-   are e_i = [A x]_i / A_ii with A = (K + a I)^-1 (Allen's PRESS; Cook and Weisberg 1982). It is out
-   of sample, so that high-dimensional features cost nothing by themselves.
+   are e_i = [A x]_i / A_ii with A = (K + a I)^-1 (Allen's PRESS; Cook and Weisberg 1982). The
+   prediction is out of sample, so many feature dimensions alone are not penalised.
 3. **Distance correlation** as a U-statistic (Szekely and Rizzo 2014): zero in expectation for
    independent features of any dimension, unlike D of SiftFunnel and NoPeek.
 
 The released features may be averaged to a coarse grid, and noise may be added to features of equal
-power. All terms are functions of one batch: nothing is remembered between steps, and a run stays
-the same for any number of hosts.
+power. All terms are functions of one batch without state between steps, so a run is the same for
+any number of hosts.
 """
 
 import math
@@ -31,17 +31,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from clients.defences.base import Batch, Defence, Shape
+from clients.defences.base import Batch, Defence, Shape, smoothed_targets
+from clients.defences.noise import standard_normal
+from clients.defences.nopeek import pairwise_distances
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
-
-Weight = Annotated[float, Field(ge=0.0)]
+from testbed.core.registry import NonNegative, Options
 
 VIEW_CONTRAST = 0.25
 """Root mean square of a view's pixels, about that of natural images in [0, 1]."""
 
 CONTRAST_FLOOR = 0.01
-"""Root mean square below which an image counts as flat and its contrast is not raised further."""
+"""Root mean square below which an image counts as flat; its contrast is not raised further."""
 
 FEWEST_IMAGES = 4
 
@@ -50,7 +50,7 @@ PENALTIES = (0.03, 0.3, 3.0, 30.0)
 
 
 class SiftFunnelPlusOptions(Options):
-    """What the view hides, what is penalised, and how features are released."""
+    """The view, the weights of the penalties, and the release."""
 
     hidden_frequencies: Annotated[int, Field(ge=0, le=16)] = Field(
         default=3, description="lowest DCT frequencies per axis that are hidden; 0 shows the image"
@@ -58,17 +58,17 @@ class SiftFunnelPlusOptions(Options):
     equal_contrast: bool = Field(
         default=True, description="give every view the same contrast; needs hidden frequencies"
     )
-    leak_weight: Weight = Field(
-        default=0.5, description="of the variance share that a closed-form decoder predicts"
+    leak_weight: NonNegative = Field(
+        default=0.5, description="weight of the variance share that a closed-form decoder predicts"
     )
-    correlation_weight: Weight = Field(
-        default=0.0, description="of the bias-corrected distance correlation"
+    correlation_weight: NonNegative = Field(
+        default=0.0, description="weight of the bias-corrected distance correlation"
     )
     grid: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="cells per axis that features are averaged to; null keeps all"
     )
-    noise: Weight = Field(
-        default=0.0, description="standard deviation of noise on features of power 1; 0: none"
+    noise: NonNegative = Field(
+        default=0.0, description="standard deviation of noise on features of power 1; 0: no noise"
     )
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
@@ -95,7 +95,7 @@ def decoder_leak(x: Tensor, z: Tensor) -> Tensor:
     1 - sum |e_i|^2 / sum |x_i - mean of the others|^2 with the leave-one-out residuals e_i of
     kernel ridge regression, for the best of ``PENALTIES``. The kernel is the inner product plus a
     Gaussian, of features scaled to power 1 (so that their scale does not matter), plus a constant
-    for the intercept. About 0 for independent features, 1 at most; slightly negative if no penalty
+    for the intercept. About 0 for independent features, at most 1; slightly negative if no penalty
     predicts better than the mean.
 
     Parameters
@@ -114,7 +114,7 @@ def decoder_leak(x: Tensor, z: Tensor) -> Tensor:
     total = images.square().sum() * (count / (count - 1)) ** 2
     shares = []
     for penalty in PENALTIES:
-        # The constant is a free intercept: whoever is left out has no part in it.
+        # The constant is a free intercept, which the left-out image does not influence.
         inverse = torch.linalg.inv(kernel + penalty * (torch.eye(count).to(kernel) + 100.0))
         residuals = (inverse @ images) / inverse.diagonal()[:, None]
         shares.append(1.0 - residuals.square().sum() / total.clamp_min(1e-12))
@@ -136,10 +136,7 @@ def unbiased_distance_correlation(x: Tensor, z: Tensor) -> Tensor:
     others = 1.0 - torch.eye(count).to(z)
 
     def centred(samples: Tensor) -> Tensor:
-        flat = samples.flatten(1)
-        # Not the matrix-multiplication form: it loses small distances to cancellation.
-        plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-        distances = (plain.square() + 1e-10).sqrt() * others
+        distances = pairwise_distances(samples) * others
         sums = distances.sum(dim=0)
         grand = sums.sum() / ((count - 1) * (count - 2))
         return (distances - (sums[:, None] + sums[None, :]) / (count - 2) + grand) * others
@@ -148,11 +145,19 @@ def unbiased_distance_correlation(x: Tensor, z: Tensor) -> Tensor:
     return (a * b).sum() / (a.square().sum() * b.square().sum()).clamp_min(1e-20).sqrt()
 
 
+@DEFENCES.register(
+    "siftfunnel_plus",
+    "hides low frequencies from the front-end, penalises what a closed-form decoder predicts",
+    SiftFunnelPlusOptions,
+    source="this project, docs/siftfunnel_plus.md",
+)
 class SiftFunnelPlus(Defence):
-    """View, decoder penalty and unbiased distance correlation; see the module's formulas."""
+    """View, decoder penalty and unbiased distance correlation."""
+
+    options: SiftFunnelPlusOptions
 
     def __init__(self, options: SiftFunnelPlusOptions) -> None:
-        self.options = options
+        super().__init__(options)
         self.changes_view = options.hidden_frequencies > 0
 
     def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
@@ -180,26 +185,23 @@ class SiftFunnelPlus(Defence):
         return detail + 0.5
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        """Return 1 - s for the true class and s / (K - 1) for the others, (N, K)."""
-        smoothing = self.options.smoothing
-        targets = torch.full(
-            (len(labels), num_classes), smoothing / (num_classes - 1), device=labels.device
-        )
-        return targets.scatter_(1, labels[:, None], 1.0 - smoothing)
+        """Return smoothed labels (N, K)."""
+        return smoothed_targets(labels, num_classes, self.options.smoothing)
 
     def sifted(self, z: Tensor) -> Tensor:
-        """Return what is released before noise, at the size it carries information in."""
+        """Return the features before noise, as small as the grid."""
         options = self.options
         if options.grid is not None:
             z = functional.adaptive_avg_pool2d(z, options.grid)
         if options.noise:
-            z = functional.layer_norm(z, z.shape[1:])  # equal power: nothing to gain by growing
+            # Equal power: larger features would drown the noise.
+            z = functional.layer_norm(z, z.shape[1:])
         return z
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """Return the weighted sum of the decoder penalty and the distance correlation.
 
-        None for fewer than 4 images: neither statistic exists then.
+        None for fewer than 4 images, for which neither statistic exists.
         """
         options = self.options
         if len(batch.x) < FEWEST_IMAGES:
@@ -214,30 +216,18 @@ class SiftFunnelPlus(Defence):
         return torch.stack(terms).sum() if terms else None
 
     def signal(self, z: Tensor) -> Tensor:
-        """Return the sifted features; repeating a cell adds nothing to them."""
+        """Return the sifted features; repeating a cell adds no information."""
         return self.sifted(z)
 
     def equivalent_noise_std(self) -> float | None:
-        """Return the standard deviation of the noise, None without."""
+        """Return the standard deviation of the noise, None without noise."""
         return self.options.noise or None
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the sifted features with noise, each cell of the grid repeated to the shape."""
         sifted = self.sifted(z)
         if self.options.noise:
-            noise = torch.randn(sifted.shape, generator=rng, device=rng.device)
-            sifted = sifted + self.options.noise * noise.to(device=z.device, dtype=z.dtype)
+            sifted = sifted + self.options.noise * standard_normal(z, rng, sifted.shape)
         if sifted.shape != z.shape:
             sifted = functional.interpolate(sifted, size=z.shape[2:], mode="nearest")
         return sifted
-
-
-@DEFENCES.register(
-    "siftfunnel_plus",
-    "hides low frequencies from the front-end, penalises what a decoder predicts, unbiased",
-    SiftFunnelPlusOptions,
-    source="this project, docs/siftfunnel_plus.md",
-)
-def siftfunnel_plus(options: SiftFunnelPlusOptions) -> Defence:
-    """Build the SiftFunnel+ defence."""
-    return SiftFunnelPlus(options)

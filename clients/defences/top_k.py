@@ -1,4 +1,4 @@
-"""Top-k sparsification: of each image's features only the largest are sent.
+"""Top-k sparsification: only the largest features of each image are sent.
 
 Keeps the k features of largest magnitude and sets the others to zero (Aji and Heafield 2017, arXiv
 1704.05021, there for gradients; for features of split learning Zheng et al. 2023, arXiv
@@ -6,38 +6,32 @@ Keeps the k features of largest magnitude and sets the others to zero (Aji and H
 """
 
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from clients.defences.base import Defence
-from clients.defences.wrapping import Wrapping, refuse_twice
+from clients.defences.base import Wrapping, WrappingOptions
 from testbed.core.registries import DEFENCES
-from testbed.core.registry import Options
 from testbed.scenario.components import DefenceChoice, component
 from testbed.wire.quantisation import straight_through
 
 
-class TopKOptions(Options):
-    """How much is kept, and of what."""
+class TopKOptions(WrappingOptions):
+    """Share of the features that is kept, and the defence underneath."""
 
+    defence_name = "top_k"
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.1, description="share of each image's features that is sent, at least one"
     )
     base: DefenceChoice = component(DEFENCES, "none", "the defence underneath")
 
-    @model_validator(mode="after")
-    def _once(self) -> Self:
-        refuse_twice("top_k", self.base)
-        return self
-
 
 def sparsify(z: Tensor, share: float) -> Tensor:
     """Keep the ``share`` of each image's features (N, ...) that is largest in magnitude.
 
-    The others are zero; the gradient is passed straight through to all of them.
+    The others become zero; all of them get the gradient (straight-through).
     """
     flat = z.detach().flatten(1)
     count = max(1, round(share * flat.shape[1]))
@@ -46,11 +40,17 @@ def sparsify(z: Tensor, share: float) -> Tensor:
     return straight_through(kept.reshape(z.shape), z)
 
 
+@DEFENCES.register(
+    "top_k",
+    "sends only the largest features; on top of any other defence",
+    TopKOptions,
+    source="Aji and Heafield 2017, arXiv 1704.05021; Zheng et al. 2023, arXiv 2305.18469",
+)
 class TopK(Wrapping):
-    """Sends the largest features of what its base releases."""
+    """Sends the largest features of its base's release."""
 
     def __init__(self, options: TopKOptions) -> None:
-        super().__init__(options.base)
+        super().__init__(options)
         self.share = options.share
         self.wire = replace(self.base.wire, sparse=True)
 
@@ -62,14 +62,3 @@ class TopK(Wrapping):
         """Return the base's statistics and the share of features that is not zero."""
         sent = float((released != 0.0).float().mean())
         return {**self.base.release_statistics(z, released), "sent_share": sent}
-
-
-@DEFENCES.register(
-    "top_k",
-    "sends the largest features only; on top of any other defence",
-    TopKOptions,
-    source="Aji and Heafield 2017, arXiv 1704.05021; Zheng et al. 2023, arXiv 2305.18469",
-)
-def top_k(options: TopKOptions) -> Defence:
-    """Build the sparsifying defence."""
-    return TopK(options)

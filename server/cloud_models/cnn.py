@@ -3,27 +3,19 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from server.cloud_models.base import CloudModel
+from server.cloud_models.base import CloudModel, Shape, Width, WidthOptions
 from testbed.core.layers import TripletAttention, conv_block, widen
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 
-Shape = tuple[int, int, int]
-
 
 class CnnCloudOptions(Options):
-    """The cut this half continues from, and the width of the first block."""
+    """The cut after which this half starts, and the width of the first block."""
 
     cut: Annotated[int, Field(ge=1, le=4)] = 2
-    width: Annotated[int, Field(ge=8, le=256)] = 64
-
-
-class SiftFunnelCloudOptions(Options):
-    """The width of the first block."""
-
-    width: Annotated[int, Field(ge=8, le=256)] = 64
+    width: Width = 64
 
 
 def _head(features: int, num_classes: int) -> nn.Sequential:
@@ -33,19 +25,6 @@ def _head(features: int, num_classes: int) -> nn.Sequential:
         nn.Dropout(0.5),
         nn.Linear(5 * num_classes, num_classes),
     )
-
-
-class _Layers(CloudModel):
-    """A cloud model that is a plain chain of layers."""
-
-    def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map features to logits (N, K)."""
-        logits: Tensor = self.layers(z)
-        return logits
 
 
 @CLOUD_MODELS.register("cnn", "the CNN's blocks after the cut, and its head", CnnCloudOptions)
@@ -58,25 +37,21 @@ def cnn_cloud(options: CnnCloudOptions, feature_shape: Shape, num_classes: int) 
     ]
     shrink = 2 ** len(blocks)
     features = widths[-1] * (height // shrink) * (width // shrink)
-    return _Layers(nn.Sequential(*blocks, _head(features, num_classes)))
+    return CloudModel(*blocks, _head(features, num_classes))
 
 
 @CLOUD_MODELS.register(
-    "siftfunnel_cnn", "widens the funnel again, then blocks 3, 4 and head", SiftFunnelCloudOptions
+    "siftfunnel_cnn", "widens the funnel again, then blocks 3, 4 and head", WidthOptions
 )
-def siftfunnel_cloud(
-    options: SiftFunnelCloudOptions, feature_shape: Shape, num_classes: int
-) -> CloudModel:
+def siftfunnel_cloud(options: WidthOptions, feature_shape: Shape, num_classes: int) -> CloudModel:
     """Build Up(12, 2w), triplet attention, blocks 4w and 8w, and the same head."""
     channels, height, width = feature_shape
     wide = 2 * options.width
     features = 4 * wide * (height // 4) * (width // 4)
-    return _Layers(
-        nn.Sequential(
-            widen(channels, wide),
-            TripletAttention(),
-            conv_block(wide, 2 * wide),
-            conv_block(2 * wide, 4 * wide),
-            _head(features, num_classes),
-        )
+    return CloudModel(
+        widen(channels, wide),
+        TripletAttention(),
+        conv_block(wide, 2 * wide),
+        conv_block(2 * wide, 4 * wide),
+        _head(features, num_classes),
     )

@@ -3,62 +3,40 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from server.cloud_models.base import CloudModel
+from server.cloud_models.base import CloudModel, Shape, Width, WidthOptions
 from testbed.core.layers import TripletAttention, conv_norm_relu, vgg_stage, widen
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 
-Shape = tuple[int, int, int]
 STAGE_CONVS = (2, 2, 3, 3, 3)
 WIDTH_MULTIPLES = (1, 2, 4, 8, 8)
 CLASSIFIER_MULTIPLE = 64  # 4096 units at the published width of 64
 
 
 class Vgg16CloudOptions(Options):
-    """The cut this half continues from, and the width of the first stage."""
+    """The cut after which this half starts, and the width of the first stage."""
 
-    stages: Annotated[int, Field(ge=1, le=4)] = Field(default=2, description="stages before it")
-    width: Annotated[int, Field(ge=8, le=256)] = 64
-
-
-class SiftFunnelVgg16CloudOptions(Options):
-    """The width of the first stage."""
-
-    width: Annotated[int, Field(ge=8, le=256)] = 64
+    stages: Annotated[int, Field(ge=1, le=4)] = Field(
+        default=2, description="stages before the cut"
+    )
+    width: Width = 64
 
 
-class Vgg16Cloud(CloudModel):
-    """Convolutions after the cut, then the classifier with dropout 0.3 and 0.2.
-
-    Parameters
-    ----------
-    convolutions : layers from features to 8 x ``width`` channels.
-    pixels : H' x W' after them.
-    """
-
-    def __init__(
-        self, convolutions: nn.Sequential, width: int, pixels: int, num_classes: int
-    ) -> None:
-        super().__init__()
-        hidden = CLASSIFIER_MULTIPLE * width
-        self.convolutions = convolutions
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(WIDTH_MULTIPLES[-1] * width * pixels, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.3),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.2),
-            nn.Linear(hidden, num_classes),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map features to logits (N, K)."""
-        logits: Tensor = self.classifier(self.convolutions(z))
-        return logits
+def _classifier(width: int, pixels: int, num_classes: int) -> nn.Sequential:
+    """Return the classifier of 8 x ``width`` channels of ``pixels`` pixels."""
+    hidden = CLASSIFIER_MULTIPLE * width
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(WIDTH_MULTIPLES[-1] * width * pixels, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.2),
+        nn.Linear(hidden, num_classes),
+    )
 
 
 def _stages(first: int, width: int) -> list[nn.Module]:
@@ -82,24 +60,24 @@ def vgg16_cloud(options: Vgg16CloudOptions, feature_shape: Shape, num_classes: i
     """Build stages ``stages + 1`` to 5 and the classifier."""
     stages = _stages(options.stages, options.width)
     pixels = _pixels(feature_shape, len(stages))
-    return Vgg16Cloud(nn.Sequential(*stages), options.width, pixels, num_classes)
+    return CloudModel(*stages, _classifier(options.width, pixels, num_classes))
 
 
 @CLOUD_MODELS.register(
     "siftfunnel_vgg16",
     "widens the funnel again, then the rest of VGG16-BN from stage 3",
-    SiftFunnelVgg16CloudOptions,
+    WidthOptions,
 )
 def siftfunnel_vgg16_cloud(
-    options: SiftFunnelVgg16CloudOptions, feature_shape: Shape, num_classes: int
+    options: WidthOptions, feature_shape: Shape, num_classes: int
 ) -> CloudModel:
     """Build Up(4, 4w), triplet attention and the rest of stage 3, stages 4, 5 and classifier."""
     wide = 4 * options.width
-    convolutions = nn.Sequential(
+    return CloudModel(
         widen(feature_shape[0], wide),
         TripletAttention(),
         conv_norm_relu(wide, wide, bias=True),
         vgg_stage(wide, wide, convs=1),
         *_stages(3, options.width),
+        _classifier(options.width, _pixels(feature_shape, 3), num_classes),
     )
-    return Vgg16Cloud(convolutions, options.width, _pixels(feature_shape, 3), num_classes)

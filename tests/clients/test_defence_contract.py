@@ -235,5 +235,5 @@ def test_a_defence_on_top_of_another_trains_and_travels(name, base, host_data):
 @pytest.mark.parametrize("name", sorted({name for name, _ in ON_A_BASE}))
 def test_a_defence_on_top_of_itself_is_refused_with_the_reason(name, tiny):
     tiny["arms"][0]["defence"] = {"name": name, "base": name}
-    with pytest.raises(UserError, match="does nothing more"):
+    with pytest.raises(UserError, match="has no further effect"):
         validate_scenario(tiny, "scenario.yaml")

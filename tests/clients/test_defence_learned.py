@@ -5,8 +5,8 @@ import pytest
 import torch
 from small import make_batch, make_spec
 
-from clients.defences.bounded_noise import bound_power
 from clients.defences.inversion_decoder import standardised
+from clients.defences.noise import bound_power
 from clients.device_spec import ADVERSARY
 from clients.local_training import LocalTraining
 from testbed.core.errors import UserError

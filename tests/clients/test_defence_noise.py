@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import make_batch
 
-from clients.defences.bounded_noise import bound_power, signal_to_noise_db
+from clients.defences.noise import bound_power, signal_to_noise_db
 from testbed.core.registries import DEFENCES
 
 DRAWS = 200_000

@@ -262,9 +262,7 @@ class Playing(Defence):
 def playing(monkeypatch):
     """Register that defence for one test."""
     DEFENCES.names()
-    monkeypatch.setitem(
-        DEFENCES._entries, "playing", Entry("playing", "", NoOptions, lambda options: Playing())
-    )
+    monkeypatch.setitem(DEFENCES._entries, "playing", Entry("playing", "", NoOptions, Playing))
     return {"defence": "playing"}
 
 

@@ -1,4 +1,4 @@
-"""What defences that add noise share: features of bounded power, and their signal-to-noise ratio.
+"""Shared by defences that add noise: features of bounded power, draws, signal-to-noise ratios.
 
 Without a bound the front-end would learn larger features until the noise no longer matters.
 """
@@ -16,7 +16,7 @@ def bound_power(z: Tensor, bound: float) -> Tensor:
 
     This is clipping to an L2 norm of C = bound * sqrt(d) for d features, z / max(1, |z| / C)
     (Abadi et al. 2016, arXiv 1607.00133, algorithm 1; for features ARDEN, arXiv 1809.03428), with
-    a bound that means the same for every front-end.
+    a bound that does not depend on the number of features.
 
     Parameters
     ----------
@@ -27,11 +27,24 @@ def bound_power(z: Tensor, bound: float) -> Tensor:
     return z * (bound * power.clamp_min(bound**2).rsqrt())
 
 
+def standard_normal(like: Tensor, rng: torch.Generator, shape: torch.Size | None = None) -> Tensor:
+    """Draw from N(0, 1) on the device and in the dtype of ``like``, by default in its shape."""
+    draw = torch.randn(like.shape if shape is None else shape, generator=rng, device=rng.device)
+    return draw.to(device=like.device, dtype=like.dtype)
+
+
+def standard_laplace(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw from Laplace(0, 1), as the difference of two exponentials; never infinite."""
+    first = torch.empty(like.shape, device=rng.device).exponential_(generator=rng)
+    second = torch.empty(like.shape, device=rng.device).exponential_(generator=rng)
+    return (first - second).to(device=like.device, dtype=like.dtype)
+
+
 def signal_to_noise_db(signal: Tensor, noise_power: float) -> float:
     """Return 10 log10(signal power / noise power), dB.
 
     Signal power is the mean square of the deviations from each feature's mean over the images:
-    what is the same for every image tells nothing about one. Identical images give -inf, no noise
+    a part that all images share tells nothing about one. Identical images give -inf, no noise
     gives inf.
 
     Parameters
@@ -51,50 +64,47 @@ def measured_signal_to_noise_db(signal: Tensor, released: Tensor) -> float:
 
 
 class BoundedNoise(Defence):
-    """Bounds the power of the features, then adds independent noise to each.
+    """Bounds the power of the features by ``bound``, then adds noise of ``scale`` to each.
 
-    Parameters
+    Attributes
     ----------
-    bound : largest root mean square of an image's features.
-    scale : scale of the noise, in the units of the features.
+    standard_deviation : of noise of scale 1.
     """
 
-    def __init__(self, bound: float, scale: float) -> None:
-        self.bound = bound
-        self.scale = scale
+    standard_deviation: float = 1.0
 
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on each feature."""
-        raise NotImplementedError
-
-    def standard_noise(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        """Draw noise of scale 1 from ``rng``."""
+    def standard_noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Draw noise of scale 1 from ``rng``, in the shape of ``like``."""
         raise NotImplementedError
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the bounded features plus ``scale`` times standard noise."""
-        noise = self.standard_noise(z.shape, rng).to(device=z.device, dtype=z.dtype)
-        return self.signal(z) + self.scale * noise
+        noise: Tensor = self.options.scale * self.standard_noise(z, rng)
+        return self.signal(z) + noise
 
     def signal(self, z: Tensor) -> Tensor:
         """Return the bounded features."""
-        return bound_power(z, self.bound)
+        return bound_power(z, self.options.bound)
 
     def equivalent_noise_std(self) -> float:
         """Return the scale: Gaussian N(0, s^2) and Laplace of scale s both tell 1 / s^2."""
-        return self.scale
+        return float(self.options.scale)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on each feature."""
+        return float(self.standard_deviation * self.options.scale)
 
     def signal_to_noise_db(self, z: Tensor) -> float:
         """Return the signal-to-noise ratio of these images' features (N, ...), dB."""
-        return signal_to_noise_db(bound_power(z.detach(), self.bound), self.noise_std**2)
+        return signal_to_noise_db(self.signal(z.detach()), self.noise_std**2)
 
     def largest_signal_to_noise_db(self) -> float:
         """Return the ratio that no features can exceed, whatever the front-end learns, dB."""
-        return 20.0 * math.log10(self.bound / self.noise_std)
+        return 20.0 * math.log10(self.options.bound / self.noise_std)
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return the signal-to-noise ratio of these images, and the most there could be."""
+        """Return the signal-to-noise ratio of these images, and the largest possible one."""
         return {
             "snr_db": self.signal_to_noise_db(z),
             "largest_snr_db": self.largest_signal_to_noise_db(),
