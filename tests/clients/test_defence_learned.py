@@ -80,7 +80,7 @@ def test_disco_scores_get_the_gradient_of_a_soft_mask():
 
 
 def test_disco_refuses_a_share_that_drops_nothing():
-    with pytest.raises(ValueError, match="at least one has to go"):
+    with pytest.raises(ValueError, match="at least one channel must be dropped"):
         built("disco", pruned_share=0.05)
 
 
@@ -191,7 +191,7 @@ def test_a_combination_that_cannot_work_is_refused_with_its_reason(tiny):
         },
     ]
     inputs = read_run_inputs(validate_scenario(tiny, "test"))
-    reasons = ("at least one has to go", "needs a front-end with a funnel")
+    reasons = ("at least one channel must be dropped", "needs a front-end with a funnel")
     for arm, reason in zip(inputs.scenario.arms, reasons, strict=True):
         with pytest.raises(UserError, match=reason) as refused:
             arm_models(inputs, arm)
