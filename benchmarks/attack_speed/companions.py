@@ -120,7 +120,7 @@ def _plain_sdar(
             chosen = torch.randperm(len(sent), generator=rng)[: options.batch_size]
             read, theirs = sent[chosen], labels[chosen]
             real = scale(read)
-            features = simulator(fresh.normalised(x))
+            features = simulator(x)
             made = scale(features)
             loss = functional.cross_entropy(cloud(features.flatten(1)), own)
             loss = loss + options.discrepancy_weight * discrepancy(made, real, rng)
@@ -151,7 +151,7 @@ def _plain_fsha(
     pilot.train()
     for _ in range(options.pilot_steps):
         x, _ = fresh.auxiliary_batch(options.batch_size, rng)
-        features = pilot(fresh.normalised(x))
+        features = pilot(x)
         scale.update(features.detach())
         _stepped(pair, functional.mse_loss(fresh.mean + decoder(scale(features)), x))
     pilot.eval()
@@ -161,7 +161,7 @@ def _plain_fsha(
         for _ in range(options.updates_per_step):
             x, own = fresh.auxiliary_batch(options.batch_size, rng)
             with torch.no_grad():
-                wanted = scale(pilot(fresh.normalised(x)))
+                wanted = scale(pilot(x))
             chosen = torch.randperm(len(seen), generator=rng)[: options.batch_size]
             told = functional.softplus(-critic(wanted, own)).mean()
             told = told + functional.softplus(critic(seen[chosen], labels[chosen])).mean()

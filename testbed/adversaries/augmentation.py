@@ -1,4 +1,4 @@
-"""Variations of auxiliary images: an attacker that may query can ask for as many as it likes."""
+"""Random variations of auxiliary images, for attackers without a limit of queries."""
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ _BRIGHTNESS = 0.1
 
 
 def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
-    """Return images (N, C, H, W) in [0, 1], mirrored, turned, zoomed, shifted and re-exposed.
+    """Return images (N, C, H, W) in [0, 1], mirrored, rotated, zoomed, shifted and re-exposed.
 
-    Every image gets its own random variation of each epoch. Mirrored or not, the way back from
-    features to pixels is the same function: variations teach it without changing it.
+    Every image gets a new random variation in each epoch. The inverse of the front-end is the same
+    function for all of them, so variations are further training data for it.
     """
     rng = seeds.torch_generator(seed, "augmentation", epoch)
     x = torch.from_numpy(images.copy())

@@ -1,13 +1,13 @@
-"""The contract of an attack, and the only things an adversary can be given.
+"""The contract of an attack, and everything that an adversary can be given.
 
-Nothing here can hold a victim's image: an attack is built from intercepted features, auxiliary
-images of its own and, where its threat model grants it, the deployed front-end. The scorer, which
-knows the truth, is elsewhere (``testbed.privacy``) and sees reconstructions only.
+Nothing here can hold a victim's image: an attack gets intercepted features, auxiliary images and,
+if its threat model grants it, the deployed front-end. The scores, which need the true images, are
+computed in ``testbed.privacy`` from the reconstructions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,12 @@ from testbed.scenario.threat_model import ThreatModel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+Report = Callable[[str], None]
+"""Takes one line of text on the progress of an attack."""
+
+
+def silent(text: str) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Intercepts:
-    """Features read at the taps, float32 (N, C', H', W'), and the answers that went back (N,)."""
+    """Features read at the taps, float32 (N, C', H', W'), and the answers to them (N,)."""
 
     features: FloatArray
     answers: IntArray
@@ -49,7 +55,7 @@ class FrontEndOracle(Protocol):
 
 @runtime_checkable
 class WhiteBoxOracle(FrontEndOracle, Protocol):
-    """A front-end whose weights the adversary holds too, for instance from a device of its own."""
+    """A front-end whose weights the adversary holds too."""
 
     def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
         """Return released features of ``x`` (N, C, H, W) in [0, 1], with gradients to ``x``."""
@@ -57,20 +63,20 @@ class WhiteBoxOracle(FrontEndOracle, Protocol):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything an attack gets.
+    """Everything that an attack gets.
 
     Attributes
     ----------
     num_classes : classes of the task.
-    auxiliary, auxiliary_validation : disjoint images of the attacker's own.
-    intercepts : what the taps read; nothing in it identifies a person or an image.
-    oracle : the deployed front-end, where granted.
-    query_limit : images that may be asked for in all, or None without a limit.
-    design : name and options of the front-end's architecture, where granted.
-    replays : releases of each victim's image that its intercept is the mean of.
-    elsewhere : further intercepts, each (N, C', H', W'), to be reconstructed with what was learned
-        without learning from them: those of other tiers, or a fixed set of victims.
-    trained : weights by name of what it trained at the cloud while the fleet trained, or None.
+    auxiliary, auxiliary_validation : the attacker's images, disjoint from each other.
+    intercepts : what the taps read, without anything that identifies a person or an image.
+    oracle : the deployed front-end, if granted.
+    query_limit : total number of images that may be queried, or None without a limit.
+    architecture : name and options of the front-end's architecture, if granted.
+    replays : number of releases of a victim's image that its intercept averages.
+    elsewhere : further intercepts, each (N, C', H', W'), to be reconstructed but not learned from:
+        those of other tiers, or a fixed set of victims.
+    trained : weights by name that it trained at the cloud during the training, or None.
     """
 
     num_classes: int
@@ -86,8 +92,8 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """One epoch of an attack's training: mean squared errors per element."""
+class EpochErrors:
+    """Mean squared errors per element in one epoch of an attack's training."""
 
     epoch: int
     training_mse: float
@@ -100,20 +106,20 @@ class Reconstruction:
 
     Attributes
     ----------
-    curve : training curve, empty for attacks that do not train.
-    best_epoch : epoch whose parameters were used, by validation error.
-    reached_plateau : whether its training ended on a plateau, not at its limit of epochs; None for
-        attacks that do not train until one.
+    training_curve : errors by epoch, empty for attacks that do not train.
+    best_epoch : the epoch with the least validation error, whose parameters were used.
+    reached_plateau : whether the training ended on a plateau and not at its limit of epochs; None
+        for attacks that do not train until a plateau.
     body_parameters : learned parameters without the input adapter, equal for every defence.
-    adapter_parameters : learned parameters of the input adapter, which follow the feature shape.
-    queries : images whose released features were asked for; filled in by ``mount``.
-    inferred : what an attack says of the intercepts beside images, or None.
-    again : the attack as it was learned, from features to images; ``mount`` uses it up.
-    elsewhere : what it made of the evidence's ``elsewhere``; filled in by ``mount``.
+    adapter_parameters : learned parameters of the input adapter, which depend on the feature shape.
+    queries : images whose released features were queried; filled in by ``mounting.mount``.
+    inferred : what the attack infers of the intercepts beside images, or None.
+    again : the learned attack, from features to images; ``mounting.mount`` removes it.
+    elsewhere : reconstructions of the evidence's ``elsewhere``; filled in by ``mounting.mount``.
     """
 
     images: FloatArray
-    curve: list[CurvePoint] = field(default_factory=list)
+    training_curve: list[EpochErrors] = field(default_factory=list)
     best_epoch: int | None = None
     reached_plateau: bool | None = None
     body_parameters: int | None = None
@@ -126,35 +132,38 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What an attack says of each intercept without rebuilding its image.
+    """What an attack infers of each intercept without rebuilding its image.
 
     Attributes
     ----------
-    classes : the class it takes the image for, (N,).
-    companions : the other intercept it takes for the same person's, (N,); empty with one intercept.
+    classes : predicted class, (N,).
+    same_person : index of the other intercept that is predicted to show the same person, (N,);
+        empty for a single intercept.
     """
 
     classes: IntArray
-    companions: IntArray
+    same_person: IntArray
 
 
-class Attack(Protocol):
-    """An attack: fit on what the adversary owns, then reconstruct what it intercepted.
+class Attack:
+    """An attack: fit on what the adversary has, then reconstruct what it intercepted.
 
     Attributes
     ----------
-    is_anchor : whether it never looks at the features.
-    rebuilds_images : whether its images are reconstructions, or stand for what it inferred.
+    is_anchor : whether it ignores the features.
+    rebuilds_images : whether its images are reconstructions, or only represent what it inferred.
     threat : what it needs.
     search_space : options worth tuning, and values to try.
     """
 
-    is_anchor: bool
-    rebuilds_images: bool
-    threat: ThreatModel
-    search_space: Mapping[str, Sequence[Any]]
+    is_anchor: ClassVar[bool] = False
+    rebuilds_images: ClassVar[bool] = True
+    threat: ClassVar[ThreatModel]
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Run the whole attack; deterministic in (options, evidence, seed)."""
+        raise NotImplementedError

@@ -1,12 +1,13 @@
 """The network of the residual decoder: one body for every defence, an adapter per feature shape.
 
 The body works on a fixed grid of a quarter of the image's height and width. Body and adapter have
-no biases: zero features give a zero residual exactly, so an attacker who intercepts constants
-answers with the mean image and nothing else.
+no biases: zero features give a zero residual exactly, so constant features are reconstructed as the
+mean image exactly.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,15 @@ UPSCALE = 4
 
 @dataclass(frozen=True)
 class BodySize:
-    """Channels on the quarter and on the half grid, residual blocks on the quarter grid."""
+    """Channels on the quarter and half grids, and residual blocks on the quarter grid."""
 
     width: int
     half_width: int
     blocks: int
 
 
-CAPACITIES = {
+Capacity = Literal["small", "medium", "large"]
+CAPACITIES: dict[Capacity, BodySize] = {
     "small": BodySize(32, 16, 2),
     "medium": BodySize(64, 32, 3),
     "large": BodySize(96, 48, 4),
@@ -43,6 +45,13 @@ def convolution(
     with torch.no_grad():
         layer.weight.normal_(0.0, deviation, generator=rng)
     return layer
+
+
+def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step of the optimiser on the gradient of the loss."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
 
 
 class ResidualBlock(nn.Module):
@@ -68,8 +77,8 @@ class InputAdapter(nn.Module):
     """Brings features (N, C, h, w) to the body's (N, width, H, W).
 
     A finer grid than the body's is folded into channels (space to depth), a coarser one unfolded by
-    learned sub-positions (1x1 convolution, depth to space), each axis by itself. Where the
-    sizes do not divide, features are first resized bilinearly to the nearest multiple or divisor.
+    learned sub-positions (1x1 convolution, depth to space), separately per axis. If the sizes do
+    not divide, features are first resized bilinearly to the nearest multiple or divisor.
     """
 
     def __init__(
@@ -81,7 +90,7 @@ class InputAdapter(nn.Module):
     ) -> None:
         super().__init__()
         channels, *size = feature_shape
-        factors = [_axis_factors(own, body) for own, body in zip(size, grid, strict=True)]
+        factors = [_axis_factors(side, body) for side, body in zip(size, grid, strict=True)]
         self.resized = (factors[0][0], factors[1][0])
         self.fold = (factors[0][1], factors[1][1])
         self.unfold = (factors[0][2], factors[1][2])
@@ -98,13 +107,13 @@ class InputAdapter(nn.Module):
         return h if self.unfold == (1, 1) else _depth_to_space(h, self.unfold)
 
 
-def _axis_factors(own: int, body: int) -> tuple[int, int, int]:
+def _axis_factors(side: int, body: int) -> tuple[int, int, int]:
     """Return (size to resize to, folding factor, unfolding factor) of one axis."""
-    if own >= body:
-        fold = max(1, round(own / body))
+    if side >= body:
+        fold = max(1, round(side / body))
         return fold * body, fold, 1
     divisors = [size for size in range(1, body + 1) if body % size == 0]
-    nearest = min(divisors, key=lambda size: (abs(size - own), -size))
+    nearest = min(divisors, key=lambda size: (abs(size - side), -size))
     return nearest, 1, body // nearest
 
 
@@ -124,7 +133,7 @@ def _depth_to_space(h: Tensor, factors: tuple[int, int]) -> Tensor:
 
 
 class DecoderNetwork(nn.Module):
-    """Adapter and body; returns the residual to be added to the mean auxiliary image.
+    """Adapter and body; returns the residual to add to the mean auxiliary image.
 
     Parameters
     ----------
@@ -135,7 +144,7 @@ class DecoderNetwork(nn.Module):
 
     Raises
     ------
-    ValueError : an image size that is no multiple of 4.
+    ValueError : an image size that is not a multiple of 4.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Networks that tell two kinds of samples apart, patch by patch, where wanted given their class."""
+"""Discriminators: networks that distinguish real from fake samples, patch by patch."""
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ def discriminator(channels: int, width: int, rng: torch.Generator) -> nn.Sequent
 
 
 class ClassDiscriminator(nn.Module):
-    """Tells real samples from made ones of the same class.
+    """Distinguishes real from fake samples of the same class.
 
     Parameters
     ----------
     channels : of the samples, which are features or images.
-    halvings : how often the samples are pooled by 2 first, so that a patch covers more of them.
+    halvings : how often the samples are folded by 2 first, so that a patch covers a larger area.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class ClassDiscriminator(nn.Module):
 
 
 def taken_for_real(logits: Tensor) -> Tensor:
-    """Return the loss (N,) of samples that should pass for real: -log D, the non-saturating one."""
+    """Return the non-saturating loss -log D (N,) of samples that should be taken for real."""
     return functional.softplus(-logits).flatten(1).mean(dim=1)
 
 
-def told_apart(real: Tensor, made: Tensor) -> Tensor:
-    """Return the loss of the discriminator on the logits of real and of made samples."""
-    return functional.softplus(-real).mean() + functional.softplus(made).mean()
+def told_apart(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the loss of the discriminator on the logits of real and of fake samples."""
+    return functional.softplus(-real).mean() + functional.softplus(fake).mean()

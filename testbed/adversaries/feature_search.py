@@ -1,17 +1,32 @@
-"""Searches images whose features match given ones, by projected Adam through known weights."""
+"""Search for images with given features, by projected Adam through known weights."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from testbed.adversaries.base import FloatArray, WhiteBoxOracle
-from testbed.adversaries.released import ChannelNormaliser
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    Reconstruction,
+    Report,
+    WhiteBoxOracle,
+    silent,
+)
+from testbed.adversaries.mean_image import mean_of, repeated
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
+from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.scenario.threat_model import ThreatModel
 
-_CHUNK = 8  # images searched together; they and their activations stay in the cache
-_FIRST_DRAW = 1_000_000  # apart from the draws that training queries use
+Reconstruct = Callable[[FloatArray], FloatArray]
+"""From features (N, C', H', W') to images (N, C, H, W)."""
+
+_CHUNK = 8  # images searched together; they and their activations fit the cache
+_FIRST_DRAW = 1_000_000  # beyond the draws of training queries
 _DISTANCE_DRAWS = 8
 
 
@@ -29,7 +44,7 @@ class FeatureDistance:
     ----------
     oracle : the deployed front-end, with gradients.
     normalise : statistics of the auxiliary features; dead channels weigh nothing.
-    is_random : whether releases differ from draw to draw; a fresh one is then used at every step.
+    is_random : whether releases differ between draws; every step then uses a new one.
     """
 
     def __init__(
@@ -43,7 +58,7 @@ class FeatureDistance:
 
     @property
     def is_flat(self) -> bool:
-        """Whether every channel is dead: features say nothing, and there is nothing to search."""
+        """Whether every channel is dead: the features carry no information."""
         return not self._normalise.scale.any()
 
     def target(self, features: FloatArray) -> Tensor:
@@ -63,8 +78,8 @@ class FeatureDistance:
         values = np.empty(len(images), dtype=np.float32)
         for part in chunks(len(images)):
             x, target = torch.from_numpy(images[part]), self.target(features[part])
-            found = [self(x, target, -1 - draw) for draw in draws]
-            values[part] = torch.stack(found).mean(dim=0).numpy()
+            distances = [self(x, target, -1 - draw) for draw in draws]
+            values[part] = torch.stack(distances).mean(dim=0).numpy()
         return values
 
 
@@ -96,17 +111,17 @@ class Descent:
         stops: list[int],
     ) -> list[FloatArray]:
         """Return the images at each of the ``stops``, ascending step numbers (0 is the start)."""
-        found = [np.empty_like(start) for _ in stops]
+        images = [np.empty_like(start) for _ in stops]
         for part in chunks(len(start)):
             target = distance.target(features[part])
             x = torch.from_numpy(start[part].copy()).requires_grad_()
             optimiser = torch.optim.Adam([x], self.learning_rate, betas=(0.9, 0.99), eps=1e-12)
             for step in range(max(stops) + 1):
                 if step in stops:
-                    found[stops.index(step)][part] = x.detach().numpy()
+                    images[stops.index(step)][part] = x.detach().numpy()
                 if step == max(stops):
                     break
-                # A sum over images: each has its own gradient, whoever shares its chunk.
+                # A sum over images: the gradient of one does not depend on its chunk.
                 loss = distance(x, target, step).sum()
                 if tv_weight > 0.0:
                     loss = loss + tv_weight * total_variation(x).sum()
@@ -117,4 +132,94 @@ class Descent:
                 optimiser.step()
                 with torch.no_grad():
                     x.clamp_(0.0, 1.0)
-        return found
+        return images
+
+
+class FeatureSearch(Attack):
+    """Base of attacks that search for images through the known weights.
+
+    Options have ``start`` (``decoder`` or ``mean_image``) and ``decoder``.
+
+    Attributes
+    ----------
+    name : under which the attack is registered.
+    """
+
+    name: ClassVar[str]
+    threat = ThreatModel(weights=True, queries=True)
+
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+        """Make a start, tune on the attacker's validation images, search every victim's image.
+
+        Raises
+        ------
+        UserError : the adversary is granted queries only.
+        """
+        oracle = granted_weights(evidence, self.name)
+        released = ReleasedFeatures(evidence, self.name)
+        normalise = ChannelNormaliser.fit(released.training(0))
+        distance = FeatureDistance(oracle, normalise, released.is_random)
+        options, features = self.options, evidence.intercepts.features
+        start, account = first_start(options.start, options.decoder, evidence, seed, report)
+        reconstruct = start
+        if not distance.is_flat and len(features):
+            reconstruct = self.tuned(evidence, seed, distance, released, start, report)
+        return replace(account, images=reconstruct(features), again=reconstruct)
+
+    def tuned(
+        self,
+        evidence: Evidence,
+        seed: int,
+        distance: FeatureDistance,
+        released: ReleasedFeatures,
+        start: Reconstruct,
+        report: Report,
+    ) -> Reconstruct:
+        """Return the search, tuned on the attacker's validation images."""
+        raise NotImplementedError
+
+
+def best_choice(
+    released: ReleasedFeatures,
+    count: int,
+    weights: Sequence[float],
+    stops: Sequence[int],
+    search: Callable[[FloatArray, float], list[FloatArray]],
+) -> tuple[float, int]:
+    """Return the weight of the prior and the stop with the least validation error.
+
+    Parameters
+    ----------
+    count : validation images used.
+    search : returns the images of these features at each of the stops, for a weight.
+    """
+    truth = released.auxiliary_validation.images[:count]
+    features = released.validation()[:count]
+    choices = [
+        (float(np.square(images - truth, dtype=np.float64).mean()), stop, weight)
+        for weight in weights
+        for stop, images in zip(stops, search(features, weight), strict=True)
+    ]
+    _, stop, weight = min(choices)
+    return weight, stop
+
+
+def first_start(
+    start: str,
+    decoder: ResidualDecoderOptions,
+    evidence: Evidence,
+    seed: int,
+    report: Report,
+) -> tuple[Reconstruct, Reconstruction]:
+    """Return the map from features to starting images, and the record of its training.
+
+    Parameters
+    ----------
+    start : ``decoder`` or ``mean_image``.
+    """
+    mean = mean_of(evidence.auxiliary)
+    if start == "mean_image":
+        return lambda features: repeated(mean, len(features)), Reconstruction(mean[None])
+    training = DecoderTraining(decoder, evidence, seed)
+    training.run(report)
+    return training.reconstruct, training.account(mean[None])

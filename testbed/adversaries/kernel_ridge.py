@@ -1,9 +1,9 @@
 """Kernel ridge regression from features to pixels: a nonlinear inverse in closed form.
 
-x = mean + k(z)' (K + alpha I)^-1 X, the kernel being the inner product plus a Laplacian
+x = mean + k(z)' (K + alpha I)^-1 X. The kernel is the inner product plus a Laplacian
 exp(-|z - z'| / width) on features that are centred per element and of unit variance per channel.
-Width and alpha are chosen on the attacker's validation images. It takes a fraction of a trained
-decoder's work, and goes beyond the linear inverse where a nonlinear code of the image is left.
+Width and alpha are chosen on the attacker's validation images. It costs a fraction of a trained
+decoder, and is stronger than the linear inverse if features depend nonlinearly on the image.
 
 References
 ----------
@@ -11,8 +11,7 @@ Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -20,16 +19,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
-from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    Reconstruction,
+    Report,
+    silent,
+)
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
 from testbed.core.seeds import generator
 from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float32]
-Positive = Annotated[float, Field(gt=0.0)]
 
 
 class KernelRidgeOptions(Options):
@@ -46,18 +51,18 @@ class KernelRidgeOptions(Options):
         description="penalties tried, for features of mean square norm 1",
     )
     releases_per_image: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=2, description="draws per auxiliary image when releases are random, else one"
+        default=2, description="draws per auxiliary image if releases are random, else one"
     )
     max_samples: Annotated[int, Field(ge=10, le=20_000)] = Field(
-        default=3000, description="training pairs used at most; memory grows with the square"
+        default=3000, description="most training pairs; memory grows with their square"
     )
 
 
 PROJECTIONS = 256
-"""Random directions in the space of pixels that width and penalty are chosen on.
+"""Random directions of the pixel space on which width and penalty are chosen.
 
-Predictions are linear in the images, so squared errors are kept in expectation at a tenth of the
-work; the final fit is on all pixels.
+Predictions are linear in the images, so projections keep squared errors in expectation, at a tenth
+of the cost. The final fit uses all pixels.
 """
 
 
@@ -66,20 +71,20 @@ class Kernel:
 
     Parameters
     ----------
-    own : normalised training features (N, d).
+    training : normalised training features (N, d).
     """
 
-    def __init__(self, own: Matrix) -> None:
-        self._own = own
-        self._squares = np.square(own).sum(axis=1)
+    def __init__(self, training: Matrix) -> None:
+        self._training = training
+        self._squares = np.square(training).sum(axis=1)
         self._power = float(self._squares.mean()) or 1.0
 
     def parts(self, features: Matrix) -> tuple[Matrix, Matrix]:
         """Return inner products and Euclidean distances, both (M, N)."""
-        products = features @ self._own.T
+        products = features @ self._training.T
         squares = np.square(features).sum(axis=1)[:, None] + self._squares[None, :]
-        apart = np.sqrt(np.maximum(squares - 2.0 * products, 0.0))
-        return products / self._power, apart / np.float32(math.sqrt(self._power))
+        distances = np.sqrt(np.maximum(squares - 2.0 * products, 0.0))
+        return products / self._power, distances / np.float32(math.sqrt(self._power))
 
 
 def combined(parts: tuple[Matrix, Matrix], width: float) -> Matrix:
@@ -102,20 +107,14 @@ def fit(kernel: Matrix, alpha: float, targets: Matrix) -> Matrix:
     "kernel ridge regression from features to pixels, width and penalty by validation",
     KernelRidgeOptions,
 )
-class KernelRidge:
+class KernelRidge(Attack):
     """Closed-form nonlinear inverse."""
 
-    is_anchor = False
-    rebuilds_images = True
+    options: KernelRidgeOptions
     threat = ThreatModel(queries=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {"max_samples": (1000, 2000, 5000)}
+    search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
 
-    def __init__(self, options: KernelRidgeOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Fit, choose width and penalty on the validation images, reconstruct."""
         released = ReleasedFeatures(evidence, "kernel_ridge")
         images = released.auxiliary.images
@@ -132,22 +131,21 @@ class KernelRidge:
         directions = generator(seed, "kernel_ridge projections").standard_normal(
             (residuals.shape[1], PROJECTIONS), dtype=np.float32
         )
-        shown = residuals @ directions
+        projected = residuals @ directions
         truth = _flat(released.auxiliary_validation.images - mean) @ directions
-        # Ties (constant features) go to the strongest penalty.
+        # A tie (constant features) selects the strongest penalty.
         _, negative, width = min(
-            (self._error(among, held_out, width, alpha, shown, truth), -alpha, width)
+            (self._error(among, held_out, width, alpha, projected, truth), -alpha, width)
             for width in self.options.widths
             for alpha in self.options.alphas
         )
         alpha = -negative
-        if progress is not None:
-            progress(f"width {width:g}, penalty {alpha:g}")
+        report(f"width {width:g}, penalty {alpha:g}")
         weights = fit(combined(among, width), alpha, residuals)
 
         def reconstruct(features: FloatArray) -> FloatArray:
             predicted = combined(kernel.parts(_flat(normalise(features))), width) @ weights
-            if not among[1].any():  # features that never differ: what is left is rounding
+            if not among[1].any():  # constant features: differences are rounding errors
                 predicted = np.zeros_like(predicted)
             restored = predicted.reshape(len(predicted), *mean.shape) + mean
             images: FloatArray = np.clip(restored, 0.0, 1.0).astype(np.float32)
@@ -161,14 +159,14 @@ class KernelRidge:
         held_out: tuple[Matrix, Matrix],
         width: float,
         alpha: float,
-        shown: Matrix,
+        projected: Matrix,
         truth: Matrix,
     ) -> float:
         try:
-            weights = fit(combined(among, width), alpha, shown)
+            weights = fit(combined(among, width), alpha, projected)
         except LinAlgError:
-            # Features of few dimensions: in single precision their kernel is not positive definite
-            # until the penalty is larger than its rounding.
+            # The kernel of features of few dimensions is positive definite in single precision
+            # only if the penalty is larger than the rounding errors.
             return math.inf
         return float(np.square(combined(held_out, width) @ weights - truth).mean())
 

@@ -1,31 +1,38 @@
-"""Class and person from features: no image is rebuilt, and none has to be.
+"""Inference of class and person from features, without reconstructing an image.
 
-A linear classifier on the principal components of released auxiliary features names the class
-of each intercept. For persons, whom the attacker's own images never show (see docs on privacy
-evaluation), it asks which two intercepts show the same one: nearest neighbours after whitening the
-variation within classes, which is what a class's images do not share.
+A linear classifier on the principal components of released auxiliary features predicts the class of
+each intercept. The auxiliary images never show the victims' persons. For persons the attack
+therefore predicts which two intercepts show the same one: nearest neighbours after whitening the
+variation within classes.
 
-Its images are those of the mean auxiliary image of each class, weighted by the probabilities found:
-what an attacker can draw who knows nothing but the class.
+Its images are the mean auxiliary images of the classes, weighted by the predicted probabilities:
+the best images that follow from the class alone.
 
 References
 ----------
-Shokri, Stronati, Song, Shmatikov, Membership inference attacks, IEEE S&P 2017 (a classifier of the
-attacker's own as the attack); Fisher, Annals of Eugenics 7(2), 1936 (within-class whitening).
+Shokri, Stronati, Song, Shmatikov, Membership inference attacks, IEEE S&P 2017 (the attacker trains
+a classifier); Fisher, Annals of Eugenics 7(2), 1936 (within-class whitening).
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.adversaries.base import Evidence, Inferred, IntArray, Reconstruction
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    Inferred,
+    IntArray,
+    Reconstruction,
+    Report,
+    silent,
+)
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float64]
@@ -36,9 +43,9 @@ class LabelInferenceOptions(Options):
     """Options of the inference."""
 
     components: Annotated[int, Field(ge=1, le=512)] = Field(
-        default=96, description="principal components of the features that are looked at"
+        default=96, description="principal components of the features that are used"
     )
-    penalties: list[Annotated[float, Field(gt=0.0)]] = Field(
+    penalties: list[Positive] = Field(
         default=[0.01, 0.1, 1.0, 10.0],
         min_length=1,
         description="inverse strengths of the classifier's penalty, chosen by validation",
@@ -47,24 +54,19 @@ class LabelInferenceOptions(Options):
 
 @ATTACKS.register(
     "label_inference",
-    "class and same-person pairs from features, without rebuilding an image",
+    "class and same-person pairs from features, without reconstructing an image",
     LabelInferenceOptions,
 )
-class LabelInference:
+class LabelInference(Attack):
     """A classifier on intercepted features."""
 
-    is_anchor = False
     rebuilds_images = False
+    options: LabelInferenceOptions
     threat = ThreatModel(queries=True, labels=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {"components": (32, 96, 256)}
+    search_space: ClassVar = {"components": (32, 96, 256)}
 
-    def __init__(self, options: LabelInferenceOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
-        """Train on released auxiliary features, then name every intercept."""
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+        """Train on released auxiliary features, then classify every intercept."""
         released = ReleasedFeatures(evidence, "label_inference")
         auxiliary, held_out = released.auxiliary, released.auxiliary_validation
         raw = released.training(0)
@@ -96,14 +98,14 @@ class LabelInference:
         victims: Matrix,
         num_classes: int,
     ) -> Matrix:
-        """Return the probability of each class per victim (N, K), penalty by validation."""
+        """Return the probability of each class per victim (N, K); validation sets the penalty."""
         from sklearn.linear_model import LogisticRegression  # slow to import
 
         best: tuple[float, int, Any] | None = None
         for order, penalty in enumerate(self.options.penalties):
             model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
             model.fit(*training)
-            key = (_surprise(model, *validation), order)
+            key = (_log_loss(model, *validation), order)
             if best is None or key < best[:2]:
                 best = (*key, model)
         assert best is not None
@@ -113,15 +115,15 @@ class LabelInference:
         return probabilities
 
 
-def _surprise(model: Any, inputs: Matrix, labels: IntArray) -> float:
-    """Return the mean negative log-probability of the right classes that the model knows."""
-    places = {int(label): place for place, label in enumerate(model.classes_)}
-    known = np.array([int(label) in places for label in labels], dtype=bool)
+def _log_loss(model: Any, inputs: Matrix, labels: IntArray) -> float:
+    """Return the mean negative log-probability of the true classes, among those of the model."""
+    column_of = {int(label): column for column, label in enumerate(model.classes_)}
+    known = np.array([int(label) in column_of for label in labels], dtype=bool)
     if not known.any():
         return 0.0
-    columns = np.array([places[int(label)] for label in labels[known]])
-    right = model.predict_proba(inputs[known])[np.arange(len(columns)), columns]
-    return float(-np.log(np.maximum(right, 1e-12)).mean())
+    columns = np.array([column_of[int(label)] for label in labels[known]])
+    of_truth = model.predict_proba(inputs[known])[np.arange(len(columns)), columns]
+    return float(-np.log(np.maximum(of_truth, 1e-12)).mean())
 
 
 class _Components:
@@ -133,7 +135,7 @@ class _Components:
         flat = self._flat(features)
         self._mean = flat.mean(axis=0)
         centred = flat - self._mean
-        # With more features than images, which is the rule, the Gram matrix is the smaller one.
+        # There are usually more features than images: the Gram matrix is smaller.
         values, vectors = np.linalg.eigh(centred @ centred.T)
         kept = np.flatnonzero(values > 1e-9 * max(float(values[-1]), 1e-12))[::-1][:components]
         self.is_flat = len(kept) == 0
@@ -164,7 +166,7 @@ def _class_mean(evidence: Evidence, label: int) -> NDArray[np.float64]:
 
 
 def _within_whitened(inputs: Matrix, labels: IntArray, victims: Matrix) -> Matrix:
-    """Return the victims' components, shrunk along what varies within a class."""
+    """Return the victims' components, shrunk along the variation within classes."""
     centred = inputs - np.stack([inputs[labels == label].mean(axis=0) for label in labels])
     within = centred.T @ centred / max(1, len(centred))
     size = len(within)
@@ -177,11 +179,11 @@ def _within_whitened(inputs: Matrix, labels: IntArray, victims: Matrix) -> Matri
 
 
 def _nearest_other(points: Matrix) -> IntArray:
-    """Return the index of each point's nearest other point by cosine, (N,); empty for one point."""
+    """Return the index of each point's nearest other point by cosine, (N,); empty for N < 2."""
     if len(points) < 2:
         return np.empty(0, dtype=np.int64)
     units = points / (np.linalg.norm(points, axis=1, keepdims=True) + 1e-12)
-    likeness = units @ units.T
-    np.fill_diagonal(likeness, -np.inf)
-    nearest: IntArray = likeness.argmax(axis=1).astype(np.int64)
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest: IntArray = cosines.argmax(axis=1).astype(np.int64)
     return nearest

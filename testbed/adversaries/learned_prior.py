@@ -1,9 +1,10 @@
-"""White-box search under a learned prior: a denoiser, trained on the attacker's own images.
+"""White-box search under a learned prior: a denoiser, trained on auxiliary images.
 
-The image sought must have the intercepted features and look like an image. Half-quadratic splitting
-takes turns: the denoiser moves the estimate towards natural images, a few steps of Adam towards the
-features, from strong noise to weak. The weight of the prior and the level to stop at are tuned on
-the attacker's validation images, with no prior and no step among the choices.
+The reconstruction must have the intercepted features and be a natural image. Half-quadratic
+splitting alternates: the denoiser moves the estimate towards natural images, then a few steps of
+Adam move it towards the features, from strong noise to weak. The weight of the prior and the level
+to stop at are tuned on the attacker's validation images. No prior and no step are among the
+choices.
 
 References
 ----------
@@ -12,9 +13,8 @@ section 4.1 (the splitting and its noise levels). Learned priors for inverting f
 GLASS, NeurIPS 2023 (a generator), and DRAG, ICML 2025 (diffusion).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,16 +23,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
-from testbed.adversaries.decoder_network import ResidualBlock, convolution
-from testbed.adversaries.feature_search import FeatureDistance, chunks
-from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
+from testbed.adversaries.base import Evidence, FloatArray, Report
+from testbed.adversaries.decoder_network import ResidualBlock, convolution, update
+from testbed.adversaries.feature_search import (
+    FeatureDistance,
+    FeatureSearch,
+    Reconstruct,
+    best_choice,
+    chunks,
+)
+from testbed.adversaries.released import ReleasedFeatures
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
-from testbed.adversaries.white_box import first_start
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Options
-from testbed.scenario.threat_model import ThreatModel
+from testbed.core.registry import NonNegative, Options, Positive
 
 _STRONGEST, _WEAKEST = 0.25, 0.01  # noise levels, in units of the pixels' range
 
@@ -41,20 +45,20 @@ class LearnedPriorOptions(Options):
     """Options of the search under a denoiser."""
 
     start: Literal["decoder", "mean_image"] = Field(
-        default="mean_image", description="start of the search; a decoder costs its training"
+        default="mean_image", description="start of the search; a decoder must be trained"
     )
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
     width: Annotated[int, Field(ge=4)] = Field(default=24, description="channels of the denoiser")
     training_steps: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=1)] = 8
     levels: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=8, description="noise levels, falling geometrically"
+        default=8, description="noise levels, decreasing geometrically"
     )
     steps_per_level: Annotated[int, Field(ge=1)] = 24
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        default=0.1, description="of the search at the first level; falls with the noise"
+    learning_rate: Positive = Field(
+        default=0.1, description="of the search at the first level; decreases with the noise"
     )
-    prior_weights: list[Annotated[float, Field(ge=0.0)]] = Field(
+    prior_weights: list[NonNegative] = Field(
         default=[0.0, 1e-4, 1e-3, 1e-2], min_length=1, description="weights tried in tuning"
     )
     tuning_images: Annotated[int, Field(ge=1)] = 8
@@ -62,71 +66,43 @@ class LearnedPriorOptions(Options):
 
 @ATTACKS.register(
     "learned_prior",
-    "searches images through the known weights under a denoiser trained on auxiliary images",
+    "searches for images through the known weights under a denoiser of auxiliary images",
     LearnedPriorOptions,
 )
-class LearnedPrior:
+class LearnedPrior(FeatureSearch):
     """Plug-and-play inversion."""
 
-    is_anchor = False
-    rebuilds_images = True
-    threat = ThreatModel(weights=True, queries=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+    name = "learned_prior"
+    options: LearnedPriorOptions
+    search_space: ClassVar = {
         "start": ("mean_image", "decoder"),
         "training_steps": (300, 1000, 3000),
         "steps_per_level": (12, 24, 48),
     }
 
-    def __init__(self, options: LearnedPriorOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
-        """Train the denoiser, tune on the attacker's validation images, search every image.
-
-        Raises
-        ------
-        UserError : the adversary is granted queries only.
-        """
-        oracle = granted_weights(evidence, "learned_prior")
+    def tuned(
+        self,
+        evidence: Evidence,
+        seed: int,
+        distance: FeatureDistance,
+        released: ReleasedFeatures,
+        start: Reconstruct,
+        report: Report,
+    ) -> Reconstruct:
+        """Return the search with the best weight of the prior and the best level to stop at."""
         options = self.options
-        released = ReleasedFeatures(evidence, "learned_prior")
-        normalise = ChannelNormaliser.fit(released.training(0))
-        distance = FeatureDistance(oracle, normalise, released.is_random)
-        start, account = first_start(options.start, options.decoder, evidence, seed, progress)
-        features = evidence.intercepts.features
-        if distance.is_flat or len(features) == 0:
-            return replace(account, images=start(features), again=start)
         denoiser = Denoiser(evidence.auxiliary.images, options, seed)
         search = _Search(options, denoiser, distance)
-        weight, level = self._tune(search, released, start)
-        if progress is not None:
-            progress(f"searching down to level {level} with a prior of weight {weight:g}")
 
-        def reconstruct(features: FloatArray) -> FloatArray:
-            return search.run(start(features), features, weight, level)[level]
+        def ends(features: FloatArray, weight: float) -> list[FloatArray]:
+            return search.run(start(features), features, weight, options.levels)
 
-        return replace(account, images=reconstruct(features), again=reconstruct)
-
-    def _tune(
-        self,
-        search: "_Search",
-        released: ReleasedFeatures,
-        start: Callable[[FloatArray], FloatArray],
-    ) -> tuple[float, int]:
-        """Return the prior's weight and the level to stop at with the least validation error."""
-        count = self.options.tuning_images
-        truth = released.auxiliary_validation.images[:count]
-        features = released.validation()[:count]
-        choices = []
-        for weight in self.options.prior_weights:
-            ends = search.run(start(features), features, weight, self.options.levels)
-            for level, images in enumerate(ends):
-                error = float(np.square(images - truth, dtype=np.float64).mean())
-                choices.append((error, level, weight))
-        _, level, weight = min(choices)
-        return weight, level
+        stops = range(options.levels + 1)
+        weight, level = best_choice(
+            released, options.tuning_images, options.prior_weights, stops, ends
+        )
+        report(f"searching down to level {level} with a prior of weight {weight:g}")
+        return lambda features: search.run(start(features), features, weight, level)[level]
 
 
 class Denoiser:
@@ -141,7 +117,7 @@ class Denoiser:
             nn.ReLU(),
             ResidualBlock(width, rng),
             ResidualBlock(width, rng),
-            convolution(width, channels, 3, rng, gain=0.0),  # starts by changing nothing
+            convolution(width, channels, 3, rng, gain=0.0),  # the identity at first
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._train(images, options, seed)
         self._network.requires_grad_(False)
@@ -155,17 +131,15 @@ class Denoiser:
             level = _STRONGEST * torch.rand(len(clean), 1, 1, 1, generator=rng)
             noisy = clean + level * torch.randn(clean.shape, generator=rng)
             loss = functional.mse_loss(self(noisy, level), clean)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            update(optimiser, loss)
             for group in optimiser.param_groups:
                 group["lr"] = 0.001 * (1.0 + np.cos(np.pi * step / options.training_steps))
 
     def __call__(self, noisy: Tensor, level: Tensor) -> Tensor:
-        """Return (N, C, H, W) without its noise of deviation ``level`` (N, 1, 1, 1)."""
-        known = level.expand(-1, 1, *noisy.shape[2:])
-        change: Tensor = self._network(torch.cat([noisy, known], dim=1))
-        # The correction grows with the noise: nothing is changed where there is none.
+        """Remove noise of standard deviation ``level`` (N, 1, 1, 1) from images (N, C, H, W)."""
+        level_map = level.expand(-1, 1, *noisy.shape[2:])
+        change: Tensor = self._network(torch.cat([noisy, level_map], dim=1))
+        # The correction is proportional to the noise: images without noise stay unchanged.
         return noisy + change * (level / _STRONGEST)
 
 
@@ -181,15 +155,15 @@ class _Search:
         self, start: FloatArray, features: FloatArray, weight: float, levels: int
     ) -> list[FloatArray]:
         """Return the images at the start and after each of the first ``levels`` levels."""
-        found = [start, *(np.empty_like(start) for _ in range(levels))]
+        images = [start, *(np.empty_like(start) for _ in range(levels))]
         noise = np.geomspace(_STRONGEST, _WEAKEST, self.options.levels)
         for part in chunks(len(start)):
             target = self.distance.target(features[part])
             x = torch.from_numpy(start[part].copy())
             for index in range(levels):
                 x = self._level(x, target, float(noise[index]), weight, index)
-                found[index + 1][part] = x.numpy()
-        return found
+                images[index + 1][part] = x.numpy()
+        return images
 
     def _level(self, x: Tensor, target: Tensor, noise: float, weight: float, index: int) -> Tensor:
         options = self.options

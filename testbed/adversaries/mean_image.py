@@ -1,16 +1,21 @@
-"""Anchor: the mean of the attacker's auxiliary images, whatever was intercepted.
+"""Anchors: reconstructions without the features, by the auxiliary images and the answers alone.
 
-An attack that does worse than this has failed; that is not privacy.
+An attack that does worse than the mean image has failed; that is not privacy. The answers alone
+allow the class mean, so only what an attack adds to it is leakage of the features.
 """
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
 
 import numpy as np
 
-from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    LabelledImages,
+    Reconstruction,
+    Report,
+    silent,
+)
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import NoOptions
 from testbed.scenario.threat_model import ThreatModel
 
 
@@ -20,22 +25,39 @@ def mean_of(data: LabelledImages) -> FloatArray:
     return mean
 
 
+def repeated(image: FloatArray, count: int) -> FloatArray:
+    """Return ``count`` copies of an image (C, H, W)."""
+    return np.broadcast_to(image, (count, *image.shape)).copy()
+
+
 @ATTACKS.register("mean_image", "anchor: the mean of the auxiliary images for every victim")
-class MeanImage:
-    """Answers every intercept with one image; it never looks at the features."""
+class MeanImage(Attack):
+    """Returns the same image for every intercept."""
 
     is_anchor = True
-    rebuilds_images = True
     threat = ThreatModel()
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
-    def __init__(self, options: NoOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Return the mean auxiliary image once per intercept."""
-        mean = mean_of(evidence.auxiliary)
-        count = len(evidence.intercepts.features)
-        return Reconstruction(np.broadcast_to(mean, (count, *mean.shape)).copy())
+        return Reconstruction(
+            repeated(mean_of(evidence.auxiliary), len(evidence.intercepts.features))
+        )
+
+
+@ATTACKS.register("class_mean_image", "anchor: the mean auxiliary image of the answered class")
+class ClassMeanImage(Attack):
+    """Returns the mean image of the class that the cloud answered."""
+
+    is_anchor = True
+    threat = ThreatModel(answers=True)
+
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+        """Return class means; the overall mean without an answer or an image of its class."""
+        auxiliary, answers = evidence.auxiliary, evidence.intercepts.answers
+        images = repeated(mean_of(auxiliary), len(answers))
+        for label in range(evidence.num_classes):
+            members = auxiliary.labels == label
+            if members.any():
+                of_class = LabelledImages(auxiliary.images[members], auxiliary.labels[members])
+                images[answers == label] = mean_of(of_class)
+        return Reconstruction(images)

@@ -1,6 +1,5 @@
-"""Mounts one attack: a pure function of its arguments, made for a worker process."""
+"""Mounting of one attack, as a pure function that worker processes call."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +12,16 @@ from testbed.adversaries.base import (
     FloatArray,
     FrontEndOracle,
     Reconstruction,
+    Report,
     WhiteBoxOracle,
+    silent,
 )
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 
 
 class _Counted:
-    """A query oracle that counts the images it is asked for."""
+    """A query oracle that counts the images of its queries."""
 
     def __init__(self, oracle: FrontEndOracle) -> None:
         self._oracle = oracle
@@ -32,7 +33,7 @@ class _Counted:
 
 
 class _CountedWhiteBox(_Counted):
-    """The same with gradients, where weights are granted; steps of a search are no queries."""
+    """The same with gradients if weights are granted; steps of a search are not queries."""
 
     _oracle: WhiteBoxOracle
 
@@ -45,24 +46,24 @@ def mount(
     options: dict[str, Any],
     evidence: Evidence,
     seed: int,
-    progress: Callable[[str], None] | None = None,
+    report: Report = silent,
 ) -> Reconstruction:
     """Build a registered attack and run it on the evidence.
 
-    One thread is used, whatever the process is set to: the order of a sum sets its last bits, and
-    results must not depend on the host. The caller's setting is put back.
+    It runs in one thread: the order of a sum determines its last bits, and results must not depend
+    on the host. The caller's number of threads is restored afterwards.
 
     Parameters
     ----------
     attack_name, options : the attack and its options, as in the scenario.
     evidence : everything that the threat model grants.
     seed : the scenario's seed, or a child of it for a repetition.
-    progress : called with one line of text now and then.
+    report : takes the attack's progress.
 
     Raises
     ------
-    UserError : the attack needs queries and the evidence grants none, or no auxiliary images.
-    ValueError : an attack or options that do not exist; a validated scenario has neither.
+    UserError : the attack needs queries and is granted none, or has no auxiliary images.
+    ValueError : unknown attack or options, which a validated scenario cannot have.
     """
     attack: Attack = ATTACKS.create(attack_name, options)
     if attack.threat.queries and evidence.oracle is None:
@@ -83,11 +84,11 @@ def mount(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = attack.mount(replace(evidence, oracle=counted), seed, progress)
+        result = attack.mount(replace(evidence, oracle=counted), seed, report)
         further: tuple[FloatArray, ...] = ()
-        if found.again is not None:
-            further = tuple(found.again(features) for features in evidence.elsewhere)
+        if result.again is not None:
+            further = tuple(result.again(features) for features in evidence.elsewhere)
     finally:
         torch.set_num_threads(threads)
     queries = counted.images if counted else 0
-    return replace(found, queries=queries, again=None, elsewhere=further)
+    return replace(result, queries=queries, again=None, elsewhere=further)

@@ -1,4 +1,4 @@
-"""What trained attacks share: querying the defended front-end, and normalising what it releases."""
+"""Shared by trained attacks: queries to the defended front-end, and normalised features."""
 
 from dataclasses import dataclass
 
@@ -15,25 +15,25 @@ from testbed.adversaries.base import (
 from testbed.core.errors import UserError
 
 VALIDATION_DRAW = 0
-"""The draw of the attacker's validation; training uses later ones, so no noise is shared."""
+"""The draw of the attacker's validation; training uses later draws with other noise."""
 
-_VALIDATION_REPLAYS = 500_000  # first draw of its further releases, apart from training's
+_VALIDATION_REPLAYS = 500_000  # first draw of its further releases, beyond training's draws
 _PROBES = 4
 _CHUNK = 256
 _VALIDATION_SHARE = 5
-_DISTINCT_RELEASES = 64  # fresh releases per image that a replaying attacker spends at most
+_DISTINCT_RELEASES = 64  # most releases per image of an attacker that averages replays
 
 
 class ReleasedFeatures:
-    """Auxiliary features as the defended wire releases them, drawn afresh when they are random.
+    """Released features of auxiliary images, with a new draw each time if releases are random.
 
-    Where intercepts are means over several releases, so are these. Where queries are limited, only
-    as many images are used as the limit allows, a fifth of them for validation, and releases are
-    drawn afresh until it is used up.
+    If intercepts are means over several releases, so are these. If queries are limited, only as
+    many images are used as the limit allows, a fifth of them for validation, and new releases are
+    drawn until the limit is reached.
 
     Parameters
     ----------
-    evidence : what the adversary was given.
+    evidence : everything that the adversary was given.
     attack : name of the attack, for the message.
 
     Attributes
@@ -65,7 +65,7 @@ class ReleasedFeatures:
 
     @property
     def may_vary(self) -> bool:
-        """Whether new images can be asked for all the time: no limit, and one release each."""
+        """Whether new images can be queried at any time: no limit, and one release each."""
         return self._left is None and self._replays == 1
 
     def _affordable(self, evidence: Evidence) -> tuple[LabelledImages, LabelledImages]:
@@ -93,7 +93,7 @@ class ReleasedFeatures:
         return total
 
     def training(self, epoch: int) -> FloatArray:
-        """Return the features of the auxiliary images in ``epoch`` (from 0), to be read only."""
+        """Return the features of the auxiliary images in ``epoch`` (from 0); do not change them."""
         if not self.is_random:
             epoch = 0
         elif self._replays > 1:
@@ -123,11 +123,11 @@ class ReleasedFeatures:
 
 @dataclass(frozen=True)
 class ChannelNormaliser:
-    """Gives every live channel unit variance, by the statistics of the auxiliary features.
+    """Scales every live channel to unit variance, by the statistics of the auxiliary features.
 
-    A defence that merely scales, shifts or permutes channels must not look strong (see docs on
-    privacy evaluation). A channel is dead when it does not vary between samples, whatever its
-    spatial pattern: it is set to zero exactly, so that constant features are all zeros.
+    A defence that merely scales, shifts or permutes channels must not appear strong. A channel is
+    dead if it does not vary between samples, whatever its spatial pattern. Dead channels are set to
+    zero exactly, so that constant features are all zeros.
 
     Attributes
     ----------
@@ -139,14 +139,14 @@ class ChannelNormaliser:
     scale: NDArray[np.float32]
 
     DEAD_CHANNEL_SHARE = 1e-5
-    """Deviations below this share of the channel's magnitude are float32 rounding."""
+    """Deviations below this share of the channel's magnitude are float32 rounding errors."""
 
     LARGEST = 50.0
-    """Normalised values are clamped here: an outlier must not blow a reconstruction up."""
+    """Normalised values are clamped to this, so that an outlier cannot spoil a reconstruction."""
 
     @classmethod
     def fit(cls, features: FloatArray, per_element: bool = False) -> "ChannelNormaliser":
-        """Fit to features (N, C, H, W); ``per_element`` centres each element by itself."""
+        """Fit to features (N, C, H, W); ``per_element`` centres each element separately."""
         count = len(features)
         element_mean = np.zeros(features.shape[1:])
         for start in range(0, count, _CHUNK):
@@ -178,7 +178,7 @@ def granted_weights(evidence: Evidence, attack: str) -> WhiteBoxOracle:
 
     Raises
     ------
-    UserError : the adversary of this attack is granted queries only, or nothing.
+    UserError : the adversary of this attack is granted queries at most.
     """
     if not isinstance(evidence.oracle, WhiteBoxOracle):
         raise UserError(

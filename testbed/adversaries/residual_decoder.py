@@ -1,15 +1,14 @@
-"""Capacity-matched residual decoder, trained through the defended wire.
+"""Capacity-matched residual decoder, trained on released features.
 
-The attacker queries the deployed front-end with its own images and learns the way back. The learned
-body is the same whatever the defence; features are normalised per channel by auxiliary statistics;
-random releases are drawn afresh every epoch; training ends on a plateau of the attacker's
-validation error, and the best epoch is what attacks the victims (see docs on privacy evaluation).
+The attacker queries the deployed front-end with auxiliary images and learns to invert it. The body
+is the same for every defence. Features are normalised per channel by auxiliary statistics, random
+releases are drawn anew every epoch, and training ends on a plateau of the attacker's validation
+error. The best epoch's weights attack the victims.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -18,17 +17,20 @@ from torch import Tensor, nn
 
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import (
-    CurvePoint,
+    Attack,
+    EpochErrors,
     Evidence,
     FloatArray,
     Reconstruction,
+    Report,
+    silent,
 )
-from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
+from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork, update
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 FEW_IMAGES = 100
@@ -39,9 +41,9 @@ _CHUNK = 256
 class ResidualDecoderOptions(Options):
     """Options of the residual decoder."""
 
-    capacity: Literal["small", "medium", "large"] = "small"
+    capacity: Capacity = "small"
     max_epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=60, description="upper bound; the plateau usually comes first"
+        default=60, description="upper bound; training usually ends before, on a plateau"
     )
     patience: Annotated[int, Field(ge=1)] = Field(
         default=3, description="epochs without progress before the learning rate decays"
@@ -50,20 +52,20 @@ class ResidualDecoderOptions(Options):
         default=3, description="learning-rate decays (x 0.4) before a plateau ends the training"
     )
     min_progress: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.01, description="relative fall of the validation error that counts as progress"
+        default=0.01, description="relative decrease of the validation error that is progress"
     )
     min_epoch_steps: Annotated[int, Field(ge=1)] = Field(
         default=18,
-        description="steps of an epoch at least: few images are passed over several times, so "
-        "that the plateau is one of training and not of a handful of steps",
+        description="least steps of an epoch; with few images an epoch is several passes, so that "
+        "a plateau is not mistaken after a handful of steps",
     )
     batch_size: Annotated[int, Field(ge=1)] = 8
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.003
+    learning_rate: Positive = 0.003
     augment: bool | None = Field(
         default=None,
         description="vary the auxiliary images with every pass, unless queries are limited or "
-        "releases averaged; each variation is queried. null: where there are fewer than "
-        f"{FEW_IMAGES} of them; with more it costs epochs and wins nothing",
+        "releases averaged; each variation is queried. null: only with fewer than "
+        f"{FEW_IMAGES} images; with more it costs epochs without a gain",
     )
 
 
@@ -72,36 +74,30 @@ class ResidualDecoderOptions(Options):
     "capacity-matched residual decoder, trained to convergence on the defended wire",
     ResidualDecoderOptions,
 )
-class ResidualDecoder:
+class ResidualDecoder(Attack):
     """The main trained attack."""
 
-    is_anchor = False
-    rebuilds_images = True
+    options: ResidualDecoderOptions
     threat = ThreatModel(queries=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+    search_space: ClassVar = {
         "capacity": ("small", "medium", "large"),
         "learning_rate": (0.001, 0.003, 0.01),
         "augment": (None, False, True),
     }
 
-    def __init__(self, options: ResidualDecoderOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
         training = DecoderTraining(self.options, evidence, seed)
-        training.run(progress)
+        training.run(report)
         return training.account(training.reconstruct(evidence.intercepts.features))
 
 
 class DecoderTraining:
-    """One training of a decoder; afterwards ``reconstruct`` uses the best epoch's weights."""
+    """One training of a decoder; ``reconstruct`` then uses the best epoch's weights."""
 
     def __init__(self, options: ResidualDecoderOptions, evidence: Evidence, seed: int) -> None:
         self.options = options
-        self.curve: list[CurvePoint] = []
+        self.curve: list[EpochErrors] = []
         self.best_epoch = 0
         self.reached_plateau = False
         self._released = ReleasedFeatures(evidence, "residual_decoder")
@@ -124,10 +120,10 @@ class DecoderTraining:
             seeds.torch_generator(seed, "residual_decoder weights"),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run(self, progress: Callable[[str], None] | None) -> None:
-        """Train until the validation error no longer falls, then restore the best epoch.
+    def run(self, report: Report = silent) -> None:
+        """Train until the validation error stops decreasing, then restore the best epoch.
 
-        ``reached_plateau`` says afterwards whether that came before the limit of epochs.
+        Afterwards ``reached_plateau`` tells whether this happened before the limit of epochs.
         """
         options = self.options
         optimiser = self._optimiser(options.learning_rate)
@@ -139,8 +135,7 @@ class DecoderTraining:
         for epoch in range(1, options.max_epochs + 1):
             point = self._evaluate(epoch, self._train_epoch(epoch, optimiser))
             self.curve.append(point)
-            if progress is not None:
-                progress(f"epoch {epoch}, validation MSE {point.validation_mse:.5f}")
+            report(f"epoch {epoch}, validation MSE {point.validation_mse:.5f}")
             if point.validation_mse < best:
                 best, self.best_epoch = point.validation_mse, epoch
                 best_weights = copy.deepcopy(self.network.state_dict())
@@ -153,7 +148,7 @@ class DecoderTraining:
                     self.reached_plateau = True
                     break
                 decays, stale = decays + 1, 0
-                # From the best weights: a training that has run away is not waited for.
+                # Continue from the best weights, in case the training has diverged.
                 self.network.load_state_dict(best_weights)
                 optimiser = self._optimiser(options.learning_rate * _DECAY**decays)
         self.network.load_state_dict(best_weights)
@@ -167,7 +162,7 @@ class DecoderTraining:
     def _pass(self, number: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
         released, images = self._released, self._images
-        # The first pass is over the images as they are: their features fitted the normaliser.
+        # The first pass uses the unchanged images, whose features fitted the normaliser.
         if number > 0 and self._varies and released.may_vary and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)
             features = released.release(images, number)
@@ -186,16 +181,14 @@ class DecoderTraining:
             for batch in torch.split(order, self.options.batch_size):
                 residual = self.network(inputs[batch])
                 loss = nn.functional.mse_loss(residual, targets[batch])
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                update(optimiser, loss)
                 total += float(loss.detach()) * len(batch)
         return total / (passes * len(self._images))
 
-    def _evaluate(self, epoch: int, training_mse: float) -> CurvePoint:
+    def _evaluate(self, epoch: int, training_mse: float) -> EpochErrors:
         images = self._decode(self._validation_inputs)
         error = np.square(images - self._validation.images, dtype=np.float64).mean()
-        return CurvePoint(epoch, training_mse, float(error))
+        return EpochErrors(epoch, training_mse, float(error))
 
     @torch.no_grad()
     def _decode(self, inputs: Tensor) -> FloatArray:
@@ -210,10 +203,10 @@ class DecoderTraining:
         return self._decode(_channels_last(self._normalise(features)))
 
     def account(self, images: FloatArray) -> Reconstruction:
-        """Return ``images`` with the account of how this training went."""
+        """Return ``images`` with the record of this training."""
         return Reconstruction(
             images=images,
-            curve=self.curve,
+            training_curve=self.curve,
             best_epoch=self.best_epoch,
             reached_plateau=self.reached_plateau,
             body_parameters=self.network.body_parameters(),

@@ -1,26 +1,32 @@
 """Ridge regression from normalised features to pixels: the strongest linear inverse.
 
-x = mean + W (z - mean z), with W minimising the squared error plus alpha |W|^2; alpha is chosen on
-the attacker's validation images. With more dimensions than samples, which is the rule, the dual
-form needs an N x N eigendecomposition only, and every alpha is then a diagonal scaling.
+x = mean + W (z - mean z), where W minimises the squared error plus alpha |W|^2. Alpha is chosen on
+the attacker's validation images. There are usually more dimensions than samples; the dual form then
+needs only an N x N eigendecomposition, and every alpha is a diagonal scaling.
 
 References
 ----------
 Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.adversaries.base import Evidence, FloatArray, Reconstruction
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    Reconstruction,
+    Report,
+    silent,
+)
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Options
+from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float64]
@@ -29,46 +35,40 @@ Matrix = NDArray[np.float64]
 class RidgeOptions(Options):
     """Options of the ridge attack."""
 
-    alphas: list[Annotated[float, Field(gt=0.0)]] = Field(
+    alphas: list[Positive] = Field(
         default=[10.0**power for power in range(-8, 5)],
         min_length=1,
         description="penalties tried, relative to the mean eigenvalue of the covariance",
     )
     releases_per_image: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=4, description="draws per auxiliary image when releases are random, else one"
+        default=4, description="draws per auxiliary image if releases are random, else one"
     )
     max_samples: Annotated[int, Field(ge=10, le=20_000)] = Field(
-        default=2000, description="training pairs used at most; memory grows with the square"
+        default=2000, description="most training pairs; memory grows with their square"
     )
 
 
 @ATTACKS.register(
     "ridge", "ridge regression from features to pixels, penalty by validation", RidgeOptions
 )
-class Ridge:
+class Ridge(Attack):
     """Closed-form linear inverse."""
 
-    is_anchor = False
-    rebuilds_images = True
+    options: RidgeOptions
     threat = ThreatModel(queries=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {"max_samples": (1000, 2000, 5000)}
+    search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
 
-    def __init__(self, options: RidgeOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Fit, choose the penalty on the attacker's validation images, reconstruct."""
         released = ReleasedFeatures(evidence, "ridge")
         draws = self.options.releases_per_image if released.is_random else 1
-        held = released.auxiliary.images
-        pairs = min(draws * len(held), self.options.max_samples)
-        rows = np.arange(pairs) % len(held)
-        starts = range(0, pairs, len(held))
+        auxiliary = released.auxiliary.images
+        pairs = min(draws * len(auxiliary), self.options.max_samples)
+        rows = np.arange(pairs) % len(auxiliary)
+        starts = range(0, pairs, len(auxiliary))
         releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
         raw = np.concatenate(releases)
-        images = held[rows]
+        images = auxiliary[rows]
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
         held_out = solution.project(_flat(normalise(released.validation())))
@@ -77,15 +77,14 @@ class Ridge:
             float(np.square(np.clip(solution.predict(held_out, alpha), 0, 1) - truth).mean())
             for alpha in self.options.alphas
         ]
-        # Ties (constant features) go to the strongest penalty.
-        best = min(zip(errors, (-alpha for alpha in self.options.alphas), strict=True))
-        if progress is not None:
-            progress(f"penalty {-best[1]:g}, validation MSE {best[0]:.5f}")
+        # A tie (constant features) selects the strongest penalty.
+        error, negative = min(zip(errors, (-alpha for alpha in self.options.alphas), strict=True))
+        report(f"penalty {-negative:g}, validation MSE {error:.5f}")
         shape = mean_of(evidence.auxiliary).shape
 
         def reconstruct(features: FloatArray) -> FloatArray:
             projected = solution.project(_flat(normalise(features)))
-            predicted = np.clip(solution.predict(projected, -best[1]), 0.0, 1.0)
+            predicted = np.clip(solution.predict(projected, -negative), 0.0, 1.0)
             images: FloatArray = predicted.reshape(len(features), *shape).astype(np.float32)
             return images
 
@@ -122,7 +121,7 @@ class RidgeRegression:
         self._unit = mean_eigenvalue if mean_eigenvalue > 0.0 else 1.0
 
     def project(self, inputs: Matrix) -> Matrix:
-        """Return the coordinates of inputs (M, d) that predictions under every penalty share."""
+        """Return the coordinates of inputs (M, d), which do not depend on the penalty."""
         coordinates: Matrix = (inputs - self._input_mean) @ self._basis
         return coordinates
 

@@ -1,10 +1,9 @@
 """Query-free inversion: a substitute front-end whose features look like the intercepted ones.
 
-The attacker knows the architecture but neither weights nor answers to queries. It trains a
-front-end of its own on auxiliary images until the distribution of its features cannot be told from
-that of the intercepts, by the maximum mean discrepancy under several bandwidths and by a
-discriminator. A decoder trained on the substitute then decodes the real thing. How well the two
-distributions can be matched depends on how many features were intercepted.
+The attacker knows the architecture, but has neither weights nor queries. It trains a shadow
+front-end on auxiliary images until the distribution of its features matches that of the intercepts,
+by the maximum mean discrepancy under several bandwidths and by a discriminator. A decoder trained
+on the substitute then decodes the intercepts. The match improves with the number of intercepts.
 
 References
 ----------
@@ -13,9 +12,8 @@ Xu et al., A stealthy wrongdoer: feature-oriented reconstruction attack against 
 Gretton et al., A kernel two-sample test, JMLR 13, 2012, eq. 3 (MMD).
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -24,20 +22,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
-from testbed.adversaries.discriminator import discriminator
-from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    LabelledImages,
+    Reconstruction,
+    Report,
+    silent,
+)
+from testbed.adversaries.decoder_network import update
+from testbed.adversaries.discriminator import discriminator, told_apart
+from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.adversaries.shadow_front_end import ShadowFrontEnd
 from testbed.core import seeds
 from testbed.core.errors import UserError
-from testbed.core.registries import ATTACKS, FRONT_ENDS
-from testbed.core.registry import Options
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import NonNegative, Options, Positive
 from testbed.scenario.components import Component
 from testbed.scenario.threat_model import ThreatModel
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
-_POSITIONS = 4  # feature vectors taken from every map, for the distribution across channels
+_POSITIONS = 4  # feature vectors per map, for the distribution across channels
 _CHUNK = 64
 
 
@@ -48,8 +56,8 @@ class SubstituteOptions(Options):
         default=300, description="steps of the alignment"
     )
     batch_size: Annotated[int, Field(ge=4)] = 24
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.002
-    adversarial_weight: Annotated[float, Field(ge=0.0)] = Field(
+    learning_rate: Positive = 0.002
+    adversarial_weight: NonNegative = Field(
         default=0.1, description="of the discriminator beside the MMD"
     )
     discriminator_width: Annotated[int, Field(ge=4)] = 32
@@ -61,56 +69,49 @@ class SubstituteOptions(Options):
     "query-free: a substitute front-end aligned to the intercepts' distribution, then decoded",
     SubstituteOptions,
 )
-class Substitute:
-    """Needs no access to any deployed front-end."""
+class Substitute(Attack):
+    """Needs no access to a deployed front-end."""
 
-    is_anchor = False
-    rebuilds_images = True
+    options: SubstituteOptions
     threat = ThreatModel(architecture=True, learns_from_intercepts=True)
-    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+    search_space: ClassVar = {
         "steps": (150, 300, 1000),
         "learning_rate": (0.001, 0.002, 0.005),
         "adversarial_weight": (0.0, 0.1, 0.3),
     }
 
-    def __init__(self, options: SubstituteOptions) -> None:
-        self.options = options
-
-    def mount(
-        self, evidence: Evidence, seed: int, progress: Callable[[str], None] | None = None
-    ) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
         """Align a substitute with the intercepts, train a decoder on it, decode the intercepts.
 
         Raises
         ------
-        UserError : the architecture is not known.
+        UserError : the architecture is not granted.
         """
         if evidence.architecture is None:
             raise UserError(
-                "attack 'substitute' needs the architecture of the front-end; its adversary is "
-                "granted none"
+                "attack 'substitute' needs the architecture of the front-end, which its adversary "
+                "is not granted"
             )
         sent = evidence.intercepts.features
         features = np.where(np.isfinite(sent), sent, np.float32(0.0))
         mean = mean_of(evidence.auxiliary)
         if len(features) < 2 or not ChannelNormaliser.fit(features).scale.any():
             return Reconstruction(
-                _repeated(mean, features), again=lambda further: _repeated(mean, further)
+                repeated(mean, len(features)), again=lambda further: repeated(mean, len(further))
             )
         alignment = Alignment(
             self.options, evidence.architecture, evidence.auxiliary, features, seed
         )
         distance = alignment.run()
-        if progress is not None:
-            progress(f"features aligned, MMD {distance:.4f}")
-        own = replace(evidence, oracle=alignment, query_limit=None, replays=1)
-        training = DecoderTraining(self.options.decoder, own, seed)
-        training.run(progress)
+        report(f"features aligned, MMD {distance:.4f}")
+        on_substitute = replace(evidence, oracle=alignment, query_limit=None, replays=1)
+        training = DecoderTraining(self.options.decoder, on_substitute, seed)
+        training.run(report)
         return training.account(training.reconstruct(features))
 
 
 class Alignment:
-    """A substitute front-end and its training; afterwards it answers queries like a front-end."""
+    """A substitute front-end and its training; afterwards it can be queried."""
 
     def __init__(
         self,
@@ -123,21 +124,12 @@ class Alignment:
         self._options = options
         self._images = auxiliary.images
         self._seed = seed
-        shape = auxiliary.images.shape[1:]
-        draw = int(seeds.generator(seed, "substitute weights").integers(2**31))
-        with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global state
-            torch.manual_seed(draw)
-            self._front_end = FRONT_ENDS.create(
-                architecture.name, architecture.options, image_shape=shape
-            )
+        self._front_end = ShadowFrontEnd(architecture, auxiliary.images, seed, "substitute weights")
         if self._front_end.feature_shape != intercepted.shape[1:]:
             raise UserError(
-                f"attack 'substitute': features of {architecture.name} are "
-                f"{self._front_end.feature_shape}, but {intercepted.shape[1:]} was intercepted"
+                f"attack 'substitute': {architecture.name} has features of shape "
+                f"{self._front_end.feature_shape}, the intercepts are {intercepted.shape[1:]}"
             )
-        self._mean = torch.from_numpy(self._images.mean(axis=(0, 2, 3), keepdims=True))
-        deviation = self._images.std(axis=(0, 2, 3), keepdims=True)
-        self._std = torch.from_numpy(np.maximum(deviation, 1e-3))
         self._normalise = ChannelNormaliser.fit(intercepted)
         self._centre = torch.from_numpy(self._normalise.centre)
         self._scale = torch.from_numpy(self._normalise.scale)
@@ -149,37 +141,27 @@ class Alignment:
         )
         self._rng = seeds.torch_generator(seed, "substitute batches")
 
-    def _features(self, x: Tensor) -> Tensor:
-        features: Tensor = self._front_end((x - self._mean) / self._std)
-        return features
-
     def run(self) -> float:
-        """Train until the steps are used up; return the last discrepancy."""
+        """Train for the given steps; return the last discrepancy."""
         options = self._options
-        own = torch.optim.Adam(self._front_end.parameters(), options.learning_rate)
+        optimiser = torch.optim.Adam(self._front_end.parameters(), options.learning_rate)
         judge = torch.optim.Adam(self._discriminator.parameters(), options.learning_rate)
         self._front_end.train()
         distance = float("nan")
         for step in range(options.steps):
             images = self._batch_of_images(step)
             real = self._targets[self._pick(len(self._targets))]
-            made = (self._features(images) - self._centre) * self._scale
-            loss = discrepancy(made, real, self._rng)
+            fake = (self._front_end(images) - self._centre) * self._scale
+            loss = discrepancy(fake, real, self._rng)
             distance = float(loss.detach())
             if options.adversarial_weight > 0.0:
-                fooled = functional.softplus(-self._discriminator(made)).mean()
+                fooled = functional.softplus(-self._discriminator(fake)).mean()
                 loss = loss + options.adversarial_weight * fooled
-            own.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            own.step()
+            update(optimiser, loss)
             if options.adversarial_weight > 0.0:
-                said = self._discriminator(torch.cat([real, made.detach()]))
-                ours, theirs = said[: len(real)], said[len(real) :]
-                blame = functional.softplus(-ours).mean() + functional.softplus(theirs).mean()
-                judge.zero_grad()
-                blame.backward()  # type: ignore[no-untyped-call]
-                judge.step()
-            for group in own.param_groups:
+                logits = self._discriminator(torch.cat([real, fake.detach()]))
+                update(judge, told_apart(logits[: len(real)], logits[len(real) :]))
+            for group in optimiser.param_groups:
                 group["lr"] = (
                     options.learning_rate * 0.5 * (1 + np.cos(np.pi * step / options.steps))
                 )
@@ -196,24 +178,20 @@ class Alignment:
 
     @torch.no_grad()
     def query(self, images: FloatArray, draw: int) -> FloatArray:
-        """Return the substitute's features of images in [0, 1]; ``draw`` changes nothing."""
-        parts = [self._features(part) for part in torch.split(torch.tensor(images), _CHUNK)]
+        """Return the substitute's features of images in [0, 1]; ``draw`` has no effect."""
+        parts = [self._front_end(part) for part in torch.split(torch.tensor(images), _CHUNK)]
         features: FloatArray = torch.cat(parts).contiguous().numpy()
         return features
 
 
-def _repeated(mean: FloatArray, features: FloatArray) -> FloatArray:
-    return np.broadcast_to(mean, (len(features), *mean.shape)).copy()
-
-
-def discrepancy(made: Tensor, real: Tensor, rng: torch.Generator) -> Tensor:
+def discrepancy(fake: Tensor, real: Tensor, rng: torch.Generator) -> Tensor:
     """Return the MMD of whole feature maps plus that of feature vectors at a few positions."""
-    cells = made.shape[2] * made.shape[3]
+    cells = fake.shape[2] * fake.shape[3]
     chosen = torch.randperm(cells, generator=rng)[:_POSITIONS]
-    total = mmd_squared(made.flatten(1), real.flatten(1))
+    total = mmd_squared(fake.flatten(1), real.flatten(1))
     for position in chosen:
         total = total + mmd_squared(
-            made.flatten(2)[:, :, position], real.flatten(2)[:, :, position]
+            fake.flatten(2)[:, :, position], real.flatten(2)[:, :, position]
         ) / len(chosen)
     return total
 

@@ -1,31 +1,40 @@
-"""What accompanies a split training at the cloud and learns from it: networks with their state.
+"""Base of attacks that learn at the cloud during split training: networks and their state.
 
-A companion is built from what its threat model grants (auxiliary images, the architecture of the
-front-end) and is shown what the protocol sends to the cloud anyway. What it has learned is kept in
-checkpoints, and is all that goes to the adversary's process when victims are attacked.
+A training attacker is built from what its threat model grants (auxiliary images, the architecture
+of the front-end) and sees only what the protocol sends to the cloud. Its networks are kept in
+checkpoints. Only its decoder's weights go to the adversary's process when victims are attacked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from testbed.adversaries.base import Evidence, FloatArray, LabelledImages, Reconstruction
-from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
-from testbed.adversaries.mean_image import mean_of
+from testbed.adversaries.base import (
+    Attack,
+    Evidence,
+    FloatArray,
+    LabelledImages,
+    Reconstruction,
+    Report,
+    silent,
+)
+from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork
+from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
+from testbed.adversaries.shadow_front_end import ShadowFrontEnd
 from testbed.core import seeds
 from testbed.core.errors import UserError
-from testbed.core.registries import FRONT_ENDS
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.scenario.components import Component
 
 Shape = tuple[int, int, int]
 Classify = Callable[[Tensor], Tensor]
-"""The cloud model as it is now: features to logits, with gradients to the features."""
+"""The current cloud model: features to logits, with gradients to the features."""
 
 _CHUNK = 64
 DECODER, SCALE = "decoder", "scale"
@@ -33,7 +42,7 @@ DECODER, SCALE = "decoder", "scale"
 
 @dataclass(frozen=True)
 class TrainingView:
-    """What a companion is built from; the rest it is shown step by step."""
+    """The knowledge that a training attacker starts with."""
 
     num_classes: int
     auxiliary: LabelledImages
@@ -42,10 +51,10 @@ class TrainingView:
 
 
 class FeatureScale(nn.Module):
-    """Gives every live channel unit variance between samples, by running statistics.
+    """Scales every live channel to unit variance between samples, by running statistics.
 
-    Like ``ChannelNormaliser``, for features that change while the fleet trains: channels that do
-    not vary between samples become zero, outliers are clamped.
+    Like ``ChannelNormaliser``, for features that change during the training: channels that do not
+    vary between samples become zero, outliers are clamped.
     """
 
     MOMENTUM, DEAD_SHARE, LARGEST = 0.1, 1e-5, 50.0
@@ -62,16 +71,16 @@ class FeatureScale(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
-        """Blend the statistics of features (N, C, H, W) in; a mean over batches, then moving."""
+        """Include the statistics of features (N, C, H, W): first a mean, then a moving average."""
         weight = max(self.MOMENTUM, 1.0 / (float(self.batches) + 1.0))
         self.batches += 1.0
-        apart = (z - z.mean(dim=0)).square().mean(dim=(0, 2, 3))
+        variance = (z - z.mean(dim=0)).square().mean(dim=(0, 2, 3))
         self.centre.lerp_(z.mean(dim=(0, 2, 3)), weight)
-        self.variance.lerp_(apart, weight)
+        self.variance.lerp_(variance, weight)
         self.power.lerp_(z.square().mean(dim=(0, 2, 3)), weight)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Scale features (N, C, H, W); what is no number carries no information and becomes 0."""
+        """Scale features (N, C, H, W); NaN carries no information and becomes 0."""
         live = self.variance > self.DEAD_SHARE**2 * self.power
         scale = torch.where(live, self.variance.clamp_min(1e-30).rsqrt(), 0.0)
         scaled = (z - self.centre[:, None, None]) * scale[:, None, None]
@@ -79,25 +88,26 @@ class FeatureScale(nn.Module):
 
 
 class TrainingAttacker:
-    """Base of the companions: networks, one Adam for each that is trained, and their state.
+    """What an attack learns from one tier's training: networks, their optimisers, their state.
+
+    Parameters
+    ----------
+    options : of the attack; ``capacity`` is the decoder's.
+    name : of the attack; part of its random streams.
 
     Attributes
     ----------
-    networks : all networks by name; a decoder and a feature scale are always among them.
+    networks : all networks by name, among them a decoder and a feature scale.
     """
 
-    def __init__(self, view: TrainingView, capacity: str, seed: int, name: str) -> None:
+    def __init__(self, options: Any, view: TrainingView, seed: int, name: str) -> None:
         self.view = view
         self.seed, self.name = seed, name
         self.steps = 0
         self.networks = nn.ModuleDict({SCALE: FeatureScale(view.feature_shape[0])})
-        self.networks[DECODER] = build_decoder(view, capacity, self.rng("decoder"))
+        self.networks[DECODER] = build_decoder(view, options.capacity, self.rng("decoder"))
         self.optimisers: dict[str, torch.optim.Adam] = {}
         self.mean = torch.from_numpy(mean_of(view.auxiliary))
-        images = view.auxiliary.images
-        self._centre = torch.from_numpy(images.mean(axis=(0, 2, 3), keepdims=True))
-        deviation = np.maximum(images.std(axis=(0, 2, 3), keepdims=True), np.float32(1e-3))
-        self._deviation = torch.from_numpy(deviation)
 
     def watch(
         self,
@@ -115,21 +125,14 @@ class TrainingAttacker:
         raise NotImplementedError
 
     def rng(self, purpose: str, *numbers: int) -> torch.Generator:
-        """Return the random stream of a purpose and, say, a step."""
+        """Return the random stream of a purpose, and of numbers such as the step."""
         return seeds.torch_generator(self.seed, f"{self.name} {purpose}", *numbers)
 
-    def add_front_end(self, name: str) -> nn.Module:
-        """Build a front-end of the attacker's own, of the known architecture."""
-        architecture = self.view.architecture
-        draw = int(seeds.generator(self.seed, f"{self.name} {name}").integers(2**31))
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global state
-            torch.manual_seed(draw)
-            shape = self.view.auxiliary.images.shape[1:]
-            front_end: nn.Module = FRONT_ENDS.create(
-                architecture.name, architecture.options, image_shape=shape
-            )
-        self.networks[name] = front_end
-        return front_end
+    def add_front_end(self, name: str) -> None:
+        """Add a shadow front-end of the known architecture."""
+        self.networks[name] = ShadowFrontEnd(
+            self.view.architecture, self.view.auxiliary.images, self.seed, f"{self.name} {name}"
+        )
 
     def train_with(self, name: str, learning_rate: float) -> None:
         """Give one network an optimiser."""
@@ -137,11 +140,11 @@ class TrainingAttacker:
         self.optimisers[name] = torch.optim.Adam(parameters, learning_rate)
 
     def descend(self, name: str, loss: Tensor, retain_graph: bool = False) -> None:
-        """Move one network against the gradient of a loss; no other network is touched."""
-        own = list(self.networks[name].parameters())
-        found = torch.autograd.grad(loss, own, retain_graph=retain_graph, allow_unused=True)
-        for parameter, gradient in zip(own, found, strict=True):
-            parameter.grad = gradient
+        """Move one network against the gradient of a loss; no other network changes."""
+        leaves = list(self.networks[name].parameters())
+        gradients = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
         self.optimisers[name].step()
 
     def auxiliary_batch(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -160,17 +163,13 @@ class TrainingAttacker:
         labels = nn.functional.one_hot(classes, self.view.num_classes).float()
         return torch.cat([z.detach() for z in features]), labels
 
-    def normalised(self, x: Tensor) -> Tensor:
-        """Return images as the attacker's own front-end gets them, by its own statistics."""
-        return (x - self._centre) / self._deviation
-
     def decoded(self, z: Tensor) -> Tensor:
         """Return images of features (N, C, H, W), not clamped, with gradients."""
         images: Tensor = self.mean + self.networks[DECODER](self.networks[SCALE](z))
         return images
 
     def memory(self) -> dict[str, NDArray[np.float32]]:
-        """Return what decoding needs: the weights of decoder and scale."""
+        """Return the weights of decoder and scale by name, which decode the victims' features."""
         return {
             f"{name}.{key}": value.detach().numpy().copy()
             for name in (DECODER, SCALE)
@@ -178,7 +177,7 @@ class TrainingAttacker:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that it has learned, as flat tensors for a checkpoint."""
+        """Return all networks and optimisers, as flat tensors for a checkpoint."""
         tensors = under("network.", self.networks.state_dict())
         for name, optimiser in self.optimisers.items():
             tensors |= under(f"optimiser.{name}.", optimiser_tensors(optimiser))
@@ -193,9 +192,9 @@ class TrainingAttacker:
 
 
 def build_decoder(
-    view: TrainingView, capacity: str, rng: torch.Generator | None = None
+    view: TrainingView, capacity: Capacity, rng: torch.Generator | None = None
 ) -> DecoderNetwork:
-    """Return a decoder of the residual decoder's kind, for the view's features and images."""
+    """Return a residual decoder's network, for the view's features and images."""
     channels, height, width = view.auxiliary.images.shape[1:]
     rng = torch.Generator().manual_seed(0) if rng is None else rng
     size = CAPACITIES[capacity]
@@ -203,22 +202,36 @@ def build_decoder(
 
 
 def _vary(features: FloatArray) -> bool:
-    """Say whether any channel differs between intercepts."""
+    """Return whether any channel differs between intercepts."""
     finite = np.where(np.isfinite(features), features, np.float32(0.0))
     return bool(ChannelNormaliser.fit(finite).scale.any())
 
 
-def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconstruction:
-    """Decode the intercepts with what a companion has learned.
+class TrainingAttack(Attack):
+    """Base of the attacks: a training attacker for every tier, and the decoding afterwards."""
 
-    Raises
-    ------
-    UserError : the adversary was not there while the fleet trained.
-    """
+    name: ClassVar[str]
+    attacker: ClassVar[type[TrainingAttacker]]
+
+    def training_attacker(self, view: TrainingView, seed: int) -> TrainingAttacker:
+        """Return the attacker on the training of one tier."""
+        return self.attacker(self.options, view, seed, self.name)
+
+    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+        """Decode the intercepts with the decoder that was trained beside the fleet.
+
+        Raises
+        ------
+        UserError : the adversary was not at the cloud during the training.
+        """
+        return _decode_intercepts(evidence, self.name, self.options.capacity)
+
+
+def _decode_intercepts(evidence: Evidence, attack: str, capacity: Capacity) -> Reconstruction:
     if evidence.trained is None or evidence.architecture is None:
         raise UserError(
-            f"attack '{attack}' needs to have been at the cloud while the fleet trained, and to "
-            "know the architecture of the front-end"
+            f"attack '{attack}' needs a position at the cloud during the training, and the "
+            "architecture of the front-end"
         )
     channels, height, width = evidence.intercepts.features.shape[1:]
     shape = (channels, height, width)
@@ -235,8 +248,8 @@ def decode_intercepts(evidence: Evidence, attack: str, capacity: str) -> Reconst
     def reconstruct(features: FloatArray) -> FloatArray:
         if len(features) == 0:
             return np.empty((0, *mean.shape), dtype=np.float32)
-        if len(features) > 1 and not _vary(features):  # then they say nothing, whatever they are
-            return np.broadcast_to(mean.numpy(), (len(features), *mean.shape)).copy()
+        if len(features) > 1 and not _vary(features):  # constant features carry no information
+            return repeated(mean.numpy(), len(features))
         parts = torch.split(torch.from_numpy(np.array(features)), _CHUNK)
         images: FloatArray = (
             torch.cat([mean + decoder(scale(part)) for part in parts])

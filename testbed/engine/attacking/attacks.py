@@ -293,7 +293,7 @@ def _of_intercepts(found: Reconstruction, count: int) -> Reconstruction:
     """Return what was made of real intercepts, without what was made of smoothed victims."""
     said = found.inferred
     if said is not None:
-        said = Inferred(said.classes[:count], said.companions[:count])
+        said = Inferred(said.classes[:count], said.same_person[:count])
     return replace(found, images=found.images[:count], inferred=said)
 
 

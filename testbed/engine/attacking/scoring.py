@@ -130,7 +130,7 @@ def score_attack(
         "adapter_parameters": reconstruction.adapter_parameters,
         "best_epoch": reconstruction.best_epoch,
         "reached_plateau": _reached_plateau(parts),
-        "curve": [asdict(point) for point in reconstruction.curve],
+        "curve": [asdict(point) for point in reconstruction.training_curve],
         "extremes": [
             {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
             for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
@@ -144,7 +144,7 @@ def score_attack(
                 **_by("tier", victims.tiers, scenario, columns, only=name)[0],
                 "best_epoch": part.best_epoch,
                 "reached_plateau": part.reached_plateau,
-                "curve": [asdict(point) for point in part.curve],
+                "curve": [asdict(point) for point in part.training_curve],
             }
             for name, part in parts.items()
         ],
@@ -220,15 +220,15 @@ def _by(
 
 
 def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
-    """Join what was inferred of each tier; companions are sought within a tier."""
+    """Join the inferences of all tiers; pairs are within one tier."""
     found, start = [], 0
     for part in parts.values():
         if part.inferred is None:
             return None
-        # Alone in its tier, a victim has no companion: it is taken for its own, which is wrong.
+        # A victim alone in its tier is paired with itself, which counts as wrong.
         alone = np.arange(len(part.images), dtype=np.int64)
-        companions = part.inferred.companions if len(part.inferred.companions) else alone
-        found.append((part.inferred.classes, companions + start))
+        same_person = part.inferred.same_person if len(part.inferred.same_person) else alone
+        found.append((part.inferred.classes, same_person + start))
         start += len(part.images)
     return Inferred(
         np.concatenate([classes for classes, _ in found]),
@@ -264,10 +264,10 @@ def _inferred(scenario: Scenario, said: Inferred | None, victims: Victims) -> Ro
     if persons is not None and count > 1:
         same = persons[:, None] == persons[None, :]
         others = same.sum(axis=1) - 1
-        known = others > 0  # nobody can find the companion of somebody pictured once
+        known = others > 0  # a person with a single image has no pair
         if known.any():
-            itself = said.companions == np.arange(count)
-            hits = ((persons[said.companions] == persons) & ~itself).astype(np.float64)
+            itself = said.same_person == np.arange(count)
+            hits = ((persons[said.same_person] == persons) & ~itself).astype(np.float64)
             rate = bootstrap_interval(hits[known], resamples, scenario.seed)
             found["same_person"] = rate.as_dict()
             found["chance_same_person"] = float((others[known] / (count - 1)).mean())

@@ -127,7 +127,7 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
     assert first.images.flags.c_contiguous
     assert 0.0 <= first.images.min() <= first.images.max() <= 1.0
     np.testing.assert_array_equal(first.images, second.images)
-    assert first.curve == second.curve
+    assert first.training_curve == second.training_curve
     # What was learned can be applied to further features: to the same ones with the same images.
     assert second.again is None
     if name in REBUILDING:
@@ -181,7 +181,7 @@ def test_inference_from_constant_features_is_at_chance(name, front_ends, build_c
     assert len(set(said.classes.tolist())) == 1
     right = np.mean(said.classes == case.evidence.intercepts.answers)
     assert right == pytest.approx(1 / case.evidence.num_classes, abs=0.04)
-    assert len(set(said.companions[1:].tolist())) == 1
+    assert len(set(said.same_person[1:].tolist())) == 1
 
 
 @pytest.mark.parametrize("name", ANCHORS)

@@ -41,8 +41,8 @@ def test_classes_and_companions_are_found_where_features_tell_them():
     evidence, labels = _evidence()
     said = mount("label_inference", {}, evidence, 0).inferred
     assert np.mean(said.classes == labels) > 0.95
-    assert np.mean(labels[said.companions] == labels) > 0.95
-    assert (said.companions != np.arange(len(labels))).all()
+    assert np.mean(labels[said.same_person] == labels) > 0.95
+    assert (said.same_person != np.arange(len(labels))).all()
 
 
 def test_noise_gives_about_chance():
@@ -67,4 +67,4 @@ def test_few_intercepts_are_no_problem(count):
     few = Intercepts(evidence.intercepts.features[:count], evidence.intercepts.answers[:count])
     found = mount("label_inference", {}, dataclasses.replace(evidence, intercepts=few), 0)
     assert len(found.images) == count
-    assert len(found.inferred.companions) == 0
+    assert len(found.inferred.same_person) == 0

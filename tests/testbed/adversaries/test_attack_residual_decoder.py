@@ -100,12 +100,12 @@ def test_the_curve_starts_at_the_mean_image_and_the_best_epoch_is_used(build_cas
     found = mount("residual_decoder", PLAIN, case.evidence, 0)
     held_out = case.evidence.auxiliary_validation.images
     mean = case.evidence.auxiliary.images.mean(axis=0)
-    start = found.curve[0]
+    start = found.training_curve[0]
     assert start.epoch == 0
     assert start.validation_mse == pytest.approx(((held_out - mean) ** 2).mean(), rel=1e-4)
-    errors = [point.validation_mse for point in found.curve]
+    errors = [point.validation_mse for point in found.training_curve]
     assert found.best_epoch == int(np.argmin(errors))
-    assert [point.epoch for point in found.curve] == list(range(len(errors)))
+    assert [point.epoch for point in found.training_curve] == list(range(len(errors)))
     shorter = mount("residual_decoder", {"max_epochs": found.best_epoch} | PLAIN, case.evidence, 0)
     np.testing.assert_array_equal(shorter.images, found.images)
     assert shorter.reached_plateau is False  # its last epoch was its best
@@ -118,7 +118,7 @@ def test_training_ends_on_a_plateau(build_case):
     case = build_case(noise)
     options = {"patience": 2, "decays": 1, "max_epochs": 1000} | PLAIN
     found = mount("residual_decoder", options, case.evidence, 0)
-    assert len(found.curve) - 1 < 60
+    assert len(found.training_curve) - 1 < 60
     assert found.reached_plateau is True
     assert case.mse(found) < 1.1 * case.mean_image_mse
 
@@ -129,7 +129,7 @@ def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
     full = [draw for count, draw in case.oracle.queries if count == 48]
     validation = [draw for count, draw in case.oracle.queries if count == 16]
     # The first draw fits the normaliser and is then trained on.
-    assert len(set(full)) == len(found.curve) - 1 == 5
+    assert len(set(full)) == len(found.training_curve) - 1 == 5
     assert not set(full) & set(validation)
 
 
