@@ -1,6 +1,6 @@
 """What one trained arm leaks, by attack and by measure, and what its edge costs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from testbed.adversaries.base import (
     FrontEndOracle,
     Intercepts,
     LabelledImages,
+    Report,
+    silent,
 )
 from testbed.adversaries.mounting import mount
 from testbed.fleet.layer_stats import layer_stats
@@ -65,7 +67,7 @@ def attack(
     attacks: Sequence[tuple[str, dict[str, Any]]],
     seed: int,
     draws: int = 1,
-    progress: Callable[[str], None] | None = None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Mount the attacks on the defended wire.
 
@@ -93,7 +95,7 @@ def attack(
     scored = []
     truth = inputs.victims.images
     for name, options in attacks:
-        images = mount(name, options, evidence, seed, progress).images
+        images = mount(name, options, evidence, seed, report).images
         table = score(images, truth, truth, np.arange(len(truth)))
         own = {
             "mse": float(table.mse.mean()),
