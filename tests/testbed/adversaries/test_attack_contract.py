@@ -242,7 +242,7 @@ def test_nothing_but_evidence_reaches_an_attack(name):
     entry = ATTACKS.entry(name)
     assert list(inspect.signature(entry.factory).parameters) == ["options"]
     mounted = inspect.signature(ATTACKS.create(name, {}).mount)
-    assert list(mounted.parameters) == ["evidence", "seed", "progress"]
+    assert list(mounted.parameters) == ["evidence", "seed", "report"]
 
 
 def test_evidence_has_no_place_for_a_victims_image():

@@ -57,7 +57,7 @@ def test_the_architecture_must_be_known_and_fit(cnn_case):
     with pytest.raises(UserError, match="needs the architecture"):
         mount("substitute", SHORT, unknown, 0)
     other = Component(name="cnn", options={"cut": 2, "width": 8})
-    with pytest.raises(UserError, match="was intercepted"):
+    with pytest.raises(UserError, match="the intercepts are"):
         mount("substitute", SHORT, dataclasses.replace(cnn_case.evidence, architecture=other), 0)
 
 
