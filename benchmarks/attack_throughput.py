@@ -23,9 +23,9 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 
-MARKS = Marks("<!-- throughput:begin -->", "<!-- throughput:end -->")
+BLOCK = Block("python benchmarks/attack_throughput.py")
 TOLERANCE = 2e-2
 """Largest difference of 99 % of the results' elements, in those of the largest value.
 
@@ -138,7 +138,7 @@ def main() -> int:
         )
         return text, True
 
-    return measured_into(arguments.document, MARKS, measured)
+    return measured_into(arguments.document, BLOCK, measured)
 
 
 if __name__ == "__main__":

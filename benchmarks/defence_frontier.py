@@ -25,15 +25,15 @@ from frontier.arms import DEFAULT_ARMS, ComparedArm, parse_arm
 from frontier.images import FrontierImages, load_images
 from frontier.matching import average_seeds
 from frontier.measurement import attack, is_random, measures
-from frontier.output import MARKS, draw, table, verdicts
+from frontier.output import BLOCK, draw, table, verdicts
 from frontier.records import read_rows, write_rows
 from frontier.training import Budget, accuracy, train
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import write_between
+from testbed.pages.documents import measured_into
 
 
-def parse() -> argparse.Namespace:
+def parse(given: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--defences", nargs="*", default=list(DEFAULT_ARMS), metavar="ARM")
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1, help="arms trained at once")
     parser.add_argument("--out", type=Path, default=Path("results/frontier"))
     parser.add_argument("--document", type=Path, help="Markdown file that gets the tables")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.processes < 1:
         parser.error("--processes: at least 1")
     return arguments
@@ -165,32 +165,36 @@ def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str
     return text
 
 
-def main() -> int:
-    """Run every arm with every seed, then report."""
-    arguments = parse()
+def measure(arguments: argparse.Namespace) -> str:
+    """Run every arm with every seed, and return the tables and a link to the figure.
+
+    Raises
+    ------
+    UserError : an arm is not valid, or there is none to report.
+    """
+    arms = [parse_arm(text) for text in arguments.defences]
+    images = load(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "frontier.csv"
+    for row in finished(arms, images, arguments, read_rows(path)):
+        write_rows(path, [*read_rows(path), row])
+        print(f"  {row['arm']}: accuracy {row['accuracy']:.3f}, MSE {row['best_mse']:.4f}")
+    rows = [row for row in read_rows(path) if same_terms(row, arguments)]
+    if not rows:
+        raise UserError(f"--defences: no arm, and none on these terms in {path}")
+    text = report(rows, images, arguments.out)
+    if arguments.document is None:
+        return text
+    figure = arguments.document.parent / "images" / "frontier.png"
+    shutil.copy(arguments.out / "frontier.png", figure)
+    return f"{text}\n\n![Accuracy against the best attack's error](images/frontier.png)"
+
+
+def main(given: list[str] | None = None) -> int:
+    """Compare the defences."""
+    arguments = parse(given)
     torch.set_num_threads(1)
-    try:
-        arms = [parse_arm(text) for text in arguments.defences]
-        images = load(arguments)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / "frontier.csv"
-        for row in finished(arms, images, arguments, read_rows(path)):
-            write_rows(path, [*read_rows(path), row])
-            print(f"  {row['arm']}: accuracy {row['accuracy']:.3f}, MSE {row['best_mse']:.4f}")
-        rows = [row for row in read_rows(path) if same_terms(row, arguments)]
-        if not rows:
-            raise UserError(f"--defences: no arm, and none on these terms in {path}")
-        text = report(rows, images, arguments.out)
-        print(text)
-        if arguments.document is not None:
-            figure = arguments.document.parent / "images" / "frontier.png"
-            shutil.copy(arguments.out / "frontier.png", figure)
-            link = "![Accuracy against the best attack's error](images/frontier.png)"
-            write_between(arguments.document, (MARKS, f"{text}\n\n{link}"))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return measured_into(arguments.document, BLOCK, lambda: (measure(arguments), True))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import yaml
 from faults.campaign import Campaign, Outcome
 from faults.cases import CASES, UNINTERRUPTED, inject
 
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 
-MARKS = Marks("<!-- faults:begin -->", "<!-- faults:end -->")
+BLOCK = Block("python benchmarks/fault_campaign.py")
 SCENARIO = {
     "name": "faults",
     "seed": 3,
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             outcomes = campaign(options, Path(folder))
         return table(outcomes), all(item.passed for item in outcomes)
 
-    return measured_into(options.document, MARKS, measured, shown=False)
+    return measured_into(options.document, BLOCK, measured, shown=False)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from frontier.records import Row, read_rows, write_rows
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -35,7 +35,7 @@ WORKLOADS = {
     "B": ("ours", "limit", "flower_simulation"),
     "C": ("ours", "limit"),
 }
-MARKS = Marks("<!-- speed:begin -->", "<!-- speed:end -->")
+BLOCK = Block("python benchmarks/fleet_speed.py")
 LARGE = 10_000
 """Devices at which only the engine and the limit run."""
 TIME_LIMIT_S = 1800.0
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = measure(options, options.out / "speed.csv")
         return f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}", True
 
-    return measured_into(options.document, MARKS, measured)
+    return measured_into(options.document, BLOCK, measured)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.run_config import RunConfig, chosen_arm
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 
-MARKS = Marks("<!-- runtimes:begin -->", "<!-- runtimes:end -->")
+BLOCK = Block("python benchmarks/flower_runtime.py")
 RUNTIMES = {
     "simulation": "Flower's simulation",
     "deployment": "SuperLink and SuperNodes",
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
             timings = measure(kinds, options.rounds, Path(folder))
         return table(timings, options.rounds), all(not each.difference for each in timings)
 
-    return measured_into(options.document, MARKS, measured)
+    return measured_into(options.document, BLOCK, measured)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from fuzzing.inputs import input_targets
 from fuzzing.results import result_targets
 
 from testbed import run_scenario
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKS = Marks("<!-- fuzz:begin -->", "<!-- fuzz:end -->")
+BLOCK = Block("python benchmarks/fuzz.py")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)  # readers log what they say
-    return measured_into(options.document, MARKS, lambda: (campaign(options), True), shown=False)
+    return measured_into(options.document, BLOCK, lambda: (campaign(options), True), shown=False)
 
 
 if __name__ == "__main__":

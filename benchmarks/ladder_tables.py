@@ -21,7 +21,7 @@ from testbed.compare.comparison import compare
 from testbed.compare.markdown import TABLES
 from testbed.core.errors import UserError
 from testbed.core.process import Interrupts, stop_telemetry
-from testbed.pages.documents import Marks, check_marks, labelled, write_between
+from testbed.pages.documents import Block, check_blocks, write_blocks
 from testbed.scenario.loading import parse_overrides, read_tree
 from testbed.sweep.folder import COMPLETE, MANIFEST, SweepFolder
 from testbed.sweep.grid import Point, expand
@@ -70,9 +70,9 @@ def points_of(data: str, seeds: Sequence[int], overrides: Sequence[str]) -> list
     return expand(read_tree(SCENARIOS[data]), chosen, str(SCENARIOS[data]), prefixed=True)
 
 
-def marks_of(data: str) -> list[Marks]:
-    """Return the marks around the tables of some data, in the order of ``TABLES``."""
-    return [labelled(marked, data) for marked, _ in TABLES]
+def blocks_of(data: str) -> list[Block]:
+    """Return the blocks for the tables of some data, in the order of ``TABLES``."""
+    return [Block(command, data) for command, _ in TABLES]
 
 
 def tables_of(folders: Sequence[Path], out: Path, command: str) -> list[str]:
@@ -123,9 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
             for data in dict.fromkeys(options.data)
         }
         # Refused before anything runs.
-        check_marks(options.document, *(marks for data in points for marks in marks_of(data)))
+        check_blocks(options.document, *(block for data in points for block in blocks_of(data)))
         sweep = run_all([point for own in points.values() for point in own], options)
-        texts: list[tuple[Marks, str]] = []
+        texts: dict[Block, str] = {}
         failed = False
         for data, own in points.items():
             lacking = [point.name for point in own if sweep.status(point) != COMPLETE]
@@ -137,9 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             folders = [sweep.of(point) for point in own]
             tables = tables_of(folders, options.out / COMPARED / data, command_of(options))
-            texts += zip(marks_of(data), tables, strict=True)
+            texts |= zip(blocks_of(data), tables, strict=True)
         if texts:
-            write_between(options.document, *texts)
+            write_blocks(options.document, texts)
             print(f"tables: {options.document}")
         return FAILED if failed else 0
     except UserError as error:

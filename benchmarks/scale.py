@@ -21,12 +21,12 @@ from frontier.records import Row, write_rows
 from scaling.processes import Taken, kind_of_memory, measured
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Marks, measured_into
+from testbed.pages.documents import Block, measured_into
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import Scenario
 
-MARKS = Marks("<!-- scale:begin -->", "<!-- scale:end -->")
-IDLE_MARKS = Marks("<!-- idle:begin -->", "<!-- idle:end -->")
+BLOCK = Block("python benchmarks/scale.py")
+IDLE_BLOCK = Block("python benchmarks/scale.py --idle")
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 GB = 1e9
 LONGEST_S = 3600.0
@@ -51,12 +51,7 @@ ASKED = {
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises
-    ------
-    UserError : values that mean nothing.
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
         "scenarios", nargs="*", type=Path, default=list(ASKED), metavar="scenario",
@@ -77,13 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=2, help="on Ray, of --idle (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("results/scale"))
     parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
-    options = parser.parse_args(arguments)
-    smaller, larger = options.sizes
-    if not 0 < smaller < larger:
-        raise UserError(f"--sizes {smaller} {larger}: give a fleet and a larger one")
-    if options.hosts < 1:
-        raise UserError(f"--hosts {options.hosts}: give 1 or more")
-    return options
+    return parser.parse_args(arguments)
 
 
 def run(path: Path, scenario: Scenario, overrides: Sequence[str], out: Path) -> Row:
@@ -193,7 +182,19 @@ def measure_idle(sizes: Sequence[int], hosts: int) -> str:
 
 
 def measure(options: argparse.Namespace) -> tuple[str, bool]:
-    """Run the scenarios; return the text on them, and whether all kept to what was asked."""
+    """Run the scenarios; return the text on them, and whether all stayed within their limits.
+
+    Raises
+    ------
+    UserError : an option or a scenario is not valid.
+    """
+    smaller, larger = options.sizes
+    if not 0 < smaller < larger:
+        raise UserError(f"--sizes {smaller} {larger}: give a fleet and a larger one")
+    if options.hosts < 1:
+        raise UserError(f"--hosts {options.hosts}: give 1 or more")
+    if options.idle:
+        return measure_idle(options.sizes, options.hosts), True
     overrides = options.overrides
     scenarios = [(path, load_scenario(path, overrides)) for path in options.scenarios]
     rows: list[Row] = []
@@ -209,16 +210,9 @@ def measure(options: argparse.Namespace) -> tuple[str, bool]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and write the table; return 1 where a limit is broken or a self-check failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
-    try:
-        options = parse(arguments)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.idle:
-        return measured_into(
-            options.document, IDLE_MARKS, lambda: (measure_idle(options.sizes, options.hosts), True)
-        )
-    return measured_into(options.document, MARKS, lambda: measure(options))
+    options = parse(arguments)
+    block = IDLE_BLOCK if options.idle else BLOCK
+    return measured_into(options.document, block, lambda: measure(options))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any
 import matplotlib
 
 from frontier.matching import reached, upper_hull
-from testbed.pages.documents import Marks
+from testbed.pages.documents import Block
 
-MARKS = Marks("<!-- frontier:begin -->", "<!-- frontier:end -->")
+BLOCK = Block("python benchmarks/defence_frontier.py")
 OURS = "siftfunnel_plus"
 COLUMNS = (
     ("arm", "arm"),

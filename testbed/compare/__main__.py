@@ -72,15 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(chosen: argparse.Namespace) -> None:
     from testbed.compare.build import check_folder, json_text, write_comparison
-    from testbed.compare.markdown import check_documents, write_documents
+    from testbed.compare.markdown import tables_by_document
+    from testbed.pages.documents import write_blocks
 
     check_folder(chosen.out, chosen.force)
-    documents = (chosen.markdown, chosen.attacks_markdown, chosen.label)
-    check_documents(*documents)  # refused before anything is written
+    documents = tables_by_document(chosen.markdown, chosen.attacks_markdown, chosen.label)
     comparison = compare(chosen.runs, chosen.reference, chosen.max_accuracy_loss, chosen.resamples)
     command = _command(chosen)
     page = write_comparison(comparison, chosen.out, command)
-    write_documents(comparison, command, *documents)
+    for path, tables in documents.items():
+        write_blocks(path, {block: table(comparison, command) for block, table in tables.items()})
     if chosen.json:
         print(json_text(comparison), end="")
     else:

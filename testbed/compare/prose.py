@@ -11,14 +11,14 @@ from testbed.compare.comparison import Comparison
 from testbed.pages.html import sentence
 from testbed.privacy.intervals import LEVEL
 
-_say = partial(sentence, "testbed.compare")
+say = partial(sentence, "testbed.compare")
 
 
 def in_short(comparison: Comparison) -> list[tuple[str, str]]:
     """Return a heading and a sentence each for front, matched accuracy, tiers and classes."""
     labels, front = comparison.labels, comparison.front("accuracy_mse")
     on_front = list(compress(labels, front.on_front))
-    parts = [("Pareto front", _say("front", on_front, labels))]
+    parts = [("Pareto front", say("front", on_front, labels))]
     if comparison.matched:
         parts.append(("Matched accuracy", matched_words(comparison.matched[0])))
     for name, groups in (("Tiers", comparison.tiers), ("Device classes", comparison.classes)):
@@ -28,7 +28,7 @@ def in_short(comparison: Comparison) -> list[tuple[str, str]]:
 
 def matched_words(found: Matched) -> str:
     """Return which family hides most at an accuracy, and which ones it cannot be told from."""
-    return _say("matched", found, LEVEL)
+    return say("matched", found, LEVEL)
 
 
 def _weakest_words(comparison: Comparison, groups: Sequence[Groups]) -> str:
@@ -42,4 +42,4 @@ def _weakest_words(comparison: Comparison, groups: Sequence[Groups]) -> str:
         for score in weakest
     )
     relative = relative_leakage(groups, comparison.measured).get(name)
-    return _say("weakest", name, counted[name], len(weakest), clear, relative)
+    return say("weakest", name, counted[name], len(weakest), clear, relative)

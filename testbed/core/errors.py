@@ -1,6 +1,9 @@
 """Errors that are meant to be read by the person who runs the testbed."""
 
 import re
+import sys
+from collections.abc import Callable
+from functools import wraps
 
 LONGEST_SENTENCE = 1000
 
@@ -23,3 +26,26 @@ class UserError(Exception):
 
 class HostError(Exception):
     """A host or adversary process failed; the command line prints it and exits with code 1."""
+
+
+def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Make ``main`` of a command report errors in one sentence.
+
+    Bad input ends the command with exit code 2, a failed host or a full disk with 1.
+    """
+
+    @wraps(main)
+    def reported(arguments: list[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except HostError as error:
+            print(f"failed: {error}", file=sys.stderr)
+        except OSError as error:
+            what = f"{error.filename}: " if error.filename else ""
+            print(f"failed: {what}{error.strerror or error}", file=sys.stderr)
+        return 1
+
+    return reported

@@ -1,11 +1,16 @@
-"""Text between two marks of a document: what a command prints goes there, the rest is a person's.
+"""Blocks of a document that a command writes, between two lines that name the command.
 
-Marks are comments in Markdown, so that a reader of the rendered document does not see them.
+The lines are comments in Markdown, which a rendered document does not show:
+
+    <!-- python benchmarks/scale.py: begin -->
+    <!-- python benchmarks/scale.py: end -->
+
+Where a command writes several blocks, a label in parentheses follows it.
 """
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,73 +18,91 @@ from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_BEGIN = re.compile(r"^<!-- (.+?)(?: \((\S+)\))?: begin -->$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Marks:
-    """The two lines around a text."""
-
-    begin: str
-    end: str
-
-
-def labelled(what: str, label: str | None = None) -> Marks:
-    """Return the marks of a command's text, with a label where a document holds several.
+class Block:
+    """A block of a document: the command that writes it, and its label.
 
     Raises
     ------
     UserError : a label that is not a name.
     """
-    if label is not None and not _LABEL.fullmatch(label):
-        raise UserError(
-            f"--label {label}: give a name of letters, digits, '_', '.' and '-', at most 64, that "
-            "begins with a letter or a digit"
-        )
-    name = what if label is None else f"{what} {label}"
-    return Marks(f"<!-- {name}: begin -->", f"<!-- {name}: end -->")
+
+    command: str
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and not _LABEL.fullmatch(self.label):
+            raise UserError(
+                f"--label {self.label}: give a name of at most 64 letters, digits, '_', '.' and "
+                "'-' that begins with a letter or a digit"
+            )
+
+    @property
+    def begin(self) -> str:
+        """The line before the text."""
+        return self._line("begin")
+
+    @property
+    def end(self) -> str:
+        """The line after the text."""
+        return self._line("end")
+
+    def _line(self, edge: str) -> str:
+        label = f" ({self.label})" if self.label is not None else ""
+        return f"<!-- {self.command}{label}: {edge} -->"
 
 
-def replaced(path: Path, texts: Sequence[tuple[Marks, str]]) -> str:
-    """Return the document with each text between its marks; a new one holds nothing else.
+def blocks_of(path: Path) -> list[Block]:
+    """Return the blocks of a document.
 
     Raises
     ------
-    UserError : the document cannot be read, or does not have each mark exactly once, the one that
-        begins first.
+    UserError : the document cannot be read, or a block does not begin and end exactly once.
     """
-    blocks = [(marks, f"{marks.begin}\n\n{text}\n\n{marks.end}") for marks, text in texts]
-    try:
-        document = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return "\n\n".join(block for _, block in blocks) + "\n"
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    for marks, block in blocks:
-        once = document.count(marks.begin) == document.count(marks.end) == 1
-        if not once or document.index(marks.begin) > document.index(marks.end):
+    found = _BEGIN.findall(_read(path) or "")
+    blocks = [Block(command, label or None) for command, label in found]
+    check_blocks(path, *blocks)
+    return blocks
+
+
+def replaced(path: Path, texts: Mapping[Block, str]) -> str:
+    """Return a document with a text in each of these blocks; a new document holds nothing else.
+
+    Raises
+    ------
+    UserError : the document cannot be read, or a block does not begin and end exactly once.
+    """
+    filled = {block: f"{block.begin}\n\n{text}\n\n{block.end}" for block, text in texts.items()}
+    document = _read(path)
+    if document is None:
+        return "\n\n".join(filled.values()) + "\n"
+    for block, text in filled.items():
+        begin, end = re.escape(block.begin), re.escape(block.end)
+        parts = re.split(rf"^(?:{begin}|{end})$", document, flags=re.MULTILINE)
+        if len(parts) != 3 or document.index(block.end) < document.index(block.begin):
             raise UserError(
-                f"{path}: needs the lines '{marks.begin}' and '{marks.end}', each once and in this "
-                "order; the table goes between them"
+                f"{path}: needs the lines '{block.begin}' and '{block.end}', each once and in this "
+                "order"
             )
-        before, _, rest = document.partition(marks.begin)
-        document = before + block + rest.partition(marks.end)[2]
+        document = parts[0] + text + parts[2]
     return document
 
 
-def check_marks(path: Path, *marks: Marks) -> None:
-    """Check that texts can go between these marks of a document, before what takes long begins.
+def check_blocks(path: Path, *blocks: Block) -> None:
+    """Check that a document has these blocks, before a long measurement begins.
 
     Raises
     ------
     UserError : as ``replaced``.
     """
-    replaced(path, [(each, "") for each in marks])
+    replaced(path, dict.fromkeys(blocks, ""))
 
 
-def write_between(path: Path, *texts: tuple[Marks, str]) -> None:
-    """Put texts between their marks of a document, all of them or none.
+def write_blocks(path: Path, texts: Mapping[Block, str]) -> None:
+    """Write a text into each of these blocks of a document: all of them or none.
 
     Raises
     ------
@@ -88,30 +111,52 @@ def write_between(path: Path, *texts: tuple[Marks, str]) -> None:
     write_bytes(path, replaced(path, texts).encode("utf-8"))
 
 
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """Return a Markdown table whose last columns, so many, hold numbers."""
+    rules = ["---"] * (len(headings) - numbers) + ["---:"] * numbers
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    return "\n".join(
+        [f"| {' | '.join(lines[0])} |", f"|{'|'.join(rules)}|"]
+        + [f"| {' | '.join(line)} |" for line in lines[1:]]
+    )
+
+
 def measured_into(
-    document: Path | None, marks: Marks, measure: Callable[[], tuple[str, bool]], shown: bool = True
+    document: Path | None, block: Block, measure: Callable[[], tuple[str, bool]], shown: bool = True
 ) -> int:
-    """Measure, print what is to be said of it, put that into a document, and return the exit code.
+    """Measure, print the text, write it into a document, and return the exit code.
 
     Parameters
     ----------
-    document : refused before anything is measured, where the text could not go there; None: none.
-    measure : returns the text, and whether what was measured is as it must be.
+    document : checked before the measurement begins; None: print only.
+    measure : returns the text, and whether the measurement passed.
     shown : print the text; False: the measurement has printed it already.
 
     Returns
     -------
-    0; 1 where something is not as it must be; 2 and one sentence where something was refused.
+    0; 1 if the measurement did not pass; 2 and one sentence for bad input.
     """
     try:
         if document is not None:
-            check_marks(document, marks)
-        text, sound = measure()
+            check_blocks(document, block)
+        text, passed = measure()
         if shown:
             print(text)
         if document is not None:
-            write_between(document, (marks, text))
+            write_blocks(document, {block: text})
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if sound else 1
+    return 0 if passed else 1
+
+
+def _read(path: Path) -> str | None:
+    """Return a document, or None where there is none yet."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None

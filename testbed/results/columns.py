@@ -140,9 +140,3 @@ TABLES: Mapping[TableName, tuple[Column, ...]] = {
 def arrow_schema(table: TableName) -> pa.Schema:
     """Return the parquet schema of a table."""
     return pa.schema([(column.name, ARROW[column.type]) for column in TABLES[table]])
-
-
-def markdown(table: TableName) -> str:
-    """Return a table's columns as a Markdown table, for docs/results.md."""
-    rows = [f"| `{column.name}` | {column.type} | {column.note} |" for column in TABLES[table]]
-    return "\n".join(["| column | type | content |", "|---|---|---|", *rows])

@@ -16,7 +16,7 @@ from faults.kills import _with_time_for, driver_killed
 from faults.runs import OutOfTimeError, Watched
 
 from testbed.engine.hosts.on_ray.watchdog import alive
-from testbed.pages.documents import write_between
+from testbed.pages.documents import write_blocks
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_the_table_goes_between_the_marks(tmp_path):
         Outcome("two", 1, "that", "c", False, False, 2, ("sf-x",), 9.6, 60.0),
     ]
     path = tmp_path / "page.md"
-    marks = fault_campaign.MARKS
-    path.write_text(f"before\n{marks.begin}\nold\n{marks.end}\nafter\n")
-    write_between(path, (marks, fault_campaign.table(outcomes)))
+    block = fault_campaign.BLOCK
+    path.write_text(f"before\n{block.begin}\nold\n{block.end}\nafter\n")
+    write_blocks(path, {block: fault_campaign.table(outcomes)})
     lines = path.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"

@@ -61,6 +61,6 @@ def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, runs
     document = tmp_path / "speed.md"
     document.write_text("nothing")
     assert main(["--out", str(tmp_path / "out"), "--document", str(document)]) == 2
-    assert "speed:begin" in capsys.readouterr().err
+    assert "fleet_speed.py: begin" in capsys.readouterr().err
     assert runs == []
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 import flower_runtime
 import pytest
 import torch
-from flower_runtime import MARKS, Timing, largest_difference, main, table
+from flower_runtime import BLOCK, Timing, largest_difference, main, table
 
 
 def test_the_table_has_a_line_per_runtime():
@@ -41,7 +41,7 @@ def measured(monkeypatch):
 
 def test_the_document_gets_the_table_and_a_difference_is_a_failure(tmp_path, measured, capsys):
     document = tmp_path / "page.md"
-    document.write_text(f"before\n{MARKS.begin}\nold\n{MARKS.end}\nafter\n")
+    document.write_text(f"before\n{BLOCK.begin}\nold\n{BLOCK.end}\nafter\n")
     assert main(["--document", str(document)]) == 0
     assert main(["--only", "deployment", "--rounds", "3"]) == 0
     assert measured[1:] == [(["simulation", "deployment"], 2), (["deployment"], 3)]
@@ -57,14 +57,14 @@ def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, meas
     document = tmp_path / "page.md"
     document.write_text("nothing")
     assert main(["--document", str(document)]) == 2
-    assert "runtimes:begin" in capsys.readouterr().err
+    assert "flower_runtime.py: begin" in capsys.readouterr().err
     assert len(measured) == 1
 
 
 @pytest.mark.long
 def test_the_apps_train_the_same_weights_between_superlink_and_supernodes(tmp_path, capsys):
     document = tmp_path / "page.md"
-    document.write_text(f"{MARKS.begin}\n{MARKS.end}\n")
+    document.write_text(f"{BLOCK.begin}\n{BLOCK.end}\n")
     assert main(["--only", "deployment", "--rounds", "1", "--document", str(document)]) == 0
     lines = document.read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("| SuperLink")]

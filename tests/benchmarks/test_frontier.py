@@ -150,3 +150,13 @@ def test_a_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     again = capsys.readouterr().out
     assert "epoch 1" not in again
     assert again.strip() in said
+
+
+def test_a_document_without_the_block_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(defence_frontier, "load", None)
+    document = tmp_path / "page.md"
+    document.write_text("nothing")
+    assert defence_frontier.main(["--document", str(document)]) == 2
+    assert "defence_frontier.py: begin" in capsys.readouterr().err

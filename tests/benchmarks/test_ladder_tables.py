@@ -30,8 +30,8 @@ def tiny_ladders(tmp_path, monkeypatch):
 
 
 def between(text, data, table):
-    marks = ladder_tables.marks_of(data)[table]
-    return text.partition(marks.begin)[2].partition(marks.end)[0].strip()
+    block = ladder_tables.blocks_of(data)[table]
+    return text.partition(block.begin)[2].partition(block.end)[0].strip()
 
 
 @pytest.mark.usefixtures("tiny_ladders")
@@ -45,8 +45,8 @@ def test_one_command_runs_compares_and_writes_and_goes_on_where_it_was(tmp_path,
     assert "\n| cloud | ridge | cloud |" in between(text, "cifar10", 1)
     assert "--data cifar10 --seeds 0`: digits, seed 0;" in between(text, "cifar10", 1)
     assert (tmp_path / "out" / "compared" / "cifar10" / "compare.json").exists()
-    marks = ladder_tables.marks_of("cifar10")[0].begin
-    assert text.partition(marks)[0] == DOCUMENT.read_text().partition(marks)[0]
+    begin = ladder_tables.blocks_of("cifar10")[0].begin
+    assert text.partition(begin)[0] == DOCUMENT.read_text().partition(begin)[0]
     assert between(text, "olivetti", 1) == between(DOCUMENT.read_text(), "olivetti", 1)
     # What is there is not run again, and gives the same tables.
     capsys.readouterr()
@@ -110,7 +110,7 @@ def test_both_ladders_have_the_same_arms_and_every_attack_that_needs_no_fleet_tr
         (["--set", "seed=4"], "give --seeds"),
         (["--set", "sweep.seed=[4]"], "give --seeds"),
         (["--set", "training.provider.epoch=4"], "training.provider.epoch"),
-        (["--document", "other.md"], "compare.attacks olivetti: begin"),
+        (["--document", "other.md"], "--attacks-markdown (olivetti): begin"),
         (["--jobs", "0"], "--jobs 0"),
     ],
 )
@@ -118,8 +118,11 @@ def test_bad_input_is_one_sentence_before_anything_runs(wrong, said, tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.md").write_text(
         "".join(
-            f"{marks.begin}\n{marks.end}\n"
-            for marks in [*ladder_tables.marks_of("cifar10"), ladder_tables.marks_of("olivetti")[0]]
+            f"{block.begin}\n{block.end}\n"
+            for block in [
+                *ladder_tables.blocks_of("cifar10"),
+                ladder_tables.blocks_of("olivetti")[0],
+            ]
         )
     )
     assert ladder_tables.main(["--out", "out", "--document", "new.md", *wrong]) == 2

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import scale
-from scale import ASKED, IDLE_MARKS, MARKS, Asked, idle_table, main, row_of, table, within
+from scale import ASKED, BLOCK, IDLE_BLOCK, Asked, idle_table, main, row_of, table, within
 from scaling import processes
 from scaling.idle import slopes
 from scaling.processes import Taken, measured
@@ -73,7 +73,7 @@ def runs(monkeypatch):
 
 def test_a_scenario_becomes_a_command_a_row_and_a_table(tmp_path, runs):
     document = tmp_path / "page.md"
-    document.write_text(f"{MARKS.begin}\nold\n{MARKS.end}\n{IDLE_MARKS.begin}\n{IDLE_MARKS.end}\n")
+    document.write_text(f"{BLOCK.begin}\nold\n{BLOCK.end}\n{IDLE_BLOCK.begin}\n{IDLE_BLOCK.end}\n")
     options = ["--set", "fleet.size=777", "--out", str(tmp_path), "--document", str(document)]
     assert main(options) == 0
     (run, *run_options), (load, *load_options) = runs
@@ -95,8 +95,8 @@ def test_a_scenario_becomes_a_command_a_row_and_a_table(tmp_path, runs):
         (["--hosts", "0"], "--hosts 0"),
         (["nowhere.yaml"], r"nowhere.yaml: cannot read the scenario"),
         (["--set", "fleet.sise=3"], "fleet.sise: unknown key"),
-        (["--document", "{page}"], "scale:begin"),
-        (["--idle", "--document", "{page}"], "idle:begin"),
+        (["--document", "{page}"], "scale.py: begin"),
+        (["--idle", "--document", "{page}"], "scale.py --idle: begin"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path, runs, capsys, arguments, message):

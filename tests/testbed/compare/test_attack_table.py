@@ -9,8 +9,8 @@ from runs_fixture import MEAN_IMAGE, UNDEFENDED, Arm, write_run
 from testbed.compare.__main__ import main
 from testbed.compare.attack_rows import anchor_rows, attack_rows, inference_rows
 from testbed.compare.comparison import compare
-from testbed.compare.markdown import attacks_markdown
-from testbed.pages.documents import labelled
+from testbed.compare.markdown import TABLES, attacks_markdown
+from testbed.pages.documents import Block
 
 ARMS = [UNDEFENDED, Arm("hidden", "nopeek", accuracy=0.93, mse=0.075)]
 SHARES = (0.3, 0.4, 0.8)  # of classes named, per seed
@@ -131,26 +131,22 @@ def test_attacks_without_an_image_have_a_row_of_their_own(labelled_runs):
 @pytest.mark.usefixtures("without_figures")
 def test_one_document_holds_the_tables_of_two_comparisons(labelled_runs, tmp_path, capsys):
     document = tmp_path / "ladder.md"
-    places = [
-        labelled(what, label)
-        for label in ("faces", "digits")
-        for what in ("testbed.compare", "testbed.compare.attacks")
-    ]
-    document.write_text("\n".join(f"{marks.begin}\n{marks.end}" for marks in places))
+    blocks = [Block(name, label) for label in ("faces", "digits") for name, _ in TABLES]
+    document.write_text("\n".join(f"{block.begin}\n{block.end}" for block in blocks))
     for label, run in (("faces", labelled_runs[0]), ("digits", labelled_runs[1])):
         tables = ["--markdown", str(document), "--attacks-markdown", str(document)]
         command = [str(run), *tables, "--label", label, "--resamples", "100"]
         assert main([*command, "--out", str(tmp_path / label)]) == 0
     text = document.read_text()
-    for marks, seed in zip(places, (0, 0, 1, 1), strict=True):
-        between = text.partition(marks.begin)[2].partition(marks.end)[0]
+    for block, seed in zip(blocks, (0, 0, 1, 1), strict=True):
+        between = text.partition(block.begin)[2].partition(block.end)[0]
         assert f"digits, seed {seed};" in between
-        assert f"--label {marks.begin.split()[2].rstrip(':')}" in between
-        assert ("anchor" in between) == ("attacks" in marks.begin)
+        assert f"--label {block.label}" in between
+        assert ("anchor" in between) == ("attacks" in block.command)
     assert str(tmp_path) not in text
 
     capsys.readouterr()
-    for label, said in (("cars", "compare cars: begin"), ("a b", "--label a b")):
+    for label, said in (("cars", "compare --markdown (cars): begin"), ("a b", "--label a b")):
         refused = [str(labelled_runs[0]), "--markdown", str(document), "--label", label]
         assert main([*refused, "--out", str(tmp_path / "no")]) == 2
         error = capsys.readouterr().err

@@ -13,10 +13,12 @@ from runs_fixture import UNDEFENDED, Arm, standard_arms, write_run
 from testbed.compare.__main__ import main
 from testbed.compare.analysis.arms import family_of
 from testbed.compare.comparison import compare
+from testbed.compare.markdown import TABLES
 from testbed.compare.plots import PLOTS
-from testbed.pages.documents import labelled
+from testbed.pages.documents import Block
 
-BEGIN, END = labelled("testbed.compare").begin, labelled("testbed.compare").end
+BLOCK = Block(TABLES[0][0])
+BEGIN, END = BLOCK.begin, BLOCK.end
 
 
 @pytest.fixture(scope="module")

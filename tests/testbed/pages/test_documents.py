@@ -1,31 +1,39 @@
-"""Text between two marks of a document."""
+"""Blocks of a document that a command writes."""
 
 import pytest
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import labelled, measured_into, replaced, write_between
+from testbed.pages.documents import (
+    Block,
+    blocks_of,
+    markdown_table,
+    measured_into,
+    replaced,
+    write_blocks,
+)
 
-PLAIN, FACES, DIGITS = labelled("made"), labelled("made", "faces"), labelled("made", "digits")
+PLAIN, FACES, DIGITS = Block("made"), Block("made", "faces"), Block("made", "digits")
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+def test_only_the_text_of_the_blocks_is_replaced(tmp_path):
     path = tmp_path / "page.md"
-    parts = [f"{marks.begin}\nold\n{marks.end}" for marks in (PLAIN, FACES, DIGITS)]
+    parts = [f"{block.begin}\nold\n{block.end}" for block in (PLAIN, FACES, DIGITS)]
     path.write_text("before\n" + "\nbetween\n".join(parts) + "\nafter\n")
-    write_between(path, (DIGITS, "new digits"), (PLAIN, "new"))
+    write_blocks(path, {DIGITS: "new digits", PLAIN: "new"})
     assert path.read_text() == (
         "before\n<!-- made: begin -->\n\nnew\n\n<!-- made: end -->\n"
-        "between\n<!-- made faces: begin -->\nold\n<!-- made faces: end -->\n"
-        "between\n<!-- made digits: begin -->\n\nnew digits\n\n<!-- made digits: end -->\nafter\n"
+        "between\n<!-- made (faces): begin -->\nold\n<!-- made (faces): end -->\n"
+        "between\n<!-- made (digits): begin -->\n\nnew digits\n\n<!-- made (digits): end -->\n"
+        "after\n"
     )
 
 
 def test_a_new_document_holds_the_texts_alone(tmp_path):
     path = tmp_path / "new" / "page.md"
-    write_between(path, (FACES, "one"), (DIGITS, "two"))
+    write_blocks(path, {FACES: "one", DIGITS: "two"})
     text = path.read_text()
     assert text.startswith(f"{FACES.begin}\n\none\n\n{FACES.end}\n\n{DIGITS.begin}\n\ntwo\n")
-    write_between(path, (FACES, "one"), (DIGITS, "two"))
+    write_blocks(path, {FACES: "one", DIGITS: "two"})
     assert path.read_text() == text
 
 
@@ -39,33 +47,33 @@ def test_a_new_document_holds_the_texts_alone(tmp_path):
         f"{FACES.begin}\n{FACES.end}\n",
     ],
 )
-def test_documents_without_the_marks_are_refused_and_stay_as_they_are(tmp_path, document):
+def test_documents_without_the_block_are_rejected_and_stay_as_they_are(tmp_path, document):
     path = tmp_path / "page.md"
     path.write_text(document)
     with pytest.raises(UserError, match=r"page\.md: needs the lines '<!-- made: begin -->'"):
-        write_between(path, (PLAIN, "new"))
+        write_blocks(path, {PLAIN: "new"})
     assert path.read_text() == document
 
 
-def test_one_text_without_its_marks_keeps_all_of_them_out(tmp_path):
+def test_one_missing_block_keeps_all_texts_out(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(f"{FACES.begin}\n{FACES.end}\n")
-    with pytest.raises(UserError, match="made digits: begin"):
-        write_between(path, (FACES, "one"), (DIGITS, "two"))
+    with pytest.raises(UserError, match=r"made \(digits\): begin"):
+        write_blocks(path, {FACES: "one", DIGITS: "two"})
     assert path.read_text() == f"{FACES.begin}\n{FACES.end}\n"
 
 
 @pytest.mark.parametrize("label", ["", "a b", "--x", "x>", "a" * 65])
 def test_labels_are_names(label):
     with pytest.raises(UserError, match="--label"):
-        labelled("made", label)
+        Block("made", label)
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for path, said in ((tmp_path / "bytes.md", "not UTF-8"), (tmp_path, "cannot be read")):
         with pytest.raises(UserError, match=said):
-            replaced(path, [(PLAIN, "")])
+            replaced(path, {PLAIN: ""})
 
 
 @pytest.mark.parametrize(("sound", "code"), [(True, 0), (False, 1)])
@@ -78,13 +86,13 @@ def test_what_was_measured_is_printed_and_written(tmp_path, capsys, sound, code)
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_is_measured_for_a_document_without_marks(tmp_path, capsys):
+def test_nothing_is_measured_for_a_document_without_the_block(tmp_path, capsys):
     path = tmp_path / "page.md"
     path.write_text("no marks\n")
     begun = []
     assert measured_into(path, PLAIN, lambda: (begun.append(1), ("", True))[1]) == 2
     assert begun == []
-    assert capsys.readouterr().err.startswith(f"{path}: needs the lines")
+    assert capsys.readouterr().err.startswith(f"error: {path}: needs the lines")
 
 
 def test_a_refusal_while_measuring_leaves_the_document_as_it_was(tmp_path, capsys):
@@ -95,5 +103,24 @@ def test_a_refusal_while_measuring_leaves_the_document_as_it_was(tmp_path, capsy
         raise UserError("no such data")
 
     assert measured_into(path, PLAIN, refuse) == 2
-    assert capsys.readouterr() == ("", "no such data\n")
+    assert capsys.readouterr() == ("", "error: no such data\n")
     assert "old" in path.read_text()
+
+
+def test_blocks_are_found_by_their_own_lines_only(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(
+        f"A line such as `{PLAIN.begin}` begins a block.\n{FACES.begin}\n{FACES.end}\n"
+        f"{PLAIN.begin}\nold\n{PLAIN.end}\n"
+    )
+    assert blocks_of(path) == [FACES, PLAIN]
+    write_blocks(path, {PLAIN: "new"})
+    assert path.read_text().startswith(f"A line such as `{PLAIN.begin}` begins a block.\n")
+    path.write_text(f"{FACES.begin}\n")
+    with pytest.raises(UserError, match=r"made \(faces\): end"):
+        blocks_of(path)
+
+
+def test_tables_escape_what_would_end_a_cell():
+    table = markdown_table(("name", "count"), [("a|b", "1")], numbers=1)
+    assert table == "| name | count |\n|---|---:|\n| a\\|b | 1 |"

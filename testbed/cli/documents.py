@@ -1,0 +1,81 @@
+"""Command line: ``python -m testbed.cli.documents`` writes the blocks of docs made from code.
+
+With ``--check`` it writes nothing and fails where a block is out of date. Blocks that a benchmark
+measures are checked for their two lines only: they take hours to make.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from testbed.cli.listing import default
+from testbed.core.errors import UserError, command
+from testbed.core.files import write_bytes
+from testbed.core.project import PROJECT_ROOT
+from testbed.core.registries import DEFENCES
+from testbed.pages.documents import Block, blocks_of, markdown_table, replaced
+from testbed.results.columns import TABLES, TableName
+
+COMMAND = "python -m testbed.cli.documents"
+
+
+def defences() -> str:
+    """Return the registered defences with source and options, as a Markdown table."""
+    rows = []
+    for entry in DEFENCES:
+        options = "<br>".join(
+            f"`{name}` ({default(field)})" + (f": {field.description}" if field.description else "")
+            for name, field in entry.options.model_fields.items()
+        )
+        rows.append((f"`{entry.name}`", entry.summary, entry.source, options))
+    headings = ("defence", "what it does", "published in", "options (default)")
+    return markdown_table(headings, rows)
+
+
+def columns(table: TableName) -> str:
+    """Return the columns of one of a run's tables, as a Markdown table."""
+    rows = [(f"`{column.name}`", column.type, column.note) for column in TABLES[table]]
+    return markdown_table(("column", "type", "content"), rows)
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "defences": defences,
+    **{table: partial(columns, table) for table in TABLES},
+}
+"""The blocks made from code, by their labels."""
+
+
+def updated(path: Path) -> str:
+    """Return a document with its blocks made from code as they must be.
+
+    Raises
+    ------
+    UserError : a block does not begin and end exactly once, or has an unknown label.
+    """
+    labels = [block.label or "" for block in blocks_of(path) if block.command == COMMAND]
+    if unknown := [label for label in labels if label not in BLOCKS]:
+        raise UserError(f"{path}: no block '{unknown[0]}'; there are {', '.join(BLOCKS)}")
+    return replaced(path, {Block(COMMAND, label): BLOCKS[label]() for label in labels})
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the blocks; return 1 where one is out of date."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Write the blocks made from code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where outdated")
+    parser.add_argument("documents", nargs="*", type=Path, help="default: README.md and docs/")
+    options = parser.parse_args(arguments)
+    every = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+    texts = {path: updated(path) for path in options.documents or every}
+    outdated = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in outdated:
+        if not options.check:
+            write_bytes(path, texts[path].encode("utf-8"))
+        print(f"{'out of date' if options.check else 'wrote'}: {path}")
+    return int(options.check and bool(outdated))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
