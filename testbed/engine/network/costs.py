@@ -1,4 +1,4 @@
-"""What an arm's front-ends cost on every device of the fleet, in virtual time and energy."""
+"""Costs of an arm's front-ends on every device of the fleet, in virtual time and energy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,14 +31,14 @@ TierNumbers = NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True)
 class TierCosts:
-    """One tier's front-end on every device of the fleet, in the tier or not.
+    """Costs of one tier's front-end on every device of the fleet, inside the tier or not.
 
     Attributes
     ----------
     stats : sizes of the front-end for one image.
     network : its name.
     trains, serves : whether it fits the memory of each device model of the fleet.
-    adversary : sizes of what the defence trains beside the front-end, for one image.
+    adversary : sizes of the network that the defence trains beside the front-end, for one image.
     """
 
     stats: LayerStats
@@ -71,14 +71,14 @@ class TierCosts:
 
         Parameters
         ----------
-        keep : whether to remember it, for devices that compute again and again.
+        keep : whether to cache it, for devices that compute repeatedly.
         """
-        known = self._jitter.get(device)
-        if known is None:
-            known = jitter_factor(self.seed, device, self.network)
+        factor = self._jitter.get(device)
+        if factor is None:
+            factor = jitter_factor(self.seed, device, self.network)
             if keep:
-                self._jitter[device] = known
-        return known
+                self._jitter[device] = factor
+        return factor
 
 
 class DeviceCosts:
@@ -106,12 +106,12 @@ class DeviceCosts:
         return len(self.fleet)
 
     def can_train(self, device: int, tier: int | None = None) -> bool:
-        """Say whether training a tier's front-end, by default its own, fits a device's memory."""
+        """Return whether training a tier's front-end fits a device; default: its own tier's."""
         costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
         return bool(costs.trains[self.fleet.model_index[device]])
 
     def can_serve(self, device: int) -> bool:
-        """Say whether its front-end fits a device's memory."""
+        """Return whether its own front-end fits a device's memory."""
         costs = self.tiers[int(self.tier_of[device])]
         return bool(costs.serves[self.fleet.model_index[device]])
 
@@ -130,11 +130,11 @@ class DeviceCosts:
     def compute_ms(
         self, device: int, message_type: str, images: int, tier: int | None = None
     ) -> float:
-        """Return the virtual milliseconds a device computes for one message.
+        """Return the virtual milliseconds of a device's computation for one message.
 
         Parameters
         ----------
-        tier : whose front-end it runs; None its own.
+        tier : tier of the front-end that it runs; None: its own.
         """
         if images == 0:
             return 0.0
@@ -146,14 +146,14 @@ class DeviceCosts:
             plain = training_parts_ms(model, costs.stats, images)[0]
         elif message_type == protocol.BACKWARD:
             plain = training_parts_ms(model, costs.stats, images)[1]
-            if costs.adversary:  # once for the front-end's penalty, once for its own loss
+            if costs.adversary:  # one step for the front-end's penalty, one for its own loss
                 plain += 2.0 * training_step_ms(model, costs.adversary, images)
         else:
             return 0.0
         return plain * costs.jitter(device, keep=True)
 
     def inference_ms_of_all(self) -> NDArray[np.float64]:
-        """Return (N,) the milliseconds of one inference on every device, each with its tier's."""
+        """Return the milliseconds of one inference on every device (N,)."""
         plain = np.array(
             [
                 [inference_ms(model, tier.stats, 1) for model in self.fleet.models]
@@ -165,8 +165,8 @@ class DeviceCosts:
             dtype=np.float64,
             count=self.devices,
         )
-        found: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
-        return found * jitter
+        of_device: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
+        return of_device * jitter
 
     def charge(
         self,
@@ -177,9 +177,9 @@ class DeviceCosts:
         retransmissions: Retransmissions,
         tier: int | None = None,
     ) -> Charge:
-        """Return what one message and its reply cost the device.
+        """Return the charge of one message and its reply.
 
-        Energy is what the work adds: (active - idle power) x compute time, plus the radio's.
+        Energy counts above idle: (active - idle power) x compute time, plus the radio's energy.
         A lost transmission is charged like one that arrives.
         """
         uplink = float(self.fleet.uplink_mbit_s[device])
@@ -209,7 +209,7 @@ class DeviceCosts:
 
 
 def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
-    """Return what an arm's front-ends cost on every device of the fleet."""
+    """Return the costs of an arm's front-ends on every device of the fleet."""
     scenario = inputs.scenario
     tiers = [
         TierCosts.of(
@@ -226,7 +226,7 @@ def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
 
 
 def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:
-    """Return the memory that two networks need in a training step, the second fed by the first."""
+    """Return the memory of a training step of two networks, the second fed by the first."""
     return replace(
         stats,
         params=stats.params + adversary.params,

@@ -1,7 +1,7 @@
-"""FleetGrid: the wire between a ServerApp and the simulated fleet.
+"""FleetGrid: a Flower Grid that connects a ServerApp to the simulated fleet.
 
-The only place that charges the ledger, advances virtual time and feeds the taps. A ServerApp
-sees an ordinary Flower Grid: late, offline, infeasible and failed devices answer with errors.
+Only this module charges the ledger, advances virtual time and feeds the taps. A ServerApp sees an
+ordinary Flower Grid: late, offline, infeasible and failed devices answer with errors.
 """
 
 import math
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import RUN_ID, Delivery, device_of, node_of, set_identity
+from testbed.engine.network.clock import RoundClock, is_last_step
 from testbed.engine.network.costs import DeviceCosts, device_costs
+from testbed.engine.network.dispatch import Dispatcher
 from testbed.engine.network.ledger import Charge, Ledger
 from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
@@ -33,14 +35,14 @@ REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What the wire needs to know of the scenario.
+    """The scenario's settings of the Grid.
 
     Attributes
     ----------
     online : (device, virtual seconds, draw) -> whether the device can be reached.
     cloud_step_ms : images -> virtual time of one training step of the cloud model.
-    losses : which transmissions are lost and repeated.
-    largest_reply_bytes : larger ones are refused; the default is what Flower's own transport takes.
+    packet_loss : which transmissions are lost and repeated.
+    largest_reply_bytes : larger replies are refused; the default is the limit of Flower's transport.
     """
 
     round_deadline_ms: float
@@ -66,13 +68,13 @@ class RequestCharges:
 
 
 class FleetGrid(Grid):
-    """Carries messages to hosts in shards, and keeps virtual time.
+    """Carries messages to the devices' hosts, and charges their costs in virtual time.
 
     Parameters
     ----------
     backend : where the hosts run.
-    costs : what this arm's front-end costs on each device.
-    taps : read the features of serving requests.
+    costs : of this arm's front-ends on each device.
+    taps : intercept the features of serving requests.
     """
 
     def __init__(
@@ -84,25 +86,26 @@ class FleetGrid(Grid):
         options: GridOptions,
     ) -> None:
         set_identity()
-        self._backend = backend
         self.costs = costs
         self._taps = taps
         self._options = options
+        self._clock = RoundClock(options.round_deadline_ms, options.cloud_step_ms)
+        self._dispatcher = Dispatcher(backend, options.shard_size)
         self._run = Run.create_empty(RUN_ID)
         self.ledger = ledger
-        self.clock_ms = 0.0
         self.request_charges: dict[int, RequestCharges] = {}
         self.request_status: dict[int, str] = {}
         self.errors: list[str] = []
-        self._round_group = ""
-        self._round_start_ms = 0.0
-        self._round_hosts: dict[int, int] = {}
-        self._images_at_cloud = 0
         self._message_count = 0
         self._replies: dict[str, Message] = {}
 
+    @property
+    def clock_ms(self) -> float:
+        """Return the virtual time since the arm's start."""
+        return self._clock.now_ms
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what has to survive between two rounds: the ledger, the clock and the counters."""
+        """Return what a checkpoint keeps: the ledger, the clock and the counters."""
         tensors = {name: torch.from_numpy(column) for name, column in self.ledger.state().items()}
         plain = {
             "clock_ms": self.clock_ms,
@@ -114,18 +117,18 @@ class FleetGrid(Grid):
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
         self.ledger.load_state({name: value.numpy() for name, value in tensors.items()})
-        self.clock_ms = plain["clock_ms"]
+        self._clock.now_ms = plain["clock_ms"]
         self._message_count = plain["message_count"]
         self.errors = plain["errors"]
 
     def charge_radio(self, device: int, energy_mj: float | None) -> None:
-        """Charge a radio's wake-up and tail, which depend on everything the device sends."""
+        """Charge a radio's wake-up and tail energy, known only when all requests are timed."""
         self.ledger.charge(device, "serve", Charge(0, 0, 0.0, 0.0, 0.0, energy_mj))
 
     # Flower's Grid -----------------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
-        """Set the run; the testbed runs one at a time."""
+        """Set the run."""
         self._run = run
 
     @property
@@ -149,7 +152,7 @@ class FleetGrid(Grid):
         return [node_of(device) for device in range(self.costs.devices)]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Carry the messages at once; their replies wait to be pulled."""
+        """Exchange the messages at once; keep their replies until they are pulled."""
         batch = list(messages)
         for message, reply in zip(batch, self._exchange(batch), strict=True):
             self._replies[message.metadata.message_id] = reply
@@ -163,22 +166,22 @@ class FleetGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Carry the messages and return one reply per message, in the order of the messages.
+        """Exchange the messages and return one reply per message, in their order.
 
-        ``timeout`` is host time and means nothing in virtual time: deadlines are the scenario's.
+        ``timeout`` is ignored: it is host time, and the scenario's deadlines are virtual.
         """
         return self._exchange(list(messages))
 
-    # The wire ----------------------------------------------------------------------------------
+    # The exchange ------------------------------------------------------------------------------
 
     def _exchange(self, messages: list[Message]) -> list[Message]:
         if not messages:
             return []
         for message in messages:
             self._message_count += 1
-            # As long as Flower's own ids, so that sizes are true and do not grow with the count.
+            # As long as Flower's own ids, so that message sizes are right and constant.
             message.metadata.__dict__["_message_id"] = f"{self._message_count:064x}"
-        self._advance_to(messages[0])
+        self._clock.begin_exchange(messages[0])
         replies: dict[int, Message] = {}
         carried: list[int] = []
         for index, message in enumerate(messages):
@@ -188,37 +191,22 @@ class FleetGrid(Grid):
             else:
                 replies[index] = Message(refusal, reply_to=message)
                 self._note_status(message, refusal)
-        deliveries = self._dispatch([messages[index] for index in carried])
-        finished: list[float] = []
+        deliveries = self._dispatcher.run([messages[index] for index in carried])
+        finished_ms: list[float] = []
         for index, delivery in zip(carried, deliveries, strict=True):
             replies[index], finish_ms = self._account(messages[index], delivery)
-            finished.append(finish_ms)
+            finished_ms.append(finish_ms)
         if messages[0].metadata.message_type in protocol.TRAINING:
-            self._close_step(messages[0], finished)
+            self._clock.end_exchange(messages[0], finished_ms)
         return [replies[index] for index in range(len(messages))]
 
-    def _advance_to(self, message: Message) -> None:
-        """Start a round at its first message; let the cloud's step pass before gradients go out."""
-        message_type, group = message.metadata.message_type, message.metadata.group_id
-        if message_type == protocol.FORWARD and group != self._round_group:
-            self._round_group = group
-            self._round_start_ms = self.clock_ms
-            self._round_hosts = {}
-        if message_type == protocol.FORWARD:
-            self._images_at_cloud = 0
-        if message_type == protocol.BACKWARD:
-            self.clock_ms += self._options.cloud_step_ms(self._images_at_cloud)
-
     def _refusal(self, message: Message) -> Error | None:
-        """Return why a device cannot get this message at all, or None."""
-        device, message_type = (
-            device_of(message.metadata.dst_node_id),
-            message.metadata.message_type,
-        )
+        """Return why a message does not reach its device, or None if it does."""
+        device, message_type = _address(message)
         if not self._fits(device, message) and not _needs_no_front_end(message):
             return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
         if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
-            at_s, draw = self._round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
+            at_s, draw = self._clock.round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
         elif message_type == protocol.INFER:
             at_s = config_number(message.content, protocol.ARRIVAL_S)
             draw = 2 * int(config_number(message.content, protocol.REQUEST)) + 1
@@ -231,47 +219,17 @@ class FleetGrid(Grid):
         return Error(protocol.OFFLINE, "the device is offline")
 
     def _fits(self, device: int, message: Message) -> bool:
-        """Say whether the front-end that the message is about fits the device's memory."""
+        """Return whether the front-end that a message needs fits the device's memory."""
         message_type = message.metadata.message_type
-        if message_type in protocol.TRAINING:  # perhaps another tier's (server.split_federated)
+        if message_type in protocol.TRAINING:  # of the message's tier, maybe not the device's own
             return self.costs.can_train(device, tier_of(message.content))
         if message_type == protocol.ENROL:
             return self.costs.can_train(device)
         return self.costs.can_serve(device)
 
-    def _dispatch(self, messages: list[Message]) -> list[Delivery]:
-        """Cut the messages into fixed-size shards of devices, and run each on its host."""
-        by_device: dict[int, list[int]] = {}
-        for index, message in enumerate(messages):
-            by_device.setdefault(message.metadata.dst_node_id, []).append(index)
-        nodes = sorted(by_device)
-        size = self._options.shard_size
-        shards: list[tuple[int, list[int]]] = []
-        for start in range(0, len(nodes), size):
-            group = nodes[start : start + size]
-            for host in sorted({self._host_of(node, start // size, messages[0]) for node in group}):
-                members = [n for n in group if self._host_of(n, start // size, messages[0]) == host]
-                shards.append((host, [index for node in members for index in by_device[node]]))
-        results = self._backend.handle(
-            [(host, [messages[index] for index in indices]) for host, indices in shards]
-        )
-        ordered: dict[int, Delivery] = {}
-        for (_, indices), deliveries in zip(shards, results, strict=True):
-            ordered |= dict(zip(indices, deliveries, strict=True))
-        return [ordered[index] for index in range(len(messages))]
-
-    def _host_of(self, node: int, shard: int, message: Message) -> int:
-        """Return a node's host: fixed for the round in training, fixed for good in serving."""
-        if message.metadata.message_type in protocol.TRAINING:
-            return self._round_hosts.setdefault(node, shard % self._backend.hosts)
-        return (device_of(node) // self._options.shard_size) % self._backend.hosts
-
     def _account(self, message: Message, delivery: Delivery) -> tuple[Message, float]:
         """Charge one delivery, feed the taps, and return the reply with its virtual arrival."""
-        device, message_type = (
-            device_of(message.metadata.dst_node_id),
-            message.metadata.message_type,
-        )
+        device, message_type = _address(message)
         phase = "serve" if message_type in protocol.SERVING else "train"
         reply = self._accepted(message, delivery)
         failed = reply.has_error()
@@ -290,19 +248,18 @@ class FleetGrid(Grid):
             tap.read(device, message, reply)
         self._note_request(message, reply, charge)
         if message_type in protocol.TRAINING:
-            if finish_ms > self._deadline_ms(message):
+            if finish_ms > self._clock.due_ms(message):
                 self.ledger.count(device, "stragglers")
-                return Message(
-                    Error(protocol.STRAGGLER, "the reply came after the deadline"), reply_to=message
-                ), finish_ms
+                late = Error(protocol.STRAGGLER, "the reply came after the deadline")
+                return Message(late, reply_to=message), finish_ms
             if message_type == protocol.FORWARD:
-                self._images_at_cloud += examples
-            elif _is_last_step(message):
+                self._clock.arrived(examples)
+            elif is_last_step(message):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
 
     def _accepted(self, message: Message, delivery: Delivery) -> Message:
-        """Return the reply, or an error in its place where it is too large; it is charged whole."""
+        """Return the reply, or an error if it is too large; its full size is charged."""
         if delivery.uplink_bytes <= self._options.largest_reply_bytes:
             return delivery.reply
         device = device_of(message.metadata.dst_node_id)
@@ -325,26 +282,14 @@ class FleetGrid(Grid):
             status = protocol.STATUS_OF_CODE[error.code]
             self.request_status[int(message.metadata.group_id)] = status
 
-    def _deadline_ms(self, message: Message) -> float:
-        """Return when these replies are due: the round's deadline, spread over its half-steps.
 
-        A forward exchange that waits for somebody late must leave the others time to go back.
-        """
-        step, steps = (
-            config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS)
-        )
-        half_steps = 2 * step + (2 if message.metadata.message_type == protocol.BACKWARD else 1)
-        return self._round_start_ms + self._options.round_deadline_ms * half_steps / (2 * steps)
-
-    def _close_step(self, message: Message, finished: list[float]) -> None:
-        """Advance the clock to the last reply, or to the deadline where replies are missing."""
-        due_ms = self._deadline_ms(message)
-        last_ms = max(finished, default=due_ms)
-        self.clock_ms = max(self.clock_ms, min(last_ms, due_ms))
+def _address(message: Message) -> tuple[int, str]:
+    """Return the device that a message goes to, and the message's type."""
+    return device_of(message.metadata.dst_node_id), message.metadata.message_type
 
 
 def _examples(message_type: str, reply: Message) -> int:
-    """Return how many images the device worked on, from the reply it sent."""
+    """Return how many images the device processed, according to its reply."""
     if message_type == protocol.INFER:
         return 0 if _is_raw(reply) else 1
     metrics = reply.content.metric_records.get(protocol.METRICS)
@@ -357,19 +302,14 @@ def _is_raw(reply: Message) -> bool:
 
 
 def _needs_no_front_end(message: Message) -> bool:
-    """Say whether any device can handle the message: a request sent raw, and every answer."""
+    """Return whether every device can handle a message: a raw request or an answer."""
     if message.metadata.message_type == protocol.INFER:
         return bool(message.content.config_records[protocol.CONFIG].get(protocol.RAW, False))
     return message.metadata.message_type == protocol.ANSWER
 
 
-def _is_last_step(message: Message) -> bool:
-    step, steps = (config_number(message.content, key) for key in (protocol.STEP, protocol.STEPS))
-    return step == steps - 1
-
-
 def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:
-    """Connect an arm's cloud and devices as the scenario describes, with the given taps."""
+    """Return the Grid of an arm: the scenario's devices and links, with the given taps."""
     inputs = run_context.inputs
     scenario = inputs.scenario
     options = GridOptions(
@@ -387,9 +327,10 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
 
 
 def largest_reply_bytes(models: ArmModels) -> int:
-    """Return what no honest reply of the arm's devices exceeds: twice weights and a batch at once.
+    """Return a size that no honest reply of the arm's devices exceeds.
 
-    A batch counts as its features or images, uncompressed, whichever are larger, and its targets.
+    It is twice the size of a tier's weights and one batch together. A batch is its targets and its
+    uncompressed features or images, whichever are larger.
     """
     largest = 0
     for tier in models.tiers:

@@ -1,9 +1,9 @@
 """The ledger: virtual time, energy and bytes charged to each device, by phase.
 
-A fleet is mostly idle: a device that enrols, gets the front-end and is never chosen is charged the
-bytes, time and energy of those messages and nothing else. Only such amounts have columns over the
-whole fleet, made on first use; computing and events are kept for the devices that have any. All of
-it is read as if every column were there, and summed in the order of the devices.
+Most devices of a large fleet are idle: they enrol, receive the front-end and are never chosen. They
+are charged bytes, transfer time and energy, but no compute time and no events. Only the former have
+a column over the whole fleet, allocated on first use. The others are stored for the devices that
+have any. Readers see full columns, and sums run in the order of the devices.
 """
 
 from array import array
@@ -23,7 +23,7 @@ LARGEST = np.iinfo(np.uint32).max
 
 @dataclass(frozen=True)
 class Charge:
-    """What one message and its reply cost a device, in virtual time.
+    """The cost of one message and its reply to a device, in virtual time.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Charge:
 
 
 class Ledger:
-    """What the devices of a fleet have been charged; only ``FleetGrid`` writes to it.
+    """The charges of a fleet's devices; only ``FleetGrid`` writes to it.
 
     An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB).
     """
@@ -47,7 +47,7 @@ class Ledger:
     def __init__(self, devices: int) -> None:
         self._devices = devices
         self._columns: dict[Key, NDArray[Any]] = {}
-        self._place: dict[int, int] = {}  # of the devices that computed or had an event
+        self._place: dict[int, int] = {}  # in the active columns, by device
         self._active: dict[Key | str, array[float]] = {key: array("d") for key in ACTIVE}
 
     def charge(self, device: int, phase: str, charge: Charge) -> None:
@@ -60,16 +60,16 @@ class Ledger:
         if charge.compute_ms:
             self._active[phase, "compute_ms"][self._placed(device)] += charge.compute_ms
 
-    def count(self, device: int, what: str) -> None:
+    def count(self, device: int, event: str) -> None:
         """Count one event of a device."""
-        self._active[what][self._placed(device)] += 1
+        self._active[event][self._placed(device)] += 1
 
-    def counted(self, what: str) -> int:
+    def counted(self, event: str) -> int:
         """Return how often an event happened in the whole fleet."""
-        return int(sum(self._active[what]))
+        return int(sum(self._active[event]))
 
     def total(self, phase: str, amount: str) -> float:
-        """Return the fleet's total, without the devices whose amount is unknown."""
+        """Return the fleet's total, without devices whose amount is unknown."""
         return float(np.nansum(self._dense((phase, amount))))
 
     @property
@@ -143,5 +143,5 @@ def _keys(phase: str) -> list[Key]:
 
 
 def _width(largest: float) -> type[np.unsignedinteger[Any]]:
-    """Return the type of a column of whole numbers: 4 bytes a device where they suffice."""
+    """Return the type of an integer column: 4 bytes per device if that is enough."""
     return np.uint32 if largest <= LARGEST else np.uint64

@@ -1,4 +1,4 @@
-"""Serialised sizes of a request's messages, from sending one over the real wire."""
+"""Serialised sizes of a request's messages, measured by sending one request."""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class MessageBytes:
-    """What a request sends up, as features or as a raw image, and its answer; columns by tier."""
+    """Bytes of a request, sent as features or as a raw image, and of its answer; each by tier."""
 
     features: Counts
     raw: Counts
@@ -31,7 +31,7 @@ class MessageBytes:
 
 
 class _FirstDeviceGrid(FleetGrid):
-    """A wire that only the fleet's first device is connected to."""
+    """A Grid that connects only the fleet's first device."""
 
     def get_node_ids(self) -> list[int]:
         """Return the node id of the first device."""
@@ -39,7 +39,7 @@ class _FirstDeviceGrid(FleetGrid):
 
 
 def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:
-    """Serve one blank image from the fleet's first device, in every tier and both ways."""
+    """Serve one blank image from the fleet's first device, in every tier, as features and raw."""
     tiers = range(len(models.tiers))
     features = [_one_request(models, costs, tier, fits=True) for tier in tiers]
     raw = [_one_request(models, costs, tier, fits=False) for tier in tiers]
@@ -51,7 +51,12 @@ def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:
 
 
 def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -> tuple[int, int]:
-    """Return the bytes up and down of one request, by whether the front-end fits its device."""
+    """Return the bytes up and down of one request.
+
+    Parameters
+    ----------
+    fits : whether the front-end fits the device; otherwise it sends the raw image.
+    """
     image = np.zeros((1, *models.main.device_spec.image_shape), dtype=np.uint8)
     backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])
     backend.install([each.device_spec for each in models.tiers])

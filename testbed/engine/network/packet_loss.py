@@ -1,7 +1,7 @@
-"""Lost transmissions: which, how often they are repeated, and how long the sender waits.
+"""Lost transmissions: which are lost, how often they are repeated, and how long senders wait.
 
-Transport is reliable: a lost transmission is sent again until it arrives, so that losses cost time,
-bytes and energy, and deadlines decide who is late.
+Transport is reliable: a lost transmission is repeated until it arrives. Losses cost time, bytes and
+energy, and make devices miss deadlines.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from testbed.wire import protocol
 from testbed.wire.records import config_number
 
 RETRY_AFTER_MS = 1000.0
-"""How long a sender waits for the acknowledgement after its last bit: RFC 6298's first timeout."""
+"""Wait for an acknowledgement after the last bit: the initial timeout of RFC 6298."""
 
-MOST_ATTEMPTS = 1000  # with a loss below one half, more are never needed
+MOST_ATTEMPTS = 1000  # never reached with a loss probability below one half
 
 
 class Retransmissions:
-    """The draws of one message and its reply, in the order in which they are sent."""
+    """Draws the losses of one message and its reply, in the order in which they are sent."""
 
     def __init__(self, loss: float = 0.0, rng: np.random.Generator | None = None) -> None:
         self._loss = loss
@@ -36,16 +36,16 @@ class Retransmissions:
 
 @dataclass(frozen=True)
 class PacketLoss:
-    """How often transmissions are lost; the same message meets the same luck in every arm."""
+    """The probability of a loss; the same message is lost equally often in every arm."""
 
     probability: float = 0.0
     seed: int = 0
 
     def of(self, message: Message, device: int) -> Retransmissions:
-        """Return the luck of one message and its reply.
+        """Return the retransmissions of one message and its reply.
 
-        It depends on the device and on which round, step or request the message belongs to, not
-        on how many were sent before, so that neither hosts nor interruptions change it.
+        They depend on the device and on the message's round, step or request, not on how many
+        messages were sent before. Neither hosts nor interruptions change them.
         """
         if self.probability == 0.0:
             return Retransmissions()

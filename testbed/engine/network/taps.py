@@ -1,4 +1,4 @@
-"""Taps: where adversaries read what crosses the wire. Fed by ``FleetGrid`` alone."""
+"""Taps: they copy the features that adversaries intercept. Only ``FleetGrid`` feeds them."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from testbed.wire.records import to_tensors
 
 @dataclass(frozen=True)
 class Intercept:
-    """One reading: features as sent, float32 (C', H', W').
+    """Intercepted features of one request as sent, float32 (C', H', W').
 
-    ``device`` and ``request`` stay on this side of the wall: they let the scorer find the truth.
+    Adversaries never see ``device`` and ``request``; scoring finds the original image by them.
     """
 
     device: int
@@ -26,11 +26,11 @@ class Intercept:
 
 
 class Tap:
-    """Reads the features of requests on some of the links, or on all of them at the cloud.
+    """Intercepts the features of requests on some links, or on all of them at the cloud.
 
     Parameters
     ----------
-    devices : those whose links it reads (``testbed.engine.setting.positions``).
+    devices : devices whose links it reads (``testbed.engine.setting.positions``).
     """
 
     def __init__(self, name: str, devices: frozenset[int]) -> None:
@@ -41,10 +41,10 @@ class Tap:
         self.raw_requests: list[int] = []
 
     def read(self, device: int, request: Message, reply: Message) -> None:
-        """Copy the features of a reply to an inference request, if this tap can see the link.
+        """Copy the features of a reply to an inference request, if this tap reads the link.
 
-        A raw image needs no attack: its reconstruction is the image itself. It is counted, and
-        kept out of what attacks work on and are scored by.
+        A raw image needs no attack. It is recorded in ``raw_requests`` and excluded from attacks
+        and scores.
         """
         if request.metadata.message_type != protocol.INFER or not self._sees(device):
             return
@@ -57,7 +57,7 @@ class Tap:
         try:
             features = decode(to_tensors(record)).numpy()[0]
         except (ValueError, TypeError, IndexError):
-            return  # a broken device's; the server does not answer it either
+            return  # from a faulty device; the server does not answer it either
         self.intercepts.append(Intercept(device, int(request.metadata.group_id), features))
 
     def _sees(self, device: int) -> bool:
