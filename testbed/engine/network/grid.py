@@ -42,7 +42,7 @@ class GridOptions:
     online : (device, virtual seconds, draw) -> whether the device can be reached.
     cloud_step_ms : images -> virtual time of one training step of the cloud model.
     packet_loss : which transmissions are lost and repeated.
-    largest_reply_bytes : larger replies are refused; the default is the limit of Flower's transport.
+    largest_reply_bytes : larger replies are refused; default: the limit of Flower's transport.
     """
 
     round_deadline_ms: float
