@@ -72,10 +72,10 @@ class RunResult:
         """One row per arm: accuracy, best attack, latency, energy, bytes."""
         import pyarrow as pa
 
-        from testbed.results.figures import arm_figures
+        from testbed.results.findings import arm_figures
         from testbed.results.reading import read_results
 
-        return pa.Table.from_pylist(arm_figures(read_results(self.folder)))
+        return pa.Table.from_pylist(arm_figures(read_results(self.folder).arms))
 
     @cached_property
     def tables(self) -> dict[str, "pa.Table"]:

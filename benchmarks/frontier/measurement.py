@@ -96,13 +96,8 @@ def attack(
     truth = inputs.victims.images
     for name, options in attacks:
         images = mount(name, options, evidence, seed, report).images
-        table = score(images, truth, truth, np.arange(len(truth)))
-        own = {
-            "mse": float(table.mse.mean()),
-            "psnr_db": float(table.psnr_db.mean()),
-            "ssim": float(table.ssim.mean()),
-            "reidentified": float(table.reidentified.mean()),
-        }
+        columns = score(images, truth, truth, np.arange(len(truth)))
+        own = {name: float(values.mean()) for name, values in columns.items()}
         found |= {f"{name}_{key}": own[key] for key in ("mse", "psnr_db", "ssim")}
         scored.append((own["mse"], name, own))
     best = min(scored, key=lambda one: one[0])

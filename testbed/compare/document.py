@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from testbed.compare.analysis.attacks import SCORES, Attacked
-from testbed.compare.analysis.estimates import EDGE, LEAKAGE, PERCENTILES, ArmEstimates
+from testbed.compare.analysis.attacks import Attacked
+from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
 from testbed.compare.analysis.matched import Matched
 from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison, Difference
 from testbed.privacy.intervals import LEVEL
+from testbed.results.figures import COST, LEAKAGE, Figure, shown_in
 from testbed.results.schema import Interval
 
 SCHEMA_VERSION = 1
-COSTS = (*EDGE, "uplink_bytes", "energy_mj", *PERCENTILES)
-CSV_NUMBERS = ("accuracy", *SCORES, *LEAKAGE, *COSTS)
 
 Tree = dict[str, Any]
 
@@ -62,7 +61,8 @@ def table_csv(comparison: Comparison) -> str:
     """Return one line per entry: what it is, and each number with its interval."""
     names = ["label", "family", "front_end", "defence", "precision", "seeds"]
     names += ["adversary", "attack", "attack_failed"]
-    names += [f"{name}{end}" for name in CSV_NUMBERS for end in ("", "_low", "_high")]
+    figures = shown_in("compare")
+    names += [f"{each.key}{end}" for each in figures for end in ("", "_low", "_high")]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
@@ -71,8 +71,8 @@ def table_csv(comparison: Comparison) -> str:
         row: list[Any] = [item.entry.label, item.entry.family, arm.front_end, arm.defence]
         row += [arm.precision, " ".join(map(str, item.entry.seeds))]
         row += [best.facts.adversary, best.facts.attack, best.failed] if best else [None] * 3
-        for name in CSV_NUMBERS:
-            shown = item[name].shown
+        for figure in figures:
+            shown = item[figure.key].shown
             row += [shown.value, shown.low, shown.high]
         writer.writerow(row)
     return buffer.getvalue()
@@ -92,8 +92,8 @@ def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
         "accuracy": _interval(item["accuracy"].shown),
         "best_attack": _attacked(item.best),
         "by_adversary": [_attacked(found) for found in item.attacks.by_adversary.values()],
-        "leakage": {name: _interval(item[name].shown) for name in LEAKAGE},
-        "cost": {name: _interval(item[name].shown) for name in COSTS},
+        "leakage": _figures(item, LEAKAGE),
+        "cost": _figures(item, COST),
         "to_reference": {
             "accuracy": _interval(difference.accuracy),
             "mse": _interval(difference.mse),
@@ -112,16 +112,24 @@ def _attacked(attacked: Attacked | None) -> Tree | None:
         "threat_model": attacked.facts.threat_model,
         "mean_image_mse": attacked.mean_image_mse,
         "worse_than_mean_image": attacked.failed,
-        **{name: _interval(attacked.scores[name]) for name in SCORES},
+        **_scores(attacked),
     }
+
+
+def _figures(item: ArmEstimates, group: tuple[Figure, ...]) -> Tree:
+    return {each.key: _interval(item[each.key].shown) for each in shown_in("compare", group)}
+
+
+def _scores(attacked: Attacked) -> Tree:
+    return {key: _interval(score) for key, score in attacked.scores.items()}
 
 
 def _front(front: Front, labels: list[str]) -> Tree:
     return {
         "name": front.trade_off.name,
-        "x": front.trade_off.x,
-        "y": front.trade_off.y,
-        "better": {front.trade_off.x: "higher", front.trade_off.y: front.trade_off.y_better},
+        "x": front.trade_off.x.key,
+        "y": front.trade_off.y.key,
+        "better": {each.key: each.better for each in (front.trade_off.x, front.trade_off.y)},
         "front": [label for label, on in zip(labels, front.on_front, strict=True) if on],
         "share_of_resamples": {
             label: float(share) if np.isfinite(share) else None
@@ -173,11 +181,11 @@ def _group(score: GroupScore) -> Tree:
         "victims": score.victims,
         "adversary": score.attacked.facts.adversary,
         "attack": score.attacked.facts.attack,
-        **{name: _interval(score.attacked.scores[name]) for name in SCORES},
+        **_scores(score.attacked),
         "to_mean": _interval(score.to_mean),
         "weakest_share": score.weakest_share,
     }
 
 
 def _interval(shown: Interval) -> Tree:
-    return {"value": shown.value, "low": shown.low, "high": shown.high, "n": shown.n}
+    return shown.model_dump()

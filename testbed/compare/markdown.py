@@ -19,59 +19,38 @@ from testbed.compare.attack_rows import (
 from testbed.compare.comparison import Comparison
 from testbed.compare.prose import say
 from testbed.core.errors import UserError
-from testbed.pages.cells import Format
 from testbed.pages.documents import Block, check_blocks, markdown_table
 from testbed.results import formats as numbers
+from testbed.results.figures import COST, LEAKAGE, SCORES, UTILITY, Figure, shown_in
 from testbed.results.findings import readable
 from testbed.results.schema import AttackResult, Interval
-
-_COLUMNS: tuple[tuple[str, str, Format, bool], ...] = (
-    ("accuracy", "accuracy", numbers.percent, True),
-    ("dCor² U", "dcor_u", numbers.significant, False),
-    ("dCor² V", "dcor_v", numbers.significant, False),
-    ("live channels", "live_channels", numbers.significant, False),
-    ("participation ratio", "participation_ratio", numbers.significant, False),
-    ("spectral rank", "spectral_rank", numbers.significant, False),
-    ("MSE", "mse", numbers.significant, False),
-    ("PSNR, dB", "psnr_db", numbers.significant, False),
-    ("SSIM", "ssim", numbers.significant, False),
-    ("edge MACs", "macs", numbers.scaled, False),
-    ("edge parameters", "parameters", numbers.scaled, False),
-    ("uplink", "uplink_bytes", lambda value: numbers.scaled(value, "B"), False),
-)
-_WITH_INTERVAL = ("accuracy", "mse")
 
 
 def arms_markdown(comparison: Comparison, command: str) -> str:
     """Return the table of all arms below a paragraph on how it was made."""
-    headings = ("arm", "defence", *(heading for heading, *_ in _COLUMNS))
-    rows = [_arm_cells(item) for item in comparison.measured]
-    table = markdown_table(headings, rows, numbers=len(_COLUMNS))
+    figures = shown_in("markdown", UTILITY, LEAKAGE, SCORES, COST)
+    headings = ("arm", "defence", *(figure.label for figure in figures))
+    rows = [_arm_cells(item, figures) for item in comparison.measured]
+    table = markdown_table(headings, rows, numbers=len(figures))
     return f"{say('arms_note', comparison, command)}\n\n{table}"
 
 
-def _arm_cells(item: ArmEstimates) -> list[str]:
+def _arm_cells(item: ArmEstimates, figures: Sequence[Figure]) -> list[str]:
     cells = [item.entry.label, item.entry.arm.defence]
-    for _, name, fmt, as_percent in _COLUMNS:
-        shown = item[name].shown
-        text = fmt(shown.value)
-        if name == "mse" and item.best is not None and item.best.failed:
+    for figure in figures:
+        shown = item[figure.key].shown
+        text = figure.fmt(shown.value)
+        if figure.key == "mse" and item.best is not None and item.best.failed:
             text += "*"
-        if name == "live_channels" and shown.value is not None:
+        if figure.key == "live_channels" and shown.value is not None:
             whole = shown.value == int(shown.value)
             text = f"{numbers.count(shown.value) if whole else text} of "
             text += numbers.count(item["channels"].shown.value)
-        bounds = numbers.bounds(shown, as_percent)
-        cells.append(f"{text} ({bounds})" if bounds and name in _WITH_INTERVAL else text)
+        between = numbers.bounds(shown, figure.fmt)
+        cells.append(f"{text} ({between})" if between and figure.interval else text)
     return cells
 
 
-# Score, its heading, how it is written, and the sign of what is better for the attacker.
-_SCORES: tuple[tuple[str, str, Format, int], ...] = (
-    ("mse", "MSE", numbers.significant, -1),
-    ("psnr_db", "PSNR, dB", numbers.significant, 1),
-    ("reidentification", "re-identified", numbers.percent, 1),
-)
 _STOPPED = "†"
 _LEADING = ("adversary", "attack", "reads", "is granted", "victims")
 
@@ -87,7 +66,7 @@ def attacks_markdown(comparison: Comparison, command: str) -> str:
     inferring = inference_rows(comparison)
     labels = comparison.labels
     stopped = any(cell is not None and cell.scored.stopped for row in attacks for cell in row.cells)
-    pools = (row.facts.pool_size or row.facts.scores.pool_size for row in attacks)
+    pools = (row.facts.pool_size for row in attacks)
     pool = next(filter(None, pools), None)
     parts = [
         say("attacks_note", comparison, command, stopped, pool),
@@ -102,20 +81,21 @@ def _scores_table(
     labels: Sequence[str], anchors: Sequence[AttackRow], attacks: Sequence[AttackRow]
 ) -> str:
     shown = [
-        score for score in _SCORES if any(_known(row, score[0]) for row in (*anchors, *attacks))
+        score
+        for score in shown_in("ladder", SCORES)
+        if any(_known(row, score.key) for row in (*anchors, *attacks))
     ]
     winners_by_arm = [
-        {name: _winner(attacks, arm, name, sign) for name, *_, sign in shown}
-        for arm in range(len(labels))
+        {score.key: _winner(attacks, arm, score) for score in shown} for arm in range(len(labels))
     ]
-    headings = [f"{label}: {heading}" for label in labels for _, heading, *_ in shown]
+    headings = [f"{label}: {score.label}" for label in labels for score in shown]
     rows = []
     for row in (*anchors, *attacks):
         cells = _leading(row.facts, row.victims)
         for attacked, winners in zip(row.cells, winners_by_arm, strict=True):
-            for name, _, fmt, _ in shown:
-                best_one = None if row.facts.is_anchor else winners[name]
-                cells.append(_score_cell(attacked, name, fmt, best_one))
+            for score in shown:
+                best_one = None if row.facts.is_anchor else winners[score.key]
+                cells.append(_score_cell(attacked, score, best_one))
         rows.append(cells)
     return _table(headings, rows)
 
@@ -124,30 +104,31 @@ def _known(row: AttackRow, name: str) -> bool:
     return any(cell is not None and cell.scores[name].value is not None for cell in row.cells)
 
 
-def _winner(rows: Sequence[AttackRow], arm: int, name: str, sign: int) -> float | None:
+def _winner(rows: Sequence[AttackRow], arm: int, score: Figure) -> float | None:
     """Return the score of the best attack on an arm; where no attack scores at all, none is."""
     found = (row.cells[arm] for row in rows)
     values = [
         value
         for cell in found
-        if cell is not None and (value := cell.scores[name].value) is not None
+        if cell is not None and (value := cell.scores[score.key].value) is not None
     ]
-    best = max(values, key=lambda value: sign * value, default=None)
-    return None if best == 0.0 and sign > 0 else best
+    if score.better == "higher":  # for the owner of the arm
+        return min(values, default=None)
+    return max(values, default=0.0) or None
 
 
-def _score_cell(cell: Attacked | None, name: str, fmt: Format, best: float | None) -> str:
+def _score_cell(cell: Attacked | None, figure: Figure, best: float | None) -> str:
     if cell is None:
         return numbers.ABSENT
-    score = cell.scores[name]
-    text = fmt(score.value)
-    if name == "mse":
+    score = cell.scores[figure.key]
+    text = figure.fmt(score.value)
+    if figure.key == "mse":
         text += "\\*" if cell.failed else ""
         text += _STOPPED if cell.scored.stopped else ""
     if best is not None and score.value == best:
         text = f"**{text}**"
-    bounds = numbers.bounds(score) if name == "mse" else ""
-    return f"{text} ({bounds})" if bounds else text
+    between = numbers.bounds(score, figure.fmt) if figure.interval else ""
+    return f"{text} ({between})" if between else text
 
 
 def _inference_table(labels: Sequence[str], rows: Sequence[InferenceRow]) -> str:
@@ -175,8 +156,8 @@ def _inference_cells(cell: Inference | None) -> list[str]:
 def _beside_chance(share: Interval | None, chance: float | None) -> str:
     if share is None or share.value is None:
         return numbers.ABSENT
-    bounds = numbers.bounds(share, as_percent=True)
-    text = f"{numbers.percent(share.value)} ({bounds})" if bounds else numbers.percent(share.value)
+    between = numbers.bounds(share, numbers.percent)
+    text = numbers.percent(share.value) + (f" ({between})" if between else "")
     return text if chance is None else f"{text}, chance {numbers.percent(chance)}"
 
 
@@ -193,9 +174,6 @@ def _leading(facts: AttackResult, victims: Sequence[int]) -> list[str]:
     if facts.is_anchor:
         return ["anchor", readable(facts.attack), "", facts.threat_model, counted]
     return [facts.adversary, readable(facts.attack), reads, facts.threat_model, counted]
-
-
-"""What the marks around a table say, and the table: of all arms, and of all attacks by arm."""
 
 
 Table = Callable[[Comparison, str], str]

@@ -7,6 +7,7 @@ from testbed.compare.prose import in_short, matched_words
 from testbed.pages.html import embedded
 from testbed.pages.html import render as render_page
 from testbed.privacy.intervals import LEVEL
+from testbed.results.figures import COST, LEAKAGE
 
 
 def render(comparison: Comparison, plots: dict[str, bytes], command: str) -> str:
@@ -29,8 +30,8 @@ def render(comparison: Comparison, plots: dict[str, bytes], command: str) -> str
             "entries": tables.entry_table(comparison),
             "adversaries": tables.adversary_table(comparison),
             "fronts": tables.front_table(comparison),
-            "cost": tables.cost_table(comparison),
-            "leakage": tables.leakage_table(comparison),
+            "cost": tables.figure_table(comparison, COST),
+            "leakage": tables.figure_table(comparison, LEAKAGE),
         }
         | {f"weakest-{name}": tables.weakest_table(comparison, groups[name]) for name in groups}
         | {f"matrix-{name}": tables.group_matrix(comparison, groups[name]) for name in groups},

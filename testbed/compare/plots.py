@@ -1,6 +1,7 @@
 """The comparison's figures: fronts, matched accuracy, and the devices that leak most."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from testbed.compare.analysis.groups import Groups, group_names
@@ -9,19 +10,12 @@ from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison
 from testbed.pages import style
 from testbed.pages.plots import Plot, draw_figures
+from testbed.results.figures import COST, Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = {
-    "mse": "best attack's MSE per element",
-    "ssim": "best attack's SSIM",
-    "macs": "edge multiply-accumulates per request",
-    "uplink_bytes": "uplink bytes per request",
-    "latency_ms_median": "median latency (ms)",
-}
-LOG = {"macs", "uplink_bytes", "latency_ms_median"}
 MAX_LABELS = 14
 ROW_IN = 0.27
 
@@ -39,11 +33,8 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
     from matplotlib.ticker import PercentFormatter
 
     trade_off = front.trade_off
-    known = [
-        place
-        for place, item in enumerate(comparison.measured)
-        if item[trade_off.x].shown.value is not None and item[trade_off.y].shown.value is not None
-    ]
+    points = [trade_off.point(item) for item in comparison.measured]
+    known = [place for place, point in enumerate(points) if all(map(isfinite, point))]
     if not known:
         return None
     made, axes = style.figure(1, 1, 4.9)
@@ -51,7 +42,7 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
     looks = _looks(comparison)
     for place in known:
         item = comparison.measured[place]
-        x, y = item[trade_off.x].shown, item[trade_off.y].shown
+        x, y = (estimate.shown for estimate in trade_off.of(item))
         shade, mark = looks[item.entry.family]
         on = bool(front.on_front[place])
         panel.errorbar(
@@ -69,24 +60,25 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
             zorder=4 if on else 3,
         )
     _staircase(panel, comparison, front)
-    if trade_off.y in LOG:
+    if trade_off.y in COST:
         panel.set_yscale("log")
         style.plain_log_ticks(panel.yaxis)
     _name_points(panel, comparison, front, known)
     panel.annotate(
-        "better ↗" if trade_off.y_better == "higher" else "better ↘",
-        (1, 1 if trade_off.y_better == "higher" else 0),
+        "better ↗" if trade_off.y.better == "higher" else "better ↘",
+        (1, 1 if trade_off.y.better == "higher" else 0),
         xycoords="axes fraction",
-        xytext=(-4, -4 if trade_off.y_better == "higher" else 4),
+        xytext=(-4, -4 if trade_off.y.better == "higher" else 4),
         textcoords="offset points",
         ha="right",
-        va="top" if trade_off.y_better == "higher" else "bottom",
+        va="top" if trade_off.y.better == "higher" else "bottom",
         fontweight="bold",
         color=style.INK,
     )
     panel.margins(0.09)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    panel.set(xlabel="test accuracy", ylabel=LABELS[trade_off.y])
+    owner = "best attack's " if isinstance(trade_off.y, Score) else ""
+    panel.set(xlabel=trade_off.x.axis_label, ylabel=f"{owner}{trade_off.y.axis_label}")
     _family_legend(made, looks)
     return made
 
@@ -94,9 +86,9 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
 def _staircase(panel: "Axes", comparison: Comparison, front: Front) -> None:
     """Join the entries on the front by the border of what they dominate."""
     points = sorted(
-        (item[front.trade_off.x].shown.value or 0.0, item[front.trade_off.y].shown.value or 0.0)
-        for place, item in enumerate(comparison.measured)
-        if front.on_front[place]
+        front.trade_off.point(item)
+        for item, on_front in zip(comparison.measured, front.on_front, strict=True)
+        if on_front
     )
     x, y = [list(column) for column in zip(*points, strict=True)] if points else ([], [])
     panel.step(x, y, where="pre", color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -109,10 +101,7 @@ def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Seq
         item = comparison.measured[place]
         panel.annotate(
             item.entry.label,
-            (
-                item[front.trade_off.x].shown.value or 0.0,
-                item[front.trade_off.y].shown.value or 0.0,
-            ),
+            front.trade_off.point(item),
             xytext=(6, 6) if turn % 2 == 0 else (6, -11),
             textcoords="offset points",
             fontsize=7.5,

@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 
 from testbed.compare.analysis.estimates import ArmEstimates
-from testbed.compare.analysis.groups import Groups, GroupScore, group_names, relative_leakage
+from testbed.compare.analysis.groups import Groups, group_names, relative_leakage
 from testbed.compare.analysis.matched import Matched, RankedDefence
 from testbed.compare.comparison import Comparison
-from testbed.pages.cells import Cell, Format, Row, Table, number, scored, words
+from testbed.pages.cells import Cell, Row, Table, number, victims_cell, words
 from testbed.privacy.intervals import LEVEL
 from testbed.results import formats as numbers
+from testbed.results.figures import FIGURES, SCORES, Figure, shown_in
 from testbed.results.findings import FEW_VICTIMS, readable
 
+ACCURACY = FIGURES["accuracy"]
 TIMES_OR_FEWER = 2
 
 
 def entry_table(comparison: Comparison) -> Table:
-    """Return utility and the best attack of every entry; those on the front are marked."""
+    """Return utility and the best attack of every arm; those on the front are marked."""
     front = comparison.front("accuracy_mse").on_front
+    mse, *others = shown_in("compare", SCORES)
     rows = []
     for place, item in enumerate(comparison.measured):
         difference = comparison.differences[place]
@@ -24,65 +27,32 @@ def entry_table(comparison: Comparison) -> Table:
             Row(
                 item.entry.label,
                 [
-                    _cell(item, "accuracy", numbers.percent, as_percent=True),
-                    scored(difference.accuracy, _points, as_percent=True)
+                    _cell(item, ACCURACY),
+                    number(difference.accuracy, numbers.points)
                     if difference
                     else words("reference"),
                     _which(item),
-                    _cell(item, "mse", numbers.significant),
-                    scored(difference.mse, numbers.significant)
-                    if difference
-                    else words("reference"),
-                    _cell(item, "psnr_db", numbers.significant),
-                    _cell(item, "ssim", numbers.significant, digits=2),
-                    _cell(item, "reidentification", numbers.percent, as_percent=True),
-                    _cell(item, "recognisable_share", numbers.percent, as_percent=True),
+                    _cell(item, mse),
+                    number(difference.mse, mse.fmt) if difference else words("reference"),
+                    *(_cell(item, score) for score in others),
                 ],
                 _kind(item),
                 "best" if front[place] else "",
             )
         )
-    headings = ["arm", "accuracy", "to the reference", "best attack by", "MSE"]
-    headings += ["to the reference", "PSNR (dB)", "SSIM", "re-identified", "SSIM above 0.5"]
+    headings = ["arm", ACCURACY.label, "to the reference", "best attack by", mse.label]
+    headings += ["to the reference", *(score.label for score in others)]
     return Table(headings, rows)
 
 
-def cost_table(comparison: Comparison) -> Table:
-    """Return what every entry costs its devices, and the leakage measures without an attack."""
-    columns: list[tuple[str, str, Format]] = [
-        ("edge MACs", "macs", numbers.scaled),
-        ("edge parameters", "parameters", numbers.scaled),
-        ("features", "feature_bytes", lambda v: numbers.scaled(v, "B")),
-        ("uplink per request", "uplink_bytes", lambda v: numbers.scaled(v, "B")),
-        ("latency, median", "latency_ms_median", numbers.milliseconds),
-        ("latency, p95", "latency_ms_p95", numbers.milliseconds),
-        ("energy, mJ", "energy_mj", lambda v: numbers.significant(v, absent=numbers.UNKNOWN)),
-    ]
+def figure_table(comparison: Comparison, *groups: tuple[Figure, ...]) -> Table:
+    """Return the declared figures of these groups, a row per arm."""
+    figures = shown_in("compare", *groups)
     rows = [
-        Row(item.entry.label, [_cell(item, name, fmt) for _, name, fmt in columns])
+        Row(item.entry.label, [_cell(item, figure) for figure in figures])
         for item in comparison.measured
     ]
-    return Table(["arm", *(heading for heading, _, _ in columns)], rows)
-
-
-def leakage_table(comparison: Comparison) -> Table:
-    """Return the leakage measures that need no attack."""
-    columns = {
-        "dCor², bias-corrected": "dcor_u",
-        "dCor², V-statistic": "dcor_v",
-        "live channels": "live_channels",
-        "channels": "channels",
-        "participation ratio": "participation_ratio",
-        "spectral rank": "spectral_rank",
-    }
-    rows = [
-        Row(
-            item.entry.label,
-            [_cell(item, name, numbers.significant) for name in columns.values()],
-        )
-        for item in comparison.measured
-    ]
-    return Table(["arm", *columns], rows)
+    return Table(["arm", *(figure.label for figure in figures)], rows)
 
 
 def adversary_table(comparison: Comparison) -> Table | None:
@@ -97,7 +67,7 @@ def adversary_table(comparison: Comparison) -> Table | None:
         cells = []
         for name in names:
             found = item.attacks.by_adversary.get(name)
-            cell = scored(found.scores["mse"] if found else None, numbers.significant)
+            cell = number(found.scores["mse"] if found else None, numbers.significant)
             what = readable(found.facts.attack) if found else ""
             failed = "failed" if found and found.failed else ""
             note = "; ".join(filter(None, (cell.note, what, failed)))
@@ -118,14 +88,8 @@ def front_table(comparison: Comparison) -> Table:
             note = f"{100 * share:.0f}{numbers.THIN}% of resamples" if known else ""
             cells.append(Cell(text, share if known else None, note))
         rows.append(Row(item.entry.label, cells))
-    headings = {
-        "accuracy_mse": "accuracy and MSE",
-        "accuracy_ssim": "accuracy and SSIM",
-        "accuracy_macs": "accuracy and edge MACs",
-        "accuracy_bytes": "accuracy and uplink",
-        "accuracy_latency": "accuracy and latency",
-    }
-    return Table(["arm", *(headings[front.trade_off.name] for front in comparison.fronts)], rows)
+    trade_offs = [front.trade_off for front in comparison.fronts]
+    return Table(["arm", *(f"{each.x.label} and {each.y.label}" for each in trade_offs)], rows)
 
 
 def matched_table(found: Matched) -> Table:
@@ -150,8 +114,8 @@ def _standing(ranked_defence: RankedDefence) -> list[Cell]:
     first = ranked_defence.rank_shares[0] if ranked_defence.rank_shares else None
     return [
         number(ranked_defence.rank, numbers.count),
-        scored(ranked_defence.mse, numbers.significant),
-        scored(to_best, numbers.significant) if to_best else words("best"),
+        number(ranked_defence.mse, numbers.significant),
+        number(to_best, numbers.significant) if to_best else words("best"),
         number(first, numbers.percent),
         words(
             " and ".join(ranked_defence.settings),
@@ -174,6 +138,7 @@ def _mark(ranked_defence: RankedDefence) -> str:
 
 def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
     """Return for every entry the group of devices that leaks most."""
+    mse, *others = shown_in("groups", SCORES)
     rows = []
     for item, found in zip(comparison.measured, groups, strict=True):
         weakest = found.weakest
@@ -181,26 +146,23 @@ def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | N
             continue
         mean = item["mse"].shown.value
         share = weakest.attacked.mse / mean - 1.0 if mean else None
+        scores = weakest.attacked.scores
         rows.append(
             Row(
                 found.label,
                 [
                     words(weakest.group, f"{100 * weakest.weakest_share:.0f} % of resamples"),
-                    _victims(weakest),
-                    scored(weakest.attacked.scores["mse"], numbers.significant),
+                    victims_cell(weakest.victims),
+                    number(scores["mse"], mse.fmt),
                     _signed(share),
-                    scored(weakest.to_mean, numbers.significant),
-                    scored(weakest.attacked.scores["ssim"], numbers.significant, digits=2),
-                    scored(
-                        weakest.attacked.scores["reidentification"],
-                        numbers.percent,
-                        as_percent=True,
-                    ),
+                    number(weakest.to_mean, mse.fmt),
+                    *(number(scores[score.key], score.fmt) for score in others),
                 ],
             )
         )
-    headings = ["arm", "leaks most", "victims", "MSE", "relative to the arm", "MSE minus the arm's"]
-    return Table([*headings, "SSIM", "re-identified"], rows) if rows else None
+    headings = ["arm", "leaks most", "victims", mse.label]
+    headings += ["relative to the arm", f"{mse.label} minus the arm's"]
+    return Table([*headings, *(score.label for score in others)], rows) if rows else None
 
 
 def group_matrix(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
@@ -213,7 +175,7 @@ def group_matrix(comparison: Comparison, groups: Sequence[Groups]) -> Table | No
         cells = []
         for name in names:
             score = item.score(name)
-            cell = scored(score.attacked.scores["mse"] if score else None, numbers.significant)
+            cell = number(score.attacked.scores["mse"] if score else None, numbers.significant)
             few = "few" if score and score.victims < FEW_VICTIMS else ""
             most = "leaks most" if score and score is item.weakest else ""
             note = "; ".join(filter(None, (cell.note, few, most)))
@@ -225,11 +187,6 @@ def group_matrix(comparison: Comparison, groups: Sequence[Groups]) -> Table | No
     return Table(["arm", *names], rows)
 
 
-def _victims(score: GroupScore) -> Cell:
-    few = score.victims < FEW_VICTIMS
-    return number(score.victims, numbers.count, "few" if few else "")
-
-
 def _signed(share: float | None) -> Cell:
     if share is None:
         return words(numbers.ABSENT)
@@ -237,20 +194,10 @@ def _signed(share: float | None) -> Cell:
     return Cell(f"{sign}{100 * abs(share):.0f}{numbers.THIN}%", share)
 
 
-def _points(value: float | None) -> str:
-    if value is None:
-        return numbers.ABSENT
-    sign = "+" if value > 0 else "\u2212" if value < 0 else ""
-    return f"{sign}{100 * abs(value):.1f}"
-
-
-def _cell(
-    item: ArmEstimates, name: str, fmt: Format, as_percent: bool = False, digits: int = 3
-) -> Cell:
-    shown = item[name].shown
-    if shown.low is not None and shown.low == shown.high:  # a constant needs no interval
-        return number(shown.value, fmt)
-    return scored(shown, fmt, as_percent, digits)
+def _cell(item: ArmEstimates, figure: Figure) -> Cell:
+    shown = item[figure.key].shown
+    constant = shown.low is not None and shown.low == shown.high  # needs no interval
+    return number(shown.value if constant else shown, figure.fmt)
 
 
 def _which(item: ArmEstimates) -> Cell:

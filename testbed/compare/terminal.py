@@ -8,7 +8,7 @@ from rich.text import Text
 
 from testbed.compare.comparison import Comparison
 from testbed.compare.prose import in_short
-from testbed.results import formats as numbers
+from testbed.results.figures import COST, SCORES, UTILITY, shown_in
 
 MAX_ROWS = 30
 
@@ -18,19 +18,18 @@ def short_table(comparison: Comparison, page: Path) -> RenderableType:
     front = comparison.front("accuracy_mse").on_front
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     drawn.add_column("arm", no_wrap=True)
-    for heading in ("accuracy", "MSE", "SSIM", "MACs", "uplink", "median"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
+    figures = shown_in("terminal", UTILITY, SCORES, COST)
+    for figure in figures:
+        drawn.add_column(figure.label, justify="right")
     for place, item in enumerate(comparison.measured[:MAX_ROWS]):
         mark = " *" if front[place] else ""
         failed = " (failed)" if item.best is not None and item.best.failed else ""
         drawn.add_row(
             Text(item.entry.label + mark, style="bold" if mark else ""),
-            numbers.percent(item["accuracy"].shown.value),
-            numbers.significant(item["mse"].shown.value) + failed,
-            numbers.significant(item["ssim"].shown.value, 2),
-            numbers.scaled(item["macs"].shown.value),
-            numbers.scaled(item["uplink_bytes"].shown.value, "B"),
-            numbers.milliseconds(item["latency_ms_median"].shown.value),
+            *(
+                figure.fmt(item[figure.key].shown.value) + (failed if figure.key == "mse" else "")
+                for figure in figures
+            ),
         )
     parts: list[RenderableType] = [drawn]
     if len(comparison.measured) > MAX_ROWS:

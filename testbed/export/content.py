@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
 from testbed.results.columns import TABLES
-from testbed.results.figures import arm_figures
+from testbed.results.findings import arm_figures
 from testbed.results.reading import Results, Rows, read_results
 from testbed.results.schema import ArmResult
 from testbed.results.writing import RESOLVED
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> ExportedRun:
     shared = dict(_flat(tree))
     curves = list(_training_curves(results.rounds))
     arms = []
-    for arm, figures in zip(results.arms, arm_figures(results), strict=True):
+    for arm, figures in zip(results.arms, arm_figures(results.arms), strict=True):
         own = {f"arm.{key}": value for key, value in _flat(sections.get(arm.name, {}))}
         arms.append(
             ExportedArm(

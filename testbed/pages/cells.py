@@ -5,13 +5,15 @@ A cell holds the text to show and, where it shows a number, the number as it sta
 be checked and reused without rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from testbed.results import formats as numbers
+from testbed.results.figures import Figure, Format
+from testbed.results.findings import FEW_VICTIMS
 from testbed.results.schema import Interval
-
-Format = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,25 @@ def words(text: str, note: str = "") -> Cell:
     return Cell(text, note=note, is_number=False)
 
 
-def number(value: float | None, fmt: Format, note: str = "") -> Cell:
-    """Return a cell showing a number."""
+def number(value: Interval | float | None, fmt: Format, note: str = "") -> Cell:
+    """Return a cell showing a number, an estimate above its 95 % interval."""
+    if isinstance(value, Interval):
+        between = numbers.bounds(value, fmt)
+        return Cell(fmt(value.value), value.value, "; ".join(filter(None, (between, note))))
     return Cell(fmt(value), value, note)
 
 
-def scored(
-    interval: Interval | None, fmt: Format, as_percent: bool = False, digits: int = 3
-) -> Cell:
-    """Return a cell showing an estimate above its 95 % interval."""
-    value = interval.value if interval else None
-    return Cell(fmt(value), value, numbers.bounds(interval, as_percent, digits))
+def part_cells(
+    part: Any, figures: Sequence[Figure], notes: Mapping[str, str] = MappingProxyType({})
+) -> list[Cell]:
+    """Return a cell per figure of a tier or a device class; notes by the keys of figures."""
+    return [number(each.of_part(part), each.fmt, notes.get(each.key, "")) for each in figures]
+
+
+def victims_cell(victims: int | None) -> Cell:
+    """Return a cell showing a number of victims, marked where there are few."""
+    few = victims is not None and victims < FEW_VICTIMS
+    return number(victims, numbers.count, "few" if few else "")
 
 
 def group(label: str, width: int) -> Row:

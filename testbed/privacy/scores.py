@@ -3,7 +3,7 @@
 Only the scorer calls these: it holds the true images, the attacks never do.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,31 +21,6 @@ _BLOCK_DISTANCES = 4_000_000
 
 ScoreArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """One row per reconstruction.
-
-    Attributes
-    ----------
-    mse : mean squared error per element (over C, H and W), images in [0, 1].
-    psnr_db : peak signal-to-noise ratio, decibels, at most ``MAX_PSNR_DB``.
-    ssim : structural similarity of the image.
-    reidentified : whether the nearest image of the pool is the true one.
-    pool_size : images in the re-identification pool.
-    """
-
-    mse: ScoreArray
-    psnr_db: ScoreArray
-    ssim: ScoreArray
-    reidentified: BoolArray
-    pool_size: int
-
-    @property
-    def chance_reidentification(self) -> float:
-        """Rank-1 rate of an attacker who guesses: one in the pool."""
-        return 1.0 / self.pool_size
 
 
 def _check_pair(reconstructions: FloatArray, truths: FloatArray) -> None:
@@ -164,13 +139,15 @@ def _first_copies(pool: FloatArray) -> IntArray:
 
 def score(
     reconstructions: FloatArray, truths: FloatArray, pool: FloatArray, pool_index: IntArray
-) -> ScoreTable:
-    """Score every reconstruction; arguments as in ``mse`` and ``reidentified``."""
+) -> dict[str, NDArray[Any]]:
+    """Return every score of each reconstruction, (N,), by column of attacks.parquet.
+
+    Arguments as in ``mse`` and ``reidentified``.
+    """
     errors = mse(reconstructions, truths)
-    return ScoreTable(
-        mse=errors,
-        psnr_db=psnr_db(errors),
-        ssim=ssim(reconstructions, truths),
-        reidentified=reidentified(reconstructions, pool, pool_index),
-        pool_size=len(pool),
-    )
+    return {
+        "mse": errors,
+        "psnr_db": psnr_db(errors),
+        "ssim": ssim(reconstructions, truths),
+        "reidentified": reidentified(reconstructions, pool, pool_index),
+    }

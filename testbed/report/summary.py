@@ -9,6 +9,7 @@ from rich.text import Text
 from testbed.pages.cells import Row
 from testbed.report.tables.headline import headline_table
 from testbed.results import formats as numbers
+from testbed.results.figures import FIGURES
 from testbed.results.findings import best_attack, readable
 from testbed.results.host_facts import Phase
 from testbed.results.reading import Results, read_results
@@ -19,19 +20,13 @@ MAX_PHASES = 6
 ROOMY_ARMS = 2
 """Up to this many arms there is room for intervals and ratios beside the numbers."""
 BAR_WIDTH = 30
-_SHOWN = (
-    "test accuracy",
-    "MSE per element",
-    "re-identified",
-    "chance",
-    "multiply-accumulates",
-    "parameters",
-    "bytes of features",
-    "median latency",
-    "95th percentile of latency",
-    "energy per request",
-)
-_SHORTER = {"95th percentile of latency": "95th percentile"}
+_SHOWN = {
+    FIGURES[key].label
+    for key in (
+        *("accuracy", "mse", "reidentification", "chance_reidentification", "macs", "parameters"),
+        *("feature_bytes", "latency_ms_median", "latency_ms_p95", "energy_mj"),
+    )
+}
 
 
 def print_summary(folder: Path, console: Console | None = None) -> None:
@@ -76,9 +71,8 @@ def _arms(results: Results) -> RenderableType:
         drawn.add_column(Text(arm.name), justify="right")
     for row in table.rows:
         if row.label in _SHOWN or row.kind == "anchor":
-            label = _SHORTER.get(row.label, row.label)
-            drawn.add_row(Text(label, style=_dim(row)), *_cells(row, len(shown), roomy))
-        if row.label == "test accuracy":
+            drawn.add_row(Text(row.label, style=_dim(row)), *_cells(row, len(shown), roomy))
+        if row.label == FIGURES["accuracy"].label:
             drawn.add_row(Text("best attack"), *(Text(_best(arm, roomy)) for arm in shown))
     for label, names, part in (
         ("stragglers/offline/failed", ("stragglers", "offline", "failed"), "training"),

@@ -10,6 +10,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from testbed.results.figures import SCORE_COLUMNS
+
 TableName = Literal["rounds", "devices", "requests", "attacks"]
 Type = Literal["text", "flag", "count", "number"]
 ARROW: Mapping[Type, pa.DataType] = {
@@ -129,10 +131,10 @@ TABLES: Mapping[TableName, tuple[Column, ...]] = {
         _DEVICE_CLASS,
         _TIER,
         _LABEL,
-        Column("mse", "number", "mean squared error per element, images in [0, 1]"),
-        Column("psnr_db", "number", "peak signal-to-noise ratio, at most 100 dB"),
-        Column("ssim", "number", "structural similarity"),
-        Column("reidentified", "flag", "whether the victim's image is the nearest of the pool"),
+        *(
+            Column(name, "flag" if score.flag else "number", score.note)
+            for name, score in SCORE_COLUMNS.items()
+        ),
     ),
 }
 

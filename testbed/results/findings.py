@@ -1,9 +1,11 @@
 """What the report says about attacks: which was the best, and what it must be compared with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from testbed.results import formats as numbers
+from testbed.results.figures import shown_in
 from testbed.results.schema import (
     ArmResult,
     AttackOnTier,
@@ -14,6 +16,7 @@ from testbed.results.schema import (
     TierResult,
 )
 
+Value = str | float | int | None
 FEW_VICTIMS = 20
 """Below this many victims an interval is too wide, and too rough, to compare arms by."""
 
@@ -25,7 +28,7 @@ CLOUD_POSITION = "at the cloud, which receives every device's features"
 
 def mse(attack: AttackResult) -> float | None:
     """Return the mean squared error per element of an attack's reconstructions."""
-    return attack.scores.mse.value
+    return attack.mse
 
 
 def adversaries(summary: Summary) -> list[str]:
@@ -36,15 +39,7 @@ def adversaries(summary: Summary) -> list[str]:
 
 def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | None:
     """Return the attack with the lowest MSE (anchors excluded), of one adversary or of all."""
-    scored = [
-        (value, attack)
-        for attack in arm.attacks
-        if not attack.is_anchor
-        and attack.rebuilds_images
-        and (adversary is None or attack.adversary == adversary)
-        and (value := mse(attack)) is not None
-    ]
-    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+    return arm.best_attack(adversary)
 
 
 def best_by_tier(arm: ArmResult) -> list[tuple[TierResult, AttackOnTier | None]]:
@@ -53,10 +48,9 @@ def best_by_tier(arm: ArmResult) -> list[tuple[TierResult, AttackOnTier | None]]
     def best(tier: TierResult) -> AttackOnTier | None:
         scored = [
             entry
-            for attack in arm.attacks
-            if not attack.is_anchor
+            for attack in arm.rebuilding
             for entry in attack.by_tier
-            if entry.tier == tier.tier and entry.mse and entry.mse.value is not None
+            if entry.tier == tier.tier and entry.mse.value is not None
         ]
         return min(scored, key=_tier_mse, default=None)
 
@@ -72,7 +66,7 @@ def leakiest(arm: ArmResult) -> tuple[TierResult, AttackOnTier] | None:
 
 
 def _tier_mse(entry: AttackOnTier) -> float:
-    return entry.mse.value or 0.0 if entry.mse else 0.0
+    return entry.mse.value or 0.0
 
 
 def accuracy(arm: ArmResult | None) -> Interval:
@@ -113,29 +107,13 @@ def _lowest(bound: ErrorBound) -> float:
     return min((level.mse or 0.0 for level in bound.levels), default=0.0)
 
 
-def pool_size(attack: AttackResult) -> int | None:
-    """Return the number of victims among whom re-identification picks one."""
-    return attack.scores.pool_size if attack.scores.pool_size is not None else attack.pool_size
-
-
-def chance(attack: AttackResult) -> float | None:
-    """Return the re-identification rate of a blind guess."""
-    if attack.scores.chance_reidentification is not None:
-        return attack.scores.chance_reidentification
-    if attack.chance_reidentification is not None:
-        return attack.chance_reidentification
-    pool = pool_size(attack)
-    return 1 / pool if pool else None
-
-
 def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
     """Return an attack that re-identifies more victims than the one with the lowest MSE."""
 
     def rate(attack: AttackResult) -> float:
-        return attack.scores.reidentification.value or 0.0
+        return attack.scores["reidentification"].value or 0.0
 
-    others = [a for a in arm.attacks if not a.is_anchor and a.rebuilds_images]
-    top = max(others, key=rate, default=best)
+    top = max(arm.rebuilding, key=rate, default=best)
     return top if rate(top) > rate(best) else None
 
 
@@ -188,3 +166,26 @@ def position_words(position: Any) -> str:
     if position == "cloud":
         return CLOUD_POSITION
     return str(position) if position else "at a position that is not stated"
+
+
+def arm_figures(arms: Sequence[ArmResult]) -> list[dict[str, Value]]:
+    """Return the headline figures of every arm as one row of columns; None where unknown.
+
+    Shares are between 0 and 1. Privacy figures are those of the attack with the lowest mean squared
+    error, of all adversaries; costs are per request, counts of training are device-rounds.
+    """
+    return [_row(arm) for arm in arms]
+
+
+def _row(arm: ArmResult) -> dict[str, Value]:
+    row: dict[str, Value] = {"arm": arm.name, "front_end": arm.front_end, "defence": arm.defence}
+    for figure in shown_in("index"):
+        if figure.key == "mse":  # the scores begin with it
+            row["best_attack"] = arm.best.attack if arm.best else None
+            row["best_adversary"] = arm.best.adversary if arm.best else None
+        value = figure.of(arm)
+        row[figure.index_key] = value.value if isinstance(value, Interval) else value
+        if figure.interval:
+            row[f"{figure.index_key}_low"] = value.low if value else None
+            row[f"{figure.index_key}_high"] = value.high if value else None
+    return row

@@ -1,8 +1,8 @@
 """Numbers as text: two or three significant figures, units scaled, unknown said as unknown."""
 
+from collections.abc import Callable
 from math import floor, log10
-
-from testbed.results.schema import Interval
+from typing import Protocol
 
 UNKNOWN = "unknown"
 ABSENT = "–"  # noqa: RUF001 - an en dash is what tables use for "does not apply"
@@ -25,6 +25,11 @@ def significant(value: float | None, digits: int = 3, absent: str = ABSENT) -> s
     return f"{rounded:,.{max(0, decimals)}f}".replace("-", "\u2212")
 
 
+def two_figures(value: float | None, absent: str = ABSENT) -> str:
+    """Return ``value`` with two significant figures."""
+    return significant(value, 2, absent)
+
+
 def count(value: float | None, absent: str = ABSENT) -> str:
     """Return a whole number with thousands separators."""
     return absent if value is None else f"{value:,.0f}"
@@ -39,6 +44,11 @@ def scaled(value: float | None, unit: str = "", absent: str = ABSENT) -> str:
             return f"{significant(value / factor)}{THIN}{prefix}{unit}"
     text = count(value) if value == int(value) else significant(value)
     return f"{text}{THIN}{unit}" if unit else text
+
+
+def size(value: float | None, absent: str = ABSENT) -> str:
+    """Return a number of bytes: 4.1 kB."""
+    return scaled(value, "B", absent)
 
 
 def milliseconds(value: float | None, absent: str = ABSENT) -> str:
@@ -80,13 +90,33 @@ def percent(value: float | None, absent: str = ABSENT) -> str:
     return absent if value is None else f"{100 * value:.1f}{THIN}%"
 
 
-def bounds(interval: Interval | None, as_percent: bool = False, digits: int = 3) -> str:
+def points(value: float | None, absent: str = ABSENT) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
+    if value is None:
+        return absent
+    sign = "+" if value > 0 else "\u2212" if value < 0 else ""
+    return f"{sign}{100 * abs(value):.1f}"
+
+
+class Estimate(Protocol):
+    """A number with an interval."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
+
+
+def bounds(interval: Estimate | None, fmt: Callable[[float | None], str] = significant) -> str:
     """Return ``low to high`` of an interval, or an empty text where it is unknown."""
     if interval is None or interval.low is None or interval.high is None:
         return ""
-    if as_percent:
+    if fmt in (percent, points):
         return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-    return f"{significant(interval.low, digits)} to {significant(interval.high, digits)}"
+    return f"{significant(interval.low)} to {significant(interval.high)}"
 
 
 def times(value: float | None, reference: float | None) -> str:

@@ -4,11 +4,16 @@ Every number may be ``None``: unknown, or not reached because the run was interr
 are not listed here are ignored, so that a newer run of the same schema version stays readable.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from testbed.results.figures import SCORES
 
 SCHEMA_VERSION = 1
+MEAN_IMAGE = "mean_image"
+"""The anchor that shows the mean image for every victim."""
 
 # Names become file names of strips, so what is read back is held to the scenario's own pattern.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -68,17 +73,31 @@ class Leakage(Part):
     information: Information | None = None
 
 
+P = TypeVar("P", bound=Part)
+
+
+def _with_intervals(names: Iterable[str]) -> Callable[[type[P]], type[P]]:
+    """Add an interval of each name to a class: what :mod:`testbed.results.figures` declares."""
+
+    def complete(part: type[P]) -> type[P]:
+        fields: Any = {name: (Interval, Interval()) for name in names}
+        return create_model(
+            part.__name__, __base__=part, __module__=part.__module__, __doc__=part.__doc__, **fields
+        )
+
+    return complete
+
+
+@_with_intervals(score.key for score in SCORES)
 class Scores(Part):
-    """Scores of one attack's reconstructions."""
+    """Every declared score of some reconstructions; an empty interval where one was not taken."""
 
     mse: Interval = Interval()
-    psnr_db: Interval = Interval()
-    ssim: Interval = Interval()
-    reidentification: Interval = Interval()
-    recognisable_share: Interval = Interval()
-    class_recovered: Interval = Interval()
-    pool_size: Count = None
-    chance_reidentification: Number = None
+
+    def __getitem__(self, key: str) -> Interval:
+        """Return a score by its key."""
+        score: Interval = getattr(self, key)
+        return score
 
 
 class CurvePoint(Part):
@@ -89,39 +108,35 @@ class CurvePoint(Part):
     validation_mse: Number = None
 
 
-class AttackOnClass(Part):
-    """Scores of one attack on the victims of one device class."""
-
+class _OnClass(Part):
     device_class: str
     victims: Count = None
-    mse: Interval | None = None
-    psnr_db: Interval | None = None
-    ssim: Interval | None = None
-    reidentification: Interval | None = None
 
 
-class AttackOnTier(Part):
-    """Scores of one attack on the victims of one tier."""
+class AttackOnClass(Scores, _OnClass):
+    """Scores of one attack on the victims of one device class."""
 
+
+class _OnTier(Part):
     tier: str
     victims: Count = None
-    mse: Interval | None = None
-    psnr_db: Interval | None = None
-    ssim: Interval | None = None
-    reidentification: Interval | None = None
+
+
+class AttackOnTier(Scores, _OnTier):
+    """Scores of one attack on the victims of one tier."""
+
     best_epoch: int | None = None
     reached_plateau: bool | None = None
     curve: list[CurvePoint] = Field(default=[])
 
 
-class AttackOnLink(Part):
-    """Scores of one attack on the victims behind one type of link."""
-
+class _OnLink(Part):
     link: str
     victims: Count = None
-    mse: Interval | None = None
-    recognisable_share: Interval | None = None
-    reidentification: Interval | None = None
+
+
+class AttackOnLink(Scores, _OnLink):
+    """Scores of one attack on the victims behind one type of link."""
 
 
 class Extreme(Part):
@@ -148,29 +163,27 @@ class BoundCheck(Part):
     mse: Number = None
 
 
-class Transfer(Part):
-    """An attack trained on one tier, on the victims of another; ``reason`` where it cannot be."""
-
+class _TierPair(Part):
     trained_on: str
     applied_to: str
     victims: Count = None
     reason: str = ""
     smoothed: list[BoundCheck] = Field(default=[])
-    mse: Interval | None = None
-    ssim: Interval | None = None
-    reidentification: Interval | None = None
 
 
-class AmountPoint(Part):
-    """An attack with a share of what it learns from."""
+class Transfer(Scores, _TierPair):
+    """An attack trained on one tier, on the victims of another; ``reason`` where it cannot be."""
 
+
+class _Amount(Part):
     share: Number = None
     amount: Count = None
     queries: Count = None
     smoothed: list[BoundCheck] = Field(default=[])
-    mse: Interval | None = None
-    ssim: Interval | None = None
-    reidentification: Interval | None = None
+
+
+class AmountPoint(Scores, _Amount):
+    """An attack with a share of what it learns from."""
 
 
 class AmountCurve(Part):
@@ -218,7 +231,6 @@ class AttackResult(Part):
     position: Any = None
     victims: Count = None
     raw_requests: Count = None
-    # Some writers keep pool size and chance beside the scores, some within; both are read.
     scores: Scores = Scores()
     pool_size: Count = None
     chance_reidentification: Number = None
@@ -241,6 +253,11 @@ class AttackResult(Part):
     by_link: list[AttackOnLink] = Field(default=[])
     by_device_class: list[AttackOnClass] = Field(default=[])
     by_tier: list[AttackOnTier] = Field(default=[])
+
+    @property
+    def mse(self) -> float | None:
+        """Mean squared error per element, by which attacks are ranked."""
+        return self.scores.mse.value
 
 
 class BoundLevel(Part):
@@ -281,12 +298,9 @@ class ErrorBound(Part):
     levels: list[BoundLevel] = Field(default=[])
 
 
+@_with_intervals(score.column for score in SCORES if "differences" in score.places)
 class Differences(Part):
-    """Paired differences of scores, with hierarchical intervals."""
-
-    mse: Interval | None = None
-    ssim: Interval | None = None
-    reidentified: Interval | None = None
+    """Paired differences of scores, by column of attacks.parquet, with hierarchical intervals."""
 
 
 class ArmComparison(Part):
@@ -527,6 +541,38 @@ class ArmResult(Part):
     attacks: list[AttackResult] = Field(default=[])
     errors: list[str] = Field(default=[])
     hijack: Hijack | None = None
+
+    @property
+    def rebuilding(self) -> list[AttackResult]:
+        """The attacks that rebuilt images, without the anchors."""
+        return [
+            attack
+            for attack in self.attacks
+            if not attack.is_anchor and attack.rebuilds_images and attack.mse is not None
+        ]
+
+    def best_attack(self, adversary: str | None = None) -> AttackResult | None:
+        """Return the attack with the lowest MSE, of one adversary or of all."""
+        ranked = [item for item in self.rebuilding if adversary in (None, item.adversary)]
+        return min(ranked, key=lambda attack: attack.mse or 0.0, default=None)
+
+    @property
+    def best(self) -> AttackResult | None:
+        """The attack with the lowest MSE over all adversaries."""
+        return self.best_attack()
+
+    @property
+    def mean_image_mse(self) -> float | None:
+        """MSE of the mean image on the victims of the best attack."""
+        adversary = self.best.adversary if self.best else None
+        return next(
+            (
+                anchor.mse
+                for anchor in self.attacks
+                if anchor.attack == MEAN_IMAGE and anchor.adversary == adversary
+            ),
+            None,
+        )
 
 
 class SelfCheck(Part):

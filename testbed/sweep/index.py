@@ -11,23 +11,13 @@ from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
 from testbed.pages.cells import Cell, Row, Table, number, words
 from testbed.pages.html import render
-from testbed.results import formats as numbers
-from testbed.results.figures import Value, arm_figures
+from testbed.results.figures import shown_in
+from testbed.results.findings import Value, arm_figures
 from testbed.results.reading import read_results
 from testbed.sweep.folder import COMPLETE, SweepFolder
 
 CSV, PAGE = "index.csv", "index.html"
 Entry = dict[str, Any]
-# What the page shows of the figures in index.csv, and how.
-SHOWN = (
-    ("test accuracy", "test_accuracy", numbers.percent),
-    ("best attack's MSE", "mse", numbers.significant),
-    ("mean image's MSE", "mean_image_mse", numbers.significant),
-    ("re-identified", "reidentification", numbers.percent),
-    ("median latency", "latency_median_ms", numbers.milliseconds),
-    ("energy per request", "energy_mj_per_request", numbers.millijoules),
-    ("bytes per request", "uplink_bytes_per_request", numbers.scaled),
-)
 
 
 def rows_of(sweep: SweepFolder) -> list[Entry]:
@@ -44,7 +34,7 @@ def rows_of(sweep: SweepFolder) -> list[Entry]:
         figures: list[dict[str, Value]] = [{}]
         if status == COMPLETE:
             try:
-                figures = arm_figures(read_results(sweep.of(point))) or [{}]
+                figures = arm_figures(read_results(sweep.of(point)).arms) or [{}]
             except UserError as error:
                 sweep.errors[point.name] = str(error)
         rows += [
@@ -83,13 +73,14 @@ def csv_text(rows: Sequence[Entry]) -> str:
 def index_table(sweep: SweepFolder, rows: Sequence[Entry]) -> Table:
     """Return the headline figures per point and arm as cells."""
     keys = sweep.keys
-    headings = ["point", "arm", *keys, *(title for title, _, _ in SHOWN)]
+    figures = shown_in("sweep")
+    headings = ["point", "arm", *keys, *(figure.label for figure in figures)]
     drawn = []
     for row in rows:
         arm = row.get("arm") or row["status"]
         cells: list[Cell] = [words(str(arm), row.get("error") or "")]
         cells += [words("" if row[key] is None else str(row[key])) for key in keys]
-        cells += [number(row.get(column), fmt) for _, column, fmt in SHOWN]
+        cells += [number(row.get(figure.index_key), figure.fmt) for figure in figures]
         drawn.append(Row(row["point"], cells))
     return Table(headings, drawn)
 

@@ -16,12 +16,11 @@ from testbed.compare.analysis.request_table import (
     mean_interval,
 )
 from testbed.core.errors import UserError
-from testbed.results.schema import AttackResult, Interval
+from testbed.results.figures import SCORE_COLUMNS, SCORES
+from testbed.results.schema import MEAN_IMAGE, AttackResult, Interval
 
-RECOGNISABLE_SSIM = 0.5
-"""Reconstructions above this SSIM are counted: a mean says nothing of its tail."""
-SCORES = ("mse", "psnr_db", "ssim", "reidentification", "recognisable_share")
-MEAN_IMAGE = "mean_image"
+GROUPED = ("tier", "device_class")
+ESTIMATED = [score for score in SCORES if "compare" in score.places]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Scored:
     ----------
     facts : the attack as the first seed's ``results.json`` describes it.
     places : (n,) rows of the population.
-    scores : (n,) by name of ``SCORES``.
+    scores : (n,) by key.
     groups : (n,) tier and device class of each victim's device.
     stopped : whether its training stopped at its limit of epochs in any seed, short of a plateau.
     """
@@ -115,11 +114,11 @@ class Attacks:
     def _estimate(
         self, scored: Scored, keep: NDArray[np.bool_], within: tuple[str, str] | None = None
     ) -> Attacked:
-        columns = {name: scored.column(name, keep) for name in SCORES}
+        columns = {score.key: scored.column(score.key, keep) for score in ESTIMATED}
         samples = {name: self.draws.means(column) for name, column in columns.items()}
         return Attacked(
             scored=scored,
-            scores={name: mean_interval(columns[name], samples[name]) for name in SCORES},
+            scores={name: mean_interval(columns[name], samples[name]) for name in columns},
             samples=samples,
             mean_image_mse=self._mean_image(scored.facts.adversary, within),
         )
@@ -163,7 +162,7 @@ def _common(entry: Entry) -> list[AttackResult]:
 
 
 def _scored(entry: Entry, facts: AttackResult, request_table: RequestTable) -> Scored:
-    parts: dict[str, list[Any]] = {name: [] for name in (*SCORES, "tier", "device_class", "at")}
+    parts: dict[str, list[Any]] = {"at": [], **{name: [] for name in (*SCORE_COLUMNS, *GROUPED)}}
     for member in entry.members:
         file = member.run.path / "attacks.parquet"
         rows = member.run.attacks.where(
@@ -178,18 +177,14 @@ def _scored(entry: Entry, facts: AttackResult, request_table: RequestTable) -> S
         if not np.isfinite(rows["mse"]).all():
             raise UserError(f"{file}: {what} has an MSE that is not a number")
         parts["at"].append(at)
-        for name in ("mse", "psnr_db", "ssim"):
-            parts[name].append(rows[name])
-        parts["reidentification"].append(rows["reidentified"])
-        parts["recognisable_share"].append((rows["ssim"] > RECOGNISABLE_SSIM).astype(np.float64))
-        for name in ("tier", "device_class"):
+        for name in (*SCORE_COLUMNS, *GROUPED):
             parts[name].append(rows[name])
     joined = {name: np.concatenate(values) for name, values in parts.items()}
     return Scored(
         facts=facts,
         places=joined["at"],
-        scores={name: joined[name] for name in SCORES},
-        groups={name: joined[name] for name in ("tier", "device_class")},
+        scores={score.key: score.values(joined) for score in ESTIMATED},
+        groups={name: joined[name] for name in GROUPED},
         stopped=any(
             attack.reached_plateau is False
             for member in entry.members

@@ -1,6 +1,6 @@
 """What is measured of an entry over its seeds: utility, cost, leakage and attacks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,13 @@ from testbed.compare.analysis.request_table import (
 )
 from testbed.compare.analysis.runs import tiers_by_name
 from testbed.core.errors import UserError
-from testbed.results.schema import Edge, Interval, Leakage
+from testbed.results.figures import COST, LEAKAGE, UTILITY, Figure, shown_in, value_at
+from testbed.results.schema import Edge, Interval
 
-EDGE = ("macs", "parameters", "feature_bytes")
-SERVED = ("correct", "raw", "latency_ms", "energy_mj", "uplink_bytes")
-LEAKAGE = ("dcor_v", "dcor_u", "live_channels", "channels", "participation_ratio", "spectral_rank")
-PERCENTILES = {"latency_ms_median": 50.0, "latency_ms_p95": 95.0}
+ESTIMATED = shown_in("compare", UTILITY, COST, LEAKAGE)
+EDGE = [figure for figure in ESTIMATED if figure.path.startswith("edge.")]
+"""Figures of the front-end: an arm's are the means over requests, since tiers differ."""
+SERVED = list(dict.fromkeys(figure.column for figure in ESTIMATED if figure.column))
 
 
 @dataclass(frozen=True)
@@ -68,33 +69,28 @@ class ArmEstimates:
 def measure(entry: Entry, request_table: RequestTable, draws: Resamples) -> ArmEstimates:
     """Estimate everything of one entry."""
     served = _served(entry, request_table)
-    estimates = {
-        "accuracy": _mean(served["correct"], draws),
-        "energy_mj": _mean(served["energy_mj"], draws),
-        "uplink_bytes": _mean(served["uplink_bytes"], draws),
-    }
-    for name, percent in PERCENTILES.items():
-        column = served["latency_ms"]
-        value = float(np.percentile(column.values, percent)) if len(column) else None
-        samples = draws.percentiles(column, percent)
-        estimates[name] = Estimate(interval(value, samples, len(column)), samples)
-    for name in EDGE:
-        estimates[name] = _mean(served[name], draws)
-    for name in LEAKAGE:
-        estimates[name] = _leakage(entry, request_table, draws, name)
+    estimates = {}
+    for figure in ESTIMATED:
+        column = served.get(figure.column or figure.key)
+        if column is None:
+            estimates[figure.key] = _over_seeds(entry, request_table, draws, figure)
+        elif figure.percentile is None:
+            samples = draws.means(column)
+            estimates[figure.key] = Estimate(mean_interval(column, samples), samples)
+        else:
+            value = float(np.percentile(column.values, figure.percentile)) if len(column) else None
+            samples = draws.percentiles(column, figure.percentile)
+            estimates[figure.key] = Estimate(interval(value, samples, len(column)), samples)
     return ArmEstimates(
         entry, estimates, served["correct"], attacks_of(entry, request_table, draws)
     )
 
 
-def _mean(column: Column, draws: Resamples) -> Estimate:
-    samples = draws.means(column)
-    return Estimate(mean_interval(column, samples), samples)
-
-
 def _served(entry: Entry, request_table: RequestTable) -> dict[str, Column]:
     """Return the columns over answered requests; unknown values are left out."""
-    parts: dict[str, list[Values]] = {name: [] for name in (*SERVED, *EDGE)}
+    parts: dict[str, list[Values]] = {
+        name: [] for name in (*SERVED, *(figure.key for figure in EDGE))
+    }
     places = []
     for member in entry.members:
         rows = member.run.requests.where(arm=member.arm.name, status="answered")
@@ -104,12 +100,13 @@ def _served(entry: Entry, request_table: RequestTable) -> dict[str, Column]:
         costs = _edge_of_devices(entry, member.run.seed)
         # Whoever sends the raw image runs no front-end.
         ran = rows["raw"] != 1.0
-        for name in EDGE:
+        for figure in EDGE:
             values = np.array(
-                [getattr(costs.get(int(device)), name, None) for device in rows["device"]],
+                [value_at(costs.get(int(device)), figure.key) for device in rows["device"]],
                 dtype=np.float64,
             )
-            parts[name].append(np.where(ran, values, 0.0 if name == "macs" else np.nan))
+            absent = 0.0 if figure.key == "macs" else np.nan
+            parts[figure.key].append(np.where(ran, values, absent))
     at = np.concatenate(places)
     columns = {name: Column(at, np.concatenate(values)) for name, values in parts.items()}
     return {name: column.only(np.isfinite(column.values)) for name, column in columns.items()}
@@ -131,15 +128,14 @@ def _edge_of_devices(entry: Entry, seed: int) -> dict[int, Edge | None]:
     return found
 
 
-def _leakage(entry: Entry, request_table: RequestTable, draws: Resamples, name: str) -> Estimate:
-    """Return a leakage measure, one number per seed: that of the main tier's features."""
-    get: Callable[[Leakage | None], float | None] = lambda found: (  # noqa: E731
-        getattr(found, name) if found is not None else None
-    )
+def _over_seeds(
+    entry: Entry, request_table: RequestTable, draws: Resamples, figure: Figure
+) -> Estimate:
+    """Return a figure of which every seed has one number, the mean over seeds."""
     known = [
         (value, request_table.seeds.index(member.run.seed))
         for member in entry.members
-        if (value := get(member.arm.leakage)) is not None
+        if (value := figure.of(member.arm)) is not None
     ]
     if not known:
         return Estimate(Interval(n=0), np.full(len(draws.seeds), np.nan))

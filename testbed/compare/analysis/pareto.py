@@ -1,33 +1,43 @@
 """Pareto fronts: the entries that no other entry beats in both of two measures."""
 
 from dataclasses import dataclass
-from typing import Literal
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.analysis.estimates import ArmEstimates
+from testbed.compare.analysis.estimates import ArmEstimates, Estimate
 from testbed.compare.analysis.request_table import Values
-
-Better = Literal["higher", "lower"]
+from testbed.results.figures import FIGURES, Figure
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Two measures of which one is usually bought with the other."""
+    """Two figures of which one is usually bought with the other."""
 
     name: str
-    x: str
-    y: str
-    y_better: Better
+    x: Figure
+    y: Figure
+
+    def of(self, item: ArmEstimates) -> tuple[Estimate, Estimate]:
+        """Return both figures of an arm."""
+        return item[self.x.key], item[self.y.key]
+
+    def point(self, item: ArmEstimates) -> tuple[float, float]:
+        """Return the values of both figures, NaN where one is unknown."""
+        x, y = (each.shown.value for each in self.of(item))
+        return (nan if x is None else x, nan if y is None else y)
 
 
-TRADE_OFFS = (
-    TradeOff("accuracy_mse", "accuracy", "mse", "higher"),
-    TradeOff("accuracy_ssim", "accuracy", "ssim", "lower"),
-    TradeOff("accuracy_macs", "accuracy", "macs", "lower"),
-    TradeOff("accuracy_bytes", "accuracy", "uplink_bytes", "lower"),
-    TradeOff("accuracy_latency", "accuracy", "latency_ms_median", "lower"),
+TRADE_OFFS = tuple(
+    TradeOff(f"accuracy_{name}", FIGURES["accuracy"], FIGURES[key])
+    for name, key in (
+        ("mse", "mse"),
+        ("ssim", "ssim"),
+        ("macs", "macs"),
+        ("bytes", "uplink_bytes"),
+        ("latency", "latency_ms_median"),
+    )
 )
 
 
@@ -70,24 +80,15 @@ def non_dominated(points: Values) -> NDArray[np.bool_]:
 
 def front_of(trade_off: TradeOff, measured: list[ArmEstimates]) -> Front:
     """Return the front of a trade, and how stable it is over the resamples."""
-    sign = 1.0 if trade_off.y_better == "higher" else -1.0
-    values = np.array(
-        [
-            [_number(item[trade_off.x].shown.value), sign * _number(item[trade_off.y].shown.value)]
-            for item in measured
-        ]
-    )
+    sign = 1.0 if trade_off.y.better == "higher" else -1.0
+    values = np.array([trade_off.point(item) for item in measured]) * [1.0, sign]
     samples = np.stack(
         [
-            np.stack([item[trade_off.x].samples, sign * item[trade_off.y].samples], axis=-1)
-            for item in measured
+            np.stack([x.samples, sign * y.samples], axis=-1)
+            for x, y in (trade_off.of(item) for item in measured)
         ],
         axis=1,
     )
     known = np.isfinite(values).all(axis=-1)
     share = non_dominated(samples).mean(axis=0)
     return Front(trade_off, non_dominated(values), np.where(known, share, np.nan))
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -16,14 +16,13 @@ from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
 from testbed.privacy.intervals import bootstrap_interval
 from testbed.privacy.judge import Judge
-from testbed.privacy.scores import ScoreTable, score
+from testbed.privacy.scores import score
+from testbed.results.figures import SCORE_COLUMNS, SCORES
 from testbed.scenario.schema import Scenario
 from testbed.scenario.threat_model import Knowledge
 
 Row = dict[str, Any]
-Values = NDArray[np.float64]
-RECOGNISABLE_SSIM = 0.5
-NAMES = {"reidentified": "reidentification", "recognisable": "recognisable_share"}
+Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -105,15 +104,15 @@ def score_attack(
     holds_weights : whether it has the weights of every tier that it attacks.
     """
     images = np.concatenate([part.images for part in parts.values()])
-    table = score(images, victims.images, victims.pool, victims.pool_index)
-    columns = _columns(table, images, victims, judge)
+    columns = _columns(images, victims, judge)
     tiers = np.array(victims.tiers)
     # The curve of an attack is that of the tier with most victims; by_tier has all of them.
     largest = max(parts, key=lambda name: int((tiers == name).sum()))
     reconstruction = parts[largest]
     everyone = np.ones(len(victims.rows), dtype=bool)
     declared: Any = ATTACKS.entry(attack).factory
-    order = np.argsort(table.mse, kind="stable")
+    errors, pool_size = columns["mse"], len(victims.pool)
+    order = np.argsort(errors, kind="stable")
     extremes = order[[0, len(order) // 2, -1]]
     entry = {
         "is_anchor": declared.is_anchor,
@@ -124,15 +123,15 @@ def score_attack(
         "victims": len(victims.rows),
         "queries": sum(part.queries for part in parts.values()),
         "scores": _intervals(scenario, columns, everyone),
-        "pool_size": table.pool_size,
-        "chance_reidentification": 1.0 / table.pool_size,
+        "pool_size": pool_size,
+        "chance_reidentification": 1.0 / pool_size,
         "body_parameters": reconstruction.body_parameters,
         "adapter_parameters": reconstruction.adapter_parameters,
         "best_epoch": reconstruction.best_epoch,
         "reached_plateau": _reached_plateau(parts),
         "curve": [asdict(point) for point in reconstruction.training_curve],
         "extremes": [
-            {"rank": rank, "mse": float(table.mse[place]), "ssim": float(table.ssim[place])}
+            {"rank": rank, "mse": float(errors[place]), "ssim": float(columns["ssim"][place])}
             for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
         ],
         "class_on_originals": _share_named(judge, victims),
@@ -157,37 +156,24 @@ def score_attack(
             "device_class": victims.device_classes[index],
             "tier": victims.tiers[index],
             "label": int(victims.labels[index]),
-            "mse": float(table.mse[index]),
-            "psnr_db": float(table.psnr_db[index]),
-            "ssim": float(table.ssim[index]),
-            "reidentified": bool(table.reidentified[index]),
+            **{name: columns[name][index].item() for name in SCORE_COLUMNS},
         }
         for index in range(len(victims.rows))
     ]
-    return ScoredAttack(entry, rows, float(table.mse.mean()), extremes)
+    return ScoredAttack(entry, rows, float(errors.mean()), extremes)
 
 
 def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Row:
     """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
-    table = score(images, victims.images, victims.pool, victims.pool_index)
-    columns = _columns(table, images, victims, None)
+    columns = _columns(images, victims, None)
     return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
 
 
-def _columns(
-    table: ScoreTable, images: FloatArray, victims: Victims, judge: Judge | None
-) -> dict[str, Values]:
-    """Return one value per victim of every score."""
-    columns = {
-        "mse": table.mse,
-        "psnr_db": table.psnr_db,
-        "ssim": table.ssim,
-        "reidentified": table.reidentified.astype(np.float64),
-        "recognisable": (table.ssim > RECOGNISABLE_SSIM).astype(np.float64),
-    }
+def _columns(images: FloatArray, victims: Victims, judge: Judge | None) -> Columns:
+    """Return one value per victim in every column that scores are computed from."""
+    columns = score(images, victims.images, victims.pool, victims.pool_index)
     if judge is not None:
-        named = judge(images)
-        columns["class_recovered"] = (named == victims.labels).astype(np.float64)
+        columns["class_recovered"] = judge(images) == victims.labels
     return columns
 
 
@@ -206,7 +192,7 @@ def _by(
     key: str,
     groups: Sequence[str],
     scenario: Scenario,
-    columns: dict[str, Values],
+    columns: Columns,
     only: str | None = None,
 ) -> list[Row]:
     """Return the scores of each group of victims, or of one."""
@@ -236,14 +222,15 @@ def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
     )
 
 
-def _intervals(scenario: Scenario, columns: dict[str, Values], chosen: NDArray[np.bool_]) -> Row:
+def _intervals(scenario: Scenario, columns: Columns, chosen: NDArray[np.bool_]) -> Row:
     """Return the mean of each score over the chosen victims, with bootstrap intervals."""
     resamples = scenario.evaluation.bootstrap_resamples
     return {
-        NAMES.get(name, name): bootstrap_interval(
-            values[chosen], resamples, scenario.seed
+        score.key: bootstrap_interval(
+            score.values(columns)[chosen], resamples, scenario.seed
         ).as_dict()
-        for name, values in columns.items()
+        for score in SCORES
+        if score.column in columns
     }
 
 

@@ -1,10 +1,32 @@
 """The tables of the report beside the headline: fleet, arms, device classes, attacks, leakage."""
 
-from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
+from collections.abc import Sequence
+
+from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, victims_cell, words
 from testbed.results import formats as numbers
-from testbed.results.findings import FEW_VICTIMS, best_attack, chance, readable
+from testbed.results.figures import ATTACKS, COST, LEAKAGE, SCORES, UTILITY, Figure, shown_in
+from testbed.results.findings import readable
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, AttackOnClass, AttackResult, InformationBound, Latency
+from testbed.results.schema import ArmResult, AttackResult, InformationBound
+
+DEVICES = Figure("devices", "devices", numbers.count)
+EDGE_COMPUTE = Figure("edge_compute_ms", "edge compute", numbers.milliseconds)
+COUNTS = (
+    Figure("stragglers", "strag\u00adglers", numbers.count),
+    Figure("offline", "offline", numbers.count),
+    Figure("infeasible_serving", "infeas\u00adible", numbers.count),
+)
+SENT_RAW = Figure("offloaded_raw", "sent raw", numbers.count)
+PARAMETERS = (
+    Figure("edge.parameters", "edge parameters", numbers.scaled),
+    Figure("cloud.parameters", "cloud parameters", numbers.scaled),
+)
+TRAINED = (
+    Figure("victims", "victims", numbers.count),
+    Figure("body_parameters", "decoder parameters", numbers.scaled),
+    Figure("best_epoch", "epoch used", numbers.count),
+)
+"""What the table of attacks tells beside the scores."""
 
 
 def fleet_table(results: Results) -> Table | None:
@@ -34,196 +56,88 @@ def arm_table(results: Results) -> Table | None:
     rows = []
     for arm in results.arms:
         shape = arm.edge.feature_shape if arm.edge else None
-        rows.append(
-            Row(
-                arm.name,
-                [
-                    words(readable(arm.front_end)),
-                    words(readable(arm.defence)),
-                    words(readable(arm.cloud_model)),
-                    words(" × ".join(map(str, shape)) if shape else numbers.ABSENT),  # noqa: RUF001
-                    number(arm.edge.parameters if arm.edge else None, numbers.scaled),
-                    number(arm.cloud.parameters if arm.cloud else None, numbers.scaled),
-                ],
-            )
-        )
-    return Table(
-        [
-            "arm",
-            "front-end",
-            "defence",
-            "cloud model",
-            "features",
-            "edge parameters",
-            "cloud parameters",
-        ],
-        rows,
-    )
+        texts = [
+            *(readable(name) for name in (arm.front_end, arm.defence, arm.cloud_model)),
+            " × ".join(map(str, shape)) if shape else numbers.ABSENT,  # noqa: RUF001
+        ]
+        sizes = [number(figure.of(arm), figure.fmt) for figure in PARAMETERS]
+        rows.append(Row(arm.name, [*map(words, texts), *sizes]))
+    headings = ["arm", "front-end", "defence", "cloud model", "features"]
+    return Table([*headings, *(figure.label for figure in PARAMETERS)], rows)
 
 
 def class_table(arm: ArmResult) -> Table | None:
     """Return one arm's figures per device class."""
     if not arm.by_device_class:
         return None
-    best = best_attack(arm)
-    attacked = {entry.device_class: entry for entry in best.by_device_class} if best else {}
+    attacked = {entry.device_class: entry for entry in arm.best.by_device_class} if arm.best else {}
     any_raw = any(entry.offloaded_raw for entry in arm.by_device_class)
-    headings = [
-        "device class",
-        "devices",
-        "accuracy",
-        "latency, median",
-        "edge compute",
-        "uplink per request",
-        "energy per request",
-        "victims",
-        "best attack's MSE",
-        "re-identified",
-        "strag\u00adglers",
-        "offline",
-        "infeas\u00adible",
-        *(["sent raw"] if any_raw else []),
-    ]
+    served = [DEVICES, *shown_in("classes", UTILITY, COST), EDGE_COMPUTE]
+    scores = shown_in("classes", SCORES)
+    counts = [*COUNTS, *([SENT_RAW] if any_raw else [])]
     rows = []
     for entry in arm.by_device_class:
-        latency = entry.latency_ms
         attack = attacked.get(entry.device_class)
+        latency = entry.latency_ms
+        p95 = f"p95 {numbers.milliseconds(latency.p95)}" if latency and latency.p95 else ""
         rows.append(
             Row(
                 entry.device_class,
                 [
-                    number(entry.devices, numbers.count),
-                    scored(entry.accuracy, numbers.percent, as_percent=True),
-                    number(
-                        latency.median if latency else None,
-                        numbers.milliseconds,
-                        _p95(latency),
-                    ),
-                    number(entry.edge_compute_ms, numbers.milliseconds),
-                    number(entry.uplink_bytes_per_request, lambda v: numbers.scaled(v, "B")),
-                    number(
-                        entry.energy_mj_per_request,
-                        lambda v: numbers.millijoules(v, numbers.UNKNOWN),
-                    ),
-                    _victims(attack),
-                    scored(attack.mse if attack else None, numbers.significant, digits=2),
-                    scored(
-                        attack.reidentification if attack else None,
-                        numbers.percent,
-                        as_percent=True,
-                    ),
-                    number(entry.stragglers, numbers.count),
-                    number(entry.offline, numbers.count),
-                    number(entry.infeasible_serving, numbers.count),
-                    *([number(entry.offloaded_raw, numbers.count)] if any_raw else []),
+                    *part_cells(entry, served, {"latency_ms_median": p95}),
+                    victims_cell(attack.victims if attack else None),
+                    *part_cells(attack, scores),
+                    *part_cells(entry, counts),
                 ],
             )
         )
-    return Table(headings, rows)
-
-
-def _p95(latency: Latency | None) -> str:
-    known = latency is not None and latency.p95 is not None
-    return f"p95 {numbers.milliseconds(latency.p95)}" if latency and known else ""
-
-
-def _victims(attack: AttackOnClass | None) -> Cell:
-    victims = attack.victims if attack else None
-    few = victims is not None and victims < FEW_VICTIMS
-    return number(victims, numbers.count, "few" if few else "")
+    headings = ["device class", *(figure.label for figure in served), "victims"]
+    return Table([*headings, *(figure.label for figure in (*scores, *counts))], rows)
 
 
 def attack_table(results: Results) -> Table | None:
     """Return every attack on every arm, anchors and each threat model's best marked."""
+    columns = [*shown_in("attacks", ATTACKS), *TRAINED]
     rows = []
     for arm in results.arms:
         for adversary in dict.fromkeys(attack.adversary for attack in arm.attacks):
-            rows.append(group(f"{arm.name}, {adversary}", 8))
-            best = best_attack(arm, adversary)
+            rows.append(group(f"{arm.name}, {adversary}", len(columns)))
+            best = arm.best_attack(adversary)
             rows += [
-                _attack_row(attack, attack is best)
+                _attack_row(attack, columns, attack is best)
                 for attack in arm.attacks
                 if attack.adversary == adversary
             ]
-    headings = [
-        "attack",
-        "MSE",
-        "PSNR (dB)",
-        "SSIM",
-        "re-identified",
-        "chance",
-        "victims",
-        "decoder parameters",
-        "epoch used",
-    ]
-    return Table(headings, rows) if rows else None
+    return Table(["attack", *(figure.label for figure in columns)], rows) if rows else None
 
 
-def _attack_row(attack: AttackResult, is_best: bool) -> Row:
-    scores = attack.scores
-    note = "anchor" if attack.is_anchor else "best" if is_best else ""
+def _attack_row(attack: AttackResult, columns: Sequence[Figure], is_best: bool) -> Row:
+    kind = "anchor" if attack.is_anchor else "best" if is_best else ""
+    failed = ""
     if attack.worse_than_mean_image and not attack.is_anchor:
         failed = "worse than the mean image: the attack failed, which is not privacy"
-        note = f"{note}; {failed}" if note else failed
     return Row(
         readable(attack.attack),
-        [
-            scored(scores.mse, numbers.significant),
-            scored(scores.psnr_db, numbers.significant),
-            scored(scores.ssim, numbers.significant),
-            scored(scores.reidentification, numbers.percent, as_percent=True),
-            number(chance(attack), numbers.percent),
-            number(attack.victims, numbers.count),
-            number(attack.body_parameters, numbers.scaled),
-            number(attack.best_epoch, numbers.count),
-        ],
-        note,
-        "anchor" if attack.is_anchor else "best" if is_best else "",
+        [number(figure.of_attack(attack), figure.fmt) for figure in columns],
+        "; ".join(filter(None, (kind, failed))),
+        kind,
     )
 
 
 def leakage_table(results: Results) -> Table | None:
     """Return the attack-free measures on the released features."""
-    measured = [(arm, arm.leakage) for arm in results.arms if arm.leakage is not None]
-    if not measured:
-        return None
-    rows = [
-        Row(
-            arm.name,
-            [
-                Cell(
-                    f"{numbers.count(leakage.live_channels)} of {numbers.count(leakage.channels)}",
-                    leakage.live_channels,
-                ),
-                number(leakage.participation_ratio, numbers.significant),
-                number(leakage.spectral_rank, numbers.significant),
-                number(leakage.dcor_u, numbers.significant),
-                number(leakage.dcor_v, numbers.significant),
-                number(leakage.hsic, numbers.significant),
-                number(leakage.mean_abs_feature, numbers.significant),
-                number(leakage.nonzero_per_sample, numbers.significant),
-                number(leakage.samples, numbers.count),
-                words(_release(arm)),
-            ],
-        )
-        for arm, leakage in measured
-    ]
-    return Table(
-        [
-            "arm",
-            "live channels",
-            "participation ratio",
-            "spectral rank",
-            "dCor², bias-corrected",
-            "dCor², V-statistic",
-            "HSIC, normalised",
-            "mean |z|",
-            "non-zero entries",
-            "samples",
-            "release, by its defence",
-        ],
-        rows,
-    )
+    figures = shown_in("leakage", LEAKAGE)
+    rows = []
+    for arm in results.arms:
+        if arm.leakage is not None:
+            of_all = f"of {numbers.count(arm.leakage.channels)}"
+            cells = [
+                number(figure.of(arm), figure.fmt, of_all if figure.key == "live_channels" else "")
+                for figure in figures
+            ]
+            rows.append(Row(arm.name, [*cells, words(_release(arm))]))
+    headings = ["arm", *(figure.label for figure in figures), "release, by its defence"]
+    return Table(headings, rows) if rows else None
 
 
 def information_table(results: Results) -> Table | None:

@@ -1,12 +1,24 @@
 """The comparison of the arms: one column each, with ratios to the first arm."""
 
-from collections.abc import Callable
-
-from testbed.pages.cells import Cell, Format, Row, Table, group, number, scored, words
+from testbed.pages.cells import Cell, Row, Table, group, number, words
 from testbed.results import formats as numbers
-from testbed.results.findings import anchors, best_attack, chance, identifies_more, readable
+from testbed.results.figures import (
+    ATTACKS,
+    COST,
+    FIGURES,
+    PROVIDER,
+    SERVING,
+    TRAINING,
+    UTILITY,
+    Figure,
+    Score,
+    shown_in,
+)
+from testbed.results.findings import anchors, identifies_more, readable
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, AttackResult
+
+MSE, ENERGY = FIGURES["mse"], FIGURES["energy_mj"]
 
 
 def headline_table(results: Results) -> Table | None:
@@ -14,246 +26,92 @@ def headline_table(results: Results) -> Table | None:
     arms = results.arms
     if not arms:
         return None
-    rows = [*_utility_rows(arms), *_privacy_rows(arms), *_cost_rows(arms), *_count_rows(arms)]
+    any_provider = any(arm.training and arm.training.provider for arm in arms)
+    rows = [
+        *_section("Utility", arms, UTILITY),
+        *_privacy_rows(arms),
+        *_section("Cost, per image (simulated)", arms, COST),
+        *(_section("Training at the provider", arms, PROVIDER) if any_provider else []),
+        *_section("Training, device-rounds", arms, TRAINING),
+        *_section("Serving, requests", arms, SERVING),
+    ]
     return Table(["", *(arm.name for arm in arms)], rows)
 
 
-def _compared(
-    label: str, arms: list[ArmResult], get: Callable[[ArmResult], float | None], fmt: Format
-) -> Row:
-    """Return a row of numbers, those after the first arm with their ratio to it."""
-    first = get(arms[0])
-    cells = [number(first, fmt)]
-    cells += [number(get(arm), fmt, numbers.times(get(arm), first)) for arm in arms[1:]]
-    return Row(label, cells)
+def _section(title: str, arms: list[ArmResult], figures: tuple[Figure, ...]) -> list[Row]:
+    shown = [figure for figure in shown_in("headline", figures) if not _idle(figure, arms)]
+    return [group(title, len(arms)), *(_row(figure, arms) for figure in shown)]
 
 
-def _utility_rows(arms: list[ArmResult]) -> list[Row]:
-    tests = [arm.accuracy.test if arm.accuracy else None for arm in arms]
-    return [
-        group("Utility", len(arms)),
-        Row("test accuracy", [scored(test, numbers.percent, as_percent=True) for test in tests]),
-    ]
+def _idle(figure: Figure, arms: list[ArmResult]) -> bool:
+    """Say whether a row would add nothing: radios that are never kept awake, an unpriced cloud."""
+    values = [figure.of(arm) for arm in arms if arm.serving]
+    if figure.key == "work_mj_per_request":
+        return values == [ENERGY.of(arm) for arm in arms if arm.serving]
+    return figure.key == "busy" and not any(value is not None for value in values)
+
+
+def _row(figure: Figure, arms: list[ArmResult]) -> Row:
+    first = figure.of(arms[0])
+    cells = []
+    for arm in arms:
+        value = figure.of(arm)
+        compared = figure.better and isinstance(value, int | float) and arm is not arms[0]
+        notes = [numbers.times(value, first)] if compared else []
+        if figure is ENERGY and arm.serving and arm.serving.energy_unknown_devices:
+            notes.append(f"unknown for {arm.serving.energy_unknown_devices} devices")
+        cells.append(number(value, figure.fmt, "; ".join(filter(None, notes))))
+    return Row(figure.label, cells)
 
 
 def _privacy_rows(arms: list[ArmResult]) -> list[Row]:
-    best = [best_attack(arm) for arm in arms]
-    if not any(best):
+    if not any(arm.best for arm in arms):
         return [
             group("Privacy", len(arms)),
             Row("attacks", [words("none was mounted") for _ in arms]),
         ]
     rows = [
         group("Privacy: the best attack, all adversaries", len(arms)),
-        Row(
-            "which attack",
-            [
-                words(f"{readable(a.attack)}, {a.adversary}", _verdict(a))
-                if a
-                else words(numbers.ABSENT)
-                for a in best
-            ],
-        ),
-        Row(
-            "MSE per element",
-            [scored(a.scores.mse if a else None, numbers.significant) for a in best],
-        ),
+        Row("which attack", [_which(arm.best) for arm in arms]),
     ]
-    names = list(
-        dict.fromkeys(x.attack for a, arm in _pairs(best, arms) for x in anchors(arm, a.adversary))
-    )
-    rows += [
+    for figure in shown_in("headline", ATTACKS):
+        row = _row(figure, arms)
+        rows.append(row if isinstance(figure, Score) else Row(row.label, row.cells, kind="anchor"))
+        if figure is MSE:
+            rows += _anchor_rows(arms)
+    more = [identifies_more(arm, arm.best) if arm.best else None for arm in arms]
+    if any(more):
+        rows.append(Row("another attack re-identifies more", [_more(attack) for attack in more]))
+    return rows
+
+
+def _which(attack: AttackResult | None) -> Cell:
+    if attack is None:
+        return words(numbers.ABSENT)
+    failed = "failed: worse than the mean image" if attack.worse_than_mean_image else ""
+    return words(f"{readable(attack.attack)}, {attack.adversary}", failed)
+
+
+def _anchor_rows(arms: list[ArmResult]) -> list[Row]:
+    """Return the MSE of every anchor on the victims of each arm's best attack."""
+    by_arm = [
+        {anchor.attack: anchor.mse for anchor in anchors(arm, arm.best.adversary)}
+        if arm.best
+        else {}
+        for arm in arms
+    ]
+    return [
         Row(
             f"{readable(name)}, same victims",
-            [_anchor_mse(a, arm, name) for a, arm in zip(best, arms, strict=True)],
+            [number(errors.get(name), numbers.significant) for errors in by_arm],
             kind="anchor",
         )
-        for name in names
-    ]
-    rows += [
-        Row(
-            "PSNR (dB)",
-            [scored(a.scores.psnr_db if a else None, numbers.significant) for a in best],
-        ),
-        Row("SSIM", [scored(a.scores.ssim if a else None, numbers.significant) for a in best]),
-        Row(
-            "re-identified",
-            [
-                scored(a.scores.reidentification if a else None, numbers.percent, as_percent=True)
-                for a in best
-            ],
-        ),
-        Row(
-            "chance",
-            [number(chance(a) if a else None, numbers.percent) for a in best],
-            kind="anchor",
-        ),
-    ]
-    more = [identifies_more(arm, a) if a else None for a, arm in zip(best, arms, strict=True)]
-    if any(more):
-        rows.append(
-            Row(
-                "another attack re-identifies more",
-                [
-                    Cell(
-                        numbers.percent(a.scores.reidentification.value),
-                        a.scores.reidentification.value,
-                        f"{readable(a.attack)}, {a.adversary}",
-                    )
-                    if a
-                    else words("no")
-                    for a in more
-                ],
-            )
-        )
-    return rows
-
-
-def _pairs(
-    best: list[AttackResult | None], arms: list[ArmResult]
-) -> list[tuple[AttackResult, ArmResult]]:
-    return [(a, arm) for a, arm in zip(best, arms, strict=True) if a is not None]
-
-
-def _anchor_mse(best: AttackResult | None, arm: ArmResult, name: str) -> Cell:
-    if best is not None:
-        for anchor in anchors(arm, best.adversary):
-            if anchor.attack == name:
-                return number(anchor.scores.mse.value, numbers.significant)
-    return words(numbers.ABSENT)
-
-
-def _verdict(attack: AttackResult) -> str:
-    return "failed: worse than the mean image" if attack.worse_than_mean_image else ""
-
-
-def _cost_rows(arms: list[ArmResult]) -> list[Row]:
-    def unknown(arm: ArmResult) -> str:
-        devices = arm.serving.energy_unknown_devices if arm.serving else None
-        return f"unknown for {devices} devices" if devices else ""
-
-    energy = _compared(
-        "energy per request",
-        arms,
-        lambda a: a.serving.energy_mj_per_request if a.serving else None,
-        numbers.millijoules,
-    )
-    energy_notes = [
-        "; ".join(filter(None, (cell.note, unknown(arm))))
-        for cell, arm in zip(energy.cells, arms, strict=True)
-    ]
-    return [
-        group("Cost, per image (simulated)", len(arms)),
-        _compared(
-            "multiply-accumulates", arms, lambda a: a.edge.macs if a.edge else None, numbers.scaled
-        ),
-        _compared(
-            "parameters", arms, lambda a: a.edge.parameters if a.edge else None, numbers.scaled
-        ),
-        _compared(
-            "peak activation elements",
-            arms,
-            lambda a: a.edge.peak_activation_elements if a.edge else None,
-            numbers.scaled,
-        ),
-        _compared(
-            "bytes of features",
-            arms,
-            lambda a: a.edge.feature_bytes if a.edge else None,
-            lambda v: numbers.scaled(v, "B"),
-        ),
-        _compared(
-            "median latency",
-            arms,
-            lambda a: a.serving.latency_ms.median if a.serving else None,
-            numbers.milliseconds,
-        ),
-        _compared(
-            "95th percentile of latency",
-            arms,
-            lambda a: a.serving.latency_ms.p95 if a.serving else None,
-            numbers.milliseconds,
-        ),
-        Row(
-            energy.label,
-            [
-                Cell(cell.text, cell.value, note)
-                for cell, note in zip(energy.cells, energy_notes, strict=True)
-            ],
-        ),
-        *_radio_and_cloud_rows(arms),
+        for name in dict.fromkeys(name for errors in by_arm for name in errors)
     ]
 
 
-def _radio_and_cloud_rows(arms: list[ArmResult]) -> list[Row]:
-    """Return the energy without the radios' tails, where there are any, and the cloud's cost."""
-    served = [arm.serving for arm in arms if arm.serving]
-    rows = []
-    if any(part.work_mj_per_request != part.energy_mj_per_request for part in served):
-        rows.append(
-            _compared(
-                "the same without keeping radios awake",
-                arms,
-                lambda a: a.serving.work_mj_per_request if a.serving else None,
-                numbers.millijoules,
-            )
-        )
-    if any(part.cost_usd_per_1000.busy is not None for part in served):
-        rows.append(
-            _compared(
-                "busy cloud servers, per 1,000 images",
-                arms,
-                lambda a: a.serving.cost_usd_per_1000.busy if a.serving else None,
-                numbers.dollars,
-            )
-        )
-    return rows
-
-
-def _provider_rows(arms: list[ArmResult]) -> list[Row]:
-    """Return the rows on training at the provider, where there was any."""
-    found = [arm.training.provider if arm.training else None for arm in arms]
-    if not any(found):
-        return []
-    return [
-        group("Training at the provider", len(arms)),
-        Row("images", [number(p.images if p else None, numbers.count) for p in found]),
-        Row("epochs", [number(p.epochs if p else None, numbers.count) for p in found]),
-        Row(
-            "epoch deployed",
-            [number(p.deployed_epoch if p else None, numbers.count) for p in found],
-        ),
-    ]
-
-
-def _count_rows(arms: list[ArmResult]) -> list[Row]:
-    def training(name: str, label: str) -> Row:
-        return Row(
-            label,
-            [
-                number(getattr(a.training, name) if a.training else None, numbers.count)
-                for a in arms
-            ],
-        )
-
-    def serving(name: str, label: str) -> Row:
-        return Row(
-            label,
-            [number(getattr(a.serving, name) if a.serving else None, numbers.count) for a in arms],
-        )
-
-    return [
-        *_provider_rows(arms),
-        group("Training, device-rounds", len(arms)),
-        training("participations", "took part"),
-        training("stragglers", "stragglers, past the deadline"),
-        training("offline", "offline"),
-        training("failed", "failed"),
-        training("infeasible", "devices whose memory is too small"),
-        group("Serving, requests", len(arms)),
-        serving("answered", "answered"),
-        serving("deadline_misses", "answered past the deadline"),
-        serving("offline", "offline"),
-        serving("infeasible", "front-end does not fit the device"),
-        serving("offloaded_raw", "sent as raw images, fully exposed"),
-    ]
+def _more(attack: AttackResult | None) -> Cell:
+    if attack is None:
+        return words("no")
+    value = attack.scores["reidentification"].value
+    return Cell(numbers.percent(value), value, f"{readable(attack.attack)}, {attack.adversary}")

@@ -2,9 +2,9 @@
 
 from testbed.pages.cells import Row, Table, number, words
 from testbed.results import formats as numbers
-from testbed.results.findings import accuracy, mse, readable
+from testbed.results.findings import accuracy, readable
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, Hijack
+from testbed.results.schema import MEAN_IMAGE, ArmResult, Hijack
 
 HEADINGS = (
     "arm",
@@ -30,9 +30,7 @@ def hijack_table(results: Results) -> Table | None:
 
 
 def _row(arm: ArmResult, hijack: Hijack, honest: ArmResult | None) -> Row:
-    own = [attack for attack in arm.attacks if attack.adversary == hijack.adversary]
-    decoded = next((mse(attack) for attack in own if attack.attack == hijack.attack), None)
-    mean = next((mse(attack) for attack in own if attack.attack == "mean_image"), None)
+    errors = {a.attack: a.mse for a in arm.attacks if a.adversary == hijack.adversary}
     beside = honest.name if honest else "no honest arm to compare"
     return Row(
         arm.name,
@@ -40,8 +38,8 @@ def _row(arm: ArmResult, hijack: Hijack, honest: ArmResult | None) -> Row:
             words(readable(hijack.attack), hijack.adversary),
             number(accuracy(arm).value, numbers.percent),
             number(accuracy(honest).value, numbers.percent, beside),
-            number(decoded, numbers.significant),
-            number(mean, numbers.significant),
+            number(errors.get(hijack.attack), numbers.significant),
+            number(errors.get(MEAN_IMAGE), numbers.significant),
             number(hijack.label_gap_sent, numbers.significant),
             number(hijack.label_gap_honest, numbers.significant),
         ],

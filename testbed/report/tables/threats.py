@@ -2,10 +2,11 @@
 
 from collections import Counter
 
-from testbed.pages.cells import Cell, Row, Table, group, number, scored, words
+from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, words
 from testbed.report.tables.threat_models import Best, Ladder, ThreatModel
 from testbed.results import formats as numbers
-from testbed.results.findings import best_attack, bound_for, readable, weakest_bound
+from testbed.results.figures import SCORES, Figure, Format, shown_in, value_at
+from testbed.results.findings import bound_for, readable, weakest_bound
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, BoundLevel, Interval
 
@@ -117,64 +118,41 @@ def _entropy_cell(arm: ArmResult) -> Cell:
 
 def link_table(results: Results) -> Table | None:
     """Return the best attack of every arm by the type of the victim's link."""
+    columns = [Figure("victims", "victims", numbers.count), *shown_in("links", SCORES)]
     rows: list[Row] = []
     for arm in results.arms:
-        best = best_attack(arm)
+        best = arm.best
         if best is None or not best.by_link:
             continue
-        rows.append(group(f"{arm.name}: {readable(best.attack)}, {best.adversary}", 4))
-        rows += [
-            Row(
-                entry.link,
-                [
-                    number(entry.victims, numbers.count),
-                    scored(entry.mse, numbers.significant),
-                    scored(entry.recognisable_share, numbers.percent, as_percent=True),
-                    scored(entry.reidentification, numbers.percent, as_percent=True),
-                ],
-            )
-            for entry in best.by_link
-        ]
-    headings = ["link", "victims", "MSE", "SSIM above 0.5", "re-identified"]
-    return Table(headings, rows) if rows else None
+        title = f"{arm.name}: {readable(best.attack)}, {best.adversary}"
+        rows.append(group(title, len(columns)))
+        rows += [Row(entry.link, part_cells(entry, columns)) for entry in best.by_link]
+    return Table(["link", *(figure.label for figure in columns)], rows) if rows else None
 
 
 def comparison_table(results: Results) -> Table | None:
     """Return paired differences of the arms from the first, by each adversary's best attack."""
+    scores = [score for score in SCORES if "differences" in score.places]
     rows = [
         Row(
             f"{item.arm} − {item.reference}, {item.adversary}",  # noqa: RUF001 - a minus sign
             [
                 words(f"{readable(item.attack)} / {readable(item.reference_attack)}"),
-                _difference(item.difference.mse),
-                _difference(item.difference.ssim),
-                _difference(item.difference.reidentified, as_percent=True),
+                *(_difference(value_at(item.difference, s.column), s.fmt) for s in scores),
                 number(item.victims, numbers.count),
                 number(item.devices, numbers.count),
             ],
         )
         for item in results.summary.comparisons
     ]
-    headings = [
-        "difference",
-        "best attacks",
-        "MSE",
-        "SSIM",
-        "re-identified",
-        "shared victims",
-        "devices",
-    ]
+    labels = [score.label for score in scores]
+    headings = ["difference", "best attacks", *labels, "shared victims", "devices"]
     return Table(headings, rows) if rows else None
 
 
-def _difference(interval: Interval | None, as_percent: bool = False) -> Cell:
-    fmt = numbers.percent if as_percent else numbers.significant
-    cell = scored(interval, fmt, as_percent=as_percent)
-    if interval is None or interval.low is None or interval.high is None:
-        return cell
-    unclear = interval.low <= 0.0 <= interval.high
-    note = f"{cell.note}; not shown to differ" if unclear else cell.note
-    return Cell(cell.text, cell.value, note)
+def _difference(interval: Interval, fmt: Format) -> Cell:
+    unclear = interval.low is not None and interval.low <= 0.0 <= (interval.high or 0.0)
+    return number(interval, fmt, "not shown to differ" if unclear else "")
 
 
 def inference_table(results: Results) -> Table | None:
@@ -183,9 +161,9 @@ def inference_table(results: Results) -> Table | None:
         Row(
             f"{arm.name}, {attack.adversary}",
             [
-                scored(attack.inferred.class_, numbers.percent, as_percent=True),
+                number(attack.inferred.class_, numbers.percent),
                 number(attack.inferred.majority_class, numbers.percent),
-                scored(attack.inferred.same_person, numbers.percent, as_percent=True),
+                number(attack.inferred.same_person, numbers.percent),
                 number(attack.inferred.chance_same_person, numbers.percent),
             ],
         )

@@ -132,9 +132,8 @@ def test_nearest_equals_brute_force_in_blocks(monkeypatch):
 
 def test_table_of_a_perfect_copy():
     pool = _images(5)
-    table = scores.score(pool[1:3], pool[1:3], pool, np.array([1, 2]))
-    assert table.mse.tolist() == [0.0, 0.0]
-    assert table.psnr_db.tolist() == [100.0, 100.0]
-    np.testing.assert_allclose(table.ssim, 1.0)
-    assert table.reidentified.all()
-    assert table.chance_reidentification == 0.2
+    columns = scores.score(pool[1:3], pool[1:3], pool, np.array([1, 2]))
+    assert columns["mse"].tolist() == [0.0, 0.0]
+    assert columns["psnr_db"].tolist() == [100.0, 100.0]
+    np.testing.assert_allclose(columns["ssim"], 1.0)
+    assert columns["reidentified"].all()

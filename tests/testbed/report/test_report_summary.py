@@ -119,7 +119,9 @@ def test_units() -> None:
     assert numbers.millijoules(None) == "unknown"
     assert numbers.duration(480.5) == "8.01\u202fmin"
     assert numbers.percent(0.0123) == "1.2\u202f%"
-    assert numbers.bounds(Interval(value=0.5, low=0.4, high=0.6), True) == "40.0 to 60.0"
+    share = Interval(value=0.5, low=0.4, high=0.6)
+    assert numbers.bounds(share, numbers.percent) == "40.0 to 60.0"
+    assert numbers.bounds(share) == "0.400 to 0.600"
     assert numbers.bounds(None) == ""
 
 
