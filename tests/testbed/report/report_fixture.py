@@ -134,6 +134,7 @@ def _rounds(rng: np.random.Generator) -> list[dict[str, Any]]:
     return [
         {
             "arm": arm,
+            "protocol": "split_federated",
             "round": number,
             "virtual_s": 40.0 * number,
             "training_loss": 2.3 * np.exp(-number / (3 + 2 * index)) + 0.1 * rng.random(),

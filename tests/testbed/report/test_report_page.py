@@ -320,7 +320,7 @@ def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
     assert list(rings[0].get_ydata()) == list(mine["validation_accuracy"][mine["round"] == 6])
 
 
-def test_results_from_before_there_were_providers_are_of_the_fleet(folder: Path) -> None:
+def test_rounds_without_a_provider_are_called_rounds(folder: Path) -> None:
     results = read_results(folder)
     assert set(results.rounds["protocol"]) == {"split_federated"}
     page = Page(build_report(folder).read_text(encoding="utf-8"))
