@@ -1,1 +1,1 @@
-"""What would run on a device: front-ends, defences, and the handlers of the Flower ClientApp."""
+"""The device: front-ends, defences, and the handlers of the Flower ClientApp."""

@@ -13,16 +13,16 @@ from clients.defences.base import Defence
 from clients.device_spec import DeviceSpec, EdgeModel, compute_layout
 from testbed.core.seeds import torch_generator
 
-CHUNK = 16  # images per forward pass; larger batches fall out of the cache
+CHUNK = 16  # images per forward pass; larger batches do not fit the cache
 
 
 @dataclass(frozen=True)
 class DeployedFrontEnd:
-    """The front-end that devices run, and that a white- or black-box adversary may be granted.
+    """The front-end that devices run, and that an adversary may be granted.
 
     Attributes
     ----------
-    parameters, statistics : weights by name, as numpy arrays so that the object travels cheaply.
+    parameters, statistics : weights by name, as numpy arrays, which are cheap to serialise.
     """
 
     device_spec: DeviceSpec
@@ -30,12 +30,12 @@ class DeployedFrontEnd:
     statistics: Mapping[str, NDArray[np.float32]]
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the module behind: another process builds its own."""
+        """Leave the module out: another process builds its own."""
         return {name: value for name, value in self.__dict__.items() if name != "runner"}
 
     @cached_property
     def runner(self) -> "FrontEndRunner":
-        """Return the module that runs it in this process."""
+        """The module that runs it in this process."""
         tensors = {
             name: torch.from_numpy(np.array(value))
             for name, value in (*self.parameters.items(), *self.statistics.items())
@@ -46,7 +46,7 @@ class DeployedFrontEnd:
         """Return released features of images in [0, 1]; random releases differ between draws."""
         rng = torch_generator(self.device_spec.seed, "oracle", draw)
         with torch.no_grad():
-            # Copies: arrays that came through Ray's object store are read-only.
+            # Copies, because arrays from Ray's object store are read-only.
             chunks = [
                 self.runner.released(torch.tensor(images[start : start + CHUNK]), rng).numpy()
                 for start in range(0, len(images), CHUNK)
@@ -89,13 +89,13 @@ class FrontEndRunner:
         return self._model.features(self._weights, x, rng)[1]
 
     def before_and_after(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the features before release and as they travel; only the truth knows the first."""
+        """Return the features before the release and as they travel."""
         with torch.no_grad():
             z, released, _ = self._model.features(self._weights, x, rng)
         return z, released
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:
-        """Return what the defence reports of a release, with these weights in its modules."""
+        """Return the defence's statistics of a release, with these weights in its modules."""
         defence = self._model.defence
         with torch.no_grad():
             return self._model.with_weights(
@@ -109,7 +109,7 @@ class FrontEndRunner:
     def request_features(self, image: Tensor, device: int, request: int) -> Tensor:
         """Return the features that travel for a device's request, uint8 (1, C, H, W).
 
-        The same bits wherever it runs: on the device, or in a cloud that got the raw image.
+        The bits are the same on the device and in a cloud that got the raw image.
         """
         x = image.float().div_(255.0)
         rng = torch_generator(self._model.device_spec.seed, "request release", device, request)

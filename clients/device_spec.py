@@ -1,4 +1,4 @@
-"""What is installed on every device of an arm: the front-end, the defence and how to train them."""
+"""The software of a device: its front-end and defence, and their training options."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,14 +31,14 @@ ADVERSARY = DEFENCE + "adversary."
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """The description of an arm's device side; plain data, sent to every host once.
+    """The device side of an arm, as plain data that is sent to every host once.
 
     Attributes
     ----------
     arm : name of the arm.
     image_shape : (C, H, W) of an image.
     channel_mean, channel_std : normalisation of the inputs, one number per channel.
-    tier : which devices of the arm run it.
+    tier : name of the devices of the arm that run it.
     precision : number format of weights, activations and released features.
     """
 
@@ -56,7 +56,7 @@ class DeviceSpec:
     precision: Precision = "float32"
 
     def build(self) -> "EdgeModel":
-        """Build the front-end and the defence; its first weights depend on the seed alone."""
+        """Build front-end and defence; the first weights depend on the seed alone."""
         return EdgeModel(self)
 
 
@@ -71,10 +71,10 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 class _Modules(nn.Module):
-    """Everything on a device that has weights; a call runs with other weights than the built ones.
+    """All modules of a device that have weights; calls run with weights that the caller passes.
 
-    ``torch.func.functional_call`` exchanges the weights of a module for the length of its forward
-    pass, and the forward pass of this one is whatever the caller wants to run.
+    ``torch.func.functional_call`` replaces the weights of a module during its forward pass, and the
+    forward pass of this module runs any function.
     """
 
     def __init__(self, front_end: FrontEnd, defence: Defence) -> None:
@@ -91,7 +91,7 @@ class _Modules(nn.Module):
 
 
 class _OnDevice(nn.Module):
-    """The front-end with the layers that its defence adds on the device, as one module."""
+    """The front-end and the layers of its defence on the device, as one module."""
 
     def __init__(self, front_end: FrontEnd, defence: Defence) -> None:
         super().__init__()
@@ -107,8 +107,8 @@ class _OnDevice(nn.Module):
 class EdgeModel:
     """A front-end, its defence and its input normalisation, shared by all devices of a process.
 
-    Weights are passed to every call: devices differ in weights, not in code. The weights of a
-    defence's own modules are among them, under ``defence.``.
+    Devices differ in weights, not in code, so every call takes the weights. Those of the defence's
+    own modules have the prefix ``defence.``.
     """
 
     def __init__(self, device_spec: DeviceSpec) -> None:
@@ -129,7 +129,7 @@ class EdgeModel:
         self._modules = _Modules(self.front_end, self.defence)
         initialise(self._modules.defence, torch_generator(device_spec.seed, "defence weights"))
         if any(True for _ in self._modules.defence.buffers()):
-            raise ValueError("a defence's modules hold parameters only, this one's hold buffers")
+            raise ValueError("the modules of a defence must not have buffers")
         shape = (1, len(device_spec.channel_mean), 1, 1)
         self._mean = torch.tensor(device_spec.channel_mean).reshape(shape)
         self._std = torch.tensor(device_spec.channel_std).reshape(shape)
@@ -149,27 +149,27 @@ class EdgeModel:
         )
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that the modules were built with, by name, to be trained."""
+        """Return the modules' own parameters, by name; central training changes them."""
         defence = under(DEFENCE, dict(self._modules.defence.named_parameters()))
         return {**dict(self.front_end.named_parameters()), **defence}
 
     def own_adversary(self) -> dict[str, nn.Parameter]:
-        """Return those of them that belong to the defence's adversary, without their prefix."""
+        """Return the own parameters of the defence's adversary, without their prefix."""
         return below(ADVERSARY, self.own_parameters())
 
     def own_weights(self) -> dict[str, Tensor]:
-        """Return ``own_parameters`` and the buffers beside them; training changes them in place."""
+        """Return ``own_parameters`` and the buffers; training changes them in place."""
         return {**self.own_parameters(), **statistics_of(self.front_end)}
 
     def on_device(self) -> nn.Module:
-        """Return what a device runs for an image, to be measured; built weights, own modules."""
+        """Return the module that a device runs for an image, with its own weights."""
         if self.defence.release_layers is None and not self.defence.changes_view:
             return self.front_end
         return _OnDevice(self.front_end, self.defence)
 
     @cached_property
     def payload_bytes(self) -> int:
-        """Return the bytes that features of an image take on the wire, by the built weights."""
+        """The bytes of an image's features on the wire, with the first weights."""
         rng = torch_generator(0, "payload")
         x = torch.rand(1, *self.device_spec.image_shape, generator=rng)
         parameters, statistics = self.initial_weights()
@@ -178,7 +178,7 @@ class EdgeModel:
         return payload_bytes(self.encode(released))
 
     def with_weights(self, weights: Mapping[str, Tensor], call: Callable[[], T]) -> T:
-        """Return ``call()``, run while the modules hold the given parameters and buffers."""
+        """Return the result of ``call()`` with the given parameters and buffers in the modules."""
         named = {
             name if name.startswith(DEFENCE) else f"front_end.{name}": value
             for name, value in weights.items()
@@ -199,24 +199,24 @@ class EdgeModel:
         ----------
         weights : parameters and buffers by name; buffers are updated in place when training.
         x : images in [0, 1] (N, C, H, W).
-        training_step : step of the round when training; None evaluates.
+        training_step : step of the round in training; None evaluates.
 
         Returns
         -------
-        Features before release, features as released, and the pre-funnel output where there is one.
+        Features before release, released features, and the pre-funnel output if there is one.
         """
         self.front_end.train(training_step is not None)
         if training_step is not None:
-            # All batches of a round count alike; the server blends the round into what it has.
+            # All batches of a round have equal weight; the server blends the rounds.
             set_statistics_momentum(self.front_end, 1.0 / (training_step + 1))
         return self._run(weights, x, rng)
 
     def own_batch(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Batch:
-        """Run the front-end with ``own_weights``, in the mode it is in; all results are float32."""
+        """Run the front-end with ``own_weights``, in its current mode; all results are float32."""
         z, released, pre_funnel = self._run(self.own_weights(), x, rng)
         # Distances and correlations need the range and the digits of single precision.
-        kept = None if pre_funnel is None else pre_funnel.float()
-        return Batch(x, labels, z.float(), released.float(), kept)
+        pre_funnel = None if pre_funnel is None else pre_funnel.float()
+        return Batch(x, labels, z.float(), released.float(), pre_funnel)
 
     def _run(
         self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator
@@ -237,7 +237,7 @@ class EdgeModel:
 
     @property
     def _rounds_release(self) -> bool:
-        """Say whether features are rounded to int8; a defence that quantises has done it."""
+        """Whether features are rounded to int8 here; a quantising defence already does it."""
         return self._int8 is not None and self.defence.wire.bits > INT8_BITS
 
     def to(self, device: torch.device) -> None:
@@ -253,7 +253,7 @@ class EdgeModel:
 
 
 def deployable(parameters: Mapping[str, T]) -> dict[str, T]:
-    """Return the parameters that devices need to serve: all but those of training only."""
+    """Return the parameters that devices need to serve: all but the adversary's."""
     return {name: value for name, value in parameters.items() if not name.startswith(ADVERSARY)}
 
 

@@ -1,9 +1,9 @@
 """The device's side of every message: an ordinary Flower ClientApp.
 
-The same app runs on Flower's own runtime and on the hosts of the testbed. Flower may run two
-messages of one device in two processes, so there all state goes through ``context.state``; a host
-keeps its devices in memory for the length of a round, which saves one forward pass per step.
-Both give the same bits.
+The same app runs on Flower's runtime and on the hosts of the testbed. Flower may handle two
+messages of one device in two processes, so all state goes through ``context.state`` there. A host
+keeps its devices in memory for one round, which saves one forward pass per step. Both give the same
+bits.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from clients.deployed import FrontEndRunner
 from clients.device_spec import DeviceSpec, compute_layout
-from clients.local_training import MIN_BATCH, LocalTraining
+from clients.local_training import LocalTraining
+from testbed.core.layers import MIN_BATCH
 from testbed.core.state_dicts import below
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_record, to_tensors
@@ -36,11 +37,11 @@ class DeviceData(Protocol):
         """Return the device's training images (n, C, H, W) and labels (n,)."""
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Return one image (C, H, W) that the device's user wants classified."""
+        """Return one image (C, H, W) that the device's user wants to classify."""
 
 
 class EdgeRuntime:
-    """What the handlers of one process share: the model, decoded weights, running sessions."""
+    """State shared by the handlers of one process: model, decoded weights, local trainings."""
 
     def __init__(self, device_spec: DeviceSpec, data: DeviceData, keep_in_memory: bool) -> None:
         self.device_spec = device_spec
@@ -54,7 +55,7 @@ class EdgeRuntime:
         self._deployed: tuple[str, RecordDict] | None = None
 
     def decode(self, content: RecordDict, version: str) -> tuple[dict[str, Tensor], ...]:
-        """Decode the weights of a message once per process, however many devices get them."""
+        """Decode the weights of a message once per process, for all devices that get them."""
         if self._decoded[0] != version:
             self._decoded = (
                 version,
@@ -64,7 +65,7 @@ class EdgeRuntime:
         return self._decoded[1:]
 
     def begin(self, device: int, server_round: int, content: RecordDict) -> LocalTraining:
-        """Start a device's round from the weights it was sent."""
+        """Start a device's round from the received weights."""
         if server_round != self._round:
             self.local_trainings.clear()
             self._round = server_round
@@ -87,9 +88,7 @@ class EdgeRuntime:
     ) -> LocalTraining:
         images, labels = self.data.training(device)
         if len(images) < MIN_BATCH:
-            raise ValueError(
-                f"a device needs {MIN_BATCH} images to train, this one has {len(images)}"
-            )
+            raise ValueError(f"a device needs {MIN_BATCH} images to train, and has {len(images)}")
         return LocalTraining(
             self.model,
             device,
@@ -102,7 +101,7 @@ class EdgeRuntime:
         )
 
     def restore(self, device: int, server_round: int, context: Context) -> LocalTraining:
-        """Return the device's running session, from memory or from its Flower state."""
+        """Return the device's local training, from memory or from its Flower state."""
         if self.keep_in_memory:
             return self.local_trainings[device]
         state = context.state.array_records
@@ -120,7 +119,7 @@ class EdgeRuntime:
         return local_training
 
     def save(self, local_training: LocalTraining, context: Context) -> None:
-        """Write the session to the device's Flower state (before a forward step's statistics)."""
+        """Write the local training to the device's Flower state."""
         for name in [key for key in context.state if key.startswith(MOMENT)]:
             del context.state[name]  # of an earlier round
         context.state[protocol.ARRAYS] = to_record(local_training.parameters)
@@ -137,7 +136,7 @@ class EdgeRuntime:
             local_training.drop_graph()
 
     def deployed(self, content: RecordDict) -> RecordDict:
-        """Return the front-end that is deployed, one object for all devices of a host."""
+        """Return the deployed front-end, one object for all devices of a host."""
         version = str(content.config_records[protocol.CONFIG][protocol.VERSION])
         if not self.keep_in_memory:
             return content
@@ -160,10 +159,10 @@ def build_client_app(
 
     Parameters
     ----------
-    programs : what is installed on the devices, one program per tier of the fleet.
+    device_specs : the software of the devices, one per tier of the fleet.
     data : the devices' images; the device id is the node's ``partition-id``.
-    keep_in_memory : keep sessions in this process between messages (testbed hosts); otherwise
-        they go through ``context.state``, as Flower's runtime needs.
+    keep_in_memory : keep local trainings in this process between messages (testbed hosts);
+        otherwise they go through ``context.state``, as Flower's runtime needs.
     """
     runtimes = [EdgeRuntime(device_spec, data, keep_in_memory) for device_spec in device_specs]
     app = ClientApp()
@@ -189,7 +188,7 @@ def build_client_app(
 
     @app.query("deploy")
     def deploy(message: Message, context: Context) -> Message:
-        # The records are shared between the devices of a process, so this costs no copy.
+        # The devices of a process share the records, so this makes no copy.
         content = runtimes[tier_of(message.content)].deployed(message.content)
         for key in (protocol.ARRAYS, protocol.STATISTICS, protocol.CONFIG):
             context.state[key] = content[key]
@@ -210,11 +209,15 @@ def _device(context: Context) -> int:
     return int(context.node_config[protocol.DEVICE])
 
 
+def _position(message: Message) -> tuple[int, int]:
+    """Return the round and the step of a training message."""
+    content = message.content
+    server_round = int(config_number(content, protocol.SERVER_ROUND))
+    return server_round, int(config_number(content, protocol.STEP))
+
+
 def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    step, server_round = (
-        int(config_number(message.content, protocol.STEP)),
-        int(config_number(message.content, protocol.SERVER_ROUND)),
-    )
+    server_round, step = _position(message)
     if step == 0:
         local_training = runtime.begin(_device(context), server_round, message.content)
         if not runtime.keep_in_memory:
@@ -234,21 +237,13 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
 
 
 def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    step, server_round = (
-        int(config_number(message.content, protocol.STEP)),
-        int(config_number(message.content, protocol.SERVER_ROUND)),
-    )
+    server_round, step = _position(message)
     local_training = runtime.restore(_device(context), server_round, context)
     gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
     scale = float(config_number(message.content, protocol.LEARNING_RATE_SCALE))
     penalty = local_training.backward(step, gradient, scale)
-    content = RecordDict(
-        {
-            protocol.METRICS: MetricRecord(
-                {protocol.NUM_EXAMPLES: len(gradient), protocol.PENALTY: penalty}
-            )
-        }
-    )
+    metrics = MetricRecord({protocol.NUM_EXAMPLES: len(gradient), protocol.PENALTY: penalty})
+    content = RecordDict({protocol.METRICS: metrics})
     if step == int(config_number(message.content, protocol.STEPS)) - 1:
         content[protocol.ARRAYS] = to_record(local_training.parameters)
         content[protocol.STATISTICS] = to_record(local_training.statistics)
@@ -258,9 +253,8 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
 
 
 def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
-    image = torch.from_numpy(
-        runtime.data.image(int(config_number(message.content, protocol.IMAGE)))[None].copy()
-    )
+    index = int(config_number(message.content, protocol.IMAGE))
+    image = torch.from_numpy(runtime.data.image(index)[None].copy())
     if message.content.config_records[protocol.CONFIG].get(protocol.RAW, False):
         raw = RecordDict({protocol.RAW_IMAGE: to_record({protocol.X: image})})
         return Message(raw, reply_to=message)

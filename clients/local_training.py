@@ -13,20 +13,19 @@ from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
 from testbed.core.seeds import generator, torch_generator
 from testbed.core.state_dicts import below
 
-MIN_BATCH = 2
 ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults
 
 
 @dataclass
 class _Graph:
-    """What a forward step leaves behind for its backward step."""
+    """The state of a forward step that its backward step needs."""
 
     step: int
     batch: Batch
 
 
 class LocalTraining:
-    """The state of one device during one round.
+    """The training of one device in one round.
 
     Parameters
     ----------
@@ -68,7 +67,7 @@ class LocalTraining:
 
     @property
     def has_graph(self) -> bool:
-        """Whether the activations of a forward step are being kept."""
+        """Whether the activations of a forward step are in memory."""
         return self._graph is not None
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +100,7 @@ class LocalTraining:
         return released.detach(), self._model.defence.targets(labels, device_spec.num_classes)
 
     def drop_graph(self) -> None:
-        """Forget the forward step's activations; ``backward`` runs it again, with equal bits."""
+        """Free the forward step's activations; ``backward`` repeats the step with equal bits."""
         self._graph = None
         self.statistics = self._statistics_before
 
@@ -110,8 +109,8 @@ class LocalTraining:
 
         Parameters
         ----------
-        learning_rate_scale : factor on the learning rate, from the server's schedule.
         gradient : d(mean task loss of this device's batch) / d(released features).
+        learning_rate_scale : factor on the learning rate, from the server's schedule.
 
         Returns
         -------
@@ -129,25 +128,25 @@ class LocalTraining:
             outputs.append(penalty)
             seeds.append(torch.ones_like(penalty))
         gradients = _gradients(outputs, list(deployable(self.parameters).values()), seeds)
-        # Both sides of the game move from the same weights.
+        # Both players are updated from the same weights.
         adversary = self._adversary_gradients(batch, weights)
         self._update(gradients, step, learning_rate_scale)
         self._update_adversary(adversary, step, learning_rate_scale)
         return 0.0 if penalty is None else float(penalty.detach())
 
     def _adversary_gradients(self, batch: Batch, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the gradients of the defence's adversary on features that it cannot change."""
+        """Return the gradients of the defence's adversary, on detached features."""
         leaves = list(below(ADVERSARY, self.parameters).values())
         if not leaves:
             return []
         defence = self._model.defence
-        seen = batch.without_gradients()
-        loss = self._model.with_weights(weights, lambda: defence.adversary_loss(seen))
+        detached = batch.without_gradients()
+        loss = self._model.with_weights(weights, lambda: defence.adversary_loss(detached))
         return _gradients([loss], leaves, [torch.ones_like(loss)])
 
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
-        """One step of SGD or Adam, in place (a torch.optim object per device costs 2x)."""
+        """Take one step of SGD or Adam in place; a torch.optim object per device costs 2x."""
         options = self._model.device_spec.optimiser
         named = deployable(self.parameters)
         leaves = list(named.values())
@@ -175,7 +174,7 @@ class LocalTraining:
 
     @torch.no_grad()
     def _update_adversary(self, gradients: list[Tensor], step: int, scale: float) -> None:
-        """One step of Adam for the weights that exist in training only."""
+        """Take one step of Adam for the adversary's weights."""
         if not gradients:
             return
         leaves = below(ADVERSARY, self.parameters)
@@ -187,7 +186,7 @@ class LocalTraining:
             leaf.add_(direction, alpha=-rate * scale)
 
     def _moment(self, name: str, leaves: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the optimiser's moment of that name, zero at the start of the round."""
+        """Return the optimiser's moment of a name, zero at the start of the round."""
         if name not in self.moments:
             self.moments[name] = {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
         return list(self.moments[name].values())
@@ -195,11 +194,7 @@ class LocalTraining:
 
 def _gradients(outputs: list[Tensor], leaves: list[Tensor], seeds: list[Tensor]) -> list[Tensor]:
     """Return d(outputs . seeds) / d(leaves), zero for leaves that the outputs do not depend on."""
-    gradients = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
-    return [
-        torch.zeros_like(leaf) if value is None else value
-        for leaf, value in zip(leaves, gradients, strict=True)
-    ]
+    return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True))
 
 
 def _adam_direction(
@@ -209,7 +204,7 @@ def _adam_direction(
     betas: tuple[float, float],
     step: int,
 ) -> list[Tensor]:
-    """Return Adam's bias-corrected direction (arXiv 1412.6980, algorithm 1); moments move along."""
+    """Update the moments, and return Adam's direction (arXiv 1412.6980, algorithm 1)."""
     torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
     torch._foreach_mul_(second, betas[1])
     torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])

@@ -1,10 +1,10 @@
-"""int8 front-ends, emulated in float32: what a microcontroller's integer kernels compute.
+"""int8 front-ends, emulated in float32: the arithmetic of a microcontroller's integer kernels.
 
-Weights are quantised symmetrically per output channel, activations affinely per tensor with ranges
-that are moving averages over training batches, and gradients pass straight through: quantisation-
-aware training as in Jacob et al. 2018 (arXiv 1712.05877, sections 2 and 3). Batch norm is folded
-into the convolution before it, as deployed kernels do: scaling an output channel does not change
-its symmetric quantisation, so what is quantised is what comes after the batch norm.
+Weights are quantised symmetrically per output channel, activations affinely per tensor. Activation
+ranges are moving averages over training batches, and gradients pass straight through: quantisation-
+aware training as in Jacob et al. 2018 (arXiv 1712.05877, sections 2 and 3). As in deployed kernels,
+batch norm is folded into the convolution before it: activations are quantised after the batch norm.
+The scale of an output channel does not change its symmetric quantisation.
 """
 
 import itertools
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from testbed.core.layers import BatchAverage
 from testbed.wire.quantisation import straight_through
 
-WEIGHT_LEVELS = 127  # -127 to 127; -128 is left out, so that negation stays exact
+WEIGHT_LEVELS = 127  # -127 to 127, without -128, so that negation is exact
 ACTIVATION_LEVELS = 255
 _FUSED_INTO_NEXT = (nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.SiLU)
 _HAS_WEIGHT = (nn.Conv2d, nn.Linear)
 
 
 def quantise_weight(weight: Tensor) -> Tensor:
-    """Round a weight (C_out, ...) to 8 bits per output channel, with its gradient straight through.
+    """Round a weight (C_out, ...) to 8 bits per output channel; the gradient is straight-through.
 
     value = step * code with codes from -127 to 127 (arXiv 1712.05877, section 3.1).
     """
@@ -33,11 +33,11 @@ def quantise_weight(weight: Tensor) -> Tensor:
 
 
 class ActivationQuantiser(BatchAverage):
-    """Rounds activations to 256 values between the ends of a range seen in training.
+    """Rounds activations to 256 values in a range that is learned in training.
 
     Attributes
     ----------
-    low, high : moving averages of a batch's smallest and largest activation; both 0 before any.
+    low, high : moving averages of a batch's least and largest activation; 0 before the first batch.
     """
 
     low: Tensor
@@ -49,7 +49,7 @@ class ActivationQuantiser(BatchAverage):
         self.register_buffer("high", torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Round activations of any shape; the gradient is zero where they leave the range."""
+        """Round activations of any shape; the gradient is zero outside the range."""
         if self.training:
             with torch.no_grad():
                 self.low.lerp_(x.min().clamp_max(0.0).reshape(1), self.momentum)
@@ -60,15 +60,15 @@ class ActivationQuantiser(BatchAverage):
         lowest, highest = -zero_point * usable, (ACTIVATION_LEVELS - zero_point) * usable
         inside = torch.minimum(torch.maximum(x, lowest), highest)
         rounded = torch.round(inside.detach() / usable) * usable
-        # Before the first training batch there is no range to round to.
+        # There is no range before the first training batch.
         return torch.where(step == 0.0, x, straight_through(rounded, inside))
 
 
 class Int8Emulation:
-    """Makes a front-end compute as its int8 deployment would.
+    """Makes a front-end compute like its int8 deployment.
 
-    The quantisers become a part of the front-end, ``quantisers``: their ranges are statistics that
-    travel, are averaged and are deployed with those of batch norm.
+    The quantisers become a part of the front-end, ``quantisers``. Their ranges are statistics,
+    which travel, are averaged and are deployed like those of batch norm.
     """
 
     def __init__(self, front_end: nn.Module) -> None:
@@ -84,7 +84,7 @@ class Int8Emulation:
         front_end.add_module("quantisers", quantisers)
 
     def weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights by name, those of convolutions and linear layers quantised."""
+        """Return the weights by name, with those of convolutions and linear layers quantised."""
         return {
             name: quantise_weight(value) if name in self._weights else value
             for name, value in weights.items()
@@ -102,9 +102,8 @@ def _rounding(quantiser: ActivationQuantiser) -> Callable[[nn.Module, object, Te
 def _quantised(front_end: nn.Module) -> list[nn.Module]:
     """Return the modules whose output an integer deployment writes to memory, in a fixed order.
 
-    Chains (``nn.Sequential``) and layers that kernels fuse with the next one do not: a convolution
-    or batch norm before a batch norm, pooling or activation. All other layers, blocks with a
-    forward pass of their own, and the front-end itself do.
+    These are all modules except chains (``nn.Sequential``) and layers that kernels fuse with the
+    next one: a convolution or batch norm before a batch norm, pooling or activation.
     """
     leaves = [layer for layer in front_end.modules() if not list(layer.children())]
     fused = {

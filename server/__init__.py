@@ -1,1 +1,1 @@
-"""The cloud: cloud halves, strategies, the split-federated ServerApp and the serving queue."""
+"""The cloud: cloud models, strategies, the split-federated ServerApp, and serving."""

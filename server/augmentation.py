@@ -1,8 +1,8 @@
-"""Random changes of a batch of training images: flip, crop, brightness, contrast, saturation.
+"""Random augmentation of a batch: flip, crop, brightness, contrast, saturation.
 
 Every image gets its own draws, made on the CPU and applied on the images' device, so that a batch
-is changed alike wherever it lies. The order is fixed: geometry first, then brightness, contrast,
-saturation, each clipped to [0, 1].
+changes in the same way on every device. The order is fixed: geometry first, then brightness,
+contrast and saturation, each clipped to [0, 1].
 """
 
 import torch
@@ -15,11 +15,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(images: Tensor, section: AugmentationSection, rng: torch.Generator) -> Tensor:
-    """Return changed copies of images in [0, 1], (N, C, H, W) with C of 1 or 3.
+    """Return augmented copies of images in [0, 1], (N, C, H, W) with C of 1 or 3.
 
     Parameters
     ----------
-    rng : CPU generator; the same state gives the same changes.
+    rng : CPU generator; the same state gives the same augmentation.
     """
     count = len(images)
     if section.horizontal_flip:
@@ -40,16 +40,16 @@ def augment(images: Tensor, section: AugmentationSection, rng: torch.Generator) 
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror left and right the images (N, C, H, W) for which ``chosen`` (N,) is true."""
+    """Mirror the images (N, C, H, W) for which ``chosen`` (N,) is true."""
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
 def crop(images: Tensor, padding: int, shifts: Tensor) -> Tensor:
-    """Pad (N, C, H, W) with black on all sides, and cut the original size out.
+    """Pad (N, C, H, W) with black on all sides, and crop to the original size.
 
     Parameters
     ----------
-    shifts : int64 (2, N), rows and columns of the cut's corner in the padded image, each from 0 to
+    shifts : int64 (2, N), row and column of the crop's corner in the padded image, each from 0 to
         ``2 * padding``.
     """
     count, _, height, width = images.shape
@@ -57,9 +57,9 @@ def crop(images: Tensor, padding: int, shifts: Tensor) -> Tensor:
     rows = shifts[0][:, None] + torch.arange(height, device=images.device)
     columns = shifts[1][:, None] + torch.arange(width, device=images.device)
     of_image = torch.arange(count, device=images.device)[:, None, None]
-    # Indexed this way the channels come last, which is the layout that convolutions want.
-    cut = padded.permute(0, 2, 3, 1)[of_image, rows[:, :, None], columns[:, None, :]]
-    return cut.permute(0, 3, 1, 2)
+    # This indexing puts the channels last, the fastest layout for convolutions.
+    cropped = padded.permute(0, 2, 3, 1)[of_image, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
 
 
 def grey(images: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Cloud:
             group["lr"] = self._learning_rate * scale
 
     def accepts(self, features: Tensor, targets: Tensor, tier: int) -> bool:
-        """Say whether features and targets have the shapes of the tier."""
+        """Return whether features and targets have the shapes of the tier."""
         shape, classes = self.model.shapes[tier], self.model.num_classes
         return tuple(features.shape[1:]) == shape and tuple(targets.shape[1:]) == (classes,)
 
@@ -92,13 +92,13 @@ class Cloud:
             self.model.train()
             set_statistics_momentum(self.model, running_weight(self.steps))
             self.steps += 1
-            of = list(tiers) if tiers is not None else [0] * len(features)
-            order = sorted(range(len(features)), key=lambda index: of[index])
+            tier_of = list(tiers) if tiers is not None else [0] * len(features)
+            order = sorted(range(len(features)), key=lambda index: tier_of[index])
             sizes = [len(features[index]) for index in order]
             received, entered = [], []
-            for tier in sorted(set(of)):
-                own = [features[index] for index in order if of[index] == tier]
-                z = torch.cat(own).contiguous(memory_format=torch.channels_last)
+            for tier in sorted(set(tier_of)):
+                of_tier = [features[index] for index in order if tier_of[index] == tier]
+                z = torch.cat(of_tier).contiguous(memory_format=torch.channels_last)
                 received.append(z.requires_grad_())
                 entered.append(self.model.enter(z, tier))
             wanted = torch.cat([targets[index] for index in order])
@@ -120,14 +120,14 @@ class Cloud:
     def _gradients(
         received: Sequence[Tensor], order: Sequence[int], sizes: Sequence[int]
     ) -> list[Tensor]:
-        """Cut the tiers' gradients into the devices', back in the devices' order."""
+        """Split the tiers' gradients into the devices', in the devices' order."""
         total, gradients = sum(sizes), [Tensor()] * len(sizes)
-        places = iter(zip(order, sizes, strict=True))
+        devices = iter(zip(order, sizes, strict=True))
         for z in received:
             assert z.grad is not None
             start = 0
             while start < len(z):
-                index, size = next(places)
+                index, size = next(devices)
                 # Each device's loss is the mean over its own batch, not over the cohort's.
                 gradients[index] = z.grad[start : start + size] * (total / size)
                 start += size

@@ -1,4 +1,4 @@
-"""Where central training computes: CPU or GPU, in which precision, and how it stays repeatable."""
+"""The device of central training, its precision, and deterministic GPU kernels."""
 
 import os
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ def choose_device(section: ProviderSection) -> torch.device:
 
     Raises
     ------
-    UserError : a GPU is asked for and there is none, or a precision that the device lacks.
+    UserError : there is no GPU for ``cuda``, or the device lacks the precision.
     """
     has_gpu = torch.cuda.is_available()
     if section.device == "cuda" and not has_gpu:
         raise UserError(
-            "training.provider.device: 'cuda' needs a GPU and a torch built for it; "
+            "training.provider.device: 'cuda' needs a GPU and a torch built for CUDA; "
             "give 'auto' or 'cpu'"
         )
     on_gpu = has_gpu and section.device != "cpu"
@@ -34,7 +34,7 @@ def choose_device(section: ProviderSection) -> torch.device:
 
 
 def describe_device(device: torch.device, threads: int) -> str:
-    """Name everything about the device that decides the last bits of a training."""
+    """Return a text with all properties of the device that affect the last bits of a training."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda})"
     return f"cpu ({torch.backends.cpu.get_cpu_capability()}, {threads} threads)"
@@ -42,11 +42,11 @@ def describe_device(device: torch.device, threads: int) -> str:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Make a GPU compute the same bits every time, as a CPU does; slower by a little."""
+    """Make a GPU compute the same bits every time, as a CPU does; slightly slower."""
     if device.type != "cuda":
         yield
         return
-    # Read by cuBLAS when its first handle is made; without it matrix products may differ.
+    # cuBLAS reads this when it creates its first handle; without it matrix products may differ.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,4 +1,4 @@
-"""What central training needs of a device's half; ``clients`` has it, this names its parts."""
+"""The interface of a device's half for central training; ``clients`` implements it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class DefenceTerms(Protocol):
-    """What the loss takes from a defence (clients.defences.base says what each means)."""
+    """The parts of a defence that the loss needs; documented in ``clients.defences.base``."""
 
     task_weight: float
 
@@ -27,7 +27,7 @@ class DefenceTerms(Protocol):
 
 
 class EdgeInterface(Protocol):
-    """A front-end with its defence, as a device would run it, holding weights of its own."""
+    """A front-end with its defence, as on a device, with its own weights."""
 
     @property
     def front_end(self) -> nn.Module:
@@ -38,10 +38,10 @@ class EdgeInterface(Protocol):
         """Return the defence."""
 
     def own_parameters(self) -> Mapping[str, nn.Parameter]:
-        """Return everything that is trained, the adversary's parameters included."""
+        """Return all trained parameters, including the adversary's."""
 
     def own_adversary(self) -> Mapping[str, nn.Parameter]:
-        """Return the adversary's parameters, by the names that its learning rates go by."""
+        """Return the adversary's parameters, by the names of ``adversary_learning_rate``."""
 
     def own_weights(self) -> Mapping[str, Tensor]:
         """Return all parameters and statistics."""
@@ -61,7 +61,7 @@ class EdgeBatch(Protocol):
         """Return the features that the cloud gets, float32."""
 
     def without_gradients(self) -> "EdgeBatch":
-        """Return the same values, cut off from the front-end."""
+        """Return the same values, detached from the front-end."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class ProviderTier:
 
     Attributes
     ----------
-    entry : where its features enter the cloud model.
-    share : of the devices that it is for; the loss and the validation figures weigh it so.
+    entry : index of its entry into the cloud model.
+    share : share of the devices; its weight in the loss and in the validation figures.
     """
 
     edge: EdgeInterface

@@ -12,16 +12,15 @@ from server.edge_interface import EdgeBatch, ProviderTier
 from server.entries import TieredCloudModel
 from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
-ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults, as on devices
 Weights = dict[str, Tensor]
 
 
 class JointStep:
-    """Both halves with one optimiser; adversaries that train in alternation have their own.
+    """Trains both halves with one optimiser, and adversaries in alternation with another.
 
     Parameters
     ----------
-    tiers, cloud : the halves, on ``device`` already and trained in place.
+    tiers, cloud : the halves, already on ``device`` and trained in place.
     """
 
     def __init__(
@@ -34,10 +33,10 @@ class JointStep:
         self._section, self._tiers, self._cloud, self._device = section, tiers, cloud, device
         total = sum(tier.share for tier in tiers)
         self._shares = [tier.share / total for tier in tiers]
-        playing = {id(value) for tier in tiers for value in tier.edge.own_adversary().values()}
+        adversaries = {id(value) for tier in tiers for value in tier.edge.own_adversary().values()}
         everything = [p for tier in tiers for p in tier.edge.own_parameters().values()]
         everything += cloud.parameters()
-        self._parameters = [value for value in everything if id(value) not in playing]
+        self._parameters = [value for value in everything if id(value) not in adversaries]
         self._optimiser = _optimiser(section.optimiser, self._parameters)
         self._adversaries = _adversaries(tiers)
         self._scaler = torch.amp.GradScaler(device.type, enabled=section.precision == "fp16")
@@ -67,7 +66,7 @@ class JointStep:
         loss, figures = self._loss(batches, logits.split(len(x)), labels)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        # Both sides of the game move from the same weights.
+        # Both players are updated from the same weights.
         self._adversary_gradients(batches)
         if self._section.optimiser.clip_norm is not None:
             self._scaler.unscale_(self._optimiser)
@@ -88,40 +87,43 @@ class JointStep:
     ) -> tuple[Tensor, Tensor]:
         loss = torch.zeros((), device=self._device)
         figures = torch.zeros(3, dtype=torch.float64, device=self._device)
-        for tier, share, batch, own in zip(self._tiers, self._shares, batches, logits, strict=True):
+        for tier, share, batch, scores in zip(
+            self._tiers, self._shares, batches, logits, strict=True
+        ):
             defence = tier.edge.defence
-            targets = defence.targets(labels, own.shape[1]).to(self._device)
-            log_probabilities = functional.log_softmax(own, dim=1)
+            targets = defence.targets(labels, scores.shape[1]).to(self._device)
+            log_probabilities = functional.log_softmax(scores, dim=1)
             task = functional.kl_div(log_probabilities, targets, reduction="batchmean")
             penalty = defence.penalty(batch)
             if penalty is None:
                 penalty = torch.zeros_like(task)
             loss = loss + share * (defence.task_weight * task + penalty)
-            correct = (own.argmax(dim=1) == targets.argmax(dim=1)).double().mean()
+            correct = (scores.argmax(dim=1) == targets.argmax(dim=1)).double().mean()
             parts = torch.stack([task.detach().double(), penalty.detach().double(), correct])
             figures += share * parts
         return loss, figures
 
     def _adversary_gradients(self, batches: Sequence[EdgeBatch]) -> None:
-        """Set the adversaries' gradients, on features that they cannot change."""
+        """Set the adversaries' gradients, on detached features."""
         for tier, batch in zip(self._tiers, batches, strict=True):
             leaves = list(tier.edge.own_adversary().values())
             if not leaves:
                 continue
             loss = tier.edge.defence.adversary_loss(batch.without_gradients())
-            for leaf, gradient in zip(
-                leaves, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True
-            ):
-                leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
+            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf.grad = gradient
 
     # State ---------------------------------------------------------------------------------------
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        found = {"both": self._optimiser}
-        return found if self._adversaries is None else found | {"adversaries": self._adversaries}
+        optimisers = {"both": self._optimiser}
+        if self._adversaries is not None:
+            optimisers["adversaries"] = self._adversaries
+        return optimisers
 
     def state(self) -> tuple[Weights, dict[str, Any]]:
-        """Return the optimisers' moments, and the scaler's plain state."""
+        """Return the optimisers' moments, and the scaler's state."""
         tensors = {
             f"{kind}/{index}/{name}": value.detach().cpu().clone()
             for kind, optimiser in self._optimisers().items()
@@ -142,7 +144,7 @@ class JointStep:
                     continue
                 leaf = leaves[int(index)]
                 if value.shape == leaf.shape:
-                    # Fused optimisers walk through memory: moments need the weights' own layout.
+                    # Fused optimisers need the moments in the memory layout of the weights.
                     value = torch.empty_like(leaf, requires_grad=False).copy_(value)
                 moments.setdefault(int(index), {})[name] = value
             groups = optimiser.state_dict()["param_groups"]
@@ -172,4 +174,4 @@ def _adversaries(tiers: Sequence[ProviderTier]) -> torch.optim.Optimizer | None:
         for name, value in tier.edge.own_adversary().items():
             rate = tier.edge.defence.adversary_learning_rate(name)
             groups.append({"params": [value], "lr": rate, "base_lr": rate})
-    return torch.optim.Adam(groups, betas=ADVERSARY_BETAS, fused=True) if groups else None
+    return torch.optim.Adam(groups, fused=True) if groups else None

@@ -1,11 +1,11 @@
-"""The service provider's training: both halves, end to end, before anything is deployed.
+"""The service provider's training: both halves, end to end, before the deployment.
 
 The setting of SiftFunnel (arXiv 2501.00824): one loss over both halves,
 
     L = task_weight * KL(targets || p) + penalty
 
-with targets, penalty, task weight and release of the arm's defence, averaged over the tiers: every
-batch goes through every tier's front-end, and the one cloud model sees all of them.
+with targets, penalty, task weight and release of the arm's defence, averaged over the tiers. Every
+batch passes through every tier's front-end, and the cloud model gets the features of all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,16 +24,15 @@ from server.edge_interface import ProviderTier
 from server.entries import TieredCloudModel
 from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
-from testbed.core.layers import BatchAverage
+from testbed.core.layers import MIN_BATCH, BatchAverage
 from testbed.core.seeds import generator, torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.scenario.training import ProviderSection
 
-MIN_BATCH = 2  # batch norm needs two
 EVALUATION_BATCH = 256
 REPORTS_PER_EPOCH = 10
-AVERAGE_MOMENTUM = 0.1  # of what is averaged like batch norm and has no published momentum
+AVERAGE_MOMENTUM = 0.1  # of batch averages without a published momentum
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ class ProviderImages:
 
 
 class ProviderTraining:
-    """The training and its state; weights leave through ``selected``.
+    """The training and its state; ``selected`` returns the trained weights.
 
     Parameters
     ----------
     tiers, cloud : the halves, trained in place.
-    threads : torch threads; they decide the order of sums, hence the bits.
+    threads : torch threads; they determine the order of sums, and so the bits.
 
     Attributes
     ----------
@@ -82,7 +81,7 @@ class ProviderTraining:
 
     @property
     def steps(self) -> int:
-        """Return how many batches have been trained on."""
+        """Return the number of training batches so far."""
         return len(self.history) * len(self.batches(np.arange(len(self.data.images))))
 
     def run(
@@ -90,7 +89,7 @@ class ProviderTraining:
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
         on_batch: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Train until it is over, reporting every epoch, and now and then within one."""
+        """Train until the end, and report every epoch and some batches."""
         devices = [self._device] if self._device.type == "cuda" else []
         with torch_threads(self._threads), repeatable(self._device):
             while not is_over(self.section, self.history):
@@ -122,15 +121,15 @@ class ProviderTraining:
         return EpochRecord(epoch, loss, penalty, accuracy, *self.evaluate())
 
     def batches(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Cut an order of the images into batches; a single image left over is left out."""
+        """Split an order of the images into batches; a single last image is dropped."""
         size = self.section.batch_size
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         return [part for part in parts if len(part) >= MIN_BATCH]
 
     def weigh_batch(self, step: int) -> None:
-        """Set how much this batch counts in batch-norm statistics.
+        """Set the weight of this batch in batch-norm statistics.
 
-        The published momenta, except that the first batches are averaged instead of forgotten.
+        The published momenta, except that the first batches are averaged with equal weight.
         """
         for layer, momentum in self.averages:
             layer.momentum = max(momentum, 1.0 / (step + 1))
@@ -170,14 +169,14 @@ class ProviderTraining:
     # State ---------------------------------------------------------------------------------------
 
     def _own_weights(self) -> Weights:
-        """Return the weights themselves, which training changes."""
+        """Return the weights themselves, not copies."""
         weights: Weights = {}
         for number, tier in enumerate(self.tiers):
             weights |= under(f"tier{number}.", tier.edge.own_weights())
         return weights | under("cloud.", self.cloud.state_dict())
 
     def weights(self) -> Weights:
-        """Return copies of the weights as they are now, named like ``selected``."""
+        """Return copies of the current weights, named like ``selected``."""
         return {
             name: value.detach().cpu().contiguous().clone()
             for name, value in self._own_weights().items()
@@ -189,12 +188,12 @@ class ProviderTraining:
 
     @torch.no_grad()
     def load_weights(self, weights: Weights) -> None:
-        """Put weights named like ``selected`` into both halves."""
+        """Load weights named like ``selected`` into both halves."""
         for name, value in self._own_weights().items():
             value.copy_(weights[name])
 
     def state(self) -> tuple[Weights, dict[str, Any]]:
-        """Return tensors and JSON-able state from which another object continues alike."""
+        """Return tensors and JSON-compatible state, for ``load_state``."""
         moments, scaler = self.joint.state()
         tensors = under("now/", self.weights()) | under("best/", self._best)
         tensors |= under("optimiser/", moments)
@@ -209,12 +208,12 @@ class ProviderTraining:
 
 
 def _averages(modules: Sequence[nn.Module]) -> list[tuple[nn.BatchNorm2d | BatchAverage, float]]:
-    """Return the layers that average over batches, and the momenta they were built with."""
-    found: list[tuple[nn.BatchNorm2d | BatchAverage, float]] = []
+    """Return the layers that average over batches, with their initial momenta."""
+    averages: list[tuple[nn.BatchNorm2d | BatchAverage, float]] = []
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                found.append((layer, float(layer.momentum or AVERAGE_MOMENTUM)))
+                averages.append((layer, float(layer.momentum or AVERAGE_MOMENTUM)))
             elif isinstance(layer, BatchAverage):
-                found.append((layer, AVERAGE_MOMENTUM))
-    return found
+                averages.append((layer, AVERAGE_MOMENTUM))
+    return averages

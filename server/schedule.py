@@ -1,6 +1,6 @@
-"""Decisions between the provider's epochs, as functions of what earlier epochs measured.
+"""Decisions between the provider's epochs, as functions of the earlier epochs' records.
 
-Without state of their own they need nothing in a checkpoint, and a resumed training decides alike.
+They have no state, so a resumed training makes the same decisions.
 """
 
 import math
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from testbed.scenario.training import ProviderSection
 
-PLATEAU_THRESHOLD = 1e-4  # relative fall that counts as one, as in torch's ReduceLROnPlateau
+PLATEAU_THRESHOLD = 1e-4  # least relative decrease, as in torch's ReduceLROnPlateau
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What the provider knows after an epoch (from 1).
+    """The provider's measurements of an epoch (from 1).
 
     Attributes
     ----------
     training_loss, penalty, training_accuracy : means over the epoch's images; the loss is the
-        Kullback-Leibler divergence from the targets, without weight.
+        unweighted Kullback-Leibler divergence from the targets.
     validation_loss, validation_accuracy : cross-entropy and accuracy against the labels.
     """
 
@@ -42,20 +42,20 @@ def learning_rate_scale(section: ProviderSection, history: Sequence[EpochRecord]
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """Count how often the losses stopped falling for more than ``patience`` epochs in a row."""
-    best, stale, found = math.inf, 0, 0
+    """Count how often the losses stopped decreasing for more than ``patience`` epochs in a row."""
+    best, stale, count = math.inf, 0, 0
     for loss in losses:
         if loss < best * (1.0 - PLATEAU_THRESHOLD):
             best, stale = loss, 0
         else:
             stale += 1
         if stale > patience:
-            found, stale = found + 1, 0
-    return found
+            count, stale = count + 1, 0
+    return count
 
 
 def best_epoch(section: ProviderSection, history: Sequence[EpochRecord]) -> int:
-    """Return the epoch whose weights are deployed: the first of the best, or the last."""
+    """Return the epoch whose weights are deployed: the first best one, or the last."""
     if section.selection == "last":
         return history[-1].epoch
 
@@ -69,7 +69,7 @@ def best_epoch(section: ProviderSection, history: Sequence[EpochRecord]) -> int:
 
 
 def is_over(section: ProviderSection, history: Sequence[EpochRecord]) -> bool:
-    """Say whether training ends here: all epochs done, none better for long, or no number left."""
+    """Return whether training ends: all epochs done, no progress for long, or a loss not finite."""
     if not history:
         return False
     if len(history) >= section.epochs or not math.isfinite(history[-1].training_loss):

@@ -1,7 +1,8 @@
 """Serving as a Flower ServerApp: deploy the front-end, receive features, send answers.
 
-A request starts on a device. Flower's servers ask and its nodes answer, so the trigger is a message
-that never crosses the wire (testbed.wire.protocol); features and answers are ordinary messages.
+A request starts on a device. In Flower the server sends a message and the node replies, so a
+trigger message that never crosses the wire starts the request (testbed.wire.protocol). Features and
+answers are ordinary messages.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors
 
-MESSAGES_IN_FLIGHT = 128  # bounds the features that are in memory at once
+MESSAGES_IN_FLIGHT = 128  # bounds the features in memory
 NO_ANSWER = -1
 
 FrontEndInCloud = Callable[[Tensor, int, int], Tensor]
@@ -27,7 +28,7 @@ FrontEndInCloud = Callable[[Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Request:
-    """One image that a device's user wants classified."""
+    """One image that a device's user wants to classify."""
 
     request: int
     node: int
@@ -41,8 +42,8 @@ class Serving:
     Parameters
     ----------
     front_ends : parameters and statistics of each tier's front-end.
-    tier_of : the tier of each node; nodes that are missing are in tier 0.
-    front_end : runs the front-end in the cloud for devices that cannot; None serves without them.
+    tier_of : the tier of each node, 0 for nodes that are not listed.
+    front_end : runs the front-end in the cloud for devices that cannot; None excludes them.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class Serving:
         self._too_small: set[int] = set()
 
     def deploy(self, grid: Grid) -> set[int]:
-        """Send the front-end to every node; return the nodes that could take it.
+        """Send the front-end to every node; return the nodes that accepted it.
 
-        Nodes whose memory it does not fit are remembered: they send raw images from now on, if
-        there is a front-end in the cloud.
+        Nodes with too little memory for it send raw images from now on, if there is a front-end in
+        the cloud.
         """
         contents = [
             RecordDict(
@@ -95,14 +96,16 @@ class Serving:
 
         Returns
         -------
-        The predicted class by request id; requests whose features never arrived are missing.
+        The predicted class by request id, without requests whose features did not arrive.
         """
         answers: dict[int, int] = {}
         for chunk in _chunks(requests, MESSAGES_IN_FLIGHT):
             features = self._features(grid, chunk)
             if features:
                 predicted = self._predict(features, chunk)
-                self._send(grid, [item for item in chunk if item.request in predicted], predicted)
+                answered = [item for item in chunk if item.request in predicted]
+                classes = {request: {protocol.ANSWER_CLASS: c} for request, c in predicted.items()}
+                list(grid.send_and_receive(_messages(protocol.ANSWER, answered, classes)))
                 answers |= predicted
             on_chunk(len(chunk))
         return answers
@@ -111,39 +114,27 @@ class Serving:
         return self._tier_of.get(node, 0)
 
     def _predict(self, features: dict[int, Tensor], chunk: Sequence[Request]) -> dict[int, int]:
-        """Answer one chunk's features, one tier after another."""
+        """Classify one chunk's features, one tier after another."""
         predicted: dict[int, int] = {}
         tiers = {item.request: self._tier(item.node) for item in chunk}
         for tier in sorted({tiers[request] for request in features}):
-            own = [request for request in features if tiers[request] == tier]
-            z = torch.cat([features[request] for request in own])
+            of_tier = [request for request in features if tiers[request] == tier]
+            z = torch.cat([features[request] for request in of_tier])
             classes = self._cloud.answer(z, tier).argmax(dim=1)
-            predicted |= {request: int(best) for request, best in zip(own, classes, strict=True)}
+            predicted |= {request: int(c) for request, c in zip(of_tier, classes, strict=True)}
         return predicted
 
     def _features(self, grid: Grid, chunk: Sequence[Request]) -> dict[int, Tensor]:
-        messages = [
-            Message(
-                RecordDict(
-                    {
-                        protocol.CONFIG: ConfigRecord(
-                            {
-                                protocol.REQUEST: item.request,
-                                protocol.IMAGE: item.image,
-                                protocol.ARRIVAL_S: item.arrival_s,
-                                protocol.RAW: self._sends_raw(item.node),
-                            }
-                        )
-                    }
-                ),
-                dst_node_id=item.node,
-                message_type=protocol.INFER,
-                group_id=str(item.request),
-            )
+        details = {
+            item.request: {
+                protocol.IMAGE: item.image,
+                protocol.ARRIVAL_S: item.arrival_s,
+                protocol.RAW: self._sends_raw(item.node),
+            }
             for item in chunk
-        ]
+        }
         features = {}
-        for reply in grid.send_and_receive(messages):
+        for reply in grid.send_and_receive(_messages(protocol.INFER, chunk, details)):
             received = self._received(reply) if reply.has_content() else None
             if received is not None:
                 features[int(reply.metadata.group_id)] = received
@@ -153,9 +144,9 @@ class Serving:
         return self._front_end is not None and node in self._too_small
 
     def _received(self, reply: Message) -> Tensor | None:
-        """Return a reply's features, computed here where the device sent the raw image.
+        """Return a reply's features, computed here if the device sent the raw image.
 
-        None where they cannot be used: such a request stays unanswered.
+        None if they are unusable; such a request stays unanswered.
         """
         node, records = reply.metadata.src_node_id, reply.content.array_records
         try:
@@ -169,29 +160,29 @@ class Serving:
                 z = decode(to_tensors(records[protocol.FEATURES]))
         except (ValueError, TypeError, KeyError, RuntimeError):
             return None
-        right = tuple(z.shape) == (1, *self._cloud.model.shapes[self._tier(node)])
-        return z if right and bool(torch.isfinite(z).all()) else None
+        fits = tuple(z.shape) == (1, *self._cloud.model.shapes[self._tier(node)])
+        return z if fits and bool(torch.isfinite(z).all()) else None
 
-    def _send(self, grid: Grid, chunk: Sequence[Request], predicted: dict[int, int]) -> None:
-        messages = [
-            Message(
-                RecordDict(
-                    {
-                        protocol.CONFIG: ConfigRecord(
-                            {
-                                protocol.REQUEST: item.request,
-                                protocol.ANSWER_CLASS: predicted[item.request],
-                            }
-                        )
-                    }
-                ),
-                dst_node_id=item.node,
-                message_type=protocol.ANSWER,
-                group_id=str(item.request),
-            )
-            for item in chunk
-        ]
-        list(grid.send_and_receive(messages))
+
+def _messages(
+    message_type: str, chunk: Sequence[Request], details: Mapping[int, Mapping[str, float]]
+) -> list[Message]:
+    """Return one message per request, with its id and details as configuration."""
+    return [
+        Message(
+            RecordDict(
+                {
+                    protocol.CONFIG: ConfigRecord(
+                        {protocol.REQUEST: item.request, **details[item.request]}
+                    )
+                }
+            ),
+            dst_node_id=item.node,
+            message_type=message_type,
+            group_id=str(item.request),
+        )
+        for item in chunk
+    ]
 
 
 def _chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:

@@ -1,8 +1,8 @@
 """Split-federated training as a Flower ServerApp.
 
-One round: send the front-end to a cohort; for every local step receive features, update the one
-shared cloud model, return each device its features' gradient; then aggregate the front-ends with a
-Flower strategy. Follows SplitFed (arXiv 2004.12088), with a single cloud model as in its variant 2.
+One round sends the front-end to a cohort. For every local step the cloud receives features, updates
+its shared model, and returns to each device the gradient of its features. Then a Flower strategy
+aggregates the front-ends. Follows SplitFed (arXiv 2004.12088), variant 2, with one cloud model.
 """
 
 import math
@@ -20,18 +20,17 @@ from server.cloud import Cloud
 from server.tiers import Tier, has_metrics, metric
 from server.training_step import Intruder, TrainingStep
 from testbed.core.errors import UserError
+from testbed.core.layers import MIN_BATCH
 from testbed.core.seeds import generator
 from testbed.scenario.training import TrainingSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors
 
-MIN_TRAINING_IMAGES = 2  # batch norm needs two
-
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What the server knows after a round; means over the steps."""
+    """The server's measurements of a round; means over the steps."""
 
     server_round: int
     training_loss: float | None
@@ -43,7 +42,7 @@ class RoundRecord:
 
 
 class _CohortView:
-    """A Grid that shows a strategy the chosen cohort only, so that it samples nobody else."""
+    """A Grid with the nodes of the cohort only, from which a strategy samples."""
 
     def __init__(self, grid: Grid, cohort: list[int]) -> None:
         self._grid = grid
@@ -63,12 +62,12 @@ class SplitFederated:
     ----------
     cloud : the shared cloud model, with an entry for each tier.
     tiers : the front-ends, one per tier of the fleet.
-    tier_of : the tier of each node; nodes that are missing are in tier 0.
+    tier_of : the tier of each node, 0 for nodes that are not listed.
 
     Attributes
     ----------
-    eligible : nodes that enrolled: they can train and hold enough images.
-    intruder : attackers at the cloud during training; they may replace the devices' gradients.
+    eligible : nodes that enrolled, which can train and hold enough images.
+    intruder : attackers at the cloud during training; may replace the devices' gradients.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class SplitFederated:
         if not len(self.eligible):
             raise UserError(
                 "no device can train this front-end: all are infeasible or hold fewer than "
-                f"{MIN_TRAINING_IMAGES} images; change fleet.mix, data or the arm's front_end"
+                f"{MIN_BATCH} images; change fleet.mix, data or the arm's front_end"
             )
         while self.next_round <= self.training.rounds:
             record = self._round(grid, self.next_round)
@@ -110,7 +109,7 @@ class SplitFederated:
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     def _enrol(self, grid: Grid) -> NDArray[np.int64]:
-        """Ask every node how many images it holds; nodes that cannot train answer an error."""
+        """Query every node's number of images; nodes that cannot train reply with an error."""
         messages = [
             Message(RecordDict(), dst_node_id=node, message_type=protocol.ENROL)
             for node in grid.get_node_ids()
@@ -120,7 +119,7 @@ class SplitFederated:
             if (
                 reply.has_content()
                 and has_metrics(reply, protocol.NUM_EXAMPLES)
-                and metric(reply, protocol.NUM_EXAMPLES) >= MIN_TRAINING_IMAGES
+                and metric(reply, protocol.NUM_EXAMPLES) >= MIN_BATCH
             ):
                 eligible.append(reply.metadata.src_node_id)
         return np.array(sorted(eligible), dtype=np.int64)
@@ -132,19 +131,19 @@ class SplitFederated:
         return sorted(int(node) for node in chosen)
 
     def _trained_tiers(self, cohort: Sequence[int], server_round: int) -> dict[int, int]:
-        """Return which tier's front-end each node of the cohort trains: mostly its own.
+        """Return the tier whose front-end each node of the cohort trains, usually its own.
 
-        Tiers whose devices can all serve but not train (a microcontroller holds no gradients)
-        would keep their first weights; the other devices take turns in training them.
+        In some tiers no device can train (a microcontroller holds no gradients). The other devices
+        take turns in training their front-ends.
         """
         if len(self.tiers) == 1:
             return dict.fromkeys(cohort, 0)
         trained = {self.tier_of.get(node, 0) for node in self.eligible}
         orphans = sorted(set(self.tier_of.values()) - trained)
         assigned = {}
-        for place, node in enumerate(cohort):
+        for index, node in enumerate(cohort):
             choices = [self.tier_of.get(node, 0), *orphans]
-            assigned[node] = choices[(place + server_round) % len(choices)]
+            assigned[node] = choices[(index + server_round) % len(choices)]
         return assigned
 
     def _round(self, grid: Grid, server_round: int) -> RoundRecord:
@@ -222,7 +221,7 @@ class SplitFederated:
     def _tier_contents(
         self, grid: Grid, server_round: int, number: int, cohort: list[int]
     ) -> dict[int, RecordDict]:
-        """Let the strategy configure the round; it may add to the configuration (FedProx does)."""
+        """Let the strategy configure the round; FedProx, for one, adds to the configuration."""
         tier = self.tiers[number]
         arrays = to_record(tier.parameters)
         config = ConfigRecord({protocol.SERVER_ROUND: server_round})
@@ -237,7 +236,7 @@ class SplitFederated:
         contents: dict[int, RecordDict] = {}
         shared: dict[int, RecordDict] = {}
         for message in configured:
-            # Strategies send one record to all nodes; keep it one, so that it travels once.
+            # Strategies send one record to all nodes; it stays one, so that it travels once.
             content = shared.setdefault(id(message.content), message.content)
             content[protocol.STATISTICS] = statistics
             content.config_records[protocol.CONFIG][protocol.STEP] = 0
@@ -269,7 +268,7 @@ class SplitFederated:
     def _exchange(
         self, grid: Grid, server_round: int, message_type: str, contents: Mapping[int, RecordDict]
     ) -> dict[int, Message]:
-        """Send one message per node; return the replies that carry content, by node, in order."""
+        """Send one message per node; return the replies with content by node, in this order."""
         messages = [
             Message(
                 content, dst_node_id=node, message_type=message_type, group_id=str(server_round)
@@ -281,7 +280,7 @@ class SplitFederated:
         return {node: by_node[node] for node in contents if node in by_node}
 
     def _checked(self, reply: Message, tier: int) -> tuple[Tensor, Tensor] | None:
-        """Return features and targets of a reply, or None where they cannot be used."""
+        """Return features and targets of a reply, or None if they are unusable."""
         record = reply.content.array_records.get(protocol.FEATURES)
         if record is None or protocol.TARGETS not in record:
             return None

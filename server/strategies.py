@@ -21,7 +21,7 @@ _PLAIN_TYPES = (bool, int, float, str)
 
 
 def _options_of(strategy: type[flower.FedAvg]) -> type[Options]:
-    """Build an options class from the constructor's plain, defaulted arguments."""
+    """Build an options class from the constructor's plain arguments with defaults."""
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(strategy.__init__).parameters.items():
         default = parameter.default

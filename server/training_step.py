@@ -1,4 +1,4 @@
-"""What an attacker at the cloud has in its hands while the fleet trains, and what it may change."""
+"""The interface between split training and attackers at the cloud."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One step of split training as the cloud sees it, a place per device of the cohort.
+    """One step of split training as the cloud sees it, with one item per device of the cohort.
 
     Attributes
     ----------
     features, targets : what the devices sent, (n_i, C, H, W) and (n_i, K).
-    gradients : d(mean loss of a device's batch) / d(its features), as an honest cloud returns them.
+    gradients : d(mean loss of a device's batch) / d(its features), the honest gradients.
     tiers : the tier whose front-end each device trains.
     """
 
@@ -30,4 +30,4 @@ class Intruder(Protocol):
     """Attackers at the cloud during training."""
 
     def gradients(self, step: TrainingStep) -> Sequence[Tensor]:
-        """Look at a step and return the gradients that devices get, the honest ones or others."""
+        """Observe a step and return the gradients to send, the honest ones or others."""

@@ -1,1 +1,1 @@
-"""The edge halves of the models, one family per file."""
+"""Front-ends, the device halves of the models; one family per file."""

@@ -1,4 +1,4 @@
-"""The autoencoder baseline: the defence whose edge burden SiftFunnel (arXiv 2501.00824) reduces."""
+"""The autoencoder baseline, whose cost on the device SiftFunnel (arXiv 2501.00824) reduces."""
 
 from typing import Annotated
 

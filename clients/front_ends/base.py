@@ -18,7 +18,7 @@ class FrontEnd(nn.Module):
     cloud_model: tuple[str, dict[str, Any]]
 
     def pre_funnel(self) -> nn.Module | None:
-        """Return the layers before the funnel, if any; a defence may regularise their output."""
+        """Return the layers before the funnel, or None; a defence may penalise their output."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ WIDTH_MULTIPLES = (1, 2, 4, 8)
 
 
 class CnnOptions(Options):
-    """Where the CNN is cut, and its width."""
+    """The cut of the CNN, and its width."""
 
     cut: Annotated[int, Field(ge=1, le=4)] = Field(default=2, description="blocks on the device")
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64

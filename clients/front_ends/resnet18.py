@@ -1,4 +1,4 @@
-"""ResNet-18 front-ends: the undefended network cut after a stage, and SiftFunnel's.
+"""ResNet-18 front-ends: the undefended network, cut after a stage, and SiftFunnel's.
 
 The stem is that of small images (arXiv 1512.03385, sec. 4.2): conv 3x3 of stride 1, no pooling.
 """
@@ -24,7 +24,7 @@ FUNNEL_CHANNELS = 6
 
 
 class ResNet18Options(Options):
-    """Where ResNet-18 is cut, and its width."""
+    """The cut of ResNet-18, and its width."""
 
     stages: Annotated[int, Field(ge=1, le=3)] = Field(
         default=2, description="residual stages on the device, after the stem"
@@ -68,8 +68,7 @@ class ResNet18FrontEnd(FrontEnd):
 class SiftFunnelResNet18(FrontEnd):
     """Stem and two plain convolutions, each with attention, then the funnel to 6 channels.
 
-    The first residual stage of the undefended network has no place here: the published code
-    computes one and discards its output.
+    It has no first residual stage: the published code computes one and discards its output.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ STAGES = ((2, 1), (2, 2), (3, 4), (3, 8))  # convolutions, multiple of the width
 
 
 class Vgg16Options(Options):
-    """Where VGG16 is cut, and its width."""
+    """The cut of VGG16, and its width."""
 
     stages: Annotated[int, Field(ge=1, le=4)] = Field(
         default=2, description="stages on the device, each ending in its max-pool"

@@ -25,6 +25,10 @@ class BatchAverage(nn.Module):
     momentum: float = 1.0
 
 
+MIN_BATCH = 2
+"""Least images of a training batch: batch norm needs two."""
+
+
 def running_weight(batches_before: int, batches: int = 1) -> float:
     """Return the weight of the newest ``batches`` in the running average: a mean, then moving."""
     moving = 1.0 - (1.0 - STATISTICS_MOMENTUM) ** batches

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.compute import choose_device
-from server.provider import MIN_BATCH
 from testbed.core.errors import UserError
+from testbed.core.layers import MIN_BATCH
 from testbed.core.progress import Progress
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.registry import nearest
