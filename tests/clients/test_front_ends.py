@@ -66,10 +66,10 @@ def test_halves_of_resnet18_add_up_to_the_whole(stages):
 def test_halves_of_vgg16_add_up_to_the_whole(stages):
     # Convolutions and BN of VGG16-BN as commonly published, and a 512-4096-4096-10 classifier.
     front_end = FRONT_ENDS.create("vgg16", {"stages": stages}, image_shape=(3, 32, 32))
-    cloud = cloud_of(front_end, 10)
-    assert count(front_end) + count(cloud.convolutions) == 14_723_136
-    assert count(cloud.classifier) == 513 * 4096 + 4097 * 4096 + 4097 * 10
-    dropouts = [layer.p for layer in cloud.classifier if isinstance(layer, torch.nn.Dropout)]
+    *convolutions, classifier = cloud_of(front_end, 10).layers
+    assert count(front_end) + sum(count(stage) for stage in convolutions) == 14_723_136
+    assert count(classifier) == 513 * 4096 + 4097 * 4096 + 4097 * 10
+    dropouts = [layer.p for layer in classifier if isinstance(layer, torch.nn.Dropout)]
     assert dropouts == [0.3, 0.2]
 
 
