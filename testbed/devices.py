@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.core.registry import nearest
 from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
 from testbed.fleet.cost_model import seconds_per_unit
@@ -230,30 +230,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-    try:
-        for name in options.device_class or []:
-            if name not in DEVICE_CLASSES:
-                hint = nearest(name, list(DEVICE_CLASSES))
-                raise UserError(
-                    f"--class: unknown class '{name}'{hint}; known: {', '.join(DEVICE_CLASSES)}"
-                )
-        if options.links:
-            links = load_links()
-            name = options.name
-            console.print(link_card(links.named(name, "name")) if name else link_table(links))
-            return 0
-        catalogue = load_catalogue(*options.catalogue)
-        if options.name:
-            console.print(device_card(catalogue.named(options.name, "name")))
-            return 0
-        devices = chosen(list(catalogue), options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in options.device_class or []:
+        if name not in DEVICE_CLASSES:
+            hint = nearest(name, list(DEVICE_CLASSES))
+            raise UserError(
+                f"--class: unknown class '{name}'{hint}; known: {', '.join(DEVICE_CLASSES)}"
+            )
+    if options.links:
+        links = load_links()
+        name = options.name
+        console.print(link_card(links.named(name, "name")) if name else link_table(links))
+        return 0
+    catalogue = load_catalogue(*options.catalogue)
+    if options.name:
+        console.print(device_card(catalogue.named(options.name, "name")))
+        return 0
+    devices = chosen(list(catalogue), options)
     if options.csv:
         write_csv(devices)
     else:

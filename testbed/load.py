@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.message_sizes import message_bytes
 from testbed.engine.serving.service_times import batch_times
@@ -205,18 +205,15 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *short]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-    try:
-        _check(options)
-        scenario = load_scenario(options.scenario, _overrides(options))
-        inputs = read_run_inputs(scenario, share_out=False)
-        loads = [load_arm(inputs, arm_models(inputs, arm), options) for arm in scenario.arms]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _check(options)
+    scenario = load_scenario(options.scenario, _overrides(options))
+    inputs = read_run_inputs(scenario, share_out=False)
+    loads = [load_arm(inputs, arm_models(inputs, arm), options) for arm in scenario.arms]
     if options.json:
         print(json.dumps([asdict(load) for load in loads], indent=2))
         return 0

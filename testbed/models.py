@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.engine.training.model_cache import KeptModel, kept_models, leftovers, models_folder
 
 
@@ -25,27 +25,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     folder = options.folder or models_folder()
-    try:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of models")
-        models = kept_models(folder)
-        if options.remove:
-            _remove([path for model in models for path in model.files] + leftovers(folder))
-        elif options.clean:
-            damaged = [path for model in models if model.problem for path in model.files]
-            _remove(damaged + leftovers(folder))
-        else:
-            _show(folder, models)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"failed: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of models")
+    models = kept_models(folder)
+    if options.remove:
+        _remove([path for model in models for path in model.files] + leftovers(folder))
+    elif options.clean:
+        damaged = [path for model in models if model.problem for path in model.files]
+        _remove(damaged + leftovers(folder))
+    else:
+        _show(folder, models)
     return 0
 
 

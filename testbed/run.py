@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.core.errors import HostError, UserError
+from testbed.core.errors import HostError, UserError, command
 from testbed.core.process import Interrupts, no_compiler_cache, stop_telemetry
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 stop_telemetry()  # before Flower or Ray are imported
 no_compiler_cache()  # before PyTorch is
 
-EXIT_BAD_INPUT = 2
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 EPILOG = """\
 examples:
@@ -69,23 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     chosen = _parser().parse_args(arguments)
     try:
         with Interrupts() as interrupts:
             return _dispatch(chosen, interrupts)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except HostError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return EXIT_FAILED
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        again = "a run that had begun continues with --resume"
-        print(f"failed: {what}{error.strerror or error}; {again}", file=sys.stderr)
-        return EXIT_FAILED
+        raise HostError(
+            f"{what}{error.strerror or error}; continue a started run with --resume"
+        ) from None
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED

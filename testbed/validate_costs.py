@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.fleet.calibration.latency_fit import cross_validate, form_ms, macs_only_ms, predict_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
 from testbed.fleet.calibration.published import Pairs, pair, read_measurements
@@ -133,6 +133,7 @@ def print_errors(console: Console, title: str, groups: list[GroupErrors]) -> Non
     console.print(table)
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -147,18 +148,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--folds", type=int, default=10, help="parts for --cross-validate")
     options = parser.parse_args(arguments)
-    try:
-        if options.folds < 2:
-            raise UserError(f"--folds: must be at least 2, got {options.folds}")
-        pairs, unpredicted = pair(read_measurements(options.measured))
-        if not len(pairs):
-            raise UserError(
-                f"{options.measured}: no row of role 'validate' has a row of role 'calibrate' on "
-                "the same device and backend"
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.folds < 2:
+        raise UserError(f"--folds: must be at least 2, got {options.folds}")
+    pairs, unpredicted = pair(read_measurements(options.measured))
+    if not len(pairs):
+        raise UserError(
+            f"{options.measured}: no row of role 'validate' has a row of role 'calibrate' on "
+            "the same device and backend"
+        )
     plain_ms = form_ms(pairs, FAMILIES)
     groups = all_errors(pairs, predict_ms(pairs, FAMILIES, load_residuals()), plain_ms)
     held_out: list[GroupErrors] = []

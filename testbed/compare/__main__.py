@@ -5,8 +5,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from testbed.compare.comparison import MAX_ACCURACY_LOSS, RESAMPLES, Comparison, compare
-from testbed.core.errors import UserError
+from rich.console import Console
+
+from testbed.compare.build import check_folder, json_text, write_comparison
+from testbed.compare.comparison import MAX_ACCURACY_LOSS, RESAMPLES, compare
+from testbed.compare.markdown import tables_by_document
+from testbed.compare.terminal import short_table
+from testbed.core.errors import command
+from testbed.pages.documents import write_blocks
 
 EPILOG = """\
 examples:
@@ -58,34 +64,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Compare; return 0, or 2 with one sentence on standard error for bad input."""
-    given = sys.argv[1:] if arguments is None else arguments
-    chosen = _parser().parse_args(given)
-    try:
-        _dispatch(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _dispatch(chosen: argparse.Namespace) -> None:
-    from testbed.compare.build import check_folder, json_text, write_comparison
-    from testbed.compare.markdown import tables_by_document
-    from testbed.pages.documents import write_blocks
-
+    chosen = _parser().parse_args(arguments)
     check_folder(chosen.out, chosen.force)
     documents = tables_by_document(chosen.markdown, chosen.attacks_markdown, chosen.label)
     comparison = compare(chosen.runs, chosen.reference, chosen.max_accuracy_loss, chosen.resamples)
-    command = _command(chosen)
-    page = write_comparison(comparison, chosen.out, command)
+    made_by = _command(chosen)
+    page = write_comparison(comparison, chosen.out, made_by)
     for path, tables in documents.items():
-        write_blocks(path, {block: table(comparison, command) for block, table in tables.items()})
+        write_blocks(path, {block: table(comparison, made_by) for block, table in tables.items()})
     if chosen.json:
         print(json_text(comparison), end="")
     else:
-        _print(comparison, page)
+        Console().print(short_table(comparison, page))
+    return 0
 
 
 def _command(chosen: argparse.Namespace) -> str:
@@ -107,14 +101,6 @@ def _command(chosen: argparse.Namespace) -> str:
     if chosen.label is not None:
         words += ["--label", chosen.label]
     return shlex.join(words)
-
-
-def _print(comparison: Comparison, page: Path) -> None:
-    from rich.console import Console
-
-    from testbed.compare.terminal import short_table
-
-    Console().print(short_table(comparison, page))
 
 
 if __name__ == "__main__":

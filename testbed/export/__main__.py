@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.export.content import read_run
 from testbed.export.to_mlflow import export_to_mlflow
 from testbed.export.to_tensorboard import export_to_tensorboard
@@ -16,6 +16,7 @@ examples:
 """
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Export; return 0, or 2 with one sentence on standard error for bad input."""
     parser = argparse.ArgumentParser(
@@ -28,19 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for the logs")
     parser.add_argument("--mlflow", metavar="URI", help="tracking server or store")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.tensorboard is None and chosen.mlflow is None:
-            raise UserError("give --tensorboard DIR or --mlflow URI")
-        for run in [read_run(folder) for folder in chosen.runs]:
-            if chosen.tensorboard is not None:
-                for log in export_to_tensorboard(run, chosen.tensorboard):
-                    print(log)
-            if chosen.mlflow is not None:
-                for identifier in export_to_mlflow(run, chosen.mlflow):
-                    print(f"{chosen.mlflow} run {identifier}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if chosen.tensorboard is None and chosen.mlflow is None:
+        raise UserError("give --tensorboard DIR or --mlflow URI")
+    for run in [read_run(folder) for folder in chosen.runs]:
+        if chosen.tensorboard is not None:
+            for log in export_to_tensorboard(run, chosen.tensorboard):
+                print(log)
+        if chosen.mlflow is not None:
+            for identifier in export_to_mlflow(run, chosen.mlflow):
+                print(f"{chosen.mlflow} run {identifier}")
     return 0
 
 

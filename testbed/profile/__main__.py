@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.core.registry import nearest
 from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
@@ -153,28 +153,25 @@ def _weight(variant: Variant) -> tuple[bool, int]:
     return not variant.name.startswith("siftfunnel"), variant.edge.macs if variant.edge else 0
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-    try:
-        _check(options)
-        catalogue = load_catalogue(*options.catalogue)
-        link = load_links().named(options.link, "--link")
-        cloud = catalogue.named(options.cloud, "--cloud")
-        every = list(catalogue)
-        shown = [catalogue.named(name, "--device") for name in options.device]
-        shown = shown or (every if options.all else representatives(every))
-        image_shape = (options.channels, options.image_size, options.image_size)
-        variants = all_variants(image_shape, options.classes)
-        known = [variant.name for variant in variants]
-        for name in options.variant:
-            if name not in known:
-                hint = nearest(name, known)
-                raise UserError(f"--variant: unknown '{name}'{hint}; known: {', '.join(known)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _check(options)
+    catalogue = load_catalogue(*options.catalogue)
+    link = load_links().named(options.link, "--link")
+    cloud = catalogue.named(options.cloud, "--cloud")
+    every = list(catalogue)
+    shown = [catalogue.named(name, "--device") for name in options.device]
+    shown = shown or (every if options.all else representatives(every))
+    image_shape = (options.channels, options.image_size, options.image_size)
+    variants = all_variants(image_shape, options.classes)
+    known = [variant.name for variant in variants]
+    for name in options.variant:
+        if name not in known:
+            hint = nearest(name, known)
+            raise UserError(f"--variant: unknown '{name}'{hint}; known: {', '.join(known)}")
     estimate = None if options.no_host else second_estimator(image_shape)
     costs = device_costs(variants, every, link, cloud, estimate)
     plain = [variant for variant in variants if not variant.defended]

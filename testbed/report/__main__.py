@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from testbed.core.errors import UserError
+from testbed.core.errors import command
 from testbed.report.build import build_report
 from testbed.report.summary import print_summary
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Build the report; return 0, or 2 with one sentence on standard error for bad input."""
     parser = argparse.ArgumentParser(
@@ -17,15 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the results folder of a run")
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")
     chosen = parser.parse_args(arguments)
-    try:
-        report = build_report(chosen.folder)
-        if chosen.quiet:
-            print(report)
-        else:
-            print_summary(chosen.folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = build_report(chosen.folder)
+    if chosen.quiet:
+        print(report)
+    else:
+        print_summary(chosen.folder)
     return 0
 
 

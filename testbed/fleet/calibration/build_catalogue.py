@@ -12,7 +12,7 @@ import csv
 import sys
 from pathlib import Path
 
-from testbed.core.errors import UserError
+from testbed.core.errors import UserError, command
 from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice, read_catalogue
 
 SELECTION_PATH = Path(__file__).with_name("catalogue_selection.csv")
@@ -112,6 +112,7 @@ def _read(path: Path) -> list[Row]:
         raise UserError(f"{path}: cannot read ({error.strerror})") from None
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Write the catalogue; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -121,16 +122,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=CATALOGUE_PATH, help="catalogue to write")
     options = parser.parse_args(arguments)
-    try:
-        rows = build_catalogue(_read(options.measured), _read(SELECTION_PATH))
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, CatalogueDevice.columns(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        devices = read_catalogue(options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = build_catalogue(_read(options.measured), _read(SELECTION_PATH))
+    with options.out.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CatalogueDevice.columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    devices = read_catalogue(options.out)
     print(f"{options.out}: {len(devices)} devices")
     return 0
 

@@ -10,13 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from testbed.core.errors import UserError
+from testbed.core.errors import command
 from testbed.fleet.calibration.latency_fit import FITTED, fit_families, form_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
 from testbed.fleet.calibration.published import pair, read_measurements
 from testbed.fleet.calibration.residuals import RESIDUALS_PATH, fit_residuals
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Fit, print and write; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -25,11 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=RESIDUALS_PATH, help="residuals to write")
     options = parser.parse_args(arguments)
-    try:
-        pairs, _ = pair(read_measurements(options.measured))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    pairs, _ = pair(read_measurements(options.measured))
     fitted = fit_families(pairs)
     for name in FITTED:
         constants = ", ".join(f"{value:.3g}" for value in vars(fitted[name]).values())
