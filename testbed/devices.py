@@ -13,9 +13,9 @@ import csv
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
 from testbed.core.registry import nearest
 from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
@@ -23,7 +23,6 @@ from testbed.fleet.cost_model import seconds_per_unit
 from testbed.fleet.links import LinkProfile, Links, Spread, load_links
 
 UNKNOWN = "-"
-WIDTH_WITHOUT_TERMINAL = 150
 CSV_FIELDS = (
     "name",
     "title",
@@ -63,17 +62,13 @@ def rate_gmac_s(device: CatalogueDevice) -> float:
 
 def device_table(devices: list[CatalogueDevice]) -> Table:
     """Return a table with one row per device."""
-    table = Table(title=f"{len(devices)} devices", title_justify="left")
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("class", no_wrap=True)
-    for heading in ("RAM", "precision", "threads"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("backend")
-    for heading in ("GMAC/s", "active W", "idle W"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("calibrated on")
+    made = table(
+        f"{len(devices)} devices",
+        *("name", "<class", "RAM", "precision", "threads", "<backend"),
+        *("GMAC/s", "active W", "idle W", "<calibrated on"),
+    )
     for device in devices:
-        table.add_row(
+        made.add_row(
             device.name,
             device.device_class,
             show_memory(device),
@@ -85,24 +80,22 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
             show_number(device.power_idle_w, 2),
             f"{device.calibration.network} {show_number(device.calibration.latency_ms)} ms",
         )
-    return table
+    return made
 
 
 def device_card(device: CatalogueDevice) -> Table:
     """Return everything about one device, each number beside its source."""
-    table = Table(title=device.title, title_justify="left", show_header=True)
-    for heading in ("what", "value", "source"):
-        table.add_column(heading)
+    made = table(device.title, "property", "<value", "<source")
     known = device.calibration
-    table.add_row("class", device.device_class, "")
-    table.add_row("memory", show_memory(device), device.source_ram or "unpublished")
-    table.add_row(
+    made.add_row("class", device.device_class, "")
+    made.add_row("memory", show_memory(device), device.source_ram or "unpublished")
+    made.add_row(
         f"{known.network}, {device.precision}, {device.backend}",
         f"{show_number(known.latency_ms)} ms",
         device.source_latency,
     )
-    table.add_row("threads", show_number(device.threads), device.source_latency)
-    table.add_row(
+    made.add_row("threads", show_number(device.threads), device.source_latency)
+    made.add_row(
         "calibrated rate",
         f"{show_number(rate_gmac_s(device), 2)} GMAC/s",
         f"derived from the latency ({device.latency_family} form)",
@@ -110,8 +103,8 @@ def device_card(device: CatalogueDevice) -> Table:
     for what, value in (("active", device.power_active_w), ("idle", device.power_idle_w)):
         text = UNKNOWN if value is None else f"{show_number(value)} W"
         source = "unpublished" if value is None else device.source_power
-        table.add_row(f"{what} power", text, source)
-    return table
+        made.add_row(f"{what} power", text, source)
+    return made
 
 
 def _spread(spread: Spread) -> str:
@@ -122,14 +115,19 @@ def _spread(spread: Spread) -> str:
 
 def link_table(links: Links) -> Table:
     """Return a table with one row per link profile."""
-    table = Table(title=f"{len(links)} links (median, quartiles)", title_justify="left")
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("what it is")
-    for heading in ("up Mbit/s", "down Mbit/s", "round trip ms"):
-        table.add_column(heading, justify="right")
-    table.add_column("radio energy known")
+    made = table(
+        f"{len(links)} links (median, quartiles)",
+        *(
+            "name",
+            "<description",
+            "up Mbit/s",
+            "down Mbit/s",
+            "round trip ms",
+            "<radio energy known",
+        ),
+    )
     for link in links:
-        table.add_row(
+        made.add_row(
             link.name,
             link.title,
             _spread(link.spread("uplink_mbit_s")),
@@ -137,26 +135,24 @@ def link_table(links: Links) -> Table:
             _spread(link.spread("rtt_ms")),
             _radio_known(link),
         )
-    return table
+    return made
 
 
 def link_card(link: LinkProfile) -> Table:
     """Return everything about one link profile, each number beside its source."""
-    table = Table(title=link.title, title_justify="left")
-    for heading in ("what", "value", "source"):
-        table.add_column(heading)
-    table.add_row("uplink", f"{_spread(link.spread('uplink_mbit_s'))} Mbit/s", link.source_uplink)
-    table.add_row(
+    made = table(link.title, "property", "<value", "<source")
+    made.add_row("uplink", f"{_spread(link.spread('uplink_mbit_s'))} Mbit/s", link.source_uplink)
+    made.add_row(
         "downlink", f"{_spread(link.spread('downlink_mbit_s'))} Mbit/s", link.source_downlink
     )
-    table.add_row("round trip", f"{_spread(link.spread('rtt_ms'))} ms", link.source_rtt)
+    made.add_row("round trip", f"{_spread(link.spread('rtt_ms'))} ms", link.source_rtt)
     if link.radio_uj_per_byte is not None:
-        table.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
+        made.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
     for what, radio in (("up", link.radio("uplink")), ("down", link.radio("downlink"))):
         if radio is not None:
             power = f"{show_number(radio.mw_per_mbit_s)} mW per Mbit/s + {radio.base_mw:.0f} mW"
-            table.add_row(f"radio {what}", power, link.source_radio)
-    return table
+            made.add_row(f"radio {what}", power, link.source_radio)
+    return made
 
 
 def _radio_known(link: LinkProfile) -> str:
@@ -234,7 +230,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     for name in options.device_class or []:
         if name not in DEVICE_CLASSES:
             hint = nearest(name, list(DEVICE_CLASSES))
@@ -244,17 +239,17 @@ def main(arguments: list[str] | None = None) -> int:
     if options.links:
         links = load_links()
         name = options.name
-        console.print(link_card(links.named(name, "name")) if name else link_table(links))
+        console().print(link_card(links.named(name, "name")) if name else link_table(links))
         return 0
     catalogue = load_catalogue(*options.catalogue)
     if options.name:
-        console.print(device_card(catalogue.named(options.name, "name")))
+        console().print(device_card(catalogue.named(options.name, "name")))
         return 0
     devices = chosen(list(catalogue), options)
     if options.csv:
         write_csv(devices)
     else:
-        console.print(device_table(devices))
+        console().print(device_table(devices))
     return 0
 
 

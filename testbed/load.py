@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
 from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.message_sizes import message_bytes
@@ -36,8 +35,6 @@ from testbed.fleet.serving_load import (
     serve,
 )
 from testbed.scenario.loading import load_scenario
-
-WIDTH_WITHOUT_TERMINAL = 130
 
 
 @dataclass(frozen=True)
@@ -129,25 +126,24 @@ def load_arm(inputs: RunInputs, models: ArmModels, options: argparse.Namespace) 
     )
 
 
-def print_arm(console: Console, load: ArmLoad, deadline_ms: float) -> None:
+def print_arm(load: ArmLoad, deadline_ms: float) -> None:
     """Print one arm's latencies by class, and one line about the cloud."""
-    title = f"{load.arm}: {load.requests:,} requests"
-    table = Table(title=title, title_justify="left")
-    table.add_column("class", style="bold")
-    for heading in ("requests", "p50 ms", "p95 ms", "p99 ms", "mean ms"):
-        table.add_column(heading, justify="right")
-    table.add_column(f"later than {deadline_ms:g} ms", justify="right")
+    made = table(
+        f"{load.arm}: {load.requests:,} requests",
+        *("class", "requests", "p50 ms", "p95 ms", "p99 ms", "mean ms"),
+        f"later than {deadline_ms:g} ms",
+    )
     for group in load.classes:
         milliseconds = (group.p50_ms, group.p95_ms, group.p99_ms, group.mean_ms)
-        table.add_row(
+        made.add_row(
             group.device_class,
             f"{group.requests:,}",
             *(f"{float(f'{value:.3g}'):g}" for value in milliseconds),
             f"{group.deadline_miss_share:.1%}",
         )
-    console.print(table)
+    console().print(made)
     parts = ", ".join(f"{name} {value:.3g} ms" for name, value in load.mean_parts_ms.items())
-    console.print(
+    console().print(
         f"means: {parts}\ncloud {load.cloud_utilisation:.0%} busy, {load.mean_batch:.2g} requests "
         f"per batch{_cost(load.cost_usd_per_1000, load.requests)}\n{load.infeasible_devices} "
         f"devices cannot run the front-end; {load.offloaded_raw:,} requests were sent raw",
@@ -209,7 +205,6 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     _check(options)
     scenario = load_scenario(options.scenario, _overrides(options))
     inputs = read_run_inputs(scenario, share_out=False)
@@ -218,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps([asdict(load) for load in loads], indent=2))
         return 0
     for load in loads:
-        print_arm(console, load, scenario.serving.request_deadline_ms)
+        print_arm(load, scenario.serving.request_deadline_ms)
     return 0
 
 

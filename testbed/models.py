@@ -4,9 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
 from testbed.engine.training.model_cache import KeptModel, kept_models, leftovers, models_folder
 
@@ -50,18 +48,19 @@ def _remove(paths: list[Path]) -> None:
 
 
 def _show(folder: Path, models: list[KeptModel]) -> None:
-    table = Table(title=f"models in {folder}", title_justify="left", box=None, pad_edge=False)
-    for column in ("model", "images", "seed", "epochs", "deployed", "accuracy", "MB", "state"):
-        left = column in ("model", "state")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    made = table(
+        f"models in {folder}",
+        *("model", "images", "seed", "epochs", "deployed", "accuracy", "MB", "<state"),
+    )
+    made.columns[0].no_wrap, made.columns[0].overflow = False, "fold"
     for model in models:
-        table.add_row(
+        made.add_row(
             model.name,
             *(model.figures or ("", "", "", "", "")),
             f"{sum(path.stat().st_size for path in model.files) / 1e6:.1f}",
             model.problem or "sound",
         )
-    Console().print(table)
+    console().print(made)
 
 
 if __name__ == "__main__":

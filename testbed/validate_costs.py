@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
 from testbed.fleet.calibration.latency_fit import cross_validate, form_ms, macs_only_ms, predict_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
@@ -110,16 +109,15 @@ def all_errors(pairs: Pairs, model_ms: Floats, plain_ms: Floats) -> list[GroupEr
     ]
 
 
-def print_errors(console: Console, title: str, groups: list[GroupErrors]) -> None:
+def print_errors(title: str, groups: list[GroupErrors]) -> None:
     """Print one table of errors."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("family", "predictions", "devices", "median error", "p90", "within 1.5x"):
-        table.add_column(heading, justify="left" if heading == "family" else "right")
-    for heading in ("plain form", "MACs / rate"):
-        table.add_column(heading, justify="right")
-    table.add_column("worst networks (median error)")
+    made = table(
+        title,
+        *("family", "predictions", "devices", "median error", "p90", "within 1.5x"),
+        *("plain form", "MACs / rate", "<worst networks (median error)"),
+    )
     for group in groups:
-        table.add_row(
+        made.add_row(
             group.family,
             str(group.predictions),
             str(group.devices),
@@ -130,7 +128,7 @@ def print_errors(console: Console, title: str, groups: list[GroupErrors]) -> Non
             f"{group.macs_only.median_abs_pct_error:.1f} %",
             ", ".join(f"{w.network} {w.median_abs_pct_error:.0f} %" for w in group.worst_networks),
         )
-    console.print(table)
+    console().print(made)
 
 
 @command
@@ -174,15 +172,13 @@ def main(arguments: list[str] | None = None) -> int:
         }
         print(json.dumps(report, indent=2))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    print_errors(console, "Shipped constants", groups)
+    print_errors("Shipped constants", groups)
     if held_out:
         print_errors(
-            console,
             f"Devices never seen while fitting ({options.folds}-fold over devices)",
             held_out,
         )
-    console.print(
+    console().print(
         f"{loosely} predictions use a calibration at other threads, precision or settings; "
         f"{unpredicted} rows have no calibration on their device and backend, or no MACs, and are "
         "not predicted.\n'plain form' is what front-ends of this project get: no correction for "

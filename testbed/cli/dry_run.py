@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from testbed.cli.tables import table
 from testbed.core.registries import ATTACKS
 from testbed.engine.hosts.backend import default_hosts
 from testbed.engine.network.costs import device_costs
@@ -54,26 +55,17 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     console.print("dry run: nothing was written", style="dim")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
-
-
 def _fleet(inputs: RunInputs) -> Table:
-    table = Table(title="fleet", title_justify="left", box=None, pad_edge=False)
-    for column in ("class", "devices", "models", "links"):
-        table.add_column(column, justify="right" if column == "devices" else "left")
+    made = table("fleet", "class", "devices", "<models", "<links")
     for group in inputs.fleet.composition():
         models = ", ".join(f"{name} x {count}" for name, count in group.models.items())
         links = ", ".join(f"{name} x {count}" for name, count in group.links.items())
-        table.add_row(group.device_class, str(group.devices), models, links)
-    return table
+        made.add_row(group.device_class, str(group.devices), models, links)
+    return made
 
 
 def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
-    table = _table(
+    made = table(
         "arms (edge and cloud parameters and MACs per image; devices that can train and serve)",
         *("arm", "edge", "MACs", "features", "bytes", "cloud", "MACs", "train", "serve"),
     )
@@ -82,7 +74,7 @@ def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
         for tier in arm.used():
             item, members = arm.tiers[tier], arm.tier_of == tier
             stats, alone = item.edge_stats, len(arm.used()) == 1
-            table.add_row(
+            made.add_row(
                 arm.arm if alone else f"{arm.arm}: {item.device_spec.tier} x {int(members.sum())}",
                 f"{stats.params:,}",
                 f"{stats.macs / 1e6:.2f} M",
@@ -93,7 +85,7 @@ def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
                 str(int(costs.training_feasible[members].sum())),
                 _serving(inputs, costs.serving_feasible[members]),
             )
-    return table
+    return made
 
 
 def _serving(inputs: RunInputs, feasible: NDArray[np.bool_]) -> str:
@@ -103,12 +95,12 @@ def _serving(inputs: RunInputs, feasible: NDArray[np.bool_]) -> str:
 
 
 def _data(inputs: RunInputs) -> Table:
-    table = _table("data", "part", "images")
+    made = table("data", "part", "images")
     for name, size in inputs.data.parts.sizes().items():
-        table.add_row(name, f"{size:,}")
+        made.add_row(name, f"{size:,}")
     per_device = [len(rows) for rows in inputs.data.device_images]
-    table.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
-    return table
+    made.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
+    return made
 
 
 def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimate:
@@ -170,7 +162,7 @@ def _companions_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> fl
 
 def _time(scenario: Scenario, inputs: RunInputs, models: list[ArmModels]) -> Table:
     rate = reference_rate(models[0].main)["gmac_per_s"]
-    table = _table(
+    made = table(
         f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
         *("arm", "train s", "serve s", "attack s"),
     )
@@ -178,11 +170,11 @@ def _time(scenario: Scenario, inputs: RunInputs, models: list[ArmModels]) -> Tab
     for item in models:
         guess = estimate(inputs, item, rate)
         total += guess.train_s + guess.serve_s + guess.attack_s
-        table.add_row(
+        made.add_row(
             item.arm,
             f"{guess.train_s:.0f}",
             f"{guess.serve_s:.0f}",
             f"{guess.attack_s:.0f}",
         )
-    table.add_row("with start and report", f"{total:.0f}", "", "")
-    return table
+    made.add_row("with start and report", f"{total:.0f}", "", "")
+    return made

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from pydantic.fields import FieldInfo
 from rich.console import Console
-from rich.table import Table
 
+from testbed.cli.tables import table
 from testbed.core.registries import ALL
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
@@ -23,14 +23,14 @@ def print_listing(console: Console | None = None) -> None:
                 for name, field in entry.options.model_fields.items()
             )
             rows.append((entry.name, entry.summary, options))
-        _print(console, kind, ("name", "description", "options (defaults)"), rows)
+        _print(console, kind, ("name", "<description", "<options (defaults)"), rows)
     by_class: dict[str, list[str]] = {}
     for device in load_catalogue():
         by_class.setdefault(device.device_class, []).append(device.name)
     devices = [(device_class, ", ".join(names)) for device_class, names in by_class.items()]
-    _print(console, "devices", ("class", "names"), devices)
+    _print(console, "devices", ("class", "<names"), devices)
     links = [(link.name, link.title) for link in load_links()]
-    _print(console, "links", ("name", "description"), links)
+    _print(console, "links", ("name", "<description"), links)
 
 
 def default(field: FieldInfo) -> str:
@@ -42,11 +42,10 @@ def default(field: FieldInfo) -> str:
 def _print(
     console: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    table = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False)
-    table.columns[0].style, table.columns[0].no_wrap = "bold", True
-    for column in table.columns[2:]:
+    made = table(title, *headings)
+    for column in made.columns[2:]:
         column.style = "dim"
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        made.add_row(*row)
+    console.print(made)
     console.print()

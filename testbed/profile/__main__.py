@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
+from testbed.cli.tables import console
 from testbed.core.errors import UserError, command
 from testbed.core.registry import nearest
 from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
@@ -36,7 +36,6 @@ from testbed.profile.tables import (
 )
 from testbed.profile.variants import Variant, all_variants
 
-WIDTH_WITHOUT_TERMINAL = 185
 WRITTEN = ("profile.csv", "profile.parquet", "sizes.csv", "latency_stacks.png", "break_even.png")
 MOST_DRAWN = 9
 DETAILED = "siftfunnel_cnn"
@@ -157,7 +156,7 @@ def _weight(variant: Variant) -> tuple[bool, int]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    out = console()
     _check(options)
     catalogue = load_catalogue(*options.catalogue)
     link = load_links().named(options.link, "--link")
@@ -179,19 +178,19 @@ def main(arguments: list[str] | None = None) -> int:
     of_shown = [cost for cost in costs if cost.device in names]
     found = savings(plain, costs)
     drawn, splits = _chosen(plain)
-    console.print(sizes_table(plain, image_shape))
-    console.print(savings_table(found))
+    out.print(sizes_table(plain, image_shape))
+    out.print(savings_table(found))
     for sentence in (*claim_sentences(found), bytes_sentence(plain)):
         if sentence:
-            console.print(sentence, highlight=False)
+            out.print(sentence, highlight=False)
     on_device = [variant.name for variant in plain if variant.edge]
-    console.print(devices_table(of_shown, on_device))
+    out.print(devices_table(of_shown, on_device))
     for name in options.variant or [DETAILED]:
-        console.print(variant_table(of_shown, name, link.name))
+        out.print(variant_table(of_shown, name, link.name))
     write_tables(options.out, costs, variants)
     written = draw_all(options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s))
     files = ", ".join(["profile.csv", "profile.parquet", "sizes.csv", *(p.name for p in written)])
-    console.print(f"{options.out}: {files} ({len(costs)} rows)", highlight=False)
+    out.print(f"{options.out}: {files} ({len(costs)} rows)", highlight=False)
     return 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from testbed.cli.tables import table
 from testbed.fleet.catalogue import CatalogueDevice
 from testbed.profile.costs import Crossing, DeviceCost
 from testbed.profile.variants import Variant
@@ -45,14 +46,14 @@ def show_ms(value: float | None) -> str:
 def sizes_table(variants: list[Variant], image_shape: tuple[int, int, int]) -> Table:
     """Return the exact sizes of every variant's edge."""
     shape = "x".join(str(size) for size in image_shape)
-    table = Table(title=f"Edge sizes for images of {shape}", title_justify="left")
-    table.add_column("variant", style="bold")
-    for heading in ("params", "MACs", "3x3 share", "moved", "peak", "sent up", "cloud MACs"):
-        table.add_column(heading, justify="right")
-    table.add_column("defences at this cost")
+    made = table(
+        f"Edge sizes for images of {shape}",
+        *("variant", "params", "MACs", "3x3 share", "moved", "peak", "sent up", "cloud MACs"),
+        "<defences at this cost",
+    )
     for variant in variants:
         edge = variant.edge
-        table.add_row(
+        made.add_row(
             variant.name,
             f"{edge.params:,}" if edge else "-",
             f"{edge.macs / 1e6:.2f} M" if edge else "-",
@@ -63,8 +64,8 @@ def sizes_table(variants: list[Variant], image_shape: tuple[int, int, int]) -> T
             f"{variant.cloud.macs / 1e6:.1f} M" if variant.cloud else "-",
             ", ".join(variant.defences),
         )
-    table.caption = "moved and peak: activation elements read and written, and alive at once"
-    return table
+    made.caption = "moved and peak: activation elements read and written, and alive at once"
+    return made
 
 
 def savings(variants: list[Variant], costs: list[DeviceCost]) -> list[Saving]:
@@ -107,13 +108,12 @@ def _median_ratio(costs: list[DeviceCost], above: str, below: str) -> float | No
 
 def savings_table(found: list[Saving]) -> Table:
     """Return how many times less the funnel needs, against each alternative."""
-    table = Table(title="Times less than the alternative", title_justify="left")
-    table.add_column("front-end", style="bold")
-    table.add_column("against")
-    for heading in ("MACs", "params", "bytes up", "device time (median)"):
-        table.add_column(heading, justify="right")
+    made = table(
+        "Times less than the alternative",
+        *("front-end", "<against", "MACs", "params", "bytes up", "device time (median)"),
+    )
     for saving in found:
-        table.add_row(
+        made.add_row(
             saving.variant,
             saving.against,
             f"{saving.macs:.1f}x",
@@ -121,7 +121,7 @@ def savings_table(found: list[Saving]) -> Table:
             f"{saving.uplink_bytes:.1f}x" if saving.uplink_bytes else "-",
             "-" if saving.compute_ms is None else f"{saving.compute_ms:.2g}x",
         )
-    return table
+    return made
 
 
 def claim_sentences(found: list[Saving]) -> list[str]:
@@ -175,13 +175,10 @@ def show_crossing(found: Crossing | None) -> str:
 
 def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
     """Return device time of each chosen variant on each device, infeasible ones marked."""
-    table = Table(title="Device compute in ms per image", title_justify="left")
-    table.add_column("device", style="bold", no_wrap=True)
-    table.add_column("class", no_wrap=True)
-    for name in variants:
-        heading = name.replace("_", " ")  # wraps at spaces only
-        longest = max(len(word) for word in heading.split())
-        table.add_column(heading, justify="right", min_width=longest)
+    headings = [name.replace("_", " ") for name in variants]  # wraps at spaces only
+    made = table("Device compute in ms per image", "device", "<class", *headings)
+    for column, heading in zip(made.columns[2:], headings, strict=True):
+        column.min_width = max(map(len, heading.split()))
     by_device: dict[str, dict[str, DeviceCost]] = {}
     for cost in costs:
         by_device.setdefault(cost.device, {})[cost.variant] = cost
@@ -189,34 +186,31 @@ def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
         cells = [
             show_ms(of[name].compute_ms) + ("" if of[name].feasible else "!") for name in variants
         ]
-        table.add_row(device, next(iter(of.values())).device_class, *cells)
-    table.caption = "by the cost model, good to a factor of 1.2 to 1.5; !: does not fit the memory"
-    return table
+        made.add_row(device, next(iter(of.values())).device_class, *cells)
+    made.caption = "by the cost model, good to a factor of 1.2 to 1.5; !: does not fit the memory"
+    return made
 
 
 def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
     """Return everything about one variant, one row per device."""
-    table = Table(title=f"{variant} over {link}", title_justify="left")
-    table.add_column("device", style="bold", no_wrap=True)
-    for heading in (
-        "memory needed",
-        "of usable",
-        "device ms",
-        "2nd estimate",
-        "ratio",
-        "uplink ms",
-        "cloud ms",
-        "total ms",
-        "energy mJ",
-        "beats raw at Mbit/s",
-        "beats whole at Mbit/s",
-    ):
-        table.add_column(heading, justify="right")
+    made = table(
+        f"{variant} over {link}",
+        *(
+            "device",
+            "memory needed",
+            "of usable",
+            "device ms",
+            "2nd estimate",
+            "ratio",
+            "uplink ms",
+        ),
+        *("cloud ms", "total ms", "energy mJ", "beats raw at Mbit/s", "beats whole at Mbit/s"),
+    )
     for cost in costs:
         if cost.variant != variant:
             continue
         usable = "?" if cost.budget_bytes is None else show_bytes(cost.budget_bytes)
-        table.add_row(
+        made.add_row(
             cost.device,
             show_bytes(cost.needed_bytes),
             usable if cost.feasible else f"{usable} (no)",
@@ -230,7 +224,7 @@ def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
             show_crossing(cost.faster_than_raw),
             show_crossing(cost.faster_than_whole),
         )
-    return table
+    return made
 
 
 def representatives(devices: list[CatalogueDevice]) -> list[CatalogueDevice]:

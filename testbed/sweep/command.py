@@ -11,6 +11,7 @@ from rich.text import Text
 
 from testbed.cli.display import RichDisplay
 from testbed.cli.dry_run import print_dry_run
+from testbed.cli.tables import table
 from testbed.core.process import Interrupts
 from testbed.results import formats as numbers
 from testbed.sweep.folder import COMPLETE, SweepFolder
@@ -79,11 +80,9 @@ def _print_points(points: Sequence[Point], folder: Path) -> None:
 
 def _closing_table(sweep: SweepFolder) -> Table:
     rows = rows_of(sweep)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("point", "arm", "accuracy", "best attack's MSE", "latency"):
-        table.add_column(title, justify="left" if title in ("point", "arm") else "right")
+    made = table("", "point", "<arm", "accuracy", "best attack's MSE", "latency")
     for row in rows[:MAX_SHOWN]:
-        table.add_row(
+        made.add_row(
             Text(row["point"]),
             Text(row.get("arm") or row["status"]),
             numbers.percent(row.get("test_accuracy")),
@@ -91,5 +90,5 @@ def _closing_table(sweep: SweepFolder) -> Table:
             numbers.milliseconds(row.get("latency_median_ms")),
         )
     if len(rows) > MAX_SHOWN:
-        table.caption = f"and {len(rows) - MAX_SHOWN} more rows in {CSV}"
-    return table
+        made.caption = f"and {len(rows) - MAX_SHOWN} more rows in {CSV}"
+    return made
