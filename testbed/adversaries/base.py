@@ -74,8 +74,8 @@ class Evidence:
     query_limit : total number of images that may be queried, or None without a limit.
     architecture : name and options of the front-end's architecture, if granted.
     replays : number of releases of a victim's image that its intercept averages.
-    elsewhere : further intercepts, each (N, C', H', W'), to be reconstructed but not learned from:
-        those of other tiers, or a fixed set of victims.
+    apply_to : further features by label, each (N, C', H', W'), to be reconstructed but not learned
+        from. ``mounting.mount`` applies the learned attack to them; the attack never sees them.
     trained : weights by name that it trained at the cloud during the training, or None.
     """
 
@@ -87,7 +87,7 @@ class Evidence:
     query_limit: int | None = None
     architecture: Component | None = None
     replays: int = 1
-    elsewhere: tuple[FloatArray, ...] = ()
+    apply_to: Mapping[str, FloatArray] = field(default_factory=dict)
     trained: Mapping[str, FloatArray] | None = None
 
 
@@ -115,7 +115,7 @@ class Reconstruction:
     queries : images whose released features were queried; filled in by ``mounting.mount``.
     inferred : what the attack infers of the intercepts beside images, or None.
     again : the learned attack, from features to images; ``mounting.mount`` removes it.
-    elsewhere : reconstructions of the evidence's ``elsewhere``; filled in by ``mounting.mount``.
+    applied : reconstructions of the evidence's ``apply_to``; filled in by ``mounting.mount``.
     """
 
     images: FloatArray
@@ -127,7 +127,7 @@ class Reconstruction:
     queries: int = 0
     inferred: "Inferred | None" = None
     again: Callable[[FloatArray], FloatArray] | None = None
-    elsewhere: tuple[FloatArray, ...] = ()
+    applied: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from testbed.adversaries.base import (
@@ -18,6 +17,7 @@ from testbed.adversaries.base import (
 )
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
+from testbed.core.threads import torch_threads
 
 
 class _Counted:
@@ -81,14 +81,10 @@ def mount(
         counted = _CountedWhiteBox(evidence.oracle)
     elif evidence.oracle is not None:
         counted = _Counted(evidence.oracle)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result = attack.mount(replace(evidence, oracle=counted), seed, report)
-        further: tuple[FloatArray, ...] = ()
+    with torch_threads(1):
+        result = attack.mount(replace(evidence, oracle=counted, apply_to={}), seed, report)
+        applied: dict[str, FloatArray] = {}
         if result.again is not None:
-            further = tuple(result.again(features) for features in evidence.elsewhere)
-    finally:
-        torch.set_num_threads(threads)
+            applied = {label: result.again(z) for label, z in evidence.apply_to.items()}
     queries = counted.images if counted else 0
-    return replace(result, queries=queries, again=None, elsewhere=further)
+    return replace(result, queries=queries, again=None, applied=applied)

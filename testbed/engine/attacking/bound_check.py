@@ -1,9 +1,10 @@
-"""What attacks make of smoothed victims, and the errors that an error bound holds for.
+"""Errors of attacks on smoothed victims, for which an error bound holds.
 
-Every attack is shown the features of a few smoothed victims
-(``testbed.engine.attacking.error_bounds``): most beside their intercepts; those that learn from
-intercepts apart, since they must not learn from what never crossed the wire. So are attacks that
-another tier's front-end taught, and those that learned from a part of what they had.
+Every attack reconstructs the features of a few smoothed victims
+(``testbed.engine.attacking.error_bounds``). Most attacks get them among their intercepts. Attacks
+that learn from intercepts must not learn from features that never crossed the wire: they are
+applied to them after learning. So are attacks that were learned on another tier, or from a part of
+the data.
 """
 
 from collections.abc import Sequence
@@ -17,36 +18,25 @@ from testbed.privacy.scores import mse
 Row = dict[str, Any]
 
 
-def features_apart(tiers_read: Sequence[TierIntercepts]) -> tuple[FloatArray, ...]:
-    """Return the features of the smoothed victims of these readings, where there are any."""
-    return tuple(item.smoothed.features for item in tiers_read if item.smoothed is not None)
+def smoothed_features(tiers_read: Sequence[TierIntercepts]) -> dict[str, FloatArray]:
+    """Return the features of each tier's smoothed victims, if it has any, by label."""
+    return {
+        item.smoothed_label: item.smoothed.features
+        for item in tiers_read
+        if item.smoothed is not None
+    }
 
 
 def made_of_own(tier_intercepts: TierIntercepts, found: Reconstruction) -> FloatArray | None:
-    """Return what a whole attack made of its own tier's smoothed victims, or None.
+    """Return an attack's reconstructions of its own tier's smoothed victims, or None.
 
-    Anchors that are mounted beside an attack which learns from intercepts apply nothing to others.
+    Anchors of an adversary whose attack learns from intercepts are not applied to them.
     """
     if tier_intercepts.smoothed is None:
         return None
     if not tier_intercepts.adversary.threat.learns_from_intercepts:
         return found.images[len(tier_intercepts.items) :]
-    return found.elsewhere[-1] if found.elsewhere else None
-
-
-def made_of_target(
-    others: Sequence[TierIntercepts], target: TierIntercepts, found: Reconstruction
-) -> FloatArray | None:
-    """Return what an attack made of the smoothed victims of one of the other tiers, or None.
-
-    Parameters
-    ----------
-    others : the readings that the attack was aimed at, in that order.
-    """
-    if target.smoothed is None:
-        return None
-    smoothed = [item.tier for item in others if item.smoothed is not None]
-    return found.elsewhere[len(others) + smoothed.index(target.tier)]
+    return found.applied.get(tier_intercepts.smoothed_label)
 
 
 def smoothed_scores(

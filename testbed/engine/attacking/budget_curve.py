@@ -14,7 +14,7 @@ import numpy as np
 from clients.deployed import DeployedFrontEnd
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, Reconstruction
 from testbed.core.seeds import generator
-from testbed.engine.attacking.bound_check import features_apart, smoothed_scores
+from testbed.engine.attacking.bound_check import smoothed_features, smoothed_scores
 from testbed.engine.attacking.evidence import AttackJob, TierIntercepts, attack_job
 from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.hosts.backend import Backend
@@ -39,14 +39,15 @@ class PartialOutcome:
     def images(self) -> FloatArray:
         """The reconstructions of all intercepts, whether or not it learned from them."""
         if self.share < 1.0 and self.tier_intercepts.adversary.threat.learns_from_intercepts:
-            return self.found.elsewhere[0]
+            return self.found.applied[self.tier_intercepts.label]
         return self.found.images[: len(self.tier_intercepts.items)]
 
     def bound_check(self, tier: str) -> list[Row]:
-        """Return its error on smoothed victims; that of the whole amount stands elsewhere."""
+        """Return its error on smoothed victims; empty for the whole amount, reported apart."""
         if self.share == 1.0 or self.tier_intercepts.smoothed is None:
             return []
-        return smoothed_scores(tier, self.tier_intercepts.smoothed, self.found.elsewhere[-1])
+        made = self.found.applied[self.tier_intercepts.smoothed_label]
+        return smoothed_scores(tier, self.tier_intercepts.smoothed, made)
 
 
 def partial_job(
@@ -61,17 +62,17 @@ def partial_job(
     part = replace(
         tier_intercepts, adversary=_with_share(tier_intercepts.adversary, share), smoothed=None
     )
-    apart = features_apart([tier_intercepts])
+    apply_to = smoothed_features([tier_intercepts])
     job = attack_job(inputs, deployed, part, served.answers, backend)
-    evidence = replace(job.evidence, elsewhere=apart)
+    evidence = replace(job.evidence, apply_to=apply_to)
     if tier_intercepts.adversary.learns_from == "intercepts":
         everything = evidence.intercepts
         count = len(everything.answers)
         order = generator(job.seed, "part of the intercepts").permutation(count)
         rows = np.sort(order[: max(1, round(share * count))])
         kept = Intercepts(everything.features[rows], everything.answers[rows])
-        elsewhere = (everything.features, *apart)
-        evidence = replace(evidence, intercepts=kept, elsewhere=elsewhere)
+        apply_to = {tier_intercepts.label: everything.features, **apply_to}
+        evidence = replace(evidence, intercepts=kept, apply_to=apply_to)
     return AttackJob((tier_intercepts.adversary.attack,), evidence, job.seed)
 
 

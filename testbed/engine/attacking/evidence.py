@@ -53,6 +53,16 @@ class TierIntercepts:
     smoothed: SmoothedVictims | None
     mountable: bool = True
 
+    @property
+    def label(self) -> str:
+        """Return the label of the tier's features, for attacks learned on another tier."""
+        return f"tier {self.tier}"
+
+    @property
+    def smoothed_label(self) -> str:
+        """Return the label of the smoothed victims' features."""
+        return f"tier {self.tier}, smoothed"
+
 
 def attack_job(
     inputs: RunInputs,
@@ -76,10 +86,10 @@ def attack_job(
     features = tier_intercepts.features
     answered = np.array([answers[item.request] for item in tier_intercepts.items], dtype=np.int64)
     needs = adversary.threat
-    elsewhere: tuple[FloatArray, ...] = ()
+    apply_to: dict[str, FloatArray] = {}
     if tier_intercepts.smoothed is not None and needs.learns_from_intercepts:
-        # It must not learn from what never crossed the wire.
-        elsewhere = (tier_intercepts.smoothed.features,)
+        # It must not learn from features that never crossed the wire.
+        apply_to = {tier_intercepts.smoothed_label: tier_intercepts.smoothed.features}
     elif tier_intercepts.smoothed is not None:
         features = np.concatenate([features, tier_intercepts.smoothed.features])
         answered = np.append(answered, np.full(len(tier_intercepts.smoothed.features), -1))
@@ -94,7 +104,7 @@ def attack_job(
         if needs.architecture and knowledge.architecture
         else None,
         replays=knowledge.replays,
-        elsewhere=elsewhere,
+        apply_to=apply_to,
         trained=trained,
     )
     names = {adversary.attack.name}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from testbed.adversaries.base import Reconstruction
-from testbed.engine.attacking.bound_check import features_apart, made_of_target, smoothed_scores
+from testbed.engine.attacking.bound_check import smoothed_features, smoothed_scores
 from testbed.engine.attacking.evidence import AttackJob, TierIntercepts
 from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.serving.serve import ServedArm
@@ -36,15 +36,10 @@ def targets(
 
 
 def aimed_at(job: AttackJob, others: Sequence[TierIntercepts]) -> AttackJob:
-    """Return the job with the other tiers' features to be reconstructed beside its own.
-
-    Those of their smoothed victims follow, for the comparison with their error bounds.
-    """
-    if not others:
-        return job
-    elsewhere = (*(other.features for other in others), *features_apart(others))
-    own = job.evidence.elsewhere
-    return replace(job, evidence=replace(job.evidence, elsewhere=(*elsewhere, *own)))
+    """Return the job with other tiers' features, and their smoothed victims', to apply it to."""
+    apply_to = {other.label: other.features for other in others} | smoothed_features(others)
+    apply_to |= job.evidence.apply_to
+    return replace(job, evidence=replace(job.evidence, apply_to=apply_to))
 
 
 def transfer_rows(
@@ -65,7 +60,6 @@ def transfer_rows(
         return []
     rows = []
     for source in read:
-        others = targets(source, read)
         for target in read:
             row: Row = {
                 "trained_on": models.tiers[source.tier].device_spec.tier,
@@ -78,8 +72,8 @@ def transfer_rows(
                 own = found[source.tier]
                 images = own.images[: len(source.items)]
                 if target is not source:
-                    images = own.elsewhere[others.index(target)]
-                    made = made_of_target(others, target, own)
+                    images = own.applied[target.label]
+                    made = own.applied.get(target.smoothed_label)
                     row["smoothed"] = smoothed_scores(row["applied_to"], target.smoothed, made)
                 victims = victims_of(inputs, models, target.items, served)
                 row |= score_images(inputs.scenario, victims, images)

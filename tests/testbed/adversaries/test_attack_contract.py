@@ -60,8 +60,8 @@ def with_architecture(name, evidence):
     features = np.resize(features, (len(features), 8, 8, 8))
     trained = watched(name, evidence, features)
     intercepts = base.Intercepts(features, evidence.intercepts.answers)
-    elsewhere = tuple(features for _ in evidence.elsewhere)
-    granted = {"intercepts": intercepts, "elsewhere": elsewhere, "trained": trained}
+    apply_to = dict.fromkeys(evidence.apply_to, features)
+    granted = {"intercepts": intercepts, "apply_to": apply_to, "trained": trained}
     return dataclasses.replace(evidence, architecture=DESIGN, **granted)
 
 
@@ -120,7 +120,7 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
     state = torch.random.get_rng_state()
     first = _mount(name, case.evidence)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
-    again = dataclasses.replace(case.evidence, elsewhere=(case.evidence.intercepts.features,))
+    again = dataclasses.replace(case.evidence, apply_to={"same": case.evidence.intercepts.features})
     second = _mount(name, again)
     assert first.images.shape == case.victims.shape
     assert first.images.dtype == np.float32
@@ -131,9 +131,9 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
     # What was learned can be applied to further features: to the same ones with the same images.
     assert second.again is None
     if name in REBUILDING:
-        np.testing.assert_array_equal(second.elsewhere[0], first.images)
+        np.testing.assert_array_equal(second.applied["same"], first.images)
     else:
-        assert second.elsewhere == ()
+        assert second.applied == {}
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -258,7 +258,7 @@ def test_evidence_has_no_place_for_a_victims_image():
         "query_limit",
         "architecture",
         "replays",
-        "elsewhere",
+        "apply_to",
         "trained",
     }
     assert fields(base.Intercepts) == {"features", "answers"}

@@ -92,7 +92,7 @@ def wall(tmp_path_factory):
 def test_jobs_lead_to_no_victim_and_not_to_the_seed(wall):
     arms, adversaries = len(wall.scenario.arms), len(wall.scenario.adversaries)
     assert len(wall.pickled) == arms * (adversaries + len(LEARNS["curve"]))
-    assert any(len(job.evidence.elsewhere) > 1 for job in wall.jobs)  # smoothed victims' features
+    assert any(len(job.evidence.apply_to) > 1 for job in wall.jobs)  # smoothed victims' features
     own = ImageSearch(wall.auxiliary)
     for data, job in zip(wall.pickled, wall.jobs, strict=True):
         assert own.in_objects(job)  # the searches do find images
