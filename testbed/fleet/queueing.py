@@ -151,6 +151,22 @@ class BatchServing:
     busy_s: float
 
 
+def batch_start(first: float, full: float | None, window: float, server_free: float) -> float:
+    """Return when a batch starts; all times in one unit.
+
+    A free server waits until its batch is full or its window has passed, and takes the requests
+    that have arrived by then, at most as many as fit. With no window it takes those that wait.
+
+    Parameters
+    ----------
+    first, full : arrival of the batch's first request, and of the one that fills it, if it is known.
+    window : how long a batch waits to fill, from its first request on.
+    server_free : when the first server is free.
+    """
+    ready = first + window
+    return max(ready if full is None else min(ready, full), server_free)
+
+
 def batched(
     arrival_s: Floats,
     times: BatchTimes,
@@ -159,17 +175,12 @@ def batched(
     tier: Integers | None = None,
     raw: NDArray[np.bool_] | None = None,
 ) -> BatchServing:
-    """Serve requests in batches.
-
-    A free server waits until its batch is full or ``window_s`` has passed since the first request
-    in it arrived, and takes the requests that have arrived by then, at most ``times.largest``.
-    With no window it takes what is there.
+    """Serve requests in batches, each of which starts as ``batch_start`` says.
 
     Parameters
     ----------
     arrival_s : (N,) in order.
     servers : equal servers that share the queue.
-    window_s : how long a server waits for a batch to fill.
     tier : (N,) the requests' tiers; None: all in the first.
     raw : (N,) which requests are raw images; None: none.
     """
@@ -184,13 +195,10 @@ def batched(
     starts_of_batches, sizes, service_of_batches = [], [], []
     first, count = 0, len(arrivals)
     while first < count:
-        ready = arrivals[first] + window_s
         full = first + largest - 1
-        if full < count and arrivals[full] < ready:
-            ready = arrivals[full]
-        start = max(free_at[0], ready, arrivals[first])
+        full_at = arrivals[full] if full < count else None
+        start = batch_start(arrivals[first], full_at, window_s, free_at[0])
         after = bisect_right(arrivals, start, first, min(first + largest, count))
-        after = max(after, first + 1)
         service_s = 0.0
         for seconds, before in parts:
             service_s += seconds[before[after] - before[first] if before else after - first]

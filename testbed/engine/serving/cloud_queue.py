@@ -1,7 +1,7 @@
 """The cloud in virtual time: requests wait for a batch and a free server, event by event.
 
-The same discipline as ``testbed.fleet.queueing.batched``, for requests whose arrivals depend on
-earlier answers (an answer keeps a radio awake) and so are not all known beforehand.
+Batches start as in ``testbed.fleet.queueing.batched``, which serves whole arrays of requests. Here
+arrivals depend on earlier answers (an answer keeps a radio awake) and are not known beforehand.
 """
 
 import heapq
@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from testbed.fleet.queueing import BatchTimes
+from testbed.fleet.queueing import BatchTimes, batch_start
 
 MS = 1000.0
 
@@ -77,12 +77,10 @@ class CloudQueue:
         return max(now_ms, self._due_ms())
 
     def _due_ms(self) -> float:
-        """Return when the next batch starts, as far as is known now."""
-        ready_ms = self._waiting[0][0] + self.times.window_ms
+        """Return when the next batch starts unless more requests fill it earlier."""
         largest = self.times.batch.largest
-        if len(self._waiting) >= largest:
-            ready_ms = min(ready_ms, self._waiting[largest - 1][0])
-        return max(ready_ms, self._free_at[0])
+        full_ms = self._waiting[largest - 1][0] if len(self._waiting) >= largest else None
+        return batch_start(self._waiting[0][0], full_ms, self.times.window_ms, self._free_at[0])
 
     def start(self, now_ms: float) -> tuple[Batch | None, float | None]:
         """Start a batch if one is due.
