@@ -11,8 +11,8 @@ from frontier.measurement import AttackSetting
 from testbed.adversaries.base import LabelledImages
 from testbed.core.errors import UserError
 from testbed.core.seeds import generator
+from testbed.data.federated import load_pool
 from testbed.data.images import ImagePool
-from testbed.data.loading import load_pool
 from testbed.data.splits import split
 from testbed.scenario.schema import DataSection
 

@@ -16,7 +16,7 @@ from PIL import Image
 from fuzzing.hostile import HOSTILE_YAML
 from fuzzing.mutations import damaged_bytes, damaged_tables, damaged_trees, junk
 from fuzzing.targets import Target, json_bytes, yaml_bytes
-from testbed.data.loading import load_pool
+from testbed.data.federated import load_pool
 from testbed.engine.setting.run_context import check_components, read_fleet
 from testbed.fleet.availability_traces import read_traces
 from testbed.fleet.calibration.published import read_measurements

@@ -12,12 +12,13 @@ import torch
 
 
 @lru_cache(maxsize=4096)
-def _key(purpose: str) -> int:
+def key(purpose: str) -> int:
+    """Return the spawn key that a text stands for."""
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
 
 
 def _sequence(seed: int, purpose: str, ids: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=(_key(purpose), *ids))
+    return np.random.SeedSequence(seed, spawn_key=(key(purpose), *ids))
 
 
 def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.registries import DATASETS
 from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
-from testbed.data.loading import load_pool
 from testbed.data.partition import assign_victims, partition_training
 from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
@@ -37,6 +37,23 @@ class FederatedData:
     mean: FloatArray
     std: FloatArray
     majority_class_accuracy: float
+
+
+def load_pool(section: DataSection) -> ImagePool:
+    """Load the images of a scenario's ``data`` section.
+
+    Raises
+    ------
+    UserError : the dataset is missing, unreachable or unreadable; the message says what to do.
+    """
+    pool: ImagePool = DATASETS.create(
+        section.name,
+        section.options,
+        path=section.path,
+        image_size_px=section.image_size_px,
+        max_images=section.max_images,
+    )
+    return pool
 
 
 def load_federated_data(

@@ -42,7 +42,7 @@ class PathologicalOptions(Options):
 
 
 class ShardOptions(Options):
-    """How many shards of the images sorted by class a device gets."""
+    """How many equal shards of the images sorted by class a device gets, without a remainder."""
 
     num_shards_per_partition: PositiveInt = 2
 
@@ -55,62 +55,31 @@ class DistributionOptions(Options):
     sigma: Annotated[float, Field(gt=0.0)] = 2.0
 
 
-@PARTITIONERS.register("iid", "equal numbers of images, drawn at random")
-def iid(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
-    """Equal random parts."""
-    return _library().IidPartitioner(num_partitions=num_partitions)
+def _register(
+    name: str, library_class: str, summary: str, by_class: type[Options] | None = None
+) -> None:
+    """Register a partitioner; ``by_class``: options of one that looks at the images' classes."""
+
+    @PARTITIONERS.register(name, summary, by_class or NoOptions)
+    def factory(options: Options, *, num_partitions: int, num_classes: int, seed: int) -> Any:
+        more = {"partition_by": "label", "seed": seed, **options.model_dump()} if by_class else {}
+        partitioner = getattr(_library(), f"{library_class}Partitioner")
+        return partitioner(num_partitions=num_partitions, **more)
 
 
-@PARTITIONERS.register(
-    "dirichlet", "class shares drawn from Dirichlet(alpha) (arXiv 1905.12022)", DirichletOptions
+_register("iid", "Iid", "equal numbers of images, drawn at random")
+_register("linear", "Linear", "random images, sizes growing linearly over the devices")
+_register("square", "Square", "random images, sizes growing quadratically over the devices")
+_register("exponential", "Exponential", "random images, sizes growing exponentially (few devices)")
+_register(
+    *("dirichlet", "Dirichlet", "class shares drawn from Dirichlet(alpha) (arXiv 1905.12022)"),
+    DirichletOptions,
 )
-def dirichlet(
-    options: DirichletOptions, *, num_partitions: int, num_classes: int, seed: int
-) -> Any:
-    """Skewed class shares and sizes."""
-    return _library().DirichletPartitioner(
-        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
-    )
-
-
-@PARTITIONERS.register(
-    "pathological", "each device has a few classes only (arXiv 2102.02079)", PathologicalOptions
+_register(
+    *("pathological", "Pathological", "each device has a few classes only (arXiv 2102.02079)"),
+    PathologicalOptions,
 )
-def pathological(
-    options: PathologicalOptions, *, num_partitions: int, num_classes: int, seed: int
-) -> Any:
-    """Exactly ``num_classes_per_partition`` classes per device."""
-    return _library().PathologicalPartitioner(
-        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
-    )
-
-
-@PARTITIONERS.register(
-    "shard", "shards of the images sorted by class (arXiv 1602.05629)", ShardOptions
-)
-def shard(options: ShardOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
-    """Shards of equal size; a remainder smaller than one shard per device is left out."""
-    return _library().ShardPartitioner(
-        num_partitions=num_partitions, partition_by="label", seed=seed, **options.model_dump()
-    )
-
-
-@PARTITIONERS.register("linear", "random images, sizes growing linearly over the devices")
-def linear(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
-    """Sizes in proportion to 1, 2, 3, ..."""
-    return _library().LinearPartitioner(num_partitions=num_partitions)
-
-
-@PARTITIONERS.register("square", "random images, sizes growing quadratically over the devices")
-def square(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
-    """Sizes in proportion to 1, 4, 9, ..."""
-    return _library().SquarePartitioner(num_partitions=num_partitions)
-
-
-@PARTITIONERS.register("exponential", "random images, sizes growing exponentially (few devices)")
-def exponential(options: NoOptions, *, num_partitions: int, num_classes: int, seed: int) -> Any:
-    """Sizes in proportion to e, e^2, e^3, ..."""
-    return _library().ExponentialPartitioner(num_partitions=num_partitions)
+_register("shard", "Shard", "shards of the images sorted by class (arXiv 1602.05629)", ShardOptions)
 
 
 @PARTITIONERS.register(

@@ -6,38 +6,67 @@ A file holds a list of traces, or an object of them by name. Each trace is ``{"a
 """
 
 import json
-import math
 from bisect import bisect_right
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from testbed.core import seeds
 from testbed.core.errors import UserError
 from testbed.core.registries import AVAILABILITIES
 from testbed.core.registry import Options
 from testbed.fleet.availability import Availability, DropOut, drops_out
+from testbed.fleet.table import first_problem, must_be, refusal
 
 MAX_TRACE_BYTES = 500_000_000
+
+
+Second = Annotated[
+    float, Field(ge=0, strict=True, allow_inf_nan=False), must_be("a number of at least 0")
+]
+Cycle = Annotated[
+    float, Field(gt=0, strict=True, allow_inf_nan=False), must_be("a number of seconds above 0")
+]
 
 
 @dataclass(frozen=True)
 class Trace:
     """One device's sessions, seconds within a cycle, in order and without overlap."""
 
-    starts_s: tuple[float, ...]
-    ends_s: tuple[float, ...]
-    cycle_s: float
+    starts_s: tuple[Second, ...] = Field(alias="active")
+    ends_s: tuple[Second, ...] = Field(alias="inactive")
+    cycle_s: Cycle = Field(alias="finish_time")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        starts, ends = self.starts_s, self.ends_s
+        if len(starts) != len(ends):
+            raise refusal("inactive", f"has {len(ends)} entries, but 'active' has {len(starts)}")
+        previous = 0.0
+        for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if start < previous:
+                before = f"{start:g} s is before the end of the session before"
+                raise refusal(f"active[{position}]", before)
+            if end < start:
+                raise refusal(f"inactive[{position}]", f"{end:g} s is before its session starts")
+            if end > self.cycle_s:
+                after = f"{end:g} s is after 'finish_time' ({self.cycle_s:g} s)"
+                raise refusal(f"inactive[{position}]", after)
+            previous = end
+        return self
 
     def online(self, time_s: float) -> bool:
         """Say whether the device is online; a session includes its start and not its end."""
         within_s = time_s % self.cycle_s
         session = bisect_right(self.starts_s, within_s) - 1
         return session >= 0 and within_s < self.ends_s[session]
+
+
+_TRACE = TypeAdapter(Trace)
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -64,51 +93,21 @@ def read_traces(path: Path) -> list[Trace]:
         raise UserError(f"{path}: a trace file is a list of traces, or an object of them by name")
     if not named:
         raise UserError(f"{path}: holds no trace")
-    return [_parse(path, name, trace) for name, trace in named]
+    return [_parsed(path, name, trace) for name, trace in named]
 
 
-def _parse(path: Path, name: str, trace: Any) -> Trace:
-    def refuse(key: str, reason: str) -> NoReturn:
-        raise UserError(f"{path}, trace '{name}', key '{key}': {reason}")
-
+def _parsed(path: Path, name: str, trace: Any) -> Trace:
     if not isinstance(trace, dict):
         raise UserError(f"{path}, trace '{name}': must be an object, got {trace!r:.40}")
-    for key in ("active", "inactive", "finish_time"):
-        if key not in trace:
-            refuse(key, "is missing")
-    cycle_s = _seconds(trace["finish_time"])
-    if cycle_s is None or cycle_s <= 0.0:
-        refuse(
-            "finish_time", f"must be a number of seconds above 0, got {trace['finish_time']!r:.40}"
-        )
-    times: dict[str, list[float]] = {}
-    for key in ("active", "inactive"):
-        if not isinstance(trace[key], list):
-            refuse(key, f"must be a list of seconds, got {trace[key]!r:.40}")
-        times[key] = []
-        for position, given in enumerate(trace[key]):
-            second = _seconds(given)
-            if second is None:
-                refuse(f"{key}[{position}]", f"must be a number of at least 0, got {given!r:.40}")
-            times[key].append(second)
-    starts, ends = times["active"], times["inactive"]
-    if len(starts) != len(ends):
-        refuse("inactive", f"has {len(ends)} entries, but 'active' has {len(starts)}")
-    previous = 0.0
-    for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start < previous:
-            refuse(f"active[{position}]", f"{start:g} s is before the end of the session before")
-        if end < start:
-            refuse(f"inactive[{position}]", f"{end:g} s is before its session starts")
-        if end > cycle_s:
-            refuse(f"inactive[{position}]", f"{end:g} s is after 'finish_time' ({cycle_s:g} s)")
-        previous = end
-    return Trace(tuple(starts), tuple(ends), cycle_s)
-
-
-def _seconds(value: Any) -> float | None:
-    """Return a finite, non-negative number as a float, None for anything else."""
-    return value if isinstance(value, float) and math.isfinite(value) and value >= 0 else None
+    try:
+        return _TRACE.validate_python(trace)
+    except ValidationError as error:
+        kind, location, reason = first_problem(error)
+        key = "".join(f"[{part}]" if isinstance(part, int) else part for part in location)
+        if kind == "tuple_type":
+            reason = f"must be a list of seconds, got {trace[key]!r:.40}"
+        reason = "is missing" if kind == "missing" else reason
+        raise UserError(f"{path}, trace '{name}', key '{key}': {reason}") from None
 
 
 class TraceOptions(Options):

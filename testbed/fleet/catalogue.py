@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
-from testbed.fleet.calibration.latency_form import FAMILIES
+from testbed.fleet.calibration.latency_form import FAMILIES, NetworkCosts
 from testbed.fleet.table import (
     Count,
     NamedRow,
@@ -39,15 +39,11 @@ HOW_TO_LIST = "list the devices with: python -m testbed.devices"
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(NetworkCosts[float]):
     """A published latency of a known network, and that network's costs for one input."""
 
     network: str
     latency_ms: float
-    macs: float
-    macs_conv3x3s1: float
-    params: float
-    activation_elements: float
 
 
 class CatalogueDevice(NamedRow):
@@ -102,12 +98,12 @@ class CatalogueDevice(NamedRow):
     def calibration(self) -> Calibration:
         """Return the published latency, with plain counts of the network's costs."""
         return Calibration(
-            self.calibration_network,
-            self.calibration_latency_ms,
             self.calibration_macs_m * 1e6,
             self.calibration_macs_conv3x3s1_m * 1e6,
             self.calibration_params_m * 1e6,
             self.calibration_activations_m * 1e6,
+            self.calibration_network,
+            self.calibration_latency_ms,
         )
 
 

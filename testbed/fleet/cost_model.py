@@ -19,7 +19,6 @@ networks that everybody measures it adds learned corrections
 front-ends of this project cannot have.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 from testbed.core import seeds
@@ -60,14 +59,7 @@ def seconds_per_unit(device: CatalogueDevice) -> float:
     calibration = device.calibration
     family = FAMILIES[device.latency_family]
     overhead_ms = family.overhead_ms(calibration.latency_ms)
-    units = form_units(
-        family,
-        macs=calibration.macs,
-        macs_conv3x3s1=calibration.macs_conv3x3s1,
-        params=calibration.params,
-        activation_elements=calibration.activation_elements,
-    )
-    return (calibration.latency_ms - overhead_ms) / 1000.0 / units
+    return (calibration.latency_ms - overhead_ms) / 1000.0 / form_units(family, calibration)
 
 
 def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) -> float:
@@ -77,14 +69,7 @@ def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) ->
     """
     family = FAMILIES[device.latency_family]
     overhead_ms = family.overhead_ms(device.calibration.latency_ms)
-    units = form_units(
-        family,
-        macs=stats.macs,
-        macs_conv3x3s1=stats.macs_conv3x3s1,
-        params=stats.params,
-        activation_elements=stats.activation_elements,
-    )
-    return overhead_ms + images * units * seconds_per_unit(device) * 1000.0
+    return overhead_ms + images * form_units(family, stats) * seconds_per_unit(device) * 1000.0
 
 
 def training_step_ms(device: CatalogueDevice, stats: LayerStats, images: int) -> float:
@@ -105,8 +90,7 @@ def jitter_factor(seed: int, device: int, network: str) -> float:
 
     It stands for what the form leaves out: kernels, compilers, clocks, temperature.
     """
-    digest = int.from_bytes(hashlib.sha256(network.encode()).digest()[:4], "big")
-    rng = seeds.generator(seed, "fleet-latency-jitter", device, digest)
+    rng = seeds.generator(seed, "fleet-latency-jitter", device, seeds.key(network))
     return float(rng.lognormal(0.0, JITTER_SIGMA))
 
 

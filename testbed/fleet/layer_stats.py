@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from testbed.fleet.calibration.latency_form import NetworkCosts
+
 FOLDED_OPS = frozenset(
     {
         "native_batch_norm",
@@ -40,16 +42,11 @@ FOLDED_OPS = frozenset(
 
 
 @dataclass(frozen=True)
-class LayerStats:
+class LayerStats(NetworkCosts[int]):
     """Costs of one forward pass of one input (a batch of one).
 
     Attributes
     ----------
-    macs : multiply-accumulates of all convolutions and matrix products; biases are not counted.
-    macs_conv3x3s1 : the part of ``macs`` in dense 3x3 stride-1 convolutions, which runtimes
-        compute with Winograd's algorithm at about a third of the nominal cost.
-    params : parameters, frozen ones included.
-    activation_elements : elements read plus elements written by all layers (not folded ones).
     peak_activation_elements : the most elements that are alive at once during inference.
     saved_activation_elements : elements that a training step keeps for the backward pass, per
         input, in units of 4 bytes.
@@ -57,10 +54,6 @@ class LayerStats:
     output_shape : (C, H, W) of the output for a batch of one; shorter for flat outputs.
     """
 
-    macs: int
-    macs_conv3x3s1: int
-    params: int
-    activation_elements: int
     peak_activation_elements: int
     saved_activation_elements: int
     input_elements: int

@@ -1,5 +1,7 @@
 """What a median rate leaves out: sleeping cellular radios, shared access points, lost messages."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,6 +21,7 @@ DROWSY_RTT_MS = (200.0, 270.0)
 DORMANT_RTT_MS = (750.0, 1200.0)
 """Measured round trips of an LTE radio: while active, after 1 to 10 s idle, after about 10 s."""
 
+SHARED_MEDIUM = "wifi"
 SHARED_USERS = np.array([1.0, 10.0, 20.0, 50.0])
 SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
 """Rate of each of so many users of one WLAN (EdgeCloudSim's measured table)."""
@@ -107,6 +110,32 @@ def shared_rate_factor(users: int) -> float:
         slope = (log_rate[-1] - log_rate[-2]) / (log_users[-1] - log_users[-2])
         return float(np.exp(log_rate[-1] + slope * (at - log_users[-1])))
     return float(np.exp(np.interp(at, log_users, log_rate)))
+
+
+def share_access_points(fleet: Fleet, devices_per_access_point: int | None) -> Fleet:
+    """Return the fleet with the rates of devices on WiFi divided among those of an access point.
+
+    Devices on WiFi fill access points in the order of their numbers (which a fleet's draw has
+    shuffled); the last one may have fewer. Each device's own rate is scaled by the measured share
+    of so many users (``shared_rate_factor``).
+
+    Parameters
+    ----------
+    devices_per_access_point : at least 1; None leaves every rate as it is.
+    """
+    if devices_per_access_point is None:
+        return fleet
+    shares = np.array([profile.medium == SHARED_MEDIUM for profile in fleet.profiles])
+    on_wifi = np.flatnonzero(shares[fleet.link_index])
+    factor = np.ones(len(fleet))
+    for start in range(0, len(on_wifi), devices_per_access_point):
+        users = on_wifi[start : start + devices_per_access_point]
+        factor[users] = shared_rate_factor(len(users))
+    return replace(
+        fleet,
+        uplink_mbit_s=fleet.uplink_mbit_s * factor,
+        downlink_mbit_s=fleet.downlink_mbit_s * factor,
+    )
 
 
 def retried_ms(

@@ -24,6 +24,7 @@ class Group:
     links: dict[str, int]
 
 
+@dataclass(frozen=True, eq=False)
 class Fleet:
     """All devices of a run, in columns (28 bytes per device).
 
@@ -34,23 +35,13 @@ class Fleet:
     uplink_mbit_s, downlink_mbit_s, rtt_ms : (N,) the device's own, drawn once.
     """
 
-    def __init__(
-        self,
-        models: tuple[CatalogueDevice, ...],
-        profiles: tuple[LinkProfile, ...],
-        model_index: Indices,
-        link_index: Indices,
-        uplink_mbit_s: Floats,
-        downlink_mbit_s: Floats,
-        rtt_ms: Floats,
-    ) -> None:
-        self.models = models
-        self.profiles = profiles
-        self.model_index = model_index
-        self.link_index = link_index
-        self.uplink_mbit_s = uplink_mbit_s
-        self.downlink_mbit_s = downlink_mbit_s
-        self.rtt_ms = rtt_ms
+    models: tuple[CatalogueDevice, ...]
+    profiles: tuple[LinkProfile, ...]
+    model_index: Indices
+    link_index: Indices
+    uplink_mbit_s: Floats
+    downlink_mbit_s: Floats
+    rtt_ms: Floats
 
     def __len__(self) -> int:
         """Return the number of devices."""

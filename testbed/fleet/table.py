@@ -163,7 +163,7 @@ def read_table(path: Path, row: type[AnyRow]) -> list[AnyRow]:
         try:
             rows.append(row.model_validate(cells))
         except ValidationError as error:
-            raise UserError(where + _first_problem(error, row)) from None
+            raise UserError(where + _wrong_cell(error, row)) from None
         if isinstance(named := rows[-1], NamedRow):
             if named.name in names:
                 raise UserError(f"{where}, column 'name': '{named.name}' is given twice")
@@ -204,13 +204,18 @@ def _unknown(column: str, row: type[Row]) -> str:
     return f": unknown column '{column}'{nearest(column, known)}; allowed: {', '.join(known)}"
 
 
-def _first_problem(error: ValidationError, row: type[Row]) -> str:
-    """Return the end of a sentence on a row; an unknown column may explain a missing one."""
+def _wrong_cell(error: ValidationError, row: type[Row]) -> str:
+    """Return the end of the sentence on a row."""
+    kind, location, reason = first_problem(error)
+    if kind == "extra_forbidden":
+        return _unknown(str(location[0]), row)
+    where = f", column '{location[0]}'" if location else ""
+    return f"{where}: {'must not be empty' if kind == 'missing' else reason}"
+
+
+def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], str]:
+    """Return kind, location and reason; unknown keys go first, for they explain missing ones."""
     problems = error.errors(include_url=False)
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    if first["type"] == "extra_forbidden":
-        return _unknown(str(first["loc"][0]), row)
-    wrong = "must not be empty" if first["type"] == "missing" else first["msg"]
-    column = [first["ctx"]["column"]] if first["type"] == "refused" else first["loc"]
-    where = f", column '{column[0]}'" if column else ""
-    return f"{where}: {wrong.removeprefix('Value error, ')}"
+    location = (first["ctx"]["column"],) if first["type"] == "refused" else first["loc"]
+    return first["type"], location, first["msg"].removeprefix("Value error, ")

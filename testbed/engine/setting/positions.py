@@ -4,7 +4,7 @@ import numpy as np
 
 from testbed.core.errors import UserError
 from testbed.core.seeds import generator
-from testbed.fleet.access_points import SHARED_MEDIUM
+from testbed.fleet.link_effects import SHARED_MEDIUM
 from testbed.fleet.sampling import Fleet
 from testbed.scenario.adversary import Position
 from testbed.scenario.schema import Scenario
@@ -41,7 +41,7 @@ def devices_read(
 def _one_access_point(
     name: str, fleet: Fleet, draw: int, devices_per_access_point: int | None
 ) -> frozenset[int]:
-    """Return the devices of one access point (``testbed.fleet.access_points``)."""
+    """Return the devices of one access point (``testbed.fleet.link_effects``)."""
     shared = np.array([profile.medium == SHARED_MEDIUM for profile in fleet.profiles])
     on_wifi = np.flatnonzero(shared[fleet.link_index])
     if devices_per_access_point is None or len(on_wifi) == 0:

@@ -14,8 +14,8 @@ from testbed.data.federated import FederatedData, load_federated_data
 from testbed.engine.hosts.backend import Backend, InlineBackend
 from testbed.engine.setting.auxiliary_data import ForeignImages, foreign_images
 from testbed.engine.setting.positions import check_positions
-from testbed.fleet.access_points import share_access_points
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
+from testbed.fleet.link_effects import share_access_points
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
 from testbed.scenario.schema import Assignment, Scenario

@@ -11,7 +11,7 @@ from testbed.fleet.calibration.latency_form import (
     LatencyFamily,
     form_units,
 )
-from testbed.fleet.calibration.published import Costs, Pairs
+from testbed.fleet.calibration.published import Pairs
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals
 
 Floats = NDArray[np.float64]
@@ -42,19 +42,9 @@ def form_ms(pairs: Pairs, families: Families = FAMILIES) -> Floats:
 
 def _one_family_ms(pairs: Pairs, family: LatencyFamily) -> Floats:
     overhead = np.minimum(family.fixed_ms, LARGEST_OVERHEAD * pairs.known_ms)
-    ratio: Floats = _units(family, pairs.wanted) / _units(family, pairs.known)
+    ratio: Floats = form_units(family, pairs.wanted) / form_units(family, pairs.known)
     predicted: Floats = overhead + (pairs.known_ms - overhead) * ratio
     return predicted
-
-
-def _units(family: LatencyFamily, costs: Costs) -> Floats:
-    return form_units(
-        family,
-        macs=costs.macs,
-        macs_conv3x3s1=costs.macs_conv3x3s1,
-        params=costs.params,
-        activation_elements=costs.activation_elements,
-    )
 
 
 def macs_only_ms(pairs: Pairs) -> Floats:

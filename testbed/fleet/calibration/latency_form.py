@@ -1,12 +1,14 @@
 """The latency form and its constants per family; see ``testbed.fleet.cost_model``."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Amount = TypeVar("Amount", float, NDArray[np.float64])
+
+Counts = TypeVar("Counts", covariant=True)
 
 LARGEST_OVERHEAD = 1.0 / 3.0
 """t0 is at most this share of the calibration latency: fast devices have less overhead too."""
@@ -52,18 +54,30 @@ made of 3x3 convolutions, as front-ends are (ResNet-18, SqueezeNet, VGG16: 11 % 
 over all networks it is no worse (15.5 % instead of 15.7 %)."""
 
 
-def form_units(
-    family: LatencyFamily,
-    *,
-    macs: Amount,
-    macs_conv3x3s1: Amount,
-    params: Amount,
-    activation_elements: Amount,
-) -> Amount:
+@dataclass(frozen=True)
+class NetworkCosts(Generic[Counts]):
+    """What one forward pass of one input costs: of a network, or of many in columns.
+
+    Attributes
+    ----------
+    macs : multiply-accumulates of all convolutions and matrix products; biases are not counted.
+    macs_conv3x3s1 : the part of ``macs`` in dense 3x3 stride-1 convolutions, which runtimes
+        compute with Winograd's algorithm at about a third of the nominal cost.
+    params : parameters, frozen ones included.
+    activation_elements : elements read plus elements written by all layers (not folded ones).
+    """
+
+    macs: Counts
+    macs_conv3x3s1: Counts
+    params: Counts
+    activation_elements: Counts
+
+
+def form_units(family: LatencyFamily, costs: NetworkCosts[Amount]) -> Amount:
     """Return the work of one forward pass in discounted MACs."""
     return (
-        (macs - macs_conv3x3s1)
-        + family.conv3x3_factor * macs_conv3x3s1
-        + family.macs_per_activation * activation_elements
-        + family.macs_per_param * params
+        (costs.macs - costs.macs_conv3x3s1)
+        + family.conv3x3_factor * costs.macs_conv3x3s1
+        + family.macs_per_activation * costs.activation_elements
+        + family.macs_per_param * costs.params
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from testbed.fleet.calibration.latency_form import NetworkCosts
 from testbed.fleet.table import NotNegative, Positive, Row, one_of, read_table
 
 Floats = NDArray[np.float64]
@@ -109,14 +110,7 @@ def read_measurements(path: Path) -> list[Measurement]:
     return read_table(path, Measurement)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Costs of many networks, in columns."""
-
-    macs: Floats
-    macs_conv3x3s1: Floats
-    params: Floats
-    activation_elements: Floats
+Costs = NetworkCosts[Floats]
 
 
 @dataclass(frozen=True)
@@ -154,7 +148,7 @@ class Pairs:
             return Costs(**{name: column[mask] for name, column in vars(given).items()})
 
         columns: dict[str, Any] = {
-            name: costs(value) if isinstance(value, Costs) else value[mask]
+            name: costs(value) if isinstance(value, NetworkCosts) else value[mask]
             for name, value in vars(self).items()
         }
         return Pairs(**columns)

@@ -9,7 +9,7 @@ import pytest
 from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.data import hub, olivetti_faces
-from testbed.data.loading import load_pool
+from testbed.data.federated import load_pool
 from testbed.scenario.schema import DataSection
 
 

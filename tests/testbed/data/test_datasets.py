@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from testbed.core.registries import DATASETS
-from testbed.data.loading import load_pool
+from testbed.data.federated import load_pool
 from testbed.data.splits import PART_NAMES, split
 from testbed.scenario.schema import DataSection
 

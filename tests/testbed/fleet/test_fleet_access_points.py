@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.fleet.access_points import share_access_points
 from testbed.fleet.catalogue import load_catalogue
-from testbed.fleet.link_effects import shared_rate_factor
+from testbed.fleet.link_effects import share_access_points, shared_rate_factor
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
 from testbed.scenario.schema import FleetSection

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from testbed.fleet.calibration.latency_fit import cross_validate, fit_families, form_ms
-from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, form_units
+from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, NetworkCosts, form_units
 from testbed.fleet.calibration.published import Measurement, latency_family, pair, read_measurements
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
 from testbed.validate_costs import judge, main
@@ -33,13 +33,7 @@ def rows(devices: int = 12, noise: float = 0.0) -> list[dict[str, str]]:
         rate = 1e-7 * (1.0 + device)
         for network, costs in NETWORKS.items():
             macs, macs3, params, activations = (cost * 1e6 for cost in costs)
-            units = form_units(
-                TRUTH,
-                macs=macs,
-                macs_conv3x3s1=macs3,
-                params=params,
-                activation_elements=activations,
-            )
+            units = form_units(TRUTH, NetworkCosts(macs, macs3, params, activations))
             latency_ms = (TRUTH.fixed_ms + rate * units) * np.exp(noise * rng.standard_normal())
             made.append(
                 {

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from testbed.data.federated import to_unit
-from testbed.data.loading import load_pool
+from testbed.data.federated import load_pool, to_unit
 from testbed.privacy.judge import Judge
 from testbed.scenario.schema import DataSection
 
