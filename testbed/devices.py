@@ -12,6 +12,7 @@ import argparse
 import csv
 import sys
 from pathlib import Path
+from typing import get_args
 
 from rich.table import Table
 
@@ -20,27 +21,18 @@ from testbed.core.errors import UserError, command
 from testbed.core.registry import nearest
 from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
 from testbed.fleet.cost_model import seconds_per_unit
-from testbed.fleet.links import LinkProfile, Links, Spread, load_links
+from testbed.fleet.links import LinkProfile, Links, Quantity, load_links
 
 UNKNOWN = "-"
 CSV_FIELDS = (
-    "name",
-    "title",
-    "device_class",
-    "ram_bytes",
-    "precision",
-    "backend",
-    "threads",
-    "power_active_w",
-    "power_idle_w",
-    "source_latency",
-    "source_ram",
-    "source_power",
+    *("name", "title", "device_class", "ram_bytes", "precision", "backend", "threads"),
+    *("rate_gmac_s", "power_active_w", "power_idle_w"),
+    *("source_latency", "source_ram", "source_power"),
 )
 
 
 def show_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with a few significant digits, or a dash for what nobody has published."""
+    """Return a number with a few significant digits, or a dash for an unpublished one."""
     if value is None:
         return UNKNOWN
     return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
@@ -107,7 +99,8 @@ def device_card(device: CatalogueDevice) -> Table:
     return made
 
 
-def _spread(spread: Spread) -> str:
+def _spread(link: LinkProfile, quantity: Quantity) -> str:
+    spread = link.spread(quantity)
     if spread.q25 is None or spread.q75 is None:
         return show_number(spread.median)
     return f"{show_number(spread.median)} ({show_number(spread.q25)}-{show_number(spread.q75)})"
@@ -117,35 +110,21 @@ def link_table(links: Links) -> Table:
     """Return a table with one row per link profile."""
     made = table(
         f"{len(links)} links (median, quartiles)",
-        *(
-            "name",
-            "<description",
-            "up Mbit/s",
-            "down Mbit/s",
-            "round trip ms",
-            "<radio energy known",
-        ),
+        *("name", "<description", "up Mbit/s", "down Mbit/s", "round trip ms"),
+        "<radio energy known",
     )
     for link in links:
-        made.add_row(
-            link.name,
-            link.title,
-            _spread(link.spread("uplink_mbit_s")),
-            _spread(link.spread("downlink_mbit_s")),
-            _spread(link.spread("rtt_ms")),
-            _radio_known(link),
-        )
+        spreads = [_spread(link, quantity) for quantity in get_args(Quantity)]
+        made.add_row(link.name, link.title, *spreads, _radio_known(link))
     return made
 
 
 def link_card(link: LinkProfile) -> Table:
     """Return everything about one link profile, each number beside its source."""
     made = table(link.title, "property", "<value", "<source")
-    made.add_row("uplink", f"{_spread(link.spread('uplink_mbit_s'))} Mbit/s", link.source_uplink)
-    made.add_row(
-        "downlink", f"{_spread(link.spread('downlink_mbit_s'))} Mbit/s", link.source_downlink
-    )
-    made.add_row("round trip", f"{_spread(link.spread('rtt_ms'))} ms", link.source_rtt)
+    made.add_row("uplink", f"{_spread(link, 'uplink_mbit_s')} Mbit/s", link.source_uplink)
+    made.add_row("downlink", f"{_spread(link, 'downlink_mbit_s')} Mbit/s", link.source_downlink)
+    made.add_row("round trip", f"{_spread(link, 'rtt_ms')} ms", link.source_rtt)
     if link.radio_uj_per_byte is not None:
         made.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
     for what, radio in (("up", link.radio("uplink")), ("down", link.radio("downlink"))):
@@ -185,17 +164,10 @@ def chosen(devices: list[CatalogueDevice], options: argparse.Namespace) -> list[
 def write_csv(devices: list[CatalogueDevice]) -> None:
     """Print the devices as CSV, with their sources."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(
-        (*CSV_FIELDS[:7], "rate_gmac_s", *CSV_FIELDS[7:]),
-    )
+    writer.writerow(CSV_FIELDS)
     for device in devices:
-        writer.writerow(
-            [
-                *(getattr(device, field) for field in CSV_FIELDS[:7]),
-                f"{rate_gmac_s(device):.3g}",
-                *(getattr(device, field) for field in CSV_FIELDS[7:]),
-            ]
-        )
+        derived = {"rate_gmac_s": f"{rate_gmac_s(device):.3g}"}
+        writer.writerow([derived.get(field) or getattr(device, field) for field in CSV_FIELDS])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,11 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.links:
         links = load_links()
         name = options.name
-        console().print(link_card(links.named(name, "name")) if name else link_table(links))
+        console().print(link_card(links.named(name)) if name else link_table(links))
         return 0
     catalogue = load_catalogue(*options.catalogue)
     if options.name:
-        console().print(device_card(catalogue.named(options.name, "name")))
+        console().print(device_card(catalogue.named(options.name)))
         return 0
     devices = chosen(list(catalogue), options)
     if options.csv:
