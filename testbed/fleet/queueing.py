@@ -159,7 +159,7 @@ def batch_start(first: float, full: float | None, window: float, server_free: fl
 
     Parameters
     ----------
-    first, full : arrival of the batch's first request, and of the one that fills it, if it is known.
+    first, full : arrival of the first request, and of the one that fills the batch, if known.
     window : how long a batch waits to fill, from its first request on.
     server_free : when the first server is free.
     """
