@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from testbed.core.layers import running_weight, set_statistics_momentum
 from testbed.core.seeds import torch_generator
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under

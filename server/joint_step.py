@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from server.compute import DTYPES
 from server.edge_interface import EdgeBatch, ProviderTier
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
 Weights = dict[str, Tensor]

@@ -21,7 +21,7 @@ from torch.nn import functional
 from server.augmentation import augment
 from server.compute import repeatable
 from server.edge_interface import ProviderTier
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
 from testbed.core.layers import MIN_BATCH, BatchAverage

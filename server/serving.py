@@ -13,8 +13,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from server.aggregation import Weights
 from server.cloud import Cloud
-from server.tiers import Weights
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors

@@ -16,9 +16,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import Tensor
 
+from server.aggregation import Tier, has_metrics, metric
 from server.cloud import Cloud
-from server.tiers import Tier, has_metrics, metric
-from server.training_step import Intruder, TrainingStep
+from server.training_step import CloudAttackers, TrainingStep
 from testbed.core.errors import UserError
 from testbed.core.layers import MIN_BATCH
 from testbed.core.seeds import generator
@@ -60,14 +60,14 @@ class SplitFederated:
 
     Parameters
     ----------
-    cloud : the shared cloud model, with an entry for each tier.
+    cloud : the shared cloud model, with entry layers for each tier.
     tiers : the front-ends, one per tier of the fleet.
     tier_of : the tier of each node, 0 for nodes that are not listed.
 
     Attributes
     ----------
     eligible : nodes that enrolled, which can train and hold enough images.
-    intruder : attackers at the cloud during training; may replace the devices' gradients.
+    attackers : attackers at the cloud during training; may replace the devices' gradients.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SplitFederated:
         self.tier_of: Mapping[int, int] = tier_of or {}
         self.next_round = 1
         self.eligible: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self.intruder: Intruder | None = None
+        self.attackers: CloudAttackers | None = None
         self._seed = seed
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
@@ -173,8 +173,8 @@ class SplitFederated:
             of_tiers = [tiers[node] for node in active]
             result = self.cloud.step(sent, targets, server_round, step, of_tiers)
             gradients: Sequence[Tensor] = result.gradients
-            if self.intruder is not None:
-                gradients = self.intruder.gradients(
+            if self.attackers is not None:
+                gradients = self.attackers.gradients(
                     TrainingStep(server_round, step, sent, targets, gradients, of_tiers)
                 )
             losses.append(result.loss)

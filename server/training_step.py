@@ -26,7 +26,7 @@ class TrainingStep:
     tiers: Sequence[int]
 
 
-class Intruder(Protocol):
+class CloudAttackers(Protocol):
     """Attackers at the cloud during training."""
 
     def gradients(self, step: TrainingStep) -> Sequence[Tensor]:

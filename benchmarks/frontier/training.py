@@ -16,7 +16,7 @@ from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec, deployable, initialise
 from frontier.arms import ComparedArm
 from server.edge_interface import ProviderTier
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import CLOUD_MODELS

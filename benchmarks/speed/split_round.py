@@ -16,10 +16,10 @@ from torch import Tensor
 
 from clients.device_spec import DeviceSpec, EdgeModel, initialise
 from clients.local_training import LocalTraining
+from server.aggregation import Tier
 from server.cloud import Cloud
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from server.split_federated import RoundRecord, SplitFederated
-from server.tiers import Tier
 from speed.workload import BATCH_SIZE, CLASSES, LEARNING_RATE, Pool
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.core.seeds import torch_generator

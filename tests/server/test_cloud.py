@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from server.cloud import Cloud
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from testbed.core.registries import CLOUD_MODELS
 from testbed.scenario.training import CloudOptimiserSection
 

@@ -13,7 +13,7 @@ from clients.defences.base import Defence
 from clients.device_spec import initialise
 from server.compute import choose_device
 from server.edge_interface import ProviderTier
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError

@@ -8,10 +8,10 @@ from small import make_spec
 from torch.nn import functional
 
 from clients.edge import build_client_app
+from server.aggregation import Tier
 from server.cloud import Cloud
-from server.entries import TieredCloudModel
+from server.entry_layers import TieredCloudModel
 from server.split_federated import SplitFederated
-from server.tiers import Tier
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.engine.hosts.host import node_of
@@ -166,7 +166,7 @@ def test_fedavg_is_the_mean_of_the_devices(host_data):
 
 
 def test_pooled_statistics_are_those_of_the_union():
-    from server.tiers import pool_statistics
+    from server.aggregation import pool_statistics
 
     rng = np.random.default_rng(0)
     parts = [

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from server.entries import TierPath
+from server.entry_layers import TierPath
 from testbed.core.errors import UserError
 from testbed.core.threads import torch_threads
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clients.defences.base import Batch
 from clients.device_spec import DeviceSpec, EdgeModel, initialise
-from server.entries import TieredCloudModel, TierPath
+from server.entry_layers import TieredCloudModel, TierPath
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import torch_generator

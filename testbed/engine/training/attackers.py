@@ -1,13 +1,13 @@
-"""Adversaries at the cloud during an arm's training, and what a hijacked device could notice.
+"""Adversaries at the cloud during an arm's training, and the traces that devices could detect.
 
-They run beside the server, see what the protocol sends there, and are deterministic for any number
-of hosts. Their state is part of the checkpoints.
+They run beside the server and see only what the protocol sends there. They are deterministic for
+any number of hosts. Checkpoints hold their state.
 
-What a device could notice: gradients of a classification task are alike for images of the same
-class and unlike for others; gradients that steer features elsewhere need not be (Fu et al.,
-Focusing on Pinocchio's nose: a gradients scrutinizer to thwart split-learning hijacking attacks,
-NDSS 2023; Erdogan, Kupcu, Cicek, SplitGuard, WPES 2022). The gap between the two mean cosines is
-recorded for the gradients that were sent and for the honest ones on the same features.
+Honest gradients of a classification task are similar for images of the same class and different
+for others. Gradients of a hijacking attack need not be (Fu et al., Focusing on Pinocchio's nose: a
+gradients scrutinizer to thwart split-learning hijacking attacks, NDSS 2023; Erdogan, Kupcu, Cicek,
+SplitGuard, WPES 2022). The gap between the mean cosines within and between classes is recorded for
+the gradients that were sent, and for the honest ones on the same features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ _TRACES = "traces"
 
 @dataclass(frozen=True)
 class AttackerOnTier:
-    """A companion: whose it is, and which tier's training it accompanies."""
+    """An adversary's attacker of one tier's training."""
 
     adversary: Adversary
     tier: int
@@ -51,15 +51,15 @@ class TrainingAttacks:
     def __init__(self, cloud: Cloud, attackers: Sequence[AttackerOnTier]) -> None:
         self._cloud = cloud
         self._attackers = attackers
-        # Sums over devices and steps: gap of honest gradients, gap of those sent, and how many.
+        # Sums over devices and steps: label gap of honest gradients, of those sent, and batches.
         self._traces = torch.zeros(3, dtype=torch.float64)
 
     def gradients(self, step: TrainingStep) -> list[Tensor]:
-        """Show every companion its tier's part of a step; return the devices' gradients."""
+        """Show every attacker its tier's part of a step; return the gradients to send."""
         sent = list(step.gradients)
-        # One thread, as for every attack: their networks are small, and the number sets bits.
+        # One thread, as for every attack: the networks are small, and threads set the bits.
         with torch_threads(1), torch.random.fork_rng(devices=[]):
-            # Dropout and batch statistics are the training's; looking must not change them.
+            # Attackers must not change the training's batch statistics.
             self._cloud.model.eval()
             for attacker in self._attackers:
                 own = [index for index, tier in enumerate(step.tiers) if tier == attacker.tier]
@@ -83,14 +83,14 @@ class TrainingAttacks:
             self._traces += torch.tensor([gaps[0], gaps[1], 1.0], dtype=torch.float64)
 
     def memory(self, adversary: str, tier: int) -> Mapping[str, NDArray[np.float32]] | None:
-        """Return what an adversary has learned of a tier, or None if it was not there."""
+        """Return the weights an adversary learned on a tier, or None if it did not attack it."""
         for attacker in self._attackers:
             if (attacker.adversary.name, attacker.tier) == (adversary, tier):
                 return attacker.training_attacker.memory()
         return None
 
     def traces(self) -> dict[str, Any]:
-        """Return the mean label gaps of the honest gradients and of those sent, if any were."""
+        """Return the mean label gaps of honest and sent gradients, if there are any."""
         honest, sent, count = self._traces.tolist()
         known = count > 0
         return {
@@ -144,18 +144,18 @@ def at_training(scenario: Scenario, arm: Arm) -> list[Adversary]:
 
 
 def attacks_arm(adversary: Adversary, arm: Arm) -> bool:
-    """Say whether an adversary attacks an arm: whoever steers the training, only where it did."""
+    """Return whether an adversary attacks an arm; hijackers attack only the arm they hijacked."""
     return not adversary.threat.steers_training or arm.hijacked_by == adversary.name
 
 
 def arm_training_attacks(
     inputs: RunInputs, arm: Arm, models: ArmModels, cloud: Cloud
 ) -> TrainingAttacks | None:
-    """Build what accompanies an arm's training, or None where nobody does.
+    """Return the attackers of an arm's training, or None without any.
 
     Raises
     ------
-    UserError : an adversary without auxiliary images, or images that its networks do not work on.
+    UserError : an adversary has no auxiliary images, or its networks do not fit the images.
     """
     scenario = inputs.scenario
     attackers = []
@@ -166,7 +166,7 @@ def arm_training_attacks(
                 f"adversaries.{adversary.name}: attack '{adversary.attack.name}' has no auxiliary "
                 "images; raise data.max_images, data.splits.auxiliary or knowledge.auxiliary_share"
             )
-        # Its own luck, the same on every arm; the scenario's seed stays with the scenario.
+        # A seed of its own, equal on every arm: an attack must not know the scenario's seed.
         draw = int(generator(scenario.seed, f"adversary {adversary.name}").integers(2**31))
         attack: Any = ATTACKS.create(adversary.attack.name, adversary.attack.options)
         for tier in models.used():

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from clients.deployed import CHUNK, DeployedFrontEnd
 from clients.device_spec import deployable
+from server.aggregation import Tier
 from server.cloud import Cloud
 from server.split_federated import RoundRecord, SplitFederated
-from server.tiers import Tier
 from testbed.core.errors import UserError
 from testbed.core.registries import STRATEGIES
 from testbed.core.seeds import torch_generator
@@ -71,7 +71,7 @@ def prepare(run_context: RunContext, models: ArmModels, grid: FleetGrid) -> Trai
     scenario = run_context.inputs.scenario
     server = new_server(scenario, models)
     arm = next(arm for arm in scenario.arms if arm.name == models.arm)
-    server.intruder = training_attacks = arm_training_attacks(
+    server.attackers = training_attacks = arm_training_attacks(
         run_context.inputs, arm, models, server.cloud
     )
     return TrainedArm(server, server.cloud, grid, models, training_attacks=training_attacks)

@@ -62,7 +62,7 @@ def describe_model(
         "cloud_model": {
             "name": cloud_model,
             **cloud_options,
-            "entries": [list(shape) for shape in models.cloud.shapes],
+            "entry_layers": [list(shape) for shape in models.cloud.shapes],
         },
         "data": {
             "name": scenario.data.name,

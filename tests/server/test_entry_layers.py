@@ -1,4 +1,4 @@
-"""The shared cloud model's entries: any tier's features reach the trunk, and get gradients back."""
+"""Entry layers of the shared cloud model: features of every tier reach the trunk."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from server.cloud import Cloud
-from server.entries import TieredCloudModel, TierPath, entry
+from server.entry_layers import TieredCloudModel, TierPath, entry_layers
 from testbed.core.registries import CLOUD_MODELS
 from testbed.fleet.layer_stats import layer_stats
 from testbed.scenario.training import CloudOptimiserSection
@@ -17,14 +17,17 @@ SHAPES = [(16, 8, 8), (8, 16, 16), (16, 32, 32), (32, 4, 4), (4, 8, 8), (6, 20, 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_reaches_the_trunk(shape):
-    layers = entry(shape, TRUNK).train()
+    layers = entry_layers(shape, TRUNK).train()
     assert layers(torch.randn(3, *shape)).shape == (3, *TRUNK)
     assert isinstance(layers, nn.Identity) == (shape == TRUNK)
 
 
 def test_a_shallower_cut_gets_the_block_that_its_devices_leave_out():
     # conv 3x3 8 -> 16 with bias, and batch norm: the second block of the CNN
-    assert sum(p.numel() for p in entry((8, 16, 16), TRUNK).parameters()) == 9 * 8 * 16 + 16 + 32
+    assert (
+        sum(p.numel() for p in entry_layers((8, 16, 16), TRUNK).parameters())
+        == 9 * 8 * 16 + 16 + 32
+    )
 
 
 def new_cloud(shapes=(TRUNK, (8, 16, 16))):
@@ -47,7 +50,7 @@ def test_gradients_of_mixed_tiers_come_back_in_the_devices_order():
     model = cloud.model.train()
     leaves = [z.clone().requires_grad_() for z, _ in batches]
     # By hand: tier 0 first, then tier 1 as one batch, since batch norm sees a tier as a whole.
-    entered = torch.cat([leaves[1], model.entries[1](torch.cat([leaves[0], leaves[2]]))])
+    entered = torch.cat([leaves[1], model.entry_layers[1](torch.cat([leaves[0], leaves[2]]))])
     wanted = torch.cat([batches[1][1], batches[0][1], batches[2][1]])
     logits = functional.log_softmax(model.trunk(entered), dim=1)
     functional.kl_div(logits, wanted, reduction="batchmean").backward()
@@ -65,7 +68,7 @@ def test_the_trunk_learns_from_every_tier_and_an_entry_only_from_its_own():
     after = dict(cloud.model.named_parameters())
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert any(name.startswith("trunk.") for name in changed)
-    assert not any(name.startswith("entries.1") for name in changed)
+    assert not any(name.startswith("entry_layers.1") for name in changed)
 
 
 def test_features_of_the_wrong_shape_are_not_accepted():

@@ -1,9 +1,9 @@
-"""The shared cloud model with one entry per tier, so that unlike front-ends feed the same trunk.
+"""The shared cloud model: entry layers per tier, so that different front-ends feed one trunk.
 
 The trunk is the cloud half of the arm's own front-end. A tier whose features have another shape
-gets a small learned entry that brings them to the trunk's: while they are larger, the block that
-this tier's devices leave out (conv 3x3, BN, max-pool 2, ReLU); where they are smaller, nearest
-upsampling; then a 1x1 or 3x3 convolution to the trunk's channels.
+gets learned entry layers that map them to the trunk's input. Larger features pass the blocks that
+this tier's devices leave out (conv 3x3, BN, max-pool 2, ReLU); smaller ones are upsampled by
+nearest neighbour. A 1x1 or 3x3 convolution maps the result to the trunk's channels.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from testbed.core.layers import conv_block
 Shape = tuple[int, int, int]
 
 
-def entry(features: Shape, trunk: Shape) -> nn.Module:
+def entry_layers(features: Shape, trunk: Shape) -> nn.Module:
     """Return the layers from one tier's features (C, H, W) to the trunk's input (C', H', W')."""
     if features == trunk:
         return nn.Identity()
@@ -38,7 +38,7 @@ def entry(features: Shape, trunk: Shape) -> nn.Module:
 
 
 class TieredCloudModel(CloudModel):
-    """One trunk, one entry per tier.
+    """One trunk, with entry layers for each tier.
 
     Parameters
     ----------
@@ -49,13 +49,13 @@ class TieredCloudModel(CloudModel):
     def __init__(self, trunk: CloudModel, shapes: Sequence[Shape], num_classes: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.entries = nn.ModuleList(entry(shape, shapes[0]) for shape in shapes)
+        self.entry_layers = nn.ModuleList(entry_layers(shape, shapes[0]) for shape in shapes)
         self.shapes = tuple(shapes)
         self.num_classes = num_classes
 
     def enter(self, z: Tensor, tier: int) -> Tensor:
         """Bring one tier's features (N, *shapes[tier]) to the trunk's input shape."""
-        entered: Tensor = self.entries[tier](z)
+        entered: Tensor = self.entry_layers[tier](z)
         return entered
 
     def forward(self, z: Tensor, tier: int = 0) -> Tensor:
@@ -65,14 +65,14 @@ class TieredCloudModel(CloudModel):
 
 
 class TierPath(CloudModel):
-    """One tier's way through the shared model, as a module of its own; measures its sizes."""
+    """One tier's path through the shared model, as a module whose sizes can be measured."""
 
     def __init__(self, model: TieredCloudModel, tier: int) -> None:
         super().__init__()
-        self.entry = model.entries[tier]
+        self.entry_layers = model.entry_layers[tier]
         self.trunk = model.trunk
 
     def forward(self, z: Tensor) -> Tensor:
         """Map the tier's features to logits (N, K)."""
-        logits: Tensor = self.trunk(self.entry(z))
+        logits: Tensor = self.trunk(self.entry_layers(z))
         return logits
