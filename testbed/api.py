@@ -4,11 +4,9 @@ The same code runs as behind ``python -m testbed.run``, with the same results an
 what the command line prints as one sentence is the text of the exception here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from testbed.core.progress import Display
     from testbed.scenario.schema import Scenario
 
-TABLES = ("rounds", "devices", "requests", "attacks")
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
@@ -42,12 +39,18 @@ class RunResult:
     @cached_property
     def results(self) -> dict[str, Any]:
         """``results.json``: everything that does not depend on the host."""
-        return _read_json(self.folder / "results.json")
+        from testbed.results.reading import read_json
+
+        tree: dict[str, Any] = read_json(self.folder / "results.json")
+        return tree
 
     @cached_property
     def host(self) -> dict[str, Any]:
         """``host.json``: wall time, memory and library versions of the run."""
-        return _read_json(self.folder / "host.json")
+        from testbed.results.reading import read_json
+
+        tree: dict[str, Any] = read_json(self.folder / "host.json")
+        return tree
 
     @cached_property
     def scenario(self) -> "Scenario":
@@ -80,7 +83,10 @@ class RunResult:
     @cached_property
     def tables(self) -> dict[str, "pa.Table"]:
         """The four tables by name: rounds, devices, requests, attacks."""
-        return {name: _read_table(self.folder / f"{name}.parquet") for name in TABLES}
+        from testbed.results.columns import TABLES
+        from testbed.results.reading import read_arrow
+
+        return {name: read_arrow(self.folder, name) for name in TABLES}
 
     @property
     def rounds(self) -> "pa.Table":
@@ -104,23 +110,12 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         """Return the comparison of the arms, for notebooks."""
+        from testbed.pages.html import render
         from testbed.report.tables.headline import headline_table
         from testbed.results.reading import read_results
 
         table = headline_table(read_results(self.folder))
-        if table is None:
-            return f"<p>{escape(str(self.folder))}: no arm was evaluated</p>"
-        lines = [_html_row("th", table.headings)]
-        for row in table.rows:
-            if row.kind == "group":
-                lines.append(_html_row("th", [row.label, *("" for _ in row.cells)]))
-            else:
-                lines.append(_html_row("td", [row.label, *(cell.text for cell in row.cells)]))
-        return f"<table>{''.join(lines)}</table><p>{escape(str(self.report))}</p>"
-
-
-def _html_row(tag: str, texts: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
+        return render("testbed.report", "notebook.html.j2", table=table, report=self.report)
 
 
 def run_scenario(
@@ -217,23 +212,3 @@ def changes_of(overrides: Overrides) -> list[tuple[str, Any]]:
         if not isinstance(path, str) or not all(path.split(".")):
             raise UserError(f"overrides: '{path}' is no key path, for instance fleet.size")
     return list(overrides.items())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a file of a run")
-    return tree
-
-
-def _read_table(path: Path) -> "pa.Table":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None

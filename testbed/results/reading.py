@@ -87,7 +87,7 @@ def read_results(path: Path) -> Results:
     return Results(
         path=path,
         summary=summary,
-        host=_model(HostFacts, _read_json(host_file), host_file) if host_file.exists() else None,
+        host=_model(HostFacts, read_json(host_file), host_file) if host_file.exists() else None,
         rounds=read_table(path, "rounds", may_be_missing),
         requests=read_table(path, "requests", may_be_missing),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
@@ -95,7 +95,7 @@ def read_results(path: Path) -> Results:
 
 
 def _read_summary(path: Path) -> Summary:
-    tree = _read_json(path)
+    tree = read_json(path)
     if not isinstance(tree, dict) or "schema_version" not in tree:
         raise UserError(f"{path}: not the results of a run (no 'schema_version')")
     version = tree["schema_version"]
@@ -115,7 +115,13 @@ def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON; unknown numbers are null")
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a results folder.
+
+    Raises
+    ------
+    UserError : the file is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
@@ -137,6 +143,11 @@ def _model(model: type[M], tree: Any, path: Path) -> M:
 
 
 def read_table(folder: Path, table: TableName, may_be_missing: bool = False) -> Rows:
+    """Read a table of a run as numpy columns; parameters and errors as ``read_arrow``."""
+    return _rows(read_arrow(folder, table, may_be_missing), table)
+
+
+def read_arrow(folder: Path, table: TableName, may_be_missing: bool = False) -> pa.Table:
     """Read a table of a run.
 
     Parameters
@@ -150,12 +161,12 @@ def read_table(folder: Path, table: TableName, may_be_missing: bool = False) -> 
     path, schema = folder / f"{table}.parquet", arrow_schema(table)
     try:
         if may_be_missing and not path.exists():
-            return _rows(schema.empty_table(), table)
+            return schema.empty_table()
         with pq.ParquetFile(path) as file:
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")
-            return _rows(file.read(columns=schema.names), table)
+            return file.read(columns=schema.names)
     except FileNotFoundError:
         reason = "missing, although results.json says the run is complete"
         raise UserError(f"{path}: {reason}") from None
