@@ -12,13 +12,13 @@ from testbed.engine.training.model_cache import KeptModel, kept_models, leftover
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m testbed.models",
-        description="List the provider-trained models that runs share, or remove them.",
+        description="List or remove the provider-trained models that runs share.",
     )
     parser.add_argument(
         "--folder", type=Path, help="default: TESTBED_MODELS_DIR, or models/ in this directory"
     )
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--clean", action="store_true", help="remove what no run could use")
+    chosen.add_argument("--clean", action="store_true", help="remove damaged and incomplete models")
     chosen.add_argument("--remove", action="store_true", help="remove all models")
     return parser
 

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "scenarios", nargs="*", metavar="scenario", type=Path,
-        help="scenario file (YAML); several, or one with a sweep, make a run folder each",
+        help="scenario file (YAML); several files, or a sweep, give one run folder each",
     )  # fmt: skip
     parser.add_argument(
         "--set",
@@ -44,26 +44,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY.PATH=VALUE",
         action="append",
         default=[],
-        help="override a key of the scenario, for instance fleet.size=500; may be repeated",
+        help="override a key of the scenario, such as fleet.size=500; may be repeated",
     )
     parser.add_argument("--seed", type=int, help="override the scenario's seed")
     parser.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
     parser.add_argument("--force", action="store_true", help="replace existing results")
     parser.add_argument(
         "--ray-address", metavar="HOST:PORT",
-        help="join this Ray cluster ('auto': this machine's) instead of starting Ray here; "
-        "with --jobs, all runs at once",
+        help="join this Ray cluster ('auto': the one on this machine) instead of starting Ray; "
+        "with --jobs, all runs join it",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="runs of several scenarios or of a sweep at once, in a process each, on one Ray: "
-        "started here, or that of --ray-address (default: 1)",
+        help="run so many scenarios or sweep points at once, each in its own process, on one Ray "
+        "cluster: a new one, or that of --ray-address (default: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--dry-run", action="store_true", help="show what would run, and run nothing"
+        "--dry-run",
+        action="store_true",
+        help="show the scenario and a time estimate; run nothing",
     )
-    parser.add_argument("--list", action="store_true", help="list what is registered, and exit")
+    parser.add_argument("--list", action="store_true", help="list registered components, and exit")
     return parser
 
 
@@ -91,9 +93,9 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
         print_listing()
         return 0
     if not chosen.scenarios:
-        raise UserError("give a scenario file, for instance scenarios/100_devices.yaml")
+        raise UserError("give a scenario file, such as scenarios/100_devices.yaml")
     if chosen.force and chosen.resume:
-        raise UserError("--force replaces results and --resume continues them; give one")
+        raise UserError("--force replaces results and --resume continues them; give one of them")
     from testbed.scenario.loading import load_scenario
     from testbed.sweep.grid import has_sweep
 
@@ -105,11 +107,11 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
 
         return run_many(chosen, overrides, interrupts)
     if chosen.jobs != 1:
-        raise UserError("--jobs is for several scenarios or a sweep; this is one run")
+        raise UserError("--jobs needs several scenarios or a sweep; this is a single run")
     scenario = load_scenario(chosen.scenarios[0], overrides)
     if chosen.ray_address is not None and scenario.engine.backend != "ray":
         raise UserError(
-            "--ray-address has no use with engine.backend=inline; leave one of them out"
+            "--ray-address has no effect with engine.backend=inline; remove one of them"
         )
     if chosen.dry_run:
         from testbed.cli.dry_run import print_dry_run

@@ -1,4 +1,4 @@
-"""Progress on the terminal, with rich: the phase, its steps, and the time it still needs."""
+"""Progress on the terminal: the phase, its steps, and the remaining time."""
 
 from types import TracebackType
 from typing import Self
@@ -17,7 +17,7 @@ from rich.progress import (
 
 
 class RichDisplay:
-    """One line per phase; without a terminal, finished phases are printed and nothing else."""
+    """One line per phase; without a terminal, one line per finished phase."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -59,7 +59,7 @@ class RichDisplay:
         self._task = self._progress.add_task(phase, total=steps, note="")
 
     def advance(self, steps: int, note: str) -> None:
-        """Move the phase on."""
+        """Add finished steps."""
         self._note = note or self._note
         self._progress.update(self._task, advance=steps, note=self._note)
 
@@ -68,7 +68,7 @@ class RichDisplay:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def end(self, completed: bool) -> None:
-        """Leave the phase on the screen; without a terminal, print that it is done."""
+        """Keep a completed phase on the screen; without a terminal, print that it is done."""
         if not completed:
             return
         total = self._progress.tasks[-1].total or 1

@@ -125,7 +125,7 @@ def _flatten(section: Mapping[str, Any], above: str, grid: dict[str, list[Any]],
         path = f"{above}{key}"
         where = f"{at}: {SWEEP}.{path}"
         if not isinstance(key, str) or not all(path.split(".")):
-            raise UserError(f"{where}: no key path, for instance fleet.size")
+            raise UserError(f"{where}: not a key path such as fleet.size")
         if isinstance(value, dict) and value:
             _flatten(value, f"{path}.", grid, at)
             continue

@@ -65,7 +65,7 @@ def run_points(
         _check(point)
         if ray_address is not None and not on_ray(point):
             raise UserError(
-                f"sweep point {point.name}: --ray-address has no use with engine.backend=inline"
+                f"sweep point {point.name}: --ray-address has no effect with engine.backend=inline"
             )
     check_sweep_folder(folder, points, force, resume)
     sweep = SweepFolder(folder, points)

@@ -98,7 +98,7 @@ def test_tables_become_data_frames_of_the_same_values(finished_run):
         (None, {"fleet.sise": 3}, r"scenario: fleet\.sise: unknown key \(did you mean 'size'"),
         (None, {"arms.none.defence": "x"}, r"overrides: arms\.none: no such item; known: undef"),
         (None, {"seed.x": 1}, r"overrides: seed\.x: 'seed' is a single value"),
-        (None, {"": 1}, r"overrides: '' is no key path"),
+        (None, {"": 1}, r"overrides: '' is not a key path"),
         (None, "seed=1", "overrides: give a list"),
         (None, ["seed"], r"--set seed: give KEY\.PATH=VALUE"),
         (None, {"sweep": {"seed": [1, 2]}}, r"scenario: sweep: stands for many scenarios"),

@@ -64,7 +64,7 @@ def test_names_tell_points_apart(tiny):
         ({"seed": []}, (), r"sweep\.seed: give a list"),
         ({"seed": [1, 2, 1]}, (), r"sweep\.seed: the value 1 is given twice"),
         ({"fleet": {"size": [8]}, "fleet.size": [9]}, (), r"sweep\.fleet\.size: .* swept twice"),
-        ({"fleet.": [1]}, (), r"sweep\.fleet\.: no key path"),
+        ({"fleet.": [1]}, (), r"sweep\.fleet\.: not a key path"),
         ({}, (), r"a\.yaml: sweep: give key paths with lists"),
         ([1], (), r"a\.yaml: sweep: give key paths with lists"),
         ({"seed": list(range(40)), "fleet.size": list(range(40))}, (), r"1600 points, at most"),
@@ -222,7 +222,7 @@ def test_points_join_a_cluster_one_after_another(
     command_line = [str(write_scenario(tiny)), "--out", str(tmp_path / "out")]
     address = ["--ray-address", "10.0.0.1:6379"]
     assert main([str(inline), *command_line[1:], *address]) == 2
-    assert "seed-5: --ray-address has no use with" in capsys.readouterr().err
+    assert "seed-5: --ray-address has no effect with" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([*command_line, *address]) == 1
     assert joined == [(5, "10.0.0.1:6379"), (6, "10.0.0.1:6379")]
