@@ -91,7 +91,7 @@ def test_several_files_are_one_batch(tiny, write_scenario, tmp_path, capsys, mon
     assert "tiny first" in shown
     for arguments, words in (
         ([str(one), str(one)], ["one.yaml", "name", "'tiny'"]),
-        ([str(one), "--jobs", "2"], ["--jobs", "one run"]),
+        ([str(one), "--jobs", "2"], ["--jobs", "single run"]),
         ([str(one), str(other), "--jobs", "0"], ["--jobs 0"]),
         ([str(other), "--set", "fleet.mix.0.device=nowhere"], ["seed-1", "nowhere"]),
     ):
