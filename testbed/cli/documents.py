@@ -17,6 +17,7 @@ from testbed.core.project import PROJECT_ROOT
 from testbed.core.registries import DEFENCES
 from testbed.pages.documents import Block, blocks_of, markdown_table, replaced
 from testbed.results.columns import TABLES, TableName
+from testbed.results.figures import GROUPS
 
 COMMAND = "python -m testbed.cli.documents"
 
@@ -40,9 +41,29 @@ def columns(table: TableName) -> str:
     return markdown_table(("column", "type", "content"), rows)
 
 
+def figures() -> str:
+    """Return the declared figures of an arm, as a Markdown table."""
+    rows = [
+        (
+            figure.label,
+            f"`{figure.path}`",
+            f"`{figure.key}`" if "compare" in figure.places else "",
+            f"`{figure.index_key}`" if "index" in figure.places else "",
+            figure.better,
+            figure.note,
+        )
+        for group in GROUPS
+        for figure in group
+    ]
+    files = ("in an arm of results.json", "in entries.csv", "in index.csv")
+    headings = ("figure", *files, "better", "content")
+    return markdown_table(headings, rows)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "defences": defences,
     **{table: partial(columns, table) for table in TABLES},
+    "figures": figures,
 }
 """The blocks made from code, by their labels."""
 

@@ -1,6 +1,6 @@
 """The whole comparison of some runs, made in one readable function."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +66,6 @@ class Comparison:
     def labels(self) -> list[str]:
         """The entries' labels."""
         return [item.entry.label for item in self.measured]
-
-    @property
-    def seeds_per_entry(self) -> Mapping[str, int]:
-        """How many seeds each entry has."""
-        return {item.entry.label: len(item.entry.members) for item in self.measured}
 
     def front(self, name: str) -> Front:
         """Return the front of a trade by its name."""

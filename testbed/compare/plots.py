@@ -10,12 +10,13 @@ from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison
 from testbed.pages import style
 from testbed.pages.plots import Plot, draw_figures
-from testbed.results.figures import COST, Score
+from testbed.results.figures import COST, FIGURES, Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MSE = FIGURES["mse"].axis_label
 MAX_LABELS = 14
 ROW_IN = 0.27
 
@@ -149,7 +150,7 @@ def matched_figure(comparison: Comparison) -> "Figure | None":
     tops = [s.mse.high or s.mse.value or 0.0 for found in shown for s in found.ranked_defences]
     axes[0][0].set_xlim(0, 1.05 * max(tops))  # shared by all panels
     for panel in axes[-1]:
-        panel.set_xlabel("MSE per element, higher hides more")
+        panel.set_xlabel(f"{MSE}, higher hides more")
     return made
 
 
@@ -188,7 +189,7 @@ def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None"
     panel.set_yticks(range(len(groups)), [item.label for item in groups])
     panel.set_ylim(len(groups) - 0.5, -0.5)
     panel.set_xlim(left=0)
-    panel.set_xlabel("best attack's MSE per element, further left leaks more")
+    panel.set_xlabel(f"best attack's {MSE}, further left leaks more")
     style.arm_legend(made, names, marks=True)
     return made
 

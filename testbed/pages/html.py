@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from testbed.pages.plots import Plot
 from testbed.pages.style import PALETTE
-from testbed.results import findings
+from testbed.results import figures, findings
 from testbed.results import formats as numbers
 
 
@@ -50,7 +50,12 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"n": numbers, "find": findings, "palette": PALETTE}
+    environment.globals |= {
+        "n": numbers,
+        "find": findings,
+        "declared": figures,
+        "palette": PALETTE,
+    }
     environment.filters |= {"readable": findings.readable, "line": _line}
     return environment
 

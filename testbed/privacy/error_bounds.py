@@ -80,8 +80,10 @@ class ExpectedGram:
         return 0.5 * (matrix + matrix.T)
 
 
-def dfil_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
-    """Return d / (Tr E[G] / s^2 + Tr S), the dFIL bound on the MSE per element.
+def spectrum_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
+    """Return (1/d) Tr((E[G] / s^2 + S)^-1), a bound on the MSE per element.
+
+    It is never below the dFIL bound d / (Tr E[G] / s^2 + Tr S).
 
     Parameters
     ----------
@@ -89,13 +91,6 @@ def dfil_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_P
     noise_std : s, positive.
     prior : S.
     """
-    dimension = len(gram)
-    trace = float(torch.trace(gram)) / noise_std**2 + float(torch.trace(_matrix(prior, gram)))
-    return dimension / trace
-
-
-def spectrum_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
-    """Return (1/d) Tr((E[G] / s^2 + S)^-1); never below the dFIL bound. Arguments as there."""
     information = gram / noise_std**2 + _matrix(prior, gram)
     return float((1.0 / torch.linalg.eigvalsh(information)).mean())
 

@@ -29,18 +29,6 @@ def gaussian_kernel(samples: NDArray[Any], width: float | None = None) -> Matrix
     return kernel
 
 
-def hsic_biased(k: Matrix, m: Matrix) -> float:
-    """Return Tr(K H M H) / (N - 1)^2 of two kernel matrices; its bias is of order 1 / N.
-
-    References
-    ----------
-    Gretton, Bousquet, Smola, Schoelkopf, ALT 2005, definition 2.
-    """
-    count = len(k)
-    centred = k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean()
-    return float((centred * m).sum()) / (count - 1) ** 2
-
-
 def hsic_unbiased(k: Matrix, m: Matrix) -> float:
     """Return the unbiased estimate of HSIC; it may be negative.
 

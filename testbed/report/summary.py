@@ -10,7 +10,7 @@ from testbed.pages.cells import Row
 from testbed.report.tables.headline import headline_table
 from testbed.results import formats as numbers
 from testbed.results.figures import FIGURES
-from testbed.results.findings import best_attack, readable
+from testbed.results.findings import readable
 from testbed.results.host_facts import Phase
 from testbed.results.reading import Results, read_results
 from testbed.results.schema import ArmResult
@@ -90,7 +90,7 @@ def _arms(results: Results) -> RenderableType:
 
 
 def _best(arm: ArmResult, with_adversary: bool) -> str:
-    best = best_attack(arm)
+    best = arm.best
     if best is None:
         return "none"
     name = readable(best.attack)

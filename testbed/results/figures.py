@@ -127,6 +127,11 @@ class Score(Figure):
     flag: bool = False
     stored: bool = True
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the score counts victims."""
+        return self.flag or self.above is not None
+
     def values(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """Return the score of each victim, from the columns by name."""
         column = columns[self.column]
@@ -174,7 +179,7 @@ ATTACKS = (
         EVERY_SCORE | {"classes", "tiers", "links", "groups", "sweep", "terminal", "ladder"},
         column="mse",
         interval=True,
-        axis="MSE per element",
+        axis="MSE per element (images in 0 to 1)",
         note="mean squared error per element, images in [0, 1]",
     ),
     Figure(
@@ -381,3 +386,23 @@ FIGURES = {figure.key: figure for group in (UTILITY, ATTACKS, LEAKAGE, COST) for
 def shown_in(place: Place, *groups: tuple[Figure, ...]) -> list[Figure]:
     """Return the figures of these groups, or of all, that a table shows."""
     return [figure for group in groups or GROUPS for figure in group if place in figure.places]
+
+
+def directions(place: Place) -> str:
+    """Return in words which way the scores of a table point when images are hidden better."""
+    labels = {
+        better: [
+            score.label for score in SCORES if score.better == better and place in score.places
+        ]
+        for better in ("higher", "lower")
+    }
+    return " and ".join(f"{better} {', '.join(names)}" for better, names in labels.items() if names)
+
+
+def notes(place: Place) -> str:
+    """Return what the scores of a table mean, a sentence each."""
+    return " ".join(
+        f"{score.label}: {score.note}{' (share of the victims)' if score.is_share else ''}."
+        for score in SCORES
+        if place in score.places
+    )

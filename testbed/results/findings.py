@@ -26,11 +26,6 @@ SAME_ANCHOR = 0.05
 CLOUD_POSITION = "at the cloud, which receives every device's features"
 
 
-def mse(attack: AttackResult) -> float | None:
-    """Return the mean squared error per element of an attack's reconstructions."""
-    return attack.mse
-
-
 def adversaries(summary: Summary) -> list[str]:
     """Return the adversaries in order of first appearance."""
     names = [attack.adversary for arm in summary.arms for attack in arm.attacks]
@@ -135,7 +130,7 @@ def anchor_lines(summary: Summary, adversary: str | None = None) -> list[AnchorL
     values: dict[str, dict[int, list[float]]] = {}
     for index, arm in enumerate(summary.arms):
         for attack in arm.attacks:
-            value = mse(attack)
+            value = attack.mse
             if attack.is_anchor and adversary in (None, attack.adversary) and value is not None:
                 values.setdefault(attack.attack, {}).setdefault(index, []).append(value)
     lines = []

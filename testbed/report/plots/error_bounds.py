@@ -3,39 +3,31 @@
 from typing import TYPE_CHECKING
 
 from testbed.pages import style
-from testbed.results.findings import anchor_lines, mse, readable, weakest_bound
+from testbed.results.figures import FIGURES
+from testbed.results.findings import anchor_lines, readable, weakest_bound
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, AttackResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _attacks(arm: ArmResult) -> list[AttackResult]:
-    return [
-        attack
-        for attack in arm.attacks
-        if not attack.is_anchor and attack.rebuilds_images and mse(attack)
-    ]
-
-
 def attacks_and_bounds(results: Results) -> "Figure | None":
     """Draw every attack's MSE, a row per arm, with anchors and, where there is one, a bound."""
-    arms = [(index, arm) for index, arm in enumerate(results.arms) if _attacks(arm)]
+    arms = [(index, arm) for index, arm in enumerate(results.arms) if arm.rebuilding]
     if not arms:
         return None
     made, axes = style.figure(1, 1, 1.2 + 0.62 * len(arms))
     panel = axes[0][0]
     for row, (index, arm) in enumerate(arms):
-        for attack in _attacks(arm):
-            panel.plot([mse(attack)], [row], "o", color=style.colour(index), markersize=5)
+        for attack in arm.rebuilding:
+            panel.plot([attack.mse], [row], "o", color=style.colour(index), markersize=5)
             for item in attack.smoothed:
                 look = {"color": style.colour(index), "fillstyle": "none", "markersize": 5}
                 panel.plot([item.mse], [row + 0.22], "o", **look)
-        best = min(_attacks(arm), key=lambda attack: mse(attack) or 0.0)
+        best = min(arm.rebuilding, key=lambda attack: attack.mse or 0.0)
         panel.annotate(
             f"{readable(best.attack)}",
-            (mse(best) or 0.0, row),
+            (best.mse or 0.0, row),
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
@@ -56,7 +48,7 @@ def attacks_and_bounds(results: Results) -> "Figure | None":
                 ha="center",
                 fontsize=8,
             )
-    panel.set(xscale="log", xlabel="MSE per element (images in 0 to 1)")
+    panel.set(xscale="log", xlabel=FIGURES["mse"].axis_label)
     for line in anchor_lines(results.summary):
         if line.arm is None:
             style.reference_line(panel, line.at, readable(line.name), vertical=True)
@@ -71,7 +63,7 @@ def by_intercepts(results: Results) -> "Figure | None":
     """Draw the error of attacks that learn from intercepts over how many they had."""
     series = {
         (index, name): sorted(
-            (attack.victims, mse(attack))
+            (attack.victims, attack.mse)
             for attack in arm.attacks
             if attack.attack == name and attack.learns_from_intercepts and attack.victims
         )
@@ -90,7 +82,7 @@ def by_intercepts(results: Results) -> "Figure | None":
     for line in anchor_lines(results.summary):
         if line.arm is None:
             style.reference_line(panel, line.at, readable(line.name))
-    panel.set(xlabel="features intercepted", ylabel="MSE per element")
+    panel.set(xlabel="features intercepted", ylabel=FIGURES["mse"].axis_label)
     panel.set_ylim(bottom=0.0)
     made.legend(loc="outside upper left", ncols=min(3, len(series)))
     return made

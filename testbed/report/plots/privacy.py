@@ -3,24 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from testbed.pages import style
+from testbed.results.figures import FIGURES
 from testbed.results.findings import (
     AnchorLine,
     adversaries,
     anchor_lines,
-    best_attack,
-    mse,
     readable,
 )
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, AttackResult
+from testbed.results.schema import MEAN_IMAGE, ArmResult, AttackResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEAN_IMAGE = "mean_image"
 MAX_COLUMNS = 3
-MSE_LABEL = "MSE per element (images in 0 to 1)"
+MSE, ACCURACY = FIGURES["mse"].axis_label, FIGURES["accuracy"].axis_label
 
 
 def privacy_utility(results: Results) -> "Figure | None":
@@ -39,7 +37,7 @@ def privacy_utility(results: Results) -> "Figure | None":
             continue
         panel.errorbar(
             [test.value],
-            [mse(attack)],
+            [attack.mse],
             xerr=style.error_arms(test),
             yerr=style.error_arms(attack.scores.mse),
             fmt=style.MARKERS[names.index(attack.adversary) % len(style.MARKERS)],
@@ -52,7 +50,7 @@ def privacy_utility(results: Results) -> "Figure | None":
             capsize=2.5,
             zorder=3,
         )
-    tops = [attack.scores.mse.high or mse(attack) or 0.0 for _, _, attack in points]
+    tops = [attack.scores.mse.high or attack.mse or 0.0 for _, _, attack in points]
     lines = anchor_lines(results.summary)
     top = max([*tops, *(line.at for line in lines)])
     panel.set_ylim(-0.035 * top, top * 1.16)  # room for marks at zero
@@ -74,7 +72,7 @@ def privacy_utility(results: Results) -> "Figure | None":
         color=style.INK,
     )
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    panel.set(xlabel="test accuracy", ylabel=f"best attack's {MSE_LABEL}")
+    panel.set(xlabel=ACCURACY, ylabel=f"best attack's {MSE}")
     _legend(made, results, names)
     return made
 
@@ -95,7 +93,7 @@ def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
         if arm.accuracy is None or arm.accuracy.test is None or arm.accuracy.test.value is None:
             continue
         for adversary in adversaries(results.summary):
-            attack = best_attack(arm, adversary)
+            attack = arm.best_attack(adversary)
             if attack is not None:
                 found.append((index, arm, attack))
     return found
@@ -158,7 +156,7 @@ def attack_training(results: Results) -> "Figure | None":
     for panel in panels.values():  # the shared range is known only now
         style.plain_log_ticks(panel.yaxis)
     for row in axes:
-        row[0].set_ylabel("MSE per element")
+        row[0].set_ylabel(MSE)
     made.legend(
         *next(iter(panels.values())).get_legend_handles_labels(),
         loc="outside upper left",
@@ -193,7 +191,7 @@ def attack_by_class(results: Results) -> "Figure | None":
     names = [
         name
         for name in adversaries(summary)
-        if any((best := best_attack(arm, name)) and best.by_device_class for arm in summary.arms)
+        if any((best := arm.best_attack(name)) and best.by_device_class for arm in summary.arms)
     ]
     if not names:
         return None
@@ -207,7 +205,7 @@ def attack_by_class(results: Results) -> "Figure | None":
         spare.set_axis_off()
     for name, panel in zip(names, axes.flat, strict=False):
         for index, arm in enumerate(summary.arms):
-            best = best_attack(arm, name)
+            best = arm.best_attack(name)
             for score in best.by_device_class if best else []:
                 if score.mse is None or score.mse.value is None:
                     continue
@@ -226,7 +224,7 @@ def attack_by_class(results: Results) -> "Figure | None":
         for line in lines:
             lowest = line.at == min(other.at for other in lines if other.name == line.name)
             _anchor(panel, line, vertical=True, before=lowest)
-        panel.set(title=name, xlabel="MSE per element")
+        panel.set(title=name, xlabel=MSE)
         panel.grid(visible=False, axis="y")
     # The axes share their range: it is set once, when everything that must fit is known.
     right = max(panel.dataLim.x1 for panel in axes.flat[: len(names)])

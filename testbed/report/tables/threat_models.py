@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import fsum, inf
 
-from testbed.results.findings import FEW_VICTIMS, mse, position_words
+from testbed.results.findings import FEW_VICTIMS, position_words
 from testbed.results.reading import Results, read_table
 from testbed.results.schema import ArmResult, AttackResult, Grants
 
@@ -63,14 +63,7 @@ class Ladder:
     """The attacks of a run that rebuild images, with the error on each victim where it is known."""
 
     def __init__(self, results: Results) -> None:
-        self._arms = {
-            arm.name: [
-                attack
-                for attack in arm.attacks
-                if not attack.is_anchor and attack.rebuilds_images and mse(attack) is not None
-            ]
-            for arm in results.arms
-        }
+        self._arms = {arm.name: arm.rebuilding for arm in results.arms}
         self._errors = _errors_of_victims(results)
         self._positions = self._shared_positions()
 
@@ -134,7 +127,7 @@ class Ladder:
 
     def _mean(self, arm: ArmResult, attack: AttackResult, shared: Iterable[int]) -> float:
         errors, chosen = self._of(arm, attack), list(shared)
-        value = mse(attack)
+        value = attack.mse
         if len(chosen) == len(errors) and value is not None:  # the number of results.json, exactly
             return value
         return fsum(errors[request] for request in chosen) / len(chosen)
@@ -209,6 +202,6 @@ def _errors_of_victims(results: Results) -> dict[tuple[str, str, str], Errors]:
     for result in results.arms:
         for item in result.attacks:
             stand_in = stand_ins.setdefault(item.adversary, -1 - len(stand_ins))
-            whole = {stand_in: mse(item) or 0.0}
+            whole = {stand_in: item.mse or 0.0}
             errors.setdefault((result.name, item.adversary, item.attack), whole)
     return errors
