@@ -2,7 +2,6 @@
 
 import numpy as np
 import picture
-from PIL import Image
 
 from testbed.report.image_rows import LabelledRow
 
@@ -37,9 +36,3 @@ def test_a_folder_without_results_is_refused_in_one_sentence(tmp_path, capsys):
     assert picture.main([str(tmp_path), str(tmp_path / "picture.png")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "picture.png").exists()
-
-
-def test_the_readme_shows_a_picture_of_this_size():
-    path = picture.Path(picture.__file__).parents[1] / "docs" / "images" / "reconstructions.png"
-    with Image.open(path) as image:
-        assert image.width == 180 + 8 * 102
