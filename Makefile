@@ -1,9 +1,9 @@
-# Everything runs in .venv; a stamp remembers for which requirements it was made.
+# Everything runs in .venv; the stamp is older than the requirements when these have changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Compiling every module of every library takes longer than all else; Python does it for those in use.
+# Compiling all modules of all libraries is slow; Python compiles those that are used.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-long lint smoke bench clean
@@ -23,9 +23,9 @@ smoke: $(STAMP)
 
 # All checks: style, types, tests.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-# Whole runs that are killed, or timed against others, and take minutes; not part of make test.
+# Slow tests: fault injection and comparisons of speed (several minutes).
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 

@@ -7,51 +7,43 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import copy
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from small import TINY, make_spec
 
-from testbed.engine.hosts.host import HostData, set_identity
-
-torch.set_num_threads(1)
-
-STARTS_PROCESSES = {
-    "test_command_line.py",
-    "test_drawn_scenarios.py",
-    "test_fault_campaign.py",
-    "test_flower_loopback.py",
-    "test_flower_runtime.py",
-    "test_head_dies.py",
-    "test_offline.py",
-    "test_offload_raw.py",
-    "test_python_api.py",
-    "test_ray_backend.py",
-    "test_ray_watchdog.py",
-    "test_external_cluster.py",
-    "test_shared_ray.py",
-    "test_sweep.py",
-    "test_tutorials.py",
-}
-"""Files whose tests start Ray, or Flower's own processes, and look at which processes there are.
-
-``test_same_bits.py`` is not among them: it looks at its own children only, and takes as long as all
-of these together.
-"""
+# torch, flwr and what imports them are imported by the fixtures: the process that hands the tests
+# to the workers loads this file too, and the workers wait for it.
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, which shares its fixtures; and those above in one."""
+    """Keep the tests of a file, and those marked ``processes``, in one worker; longest first."""
     for item in items:
-        group = "processes" if item.path.name in STARTS_PROCESSES else item.path.stem
+        marked = item.get_closest_marker("processes") is not None
+        group = "processes" if marked else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _turn(item):
+    """Sort groups that take long before the others, which then fill both workers to the end."""
+    if item.get_closest_marker("processes") is not None:
+        return 0
+    return 1 if "engine" in item.path.parts else 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Compute in one thread: workers share the cores."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def tiny():
     """Return the tree of a scenario that runs in seconds; change it freely."""
+    from small import TINY
+
     return copy.deepcopy(TINY)
 
 
@@ -70,6 +62,8 @@ def write_scenario(tmp_path):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """Return the folder of one finished run of the tiny scenario with one round; do not change."""
+    from small import TINY
+
     from testbed.run import main
 
     folder = tmp_path_factory.mktemp("finished")
@@ -81,20 +75,35 @@ def finished_run(tmp_path_factory):
 
 
 @pytest.fixture
+def without_figures(monkeypatch):
+    """Skip drawing, which takes most of the time, where a test is not about figures."""
+    for module in ("report", "compare"):
+        monkeypatch.setattr(f"testbed.{module}.build.draw_all", lambda data: {})
+
+
+@pytest.fixture
 def identity():
     """Give the test process the identity that Flower's messages ask for."""
+    from testbed.engine.hosts.host import set_identity
+
     set_identity()
 
 
 @pytest.fixture
 def device_spec():
     """Return a small program: CNN cut after block 1, no defence."""
+    from small import make_spec
+
     return make_spec()
 
 
 @pytest.fixture
 def host_data():
     """Return the random images of four devices, ten each."""
+    import numpy as np
+
+    from testbed.engine.hosts.host import HostData
+
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
     labels = rng.integers(0, 10, 40)
@@ -104,4 +113,6 @@ def host_data():
 @pytest.fixture(autouse=True)
 def seeded():
     """Start every test from the same global random state."""
+    import torch
+
     torch.manual_seed(0)

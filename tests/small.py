@@ -1,4 +1,4 @@
-"""A small scenario and a small program, for tests that need one of their own."""
+"""A small scenario, and small device programs and batches, for tests to change."""
 
 import torch
 
@@ -13,7 +13,7 @@ from testbed.scenario.training import EdgeOptimiserSection
 TINY = {
     "name": "tiny",
     "seed": 3,
-    "data": {"name": "digits", "max_images": 260},
+    "data": {"name": "digits", "max_images": 260, "image_size_px": 16},
     "fleet": {
         "size": 8,
         "mix": [
@@ -47,7 +47,7 @@ TINY = {
 
 
 def make_spec(front_end="cnn", options=None, defence="none", defence_options=None, **changes):
-    """Return a program for 1x32x32 images in 10 classes."""
+    """Return the specification of a device program for 1x32x32 images in 10 classes."""
     if options is None:
         options = {"cut": 1, "width": 8}
     values = {
@@ -68,7 +68,7 @@ def make_spec(front_end="cnn", options=None, defence="none", defence_options=Non
 
 
 def make_deployed(**changes):
-    """Return the front-end of ``make_program(**changes)`` as deployed, with its first weights."""
+    """Return the front-end of ``make_spec(**changes)`` as deployed, with its initial weights."""
     device_spec = make_spec(**changes)
     parameters, statistics = device_spec.build().initial_weights()
     return DeployedFrontEnd(
@@ -79,7 +79,7 @@ def make_deployed(**changes):
 
 
 def make_batch(x, z, pre_funnel=None, labels=None, released=None):
-    """Return a training batch; labels are 0, 1, 2, ... where none are given."""
+    """Return a training batch; the labels default to 0, 1, 2, ..."""
     labels = torch.arange(len(x)) % 10 if labels is None else labels
     return Batch(x, labels, z, z if released is None else released, pre_funnel)
 

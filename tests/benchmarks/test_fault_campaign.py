@@ -18,6 +18,8 @@ from faults.runs import OutOfTimeError, Watched
 from testbed.engine.hosts.on_ray.watchdog import alive
 from testbed.pages.documents import write_blocks
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):

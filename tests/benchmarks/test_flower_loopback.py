@@ -62,6 +62,7 @@ def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, meas
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_the_apps_train_the_same_weights_between_superlink_and_supernodes(tmp_path, capsys):
     document = tmp_path / "page.md"
     document.write_text(f"{BLOCK.begin}\n{BLOCK.end}\n")

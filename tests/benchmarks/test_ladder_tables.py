@@ -12,7 +12,7 @@ DOCUMENT = Path(ladder_tables.ROOT / "docs" / "ladder.md")
 
 
 @pytest.fixture
-def tiny_ladders(tmp_path, monkeypatch):
+def tiny_ladders(tmp_path, monkeypatch, without_figures):
     """Let both names stand for a scenario that takes a second."""
     tree = copy.deepcopy(TINY)
     tree["data"]["max_images"] = 200
@@ -25,7 +25,6 @@ def tiny_ladders(tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(tree | {"name": f"tiny_{data}"}))
         found[data] = path
     monkeypatch.setattr(ladder_tables, "SCENARIOS", found)
-    monkeypatch.setattr("testbed.compare.build.draw_all", lambda comparison: {})
     monkeypatch.chdir(tmp_path)
 
 

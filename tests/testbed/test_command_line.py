@@ -227,6 +227,7 @@ def test_existing_results_are_kept(tiny, write_scenario, tmp_path, capsys):
     assert_one_sentence(capsys, ["--force", "--resume"])
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_resume_needs_the_same_scenario(tiny, write_scenario, tmp_path, capsys):
     scenario, out = write_scenario(tiny), tmp_path / "out"
     assert main([str(scenario), "--out", str(out), "--resume"]) == 2
@@ -331,6 +332,7 @@ def processes_of(marker):
     return found
 
 
+@pytest.mark.processes
 def test_ctrl_c_leaves_a_readable_result_and_no_process(tiny, write_scenario, tmp_path):
     tiny["engine"] = {"backend": "ray", "hosts": 2, "shard_size": 2, "cloud_threads": 1}
     tiny["training"]["rounds"] = 400

@@ -22,9 +22,3 @@ def runs(pristine_runs: list[Path], tmp_path: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def compared(pristine_runs: list[Path]) -> Comparison:
     return compare(pristine_runs, resamples=300)
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip drawing, which takes most of the time, where a test is not about figures."""
-    monkeypatch.setattr("testbed.compare.build.draw_all", lambda comparison: {})

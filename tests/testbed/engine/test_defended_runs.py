@@ -1,7 +1,6 @@
 """Every registered defence in a whole run: it trains, serves, is attacked, pays for its bytes."""
 
 import copy
-import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,11 +9,10 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from small import TINY, make_spec
+from whole_runs import results_of, run
 
 from clients.deployed import FrontEndRunner
-from testbed.core.progress import Progress
 from testbed.core.registries import DEFENCES
-from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import node_of
 from testbed.engine.network.costs import DeviceCosts, TierCosts
@@ -26,7 +24,6 @@ from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.layer_stats import layer_stats
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import sample_fleet
-from testbed.scenario.loading import validate_scenario
 from testbed.scenario.schema import FleetSection, MixEntry
 from testbed.wire import protocol
 from testbed.wire.encoding import decode, payload_bytes
@@ -50,8 +47,7 @@ def results(tmp_path_factory):
     ]
     tree["adversaries"] = tree["adversaries"][1:]
     folder = tmp_path_factory.mktemp("defended") / "run"
-    run_experiment(validate_scenario(tree, "test"), folder, Progress())
-    summary = json.loads((folder / "results.json").read_text())
+    summary = results_of(run(tree, folder))
     return summary, pq.read_table(folder / "requests.parquet").to_pylist()
 
 
@@ -83,8 +79,8 @@ def test_requests_carry_the_encoded_features_and_little_else(results, name):
 
 def test_fewer_bits_and_fewer_features_are_fewer_bytes(results):
     size = {arm["name"]: arm["edge"]["feature_bytes"] for arm in results[0]["arms"]}
-    assert size["none"] == 4 * 16 * 8 * 8
-    assert size["quantisation"] == 16 * 8 * 8 + 3 + 4 * 4 + 5
+    assert size["none"] == 4 * 16 * 4 * 4
+    assert size["quantisation"] == 16 * 4 * 4 + 3 + 4 * 4 + 5
     assert size["top_k"] < 0.15 * size["none"]
     assert size["combined"] < size["disco"] < size["none"]
     plain = {name for name, value in size.items() if value == size["none"]}
@@ -94,9 +90,9 @@ def test_fewer_bits_and_fewer_features_are_fewer_bytes(results):
 def test_layers_on_the_device_count_and_what_is_not_deployed_does_not(results):
     macs = {arm["name"]: arm["edge"]["macs"] for arm in results[0]["arms"]}
     parameters = {arm["name"]: arm["edge"]["parameters"] for arm in results[0]["arms"]}
-    assert macs["mid"] == macs["none"] + 16 * 32 * 8 * 8
+    assert macs["mid"] == macs["none"] + 16 * 32 * 4 * 4
     assert parameters["mid"] == parameters["none"] + 16 * 32 + 32
-    assert parameters["shredder"] == parameters["none"] + 2 * 16 * 8 * 8
+    assert parameters["shredder"] == parameters["none"] + 2 * 16 * 4 * 4
     assert macs["disco"] == macs["none"] + 2 * 16 * 4
     assert parameters["adversarial_decoder"] == parameters["none"]
     training = {arm["name"]: arm["training"]["downlink_bytes"] for arm in results[0]["arms"]}

@@ -7,20 +7,20 @@ import signal
 
 import pytest
 import ray
+import whole_runs
 from hypothesis import HealthCheck, Phase, given, note, reject, settings
 from hypothesis import strategies as st
 from small import TINY
+from whole_runs import everything
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress, Silent
-from testbed.engine.experiment import run_experiment
+from testbed.core.progress import Silent
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
-from testbed.results.columns import TABLES
-from testbed.scenario.loading import validate_scenario
 
+pytestmark = [pytest.mark.long, pytest.mark.processes]
 DEFENCES = [
     *("none", "siftfunnel", "gaussian_noise", "laplace_noise", "quantisation", "top_k"),
     *("nopeek", "disco", "vib", {"name": "cem", "base": "quantisation"}),
@@ -119,7 +119,7 @@ def servings(draw):
     }
 
 
-class StopAt(Silent):
+class StopAtMoment(Silent):
     """A display that presses Ctrl-C at one of the moments that every run of a scenario has.
 
     Moments are the beginnings of an arm's phases, and the ends of rounds and epochs.
@@ -162,21 +162,14 @@ def one_ray():
     LocalCluster.close(cluster)
 
 
-def results(folder):
-    names = ["results.json", *(f"{name}.parquet" for name in TABLES)]
-    return {name: (folder / name).read_bytes() for name in names}
-
-
 def run(tree, folder, display=None, resume=False, **engine):
     tree = {**tree, "engine": {**tree["engine"], **engine}}
-    scenario = validate_scenario(tree, "drawn")
-    run_experiment(scenario, folder, Progress(display), resume=resume)
-    return results(folder)
+    return everything(whole_runs.run(tree, folder, display, resume))
 
 
 def run_inline(tree, folder):
     """Return the results, how often hosts were called, and how many moments there were."""
-    handle, calls, display = InlineBackend.handle, [], StopAt()
+    handle, calls, display = InlineBackend.handle, [], StopAtMoment()
 
     def counted(self, shards):
         calls.append(len(shards))
@@ -209,11 +202,10 @@ def run_and_kill(tree, folder, call, **engine):
 def run_interrupted(tree, folder, moment, **engine):
     """Run inline until a moment, and from there on hosts."""
     with pytest.raises(KeyboardInterrupt):
-        run(tree, folder, StopAt(moment))
+        run(tree, folder, StopAtMoment(moment))
     return run(tree, folder, resume=True, backend="ray", **engine)
 
 
-@pytest.mark.long
 @settings(
     max_examples=6,
     deadline=None,

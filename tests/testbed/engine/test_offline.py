@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.processes
 OFFLINE = Path(__file__).resolve().parents[2] / "offline"
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
 LOOPBACK_UP = """

@@ -5,35 +5,21 @@ import copy
 import json
 import time
 
-import numpy as np
 import psutil
 import pytest
 import ray
+import yaml
 from clusters import cluster_of_one_node
 from small import TINY
+from whole_runs import StopAt, everything, results_of, run
 
-from testbed.core.progress import Progress
+from testbed.core.progress import Progress, Silent
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
-from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
-
-
-def run(tree, folder, **options):
-    scenario = validate_scenario(tree, "test")
-    run_experiment(scenario, folder, Progress(), **options)
-    return folder
-
-
-def everything(folder):
-    """Return all results, without what is measured on the host."""
-    with np.load(folder / "reconstructions" / "samples.npz") as archive:
-        samples = {name: archive[name].tobytes() for name in archive.files}
-    tables = {name: (folder / f"{name}.parquet").read_bytes() for name in TABLES}
-    return (folder / "results.json").read_bytes(), tables, samples
 
 
 def with_engine(tree, **engine):
@@ -42,9 +28,14 @@ def with_engine(tree, **engine):
 
 
 @pytest.fixture(scope="module")
-def inline_results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inline") / "run"
-    return everything(run(copy.deepcopy(TINY), folder))
+def inline_run(tmp_path_factory):
+    """Return the folder of an inline run of the tiny scenario."""
+    return run(TINY, tmp_path_factory.mktemp("inline") / "run")
+
+
+@pytest.fixture(scope="module")
+def inline_results(inline_run):
+    return everything(inline_run)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +49,15 @@ def one_arm():
     return tree | {"arms": tree["arms"][:1]}
 
 
-def test_a_second_run_and_other_shards_give_the_same_bits(tiny, tmp_path, inline_results):
-    assert everything(run(tiny, tmp_path / "again")) == inline_results
+def test_a_second_run_of_the_resolved_scenario_gives_the_same_bits(tiny, tmp_path, inline_run):
+    resolved = yaml.safe_load((inline_run / "scenario.resolved.yaml").read_text())
+    assert validate_scenario(resolved, "resolved") == validate_scenario(tiny, "test")
+    assert everything(run(resolved, tmp_path / "again")) == everything(inline_run)
+
+
+def test_other_shards_give_the_same_bits(tiny, tmp_path, inline_results):
     tiny = with_engine(tiny, shard_size=3)
-    again = everything(run(tiny, tmp_path / "shards"))
-    assert again == inline_results
+    assert everything(run(tiny, tmp_path / "shards")) == inline_results
 
 
 def test_ray_hosts_give_the_same_bits_as_inline(tiny, tmp_path, inline_results):
@@ -113,13 +108,13 @@ def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path, monke
         {"name": "steers", "attack": {"name": "fsha", "pilot_steps": 4, "updates_per_step": 1}},
     ]
     tiny["adversaries"][3]["position"] = {"tap": "cloud"}
-    inline = everything(run(copy.deepcopy(tiny), tmp_path / "inline"))
+    inline = everything(run(tiny, tmp_path / "inline"))
     killed = kill_attacks(monkeypatch)
     on_ray = with_engine(tiny, backend="ray", hosts=2)
     assert everything(run(on_ray, tmp_path / "ray")) == inline
     host = json.loads((tmp_path / "ray" / "host.json").read_text())
     assert host["adversary_restarts"] == len(killed) > 0
-    summary = json.loads(inline[0])
+    summary = results_of(tmp_path / "inline")
     assert all(check["passed"] for check in summary["self_checks"])
     assert {"asks", "steers"} <= {entry["adversary"] for entry in summary["arms"][1]["attacks"]}
     (bound,) = summary["arms"][0]["error_bounds"]
@@ -130,47 +125,9 @@ def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path, monke
     assert attacks["labels", "label_inference"]["inferred"]["class"]["n"] > 5
 
 
-def test_another_seed_gives_other_results(tiny, tmp_path, inline_results):
-    tiny["seed"] = 4
-    assert everything(run(tiny, tmp_path / "other"))[0] != inline_results[0]
-
-
-def test_the_resolved_scenario_reproduces_the_run(tiny, tmp_path, inline_results):
-    import yaml
-
-    first = run(tiny, tmp_path / "first")
-    tree = yaml.safe_load((first / "scenario.resolved.yaml").read_text())
-    assert everything(run(tree, tmp_path / "second")) == inline_results
-
-
-class StopAt:
-    """A display that presses Ctrl-C after some steps of a phase."""
-
-    def __init__(self, phase, steps):
-        self.wanted = phase
-        self.left = steps
-        self.phase = ""
-
-    def begin(self, phase, steps):
-        self.phase = phase
-        self._count()
-
-    def advance(self, steps, note):
-        if steps and note:
-            self._count()
-
-    def _count(self):
-        if self.phase == self.wanted:
-            self.left -= 1
-            if self.left < 0:
-                self.left = 10**9
-                raise KeyboardInterrupt
-
-    def end(self, completed):
-        pass
-
-    def say(self, text):
-        pass
+def test_another_seed_gives_other_results(tmp_path, one_arm_results):
+    other = everything(run(one_arm() | {"seed": 4}, tmp_path / "other"))
+    assert all(other[name] != content for name, content in one_arm_results.items())
 
 
 @pytest.mark.parametrize(
@@ -179,28 +136,24 @@ class StopAt:
 )
 def test_resumed_runs_end_with_the_same_bits(tiny, tmp_path, inline_results, phase, steps):
     folder = tmp_path / "run"
-    scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(scenario, folder, Progress(StopAt(phase, steps)))
-    partial = json.loads((folder / "results.json").read_text())
-    assert partial["status"] == "interrupted"
+        run(tiny, folder, StopAt(phase, steps))
+    assert results_of(folder)["status"] == "interrupted"
     assert (folder / "report.html").exists()
-    run_experiment(scenario, folder, Progress(), resume=True)
-    assert everything(folder) == inline_results
+    assert everything(run(tiny, folder, resume=True)) == inline_results
 
 
 def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path, inline_results):
     folder, said = tmp_path / "run", []
-    scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(scenario, folder, Progress(StopAt("train undefended", 2)))
+        run(tiny, folder, StopAt("train undefended", 2))
     newest = sorted((folder / "checkpoints" / "undefended").glob("round-*.safetensors"))[-1]
     content = bytearray(newest.read_bytes())
     content[-1000] ^= 1  # one bit of a weight; other damage: test_checkpoint.py
     newest.write_bytes(content)
-    display = StopAt("nothing", 1)
+    display = Silent()
     display.say = said.append
-    run_experiment(scenario, folder, Progress(display), resume=True)
+    run(tiny, folder, display, resume=True)
     assert said == [f"{newest} is damaged; falling back on the one before"]
     assert everything(folder) == inline_results
 
@@ -209,11 +162,9 @@ def test_strategies_with_moments_survive_a_resume(tiny, tmp_path):
     tiny["training"]["strategy"] = {"name": "fedadam", "eta": 0.01}
     tiny["arms"] = tiny["arms"][:1]
     whole = everything(run(tiny, tmp_path / "whole"))
-    scenario = validate_scenario(tiny, "test")
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(scenario, tmp_path / "cut", Progress(StopAt("train undefended", 2)))
-    run_experiment(scenario, tmp_path / "cut", Progress(), resume=True)
-    assert everything(tmp_path / "cut") == whole
+        run(tiny, tmp_path / "cut", StopAt("train undefended", 2))
+    assert everything(run(tiny, tmp_path / "cut", resume=True)) == whole
 
 
 def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, tmp_path):
@@ -221,13 +172,10 @@ def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, 
     tiny["arms"] = [{**tiny["arms"][1], "defence": combined}]
     tiny["training"]["strategy"] = {"name": "fedadam", "eta": 0.01}
     whole = everything(run(tiny, tmp_path / "whole"))
-    on_ray = with_engine(tiny, backend="ray", hosts=2)
-    scenario = validate_scenario(on_ray, "test")
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(scenario, tmp_path / "cut", Progress(StopAt("train sift", 2)))
-    inline = validate_scenario(with_engine(tiny, backend="inline"), "test")
-    run_experiment(inline, tmp_path / "cut", Progress(), resume=True)
-    assert everything(tmp_path / "cut") == whole
+        run(with_engine(tiny, backend="ray", hosts=2), tmp_path / "cut", StopAt("train sift", 2))
+    inline = with_engine(tiny, backend="inline")
+    assert everything(run(inline, tmp_path / "cut", resume=True)) == whole
 
 
 def kill_host(number=0):

@@ -30,9 +30,3 @@ def edit(folder: Path) -> Callable[[Callable[[dict[str, Any]], None]], None]:
         path.write_text(json.dumps(tree))
 
     return change
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip drawing, which takes most of a build, where a test is not about figures."""
-    monkeypatch.setattr("testbed.report.build.draw_all", lambda results: {})

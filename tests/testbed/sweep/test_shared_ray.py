@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from clusters import cluster_of_one_node
+from whole_runs import everything
 
 from testbed import run_sweep
 from testbed.core.errors import HostError
@@ -24,7 +25,6 @@ from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import external_cluster as ray_joined
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
 from testbed.engine.hosts.on_ray.watchdog import processes_of
-from testbed.results.columns import TABLES
 from testbed.run import main
 from testbed.sweep import processes, runner, shared_ray
 from testbed.sweep.folder import JOBS, open_sweep_folder
@@ -212,10 +212,9 @@ def short(tiny):
     return tiny
 
 
-def everything(out):
+def all_points(out):
     """Return the bytes of all points' results."""
-    names = ("results.json", *map("{}.parquet".format, TABLES))
-    return {point: [(out / point / name).read_bytes() for name in names] for point in POINTS}
+    return {point: everything(out / point) for point in POINTS}
 
 
 POINTS = ("seed-3", "seed-4")
@@ -225,7 +224,7 @@ def in_turn(scenario, out):
     """Run the points one after another in this process, and return their bytes."""
     inline = {"engine.backend": "inline"}
     assert run_sweep(scenario, out=out, overrides=inline, progress=False).failed == {}
-    return everything(out)
+    return all_points(out)
 
 
 def train(out):
@@ -241,6 +240,7 @@ def wait_until(condition, within_s=180.0):
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_points_on_a_ray_that_dies_go_on_with_the_bytes_of_points_in_turn(
     sweep, short, tmp_path, monkeypatch, capsys
 ):
@@ -264,13 +264,14 @@ def test_points_on_a_ray_that_dies_go_on_with_the_bytes_of_points_in_turn(
     assert all("Ray's process" in row["error"] for row in rows)
     assert all(row["error"].endswith("continue with --resume") for row in rows)
     assert main(command("--jobs", "2", "--resume")) == 0, capsys.readouterr().err
-    assert everything(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")
+    assert all_points(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")
     assert len(rays) == 2  # one for each command
     assert [processes_of(ray.folder) for ray in rays] == [[], []]
     assert not any(Path(ray.folder).exists() for ray in rays)
 
 
 @pytest.mark.long
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda item: item.name)
 def test_a_sweep_that_is_ended_leaves_no_process_and_no_temporary_file(sweep, short, number):
     command, out = sweep
@@ -300,6 +301,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_temporary_file(sweep, sh
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_points_at_once_on_a_joined_cluster_give_the_bytes_of_points_in_turn(
     sweep, short, tmp_path, monkeypatch, capsys
 ):
@@ -311,4 +313,4 @@ def test_points_at_once_on_a_joined_cluster_give_the_bytes_of_points_in_turn(
         assert all(item.remaining_processes_alive() for item in cluster.list_all_nodes())
     hosts = [json.loads((out / point / "host.json").read_text())["hosts"] for point in POINTS]
     assert hosts == [1, 1]
-    assert everything(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")
+    assert all_points(out) == in_turn(tmp_path / "scenario.yaml", tmp_path / "in turn")

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import yaml
+from whole_runs import everything
 
 from testbed import run_scenario, run_sweep
 from testbed.core.errors import HostError, UserError
-from testbed.results.columns import TABLES
 from testbed.run import main
 from testbed.sweep import command, runner
 from testbed.sweep.folder import MANIFEST, open_sweep_folder
@@ -103,13 +103,8 @@ def test_several_files_are_one_batch(tiny, write_scenario, tmp_path, capsys, mon
     assert not (tmp_path / "out").exists()
 
 
-def everything(folder):
-    return [
-        (folder / name).read_bytes() for name in ("results.json", *map("{}.parquet".format, TABLES))
-    ]
-
-
 @pytest.mark.long
+@pytest.mark.processes
 def test_points_at_once_and_resumed_in_turn_give_the_same_bytes(
     tiny, write_scenario, tmp_path, capsys
 ):
@@ -230,6 +225,7 @@ def test_points_join_a_cluster_one_after_another(
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_a_worker_ends_with_its_starter(tiny, write_scenario, tmp_path):
     tiny["training"]["rounds"] = 400
     scenario = str(write_scenario(tiny))

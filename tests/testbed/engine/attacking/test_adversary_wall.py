@@ -11,11 +11,10 @@ import pytest
 import torch
 from leak_search import ImageSearch, reachable
 from small import TINY
+from whole_runs import run
 
-from testbed.core.progress import Progress
 from testbed.data.federated import to_unit
 from testbed.engine.attacking import attacks
-from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.scenario.loading import validate_scenario
@@ -78,7 +77,7 @@ def wall(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InlineBackend, "run_jobs", keep)
         patch.setattr(attacks, "arm_error_bound", keep_points)
-        run_experiment(scenario, tmp_path_factory.mktemp("wall") / "run", Progress())
+        run(tree, tmp_path_factory.mktemp("wall") / "run")
     data = read_run_inputs(scenario).data
     return Wall(
         scenario,

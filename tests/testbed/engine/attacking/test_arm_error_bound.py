@@ -1,14 +1,13 @@
 """An arm's bound: where there is one, what it is, and that beating it fails the run's check."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 from small import make_deployed
+from whole_runs import results_of, run
 
-from testbed.core.progress import Progress
 from testbed.core.registries import DEFENCES
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.attacking.error_bounds import (
@@ -18,7 +17,6 @@ from testbed.engine.attacking.error_bounds import (
     bound_entry,
 )
 from testbed.engine.attacking.replays import averaged_intercepts
-from testbed.engine.experiment import run_experiment
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.summary.self_checks import _bound_check_result
 from testbed.privacy.error_bounds import ExpectedGram
@@ -27,6 +25,7 @@ from testbed.scenario.loading import validate_scenario
 
 @pytest.fixture
 def inputs(tiny):
+    tiny["data"]["image_size_px"] = 32  # as the deployed front-ends below
     return read_run_inputs(validate_scenario(tiny, "test"))
 
 
@@ -195,9 +194,7 @@ def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):
         {"name": "asks", "attack": "ridge", **reads_all},
         {"name": "learns", "attack": {"name": "substitute", **short}, **reads_all},
     ]
-    scenario = validate_scenario(tiny, "test")
-    run_experiment(scenario, tmp_path / "run", Progress())
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = results_of(run(tiny, tmp_path / "run"))
     points = results["arms"][0]["error_bounds"][0]["points"]
     entries = [item for item in results["arms"][0]["attacks"] if not item["is_anchor"]]
     assert len(entries) == 2

@@ -1,24 +1,15 @@
 """Devices that crash, send nonsense or too much: each fails alone, is counted, and is named."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from faults.devices import BAD_DEVICES, spoil
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from whole_runs import results_of, run
 
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.host import Host, node_of
-from testbed.scenario.loading import validate_scenario
 from testbed.wire.size import serialised_bytes
-
-
-def run(tree, folder):
-    run_experiment(validate_scenario(tree, "test"), folder, Progress())
-    return json.loads((folder / "results.json").read_text()), folder
 
 
 @pytest.fixture
@@ -32,7 +23,8 @@ def fleet(tiny):
 
 def test_bad_devices_fail_alone(fleet, tmp_path, monkeypatch):
     spoil(monkeypatch.setattr)
-    results, folder = run(fleet, tmp_path / "spoilt")
+    folder = run(fleet, tmp_path / "spoilt")
+    results = results_of(folder)
     (arm,) = results["arms"]
     assert results["status"] == "complete"
     assert all(check["passed"] for check in results["self_checks"])

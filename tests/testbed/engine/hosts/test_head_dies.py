@@ -23,6 +23,7 @@ def head_of_a_cluster() -> Iterator[tuple[Any, str]]:
 
 
 @pytest.mark.long
+@pytest.mark.processes
 @pytest.mark.parametrize("dies", ["gcs_server", "everything"])
 def test_the_run_ends_with_one_sentence_and_can_be_resumed(
     tiny, tmp_path, write_scenario, monkeypatch, dies

@@ -5,13 +5,11 @@ import pickle
 import numpy as np
 import pytest
 from small import make_deployed
+from whole_runs import run
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.queries import QueryAccess
-from testbed.scenario.loading import validate_scenario
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_withheld_weights_are_not_in_what_travels(tiny, tmp_path, monkeypatch):
             "knowledge": withheld,
         },
     ]
-    run_experiment(validate_scenario(tiny, "test"), tmp_path / "run", Progress())
+    run(tiny, tmp_path / "run")
     jobs = {name.split("'")[1]: pair for name, pair in kept.items()}
     weights = next(
         value.tobytes()

@@ -18,6 +18,7 @@ from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.hosts.on_ray.hosts import _Call
 from testbed.scenario.loading import parse_yaml
 
+pytestmark = pytest.mark.processes
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 

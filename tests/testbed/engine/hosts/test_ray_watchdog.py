@@ -8,6 +8,7 @@ import pytest
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.hosts.on_ray import watchdog as ray_watchdog
 
+pytestmark = pytest.mark.processes
 HOLDS_OPEN = """
 import sys, time
 log = open(sys.argv[1], "w")

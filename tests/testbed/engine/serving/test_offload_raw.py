@@ -2,17 +2,13 @@
 
 import copy
 import csv
-import json
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from small import TINY
+from whole_runs import StopAt, everything, results_of, run
 
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.fleet.catalogue import CATALOGUE_PATH, COLUMNS
-from testbed.scenario.loading import validate_scenario
 
 SMALL = "nucleo-g0b1re"  # 144 KB: the CNN cut after block 2 needs 158 KB at int8
 
@@ -28,7 +24,7 @@ def scenario(**fleet):
         "devices_per_access_point": 2,
         **fleet,
     }
-    tree["data"]["max_images"] = 160
+    tree["data"] |= {"max_images": 160, "image_size_px": 32}
     tree["training"] |= {"rounds": 1, "local_steps": 1}
     # A defence that draws at random: the cloud has to draw what the device would have drawn.
     tree["arms"] = [
@@ -37,13 +33,8 @@ def scenario(**fleet):
     return tree
 
 
-def run(tree, folder, **options):
-    run_experiment(validate_scenario(tree, "test"), folder, Progress(), **options)
-    return folder
-
-
 def arm_of(folder):
-    results = json.loads((folder / "results.json").read_text())
+    results = results_of(folder)
     assert all(check["passed"] for check in results["self_checks"])
     return results["arms"][0]
 
@@ -54,7 +45,8 @@ def requests_of(folder):
 
 @pytest.fixture(scope="module")
 def offloaded(tmp_path_factory):
-    return run(scenario(infeasible="offload_raw"), tmp_path_factory.mktemp("raw") / "run")
+    tree = scenario(infeasible="offload_raw")
+    return run(tree, tmp_path_factory.mktemp("raw") / "run", figures=True)
 
 
 def test_dropped_by_default(tmp_path):
@@ -135,31 +127,11 @@ def test_answers_are_those_of_a_device_with_more_memory(offloaded, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_hosts_and_interruptions_change_no_bit(offloaded, tmp_path):
-    class StopWhenServing:
-        def begin(self, phase, steps):
-            if phase == "serve noisy":
-                raise KeyboardInterrupt
-
-        def advance(self, steps, note):
-            pass
-
-        def end(self, completed):
-            pass
-
-        def say(self, text):
-            pass
-
-    def content(folder):
-        with np.load(folder / "reconstructions" / "samples.npz") as archive:
-            samples = {name: archive[name].tobytes() for name in archive.files}
-        return (folder / "results.json").read_bytes(), requests_of(folder), samples
-
     tree = scenario(infeasible="offload_raw")
     tree["engine"] |= {"backend": "ray", "hosts": 2, "shard_size": 1}
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(
-            validate_scenario(tree, "test"), tmp_path / "run", Progress(StopWhenServing())
-        )
+        run(tree, tmp_path / "run", StopAt("serve noisy", 0))
     run(tree, tmp_path / "run", resume=True)
-    assert content(tmp_path / "run") == content(offloaded)
+    assert everything(tmp_path / "run") == everything(offloaded)

@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from small import TINY
+from whole_runs import results_of, run
 
 from testbed import load
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.scenario.loading import load_scenario, validate_scenario
 
 SMALL = "nucleo-g0b1re"  # the CNN cut after block 2 does not fit it
@@ -20,7 +19,7 @@ SMALL = "nucleo-g0b1re"  # the CNN cut after block 2 does not fit it
 
 def tree_of(**serving):
     tree = copy.deepcopy(TINY)
-    tree["data"]["max_images"] = 220
+    tree["data"] |= {"max_images": 220, "image_size_px": 32}
     tree["training"] |= {"rounds": 1, "local_steps": 1}
     tree["adversaries"] = []
     tree["arms"] = [{"name": "plain", "front_end": {"name": "cnn", "cut": 2}}]
@@ -36,18 +35,13 @@ def tree_of(**serving):
     return tree
 
 
-def run(tree, folder, **options):
-    run_experiment(validate_scenario(tree, "test"), folder, Progress(), **options)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return run(tree_of(), tmp_path_factory.mktemp("serving") / "run")
 
 
 def read(folder):
-    arm = json.loads((folder / "results.json").read_text())["arms"][0]
+    arm = results_of(folder)["arms"][0]
     return arm, pq.read_table(folder / "requests.parquet").to_pylist()
 
 
@@ -157,7 +151,7 @@ def test_measured_times_are_recorded_and_reproduce_the_results(tmp_path, monkeyp
 
     monkeypatch.setattr("testbed.engine.serving.service_times.measured_times", no_measuring)
     again = tmp_path / "again"
-    run_experiment(scenario, again, Progress())
+    run(yaml.safe_load(resolved.read_text()), again)
     assert (again / "results.json").read_bytes() == (first / "results.json").read_bytes()
     # Resuming with the scenario as it was given takes what that run measured.
     before = (first / "results.json").read_bytes()

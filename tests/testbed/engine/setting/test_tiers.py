@@ -1,16 +1,14 @@
 """Tiers: who runs what, a whole run over unlike front-ends, and its place in the results."""
 
 import copy
-import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from small import TINY, make_spec
+from whole_runs import results_of, run
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.engine.network.costs import device_costs
 from testbed.engine.setting.models import arm_models, edge_stats
 from testbed.engine.setting.run_context import read_fleet, read_run_inputs
@@ -146,9 +144,8 @@ def finished(tmp_path_factory):
     short = {"steps": 4, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
     free = {"name": "free", "position": {"tap": "cloud"}, "curve": [0.5, 0.25]}
     given["adversaries"].append(free | {"attack": {"name": "substitute", **short}})
-    scenario = validate_scenario(given, "test")
-    run_experiment(scenario, folder, Progress())
-    return folder, json.loads((folder / "results.json").read_text())
+    run(given, folder, figures=True)
+    return folder, results_of(folder)
 
 
 def test_a_run_reports_every_tier(finished):
@@ -226,7 +223,7 @@ def test_transfer_is_scored_on_the_target_tiers_victims_where_shapes_agree(finis
                 assert cell["mse"]["n"] == own["victims"]
                 # Another front-end taught this attack, so it is not the tier's own result.
                 assert cell["mse"]["value"] != own["mse"]["value"]
-    assert "8x16x16 and not of 16x16x16" in cells_reason(results)
+    assert "8x8x8 and not of 16x8x8" in cells_reason(results)
     assert attack_of(results, 0, "eaves")["transfer"] == []
 
 
@@ -259,7 +256,7 @@ def test_the_report_shows_transfer_and_amounts(finished):
     folder, _ = finished
     page = (folder / "report.html").read_text()
     assert page.count('id="table-transfer-') == 2
-    assert "features of 8x16x16 and not of 16x16x16" in page
+    assert "features of 8x8x8 and not of 16x8x8" in page
     assert "By the number of intercepts, on the same" in page
     assert page.count("error by the amount learned from") == 4
 

@@ -1,23 +1,24 @@
 """Provider-trained arms: end to end, from the kept models, interrupted, and fine-tuned."""
 
 import copy
+import io
 import json
 import logging
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import whole_runs
 from small import TINY
+from whole_runs import StopAt, everything
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
+from testbed.core.progress import Progress, Silent
 from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import evaluate, prepare
 from testbed.engine.training.model_cache import FOLDER_VARIABLE
 from testbed.engine.training.provider import provider_images, train_at_provider
-from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
 
 FIXTURE_EPOCHS = 4
@@ -59,58 +60,34 @@ def plain(tmp_path_factory):
     return folder, results
 
 
-def run(tree, folder, progress=None, **options):
-    scenario = validate_scenario(tree, "test")
-    run_experiment(scenario, folder, progress or Progress(), **options)
-    return everything(folder)
-
-
-def everything(folder):
-    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in TABLES}
-    return (folder / "results.json").read_bytes(), tables
+def run(tree, folder, display=None, **options):
+    """Run a scenario and return its results."""
+    return everything(whole_runs.run(tree, folder, display, **options))
 
 
 def arm_of(results):
-    return json.loads(results[0])["arms"][0]
+    return json.loads(results["results.json"])["arms"][0]
+
+
+def rows_of(results, table):
+    return pq.read_table(io.BytesIO(results[f"{table}.parquet"])).to_pylist()
 
 
 def origin(folder):
     return json.loads((folder / "host.json").read_text())["models"]
 
 
-class StopAt:
-    """A display that presses Ctrl-C after so many finished steps of a phase."""
-
-    def __init__(self, phase, steps):
-        self.wanted, self.left, self.phase = phase, steps, ""
-
-    def begin(self, phase, steps):
-        self.phase = phase
-
-    def advance(self, steps, note):
-        if self.phase == self.wanted and steps and note:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-    def end(self, completed):
-        pass
-
-    def say(self, text):
-        pass
-
-
 def test_a_provider_trains_deploys_and_is_attacked(plain):
     folder, results = plain
     arm = arm_of(results)
-    images = json.loads(results[0])["data"]["images"]
+    images = json.loads(results["results.json"])["data"]["images"]
     assert arm["training"]["protocol"] == "provider"
     assert arm["training"]["rounds"] == 0
     assert arm["training"]["uplink_bytes"] == 0
     assert arm["training"]["provider"]["images"] == images["training"]
     assert arm["accuracy"]["test"]["value"] > 0.5
     assert {attack["attack"] for attack in arm["attacks"]} >= {"ridge", "mean_image"}
-    rows = results[1]["rounds"]
+    rows = rows_of(results, "rounds")
     assert [row["round"] for row in rows] == list(range(1, FIXTURE_EPOCHS + 1))
     assert {row["protocol"] for row in rows} == {"provider"}
     assert {row["virtual_s"] for row in rows} == {0.0}
@@ -119,7 +96,7 @@ def test_a_provider_trains_deploys_and_is_attacked(plain):
     assert accuracies[deployed - 1] == max(accuracies) == arm["accuracy"]["best_validation"]
     assert arm["accuracy"]["final_validation"] == max(accuracies)
     # The front-ends travelled over Flower, and the ledger was charged for them.
-    serving = [row for row in results[1]["devices"] if row["serving_feasible"]]
+    serving = [row for row in rows_of(results, "devices") if row["serving_feasible"]]
     weights = arm["edge"]["weight_bytes"]
     assert serving
     assert all(row["serve_downlink_bytes"] > weights for row in serving)
@@ -161,7 +138,7 @@ def test_without_reuse_an_interrupted_training_goes_on_with_the_same_bits(
 ):
     provider["training"]["reuse_models"] = False
     with pytest.raises(KeyboardInterrupt):
-        run(provider, tmp_path / "cut", Progress(StopAt("train sift", 2)))
+        run(provider, tmp_path / "cut", StopAt("train sift", 2))
     checkpoints = tmp_path / "cut" / "checkpoints" / "sift" / "provider"
     assert sorted(path.name for path in checkpoints.iterdir()) == [
         "round-000001.safetensors",
@@ -176,17 +153,17 @@ def test_without_reuse_an_interrupted_training_goes_on_with_the_same_bits(
 
 def test_a_checkpoint_of_another_training_is_not_continued(provider, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        run(provider, tmp_path / "cut", Progress(StopAt("train sift", 2)))
+        run(provider, tmp_path / "cut", StopAt("train sift", 2))
     monkeypatch.setattr(
         "testbed.engine.training.model_key.digest_of_code", lambda modules: "other code"
     )
     notes = []
 
-    class Notes(StopAt):
+    class Notes(Silent):
         def advance(self, steps, note):
             notes.append(note)
 
-    run(provider, tmp_path / "cut", Progress(Notes("", 0)), resume=True)
+    run(provider, tmp_path / "cut", Notes(), resume=True)
     assert any(note.startswith("epoch 1,") for note in notes)
 
 
@@ -199,8 +176,8 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
     assert arm["training"]["rounds"] == 2
     assert arm["training"]["provider"] == arm_of(plain[1])["training"]["provider"]
     assert arm["training"]["uplink_bytes"] > 0
-    rows = tuned[1]["rounds"]
-    assert rows[:FIXTURE_EPOCHS] == plain[1][1]["rounds"]
+    rows = rows_of(tuned, "rounds")
+    assert rows[:FIXTURE_EPOCHS] == rows_of(plain[1], "rounds")
     assert [row["round"] for row in rows] == list(range(1, FIXTURE_EPOCHS + 3))
     first, second = rows[FIXTURE_EPOCHS:]
     assert first["protocol"] == second["protocol"] == "split_federated"
@@ -209,7 +186,7 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
     assert first["validation_accuracy"] > 0.3
     assert arm["accuracy"]["final_validation"] == second["validation_accuracy"]
     with pytest.raises(KeyboardInterrupt):
-        run(provider, tmp_path / "cut", Progress(StopAt("fine-tune sift", 1)))
+        run(provider, tmp_path / "cut", StopAt("fine-tune sift", 1))
     assert run(provider, tmp_path / "cut", resume=True) == tuned
 
 

@@ -1,18 +1,15 @@
 """Adversaries at the cloud during training: whole runs, interruption, and what they change."""
 
 import copy
-import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from small import TINY
+from whole_runs import StopAt, results_of, run
 
-from testbed.core.progress import Progress
-from testbed.engine.experiment import run_experiment
 from testbed.engine.training.attackers import label_gap
-from testbed.scenario.loading import validate_scenario
 
 SIMULATOR = {"name": "sdar", "updates_per_step": 1}
 MALICIOUS = {"name": "fsha", "pilot_steps": 8, "updates_per_step": 1}
@@ -21,7 +18,6 @@ MALICIOUS = {"name": "fsha", "pilot_steps": 8, "updates_per_step": 1}
 def hijacked_tree():
     """Return an honest and a hijacked arm with two tiers, and both kinds of attackers."""
     tree = copy.deepcopy(TINY)
-    tree["data"]["image_size_px"] = 16
     tree["training"]["checkpoint_every_rounds"] = 1
     own = tree["arms"][0]
     tree["arms"] = [own, own | {"name": "hijacked", "hijacked_by": "malicious"}]
@@ -35,25 +31,10 @@ def hijacked_tree():
     return tree
 
 
-def run(tree, folder, display=None, **options):
-    scenario = validate_scenario(copy.deepcopy(tree), "test")
-    progress = Progress() if display is None else Progress(display)
-    run_experiment(scenario, folder, progress, **options)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    """Skip drawing, which takes most of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("testbed.report.build.draw_all", lambda results: {})
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = run(hijacked_tree(), tmp_path_factory.mktemp("attackers") / "run")
-    return folder, json.loads((folder / "results.json").read_text())
+    return folder, results_of(folder)
 
 
 def test_each_arm_is_attacked_by_those_who_were_there(finished):
@@ -82,25 +63,9 @@ def test_the_hijack_is_reported_beside_the_honest_arm(finished):
 
 
 def test_an_interrupted_run_goes_on_with_the_attackers_memory(finished, tmp_path):
-    class Stop:
-        def __init__(self):
-            self.phase, self.left = "", 2
-
-        def begin(self, phase, steps):
-            self.phase = phase
-
-        def advance(self, steps, note):
-            if self.phase == "train hijacked" and steps and note:
-                self.left -= 1
-                if self.left == 0:
-                    raise KeyboardInterrupt
-
-        def end(self, completed):
-            pass
-
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        run(hijacked_tree(), folder, Stop())
+        run(hijacked_tree(), folder, StopAt("train hijacked", 2))
     run(hijacked_tree(), folder, resume=True)
     assert (folder / "results.json").read_bytes() == (finished[0] / "results.json").read_bytes()
 
