@@ -114,7 +114,7 @@ def test_rows_survive_the_file(tmp_path):
 def test_a_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     labels = (np.arange(160) % 10).astype(np.int64)
-    images = rng.random((160, 3, 32, 32), dtype=np.float32)
+    images = rng.random((160, 3, 16, 16), dtype=np.float32)
     part = [
         LabelledImages(images[start : start + 40], labels[start : start + 40])
         for start in (0, 40, 80, 120)

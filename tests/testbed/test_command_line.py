@@ -246,6 +246,7 @@ def test_resume_needs_the_same_scenario(tiny, write_scenario, tmp_path, capsys):
     assert (out / "results.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_whole_run_and_what_it_prints(tiny, write_scenario, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(write_scenario(tiny)), "--out", str(out), "--seed", "7"]) == 0

@@ -32,6 +32,7 @@ def logging_set_up():
     return [(item.name, list(item.handlers), item.level, item.propagate) for item in loggers]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_same_bytes_as_the_command_line_and_tables_that_agree(finished_run, tmp_path, capsys):
     tree = yaml.safe_load((finished_run / "scenario.resolved.yaml").read_text())
     tree["fleet"]["size"] = 99

@@ -24,6 +24,7 @@ def run_command(line):
     return found.main(arguments)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_tutorials_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for registry in ALL.values():  # what the tutorials register is gone afterwards

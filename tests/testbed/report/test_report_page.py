@@ -122,6 +122,7 @@ def test_measures_without_an_attack_are_listed(page: Page, tree: dict[str, Any])
     assert "table-information" not in page.tables
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_bounds_on_information_stand_beside_their_ceilings(folder: Path, edit: Edit) -> None:
     def add(tree: dict[str, Any]) -> None:
         bound = {"ceiling_nats": None, "held_out": 70, "reason": ""}
@@ -294,6 +295,7 @@ def test_drawing_library_is_not_loaded_for_the_summary(folder: Path) -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
     folder: Path, edit: Edit
 ) -> None:
@@ -323,7 +325,6 @@ def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
 def test_rounds_without_a_provider_are_called_rounds(folder: Path) -> None:
     results = read_results(folder)
     assert set(results.rounds["protocol"]) == {"split_federated"}
-    page = Page(build_report(folder).read_text(encoding="utf-8"))
     assert "Training at the provider" not in page.text
     figure = training_curves(results)
     assert figure is not None
