@@ -8,7 +8,7 @@ import pytest
 from small import TINY
 from whole_runs import StopAt, everything, results_of, run
 
-from testbed.fleet.catalogue import CATALOGUE_PATH, COLUMNS
+from testbed.fleet.catalogue import CATALOGUE_PATH
 
 SMALL = "nucleo-g0b1re"  # 144 KB: the CNN cut after block 2 needs 158 KB at int8
 
@@ -113,10 +113,11 @@ def test_the_report_says_that_they_are_exposed(offloaded):
 
 def test_answers_are_those_of_a_device_with_more_memory(offloaded, tmp_path):
     with CATALOGUE_PATH.open(newline="", encoding="utf-8") as stream:
-        row = next(row for row in csv.DictReader(stream) if row["name"] == SMALL)
+        reader = csv.DictReader(stream)
+        row = next(row for row in reader if row["name"] == SMALL)
     own = tmp_path / "own.csv"
     with own.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, reader.fieldnames)
         writer.writeheader()
         writer.writerow(row | {"ram_mb": "0.25"})
     larger = run(scenario(catalogues=[str(own)]), tmp_path / "larger")
