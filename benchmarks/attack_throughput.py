@@ -23,7 +23,7 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 
 BLOCK = Block("python benchmarks/attack_throughput.py")
 TOLERANCE = 2e-2
@@ -109,15 +109,15 @@ def measure(cases: list[Case], repeats: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return medians as a Markdown table."""
-    lines = ["| attack | part | images/s | plain loop, images/s | ratio |", "|---|---|---|---|---|"]
+    lines = []
     for attack, phase in dict.fromkeys((row["attack"], row["phase"]) for row in rows):
         own = [row for row in rows if (row["attack"], row["phase"]) == (attack, phase)]
         ours = median(row["ours_images_s"] for row in own)
         plain = median(row["plain_images_s"] for row in own)
         ratio = median(row["ours_images_s"] / row["plain_images_s"] for row in own)
         names = ", ".join(f"`{name}`" for name in attack.split(", "))
-        lines.append(f"| {names} | {phase} | {ours:,.0f} | {plain:,.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
+        lines.append([names, phase, f"{ours:,.0f}", f"{plain:,.0f}", f"{ratio:.2f}"])
+    return markdown_table(["attack", "part", "images/s", "plain loop, images/s", "ratio"], lines)
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from frontier.records import read_rows, write_rows
 from frontier.training import Budget, accuracy, train
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import measured_into
+from testbed.pages.documents import markdown_table, measured_into
 
 
 def parse(given: list[str] | None) -> argparse.Namespace:
@@ -149,13 +149,10 @@ def report(rows: list[dict[str, Any]], images: FrontierImages, out: Path) -> str
             f"{first['decoder_epochs']} epochs; {first['victims']} victims, accuracy and measures "
             f"on {first['tested']:,} images. MSE without features: {said}.",
             "Variance per element that a view hides, by its hidden frequencies per axis:",
-            "| "
-            + " | ".join(str(k) for k in hidden)
-            + " |\n"
-            + "|---" * len(hidden)
-            + "|\n| "
-            + " | ".join(f"{value:.4f}" for value in hidden.values())
-            + " |",
+            markdown_table(
+                [str(frequencies) for frequencies in hidden],
+                [[f"{variance:.4f}" for variance in hidden.values()]],
+            ),
             table(averaged),
             "Against the hull of all other defences at the same accuracy:",
             verdicts(averaged),

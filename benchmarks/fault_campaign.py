@@ -16,7 +16,7 @@ import yaml
 from faults.campaign import Campaign, Outcome
 from faults.cases import CASES, UNINTERRUPTED, inject
 
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 
 BLOCK = Block("python benchmarks/fault_campaign.py")
 SCENARIO = {
@@ -62,19 +62,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def table(outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table."""
-    lines = [
-        "| fault | times | what should happen | what happened | results equal | processes left | "
-        "files left | seconds, of at most | |",
-        "|---|---|---|---|---|---|---|---|---|",
+    headings = ["fault", "times", "what should happen", "what happened", "results equal"]
+    headings += ["processes left", "files left", "seconds, of at most", ""]
+    return markdown_table(headings, map(_cells, outcomes))
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    return [
+        outcome.fault,
+        str(outcome.times),
+        outcome.expected,
+        outcome.observed,
+        {None: "", True: "yes", False: "**NO**"}[outcome.equal],
+        str(outcome.processes_left),
+        ", ".join(f"**{name}**" for name in outcome.left) or "0",
+        f"{outcome.wall_s:.0f} of {outcome.limit_s:.0f}",
+        "passed" if outcome.passed else "**FAILED**",
     ]
-    for item in outcomes:
-        equal = {None: "", True: "yes", False: "**NO**"}[item.equal]
-        left = ", ".join(["**" + name + "**" for name in item.left]) or "0"
-        words = [item.fault, str(item.times), item.expected, item.observed, equal]
-        words += [str(item.processes_left), left, f"{item.wall_s:.0f} of {item.limit_s:.0f}"]
-        words += ["passed" if item.passed else "**FAILED**"]
-        lines.append(f"| {' | '.join(word.replace('|', '&#124;') for word in words)} |")
-    return "\n".join(lines)
 
 
 def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:

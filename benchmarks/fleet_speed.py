@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from frontier.records import Row, read_rows, write_rows
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -122,11 +122,7 @@ def of(rows: Sequence[Row], workload: str, devices: int, contender: str) -> dict
 def flatness(rows: Sequence[Row]) -> str:
     """Return what a device-round of the engine costs in larger fleets, as a Markdown table."""
     sizes = sorted({row["devices"] for row in rows})
-    lines = [
-        f"Time per device-round of this testbed, as a multiple of that at {sizes[0]:,} devices:\n",
-        "| workload | " + " | ".join(f"{size:,} devices" for size in sizes[1:]) + " |",
-        "|---" * len(sizes) + "|",
-    ]
+    lines = []
     for workload in sorted({row["workload"] for row in rows}):
         first = of(rows, workload, sizes[0], "ours")
         cells = []
@@ -134,17 +130,18 @@ def flatness(rows: Sequence[Row]) -> str:
             larger = of(rows, workload, size, "ours")
             both = [first[repeat] / rate for repeat, rate in larger.items() if repeat in first]
             cells.append(f"{median(both):.2f}" if both else "")
-        lines.append(f"| {workload} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([workload, *cells])
+    return (
+        f"Time per device-round of this testbed, as a multiple of that at {sizes[0]:,} devices:\n\n"
+        + markdown_table(["workload", *(f"{size:,} devices" for size in sizes[1:])], lines)
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return medians over the repeats and ratios to our engine as a Markdown table."""
-    lines = [
-        "| workload | devices | contender | repeats x rounds | device-rounds per second | "
-        "lowest to highest | this testbed's multiple |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    headings = ["workload", "devices", "contender", "repeats x rounds"]
+    headings += ["device-rounds per second", "lowest to highest", "this testbed's multiple"]
+    lines = []
     keys = sorted({(row["workload"], row["devices"]) for row in rows})
     for workload, devices in keys:
         ours = of(rows, workload, devices, "ours")
@@ -156,11 +153,14 @@ def table(rows: Sequence[Row]) -> str:
             rounds = _rounds(rows, workload, devices, name)
             multiple = f"{median(both):.2f}" if both and name != "ours" else ""
             lines.append(
-                f"| {workload} | {devices:,} | {TITLES[name]} | {len(rates)} x {rounds} | "
-                f"{median(rates.values()):,.0f} | "
-                f"{min(rates.values()):,.0f} to {max(rates.values()):,.0f} | {multiple} |"
+                [
+                    *(workload, f"{devices:,}", TITLES[name], f"{len(rates)} x {rounds}"),
+                    f"{median(rates.values()):,.0f}",
+                    f"{min(rates.values()):,.0f} to {max(rates.values()):,.0f}",
+                    multiple,
+                ]
             )
-    return "\n".join(lines)
+    return markdown_table(headings, lines)
 
 
 def _rounds(rows: Sequence[Row], workload: str, devices: int, contender: str) -> str:

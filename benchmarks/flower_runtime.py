@@ -35,7 +35,7 @@ from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import prepare, train
 from testbed.flower.run_config import RunConfig, chosen_arm
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 
 BLOCK = Block("python benchmarks/flower_runtime.py")
 RUNTIMES = {
@@ -190,16 +190,13 @@ class Timing:
 
 def table(timings: Sequence[Timing], rounds: int) -> str:
     """Return one line per runtime as a Markdown table."""
-    lines = [
-        "| runtime | nodes | rounds | seconds | largest difference of a weight from FleetGrid's |",
-        "|---|---|---|---|---|",
-    ]
+    headings = ["runtime", "nodes", "rounds", "seconds"]
+    headings += ["largest difference of a weight from FleetGrid's"]
+    rows = []
     for each in timings:
         difference = "" if each.difference is None else f"{each.difference:g}"
-        lines.append(
-            f"| {each.runtime} | {DEVICES} | {rounds} | {each.wall_s:.1f} | {difference} |"
-        )
-    return "\n".join(lines)
+        rows.append([each.runtime, str(DEVICES), str(rounds), f"{each.wall_s:.1f}", difference])
+    return markdown_table(headings, rows)
 
 
 def measure(kinds: Sequence[str], rounds: int, folder: Path) -> list[Timing]:

@@ -25,7 +25,7 @@ from fuzzing.inputs import input_targets
 from fuzzing.results import result_targets
 
 from testbed import run_scenario
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = Block("python benchmarks/fuzz.py")
@@ -44,8 +44,7 @@ def campaign(arguments: argparse.Namespace) -> str:
     """Damage all files, and return the table."""
     data = os.environ.get("TESTBED_DATA_DIR", "")
     found = sorted(Path(data).glob("devices/*latenc*.csv")) if data else []
-    lines = ["| file | cases | accepted | refused in a sentence | anything else | seconds |"]
-    lines.append("|---|---|---|---|---|---|")
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         finished = arguments.results
@@ -60,19 +59,24 @@ def campaign(arguments: argparse.Namespace) -> str:
         for target in targets:
             began = time.monotonic()
             counts = run(target, math.ceil(share * target.weight))
-            lines.append(row(target.name, counts, began))
-            print(lines[-1], flush=True)
+            rows.append(row(target.name, counts, began))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
             total += counts
-        lines.append(row("**all**", total, begun))
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        rows.append(row("**all**", total, begun))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    return table(rows)
 
 
-def row(name: str, counts: Counter[str], began: float) -> str:
-    """Return a line of the table; a reader that did anything else would have ended the campaign."""
+def row(name: str, counts: Counter[str], began: float) -> list[str]:
+    """Return a row of the table; any other behaviour of a reader would have ended the campaign."""
     numbers = (counts.total(), counts["accepted"], counts["refused"], 0)
-    seconds = f"{time.monotonic() - began:.0f}"
-    return f"| {name} | {' | '.join(f'{number:,}' for number in numbers)} | {seconds} |"
+    return [name, *(f"{number:,}" for number in numbers), f"{time.monotonic() - began:.0f}"]
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return the rows as a Markdown table."""
+    headings = ["file", "cases", "accepted", "refused in a sentence", "anything else", "seconds"]
+    return markdown_table(headings, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

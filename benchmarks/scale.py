@@ -21,7 +21,7 @@ from frontier.records import Row, write_rows
 from scaling.processes import Taken, kind_of_memory, measured
 
 from testbed.core.errors import UserError
-from testbed.pages.documents import Block, measured_into
+from testbed.pages.documents import Block, markdown_table, measured_into
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import Scenario
 
@@ -126,19 +126,23 @@ def within(row: Row) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the runs as a Markdown table."""
-    lines = [
-        "| scenario | command | devices | wall s | CPU s | peak memory of all processes | "
-        "may take | self-checks |",
-        "|---|---|---|---|---|---|---|---|",
+    headings = ["scenario", "command", "devices", "wall s", "CPU s"]
+    headings += ["peak memory of all processes", "may take", "self-checks"]
+    return markdown_table(headings, map(_cells, rows))
+
+
+def _cells(row: Row) -> list[str]:
+    count = row["processes"]
+    return [
+        f"`{row['scenario']}`",
+        f"`{row['module']}`",
+        f"{row['devices']:,}",
+        f"{row['wall_s']:.0f}",
+        f"{row['cpu_s']:.0f}",
+        f"{row['peak_gb']:.2f} GB ({count} process{'' if count == 1 else 'es'})",
+        _verdict(row),
+        _checked(row),
     ]
-    for row in rows:
-        count = row["processes"]
-        lines.append(
-            f"| `{row['scenario']}` | `{row['module']}` | {row['devices']:,} | "
-            f"{row['wall_s']:.0f} | {row['cpu_s']:.0f} | {row['peak_gb']:.2f} GB "
-            f"({count} process{'' if count == 1 else 'es'}) | {_verdict(row)} | {_checked(row)} |"
-        )
-    return "\n".join(lines)
 
 
 def _verdict(row: Row) -> str:
@@ -158,11 +162,11 @@ def _checked(row: Row) -> str:
 def idle_table(measured_bytes: Mapping[str, Mapping[str, float]]) -> str:
     """Return the bytes per device of several ways to run, by place, as a Markdown table."""
     places = list(dict.fromkeys(place for each in measured_bytes.values() for place in each))
-    lines = [f"| | {' | '.join(places)} | together |", "|---" * (len(places) + 2) + "|"]
+    rows = []
     for name, by_place in measured_bytes.items():
         cells = [f"{by_place[place]:.1f}" if place in by_place else "" for place in places]
-        lines.append(f"| {name} | {' | '.join(cells)} | {sum(by_place.values()):.1f} |")
-    return "\n".join(lines)
+        rows.append([name, *cells, f"{sum(by_place.values()):.1f}"])
+    return markdown_table(["", *places, "together"], rows)
 
 
 def measure_idle(sizes: Sequence[int], hosts: int) -> str:

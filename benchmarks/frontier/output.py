@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 from frontier.matching import reached, upper_hull
-from testbed.pages.documents import Block
+from testbed.pages.documents import Block, markdown_table
 
 BLOCK = Block("python benchmarks/defence_frontier.py")
 OURS = "siftfunnel_plus"
@@ -66,28 +66,25 @@ def _cell(name: str, row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table, by falling accuracy."""
-    lines = [
-        "| " + " | ".join(title for _, title in COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-    ]
-    for row in sorted(rows, key=lambda each: -each["accuracy"]):
-        lines.append("| " + " | ".join(_cell(name, row) for name, _ in COLUMNS) + " |")
-    return "\n".join(lines)
+    ordered = sorted(rows, key=lambda each: -each["accuracy"])
+    return markdown_table(
+        [title for _, title in COLUMNS],
+        ([_cell(name, row) for name, _ in COLUMNS] for row in ordered),
+    )
 
 
 def verdicts(rows: Sequence[dict[str, Any]], metric: str = "best_mse") -> str:
     """Return, for each arm of ours, what all others reach at its accuracy, as a Markdown table."""
     others = [(row["accuracy"], row[metric]) for row in rows if not is_ours(row)]
-    lines = ["| arm | accuracy, % | MSE | others reach | ratio |", "|---|---|---|---|---|"]
+    lines = []
     for row in sorted(filter(is_ours, rows), key=lambda each: -each["accuracy"]):
         other = reached(others, row["accuracy"])
-        found = "not that accuracy | "
-        if other is not None:
-            found = f"{other:.4f} | {row[metric] / other:.2f}"
-        lines.append(
-            f"| `{row['arm']}` | {100 * row['accuracy']:.1f} | {row[metric]:.4f} | {found} |"
-        )
-    return "\n".join(lines)
+        cells = [f"`{row['arm']}`", f"{100 * row['accuracy']:.1f}", f"{row[metric]:.4f}"]
+        if other is None:
+            lines.append([*cells, "not that accuracy", ""])
+        else:
+            lines.append([*cells, f"{other:.4f}", f"{row[metric] / other:.2f}"])
+    return markdown_table(["arm", "accuracy, %", "MSE", "others reach", "ratio"], lines)
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path, anchors: dict[str, float]) -> None:

@@ -53,7 +53,7 @@ def test_the_table_goes_between_the_marks(tmp_path):
     lines = path.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
-    assert "| one | 3 | this | a &#124; b | yes | 0 | 0 | 1 of 60 | passed |" in lines
+    assert "| one | 3 | this | a \\| b | yes | 0 | 0 | 1 of 60 | passed |" in lines
     assert "| two | 1 | that | c | **NO** | 2 | **sf-x** | 10 of 60 | **FAILED** |" in lines
 
 

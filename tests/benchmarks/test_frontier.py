@@ -113,11 +113,11 @@ def test_rows_survive_the_file(tmp_path):
 
 def test_a_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
-    labels = (np.arange(160) % 10).astype(np.int64)
-    images = rng.random((160, 3, 16, 16), dtype=np.float32)
+    labels = (np.arange(80) % 10).astype(np.int64)
+    images = rng.random((80, 3, 16, 16), dtype=np.float32)
     part = [
-        LabelledImages(images[start : start + 40], labels[start : start + 40])
-        for start in (0, 40, 80, 120)
+        LabelledImages(images[start : start + 20], labels[start : start + 20])
+        for start in (0, 20, 40, 60)
     ]
     small = FrontierImages(
         10,
@@ -129,7 +129,7 @@ def test_a_small_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(defence_frontier, "load_images", lambda *sizes: small)
     monkeypatch.setattr(defence_frontier, "Budget", lambda *sizes: Budget(*sizes, batch_size=20))
     command = (
-        "x --images 40 --epochs 1 --seeds 0 1 --decoder-epochs 1 --replays 2 --defences "
+        "x --images 20 --epochs 1 --seeds 0 1 --decoder-epochs 1 --replays 2 --defences "
         "cnn:width=8/none cnn:width=8/gaussian_noise cnn:width=8/siftfunnel_plus --out"
     )
     monkeypatch.setattr("sys.argv", [*command.split(), str(tmp_path)])

@@ -52,7 +52,7 @@ def test_idle_bytes_are_a_slope_and_are_added_up():
     found = slopes(smaller, larger, 10)
     assert found == {"driver": 90.0, "host 0": 2.0, "object store": 0.0}
     lines = idle_table({"alone": {"driver": 91.5}, "on Ray": found}).splitlines()
-    assert lines[0] == "| | driver | host 0 | object store | together |"
+    assert lines[0] == "|  | driver | host 0 | object store | together |"
     assert lines[2:] == ["| alone | 91.5 |  |  | 91.5 |", "| on Ray | 90.0 | 2.0 | 0.0 | 92.0 |"]
 
 

@@ -43,8 +43,8 @@ BLIND = {
 # Small images need no long training; the substitute's own tests are of how well it works.
 SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
-    "white_box": {"decoder": {"min_epoch_steps": 1}},
-    "learned_prior": {"training_steps": 100},
+    "white_box": {"steps": 80, "tv_weights": [0.0, 1e-3], "decoder": {"min_epoch_steps": 1}},
+    "learned_prior": {"training_steps": 50, "steps_per_level": 12, "prior_weights": [0.0, 1e-3]},
     "sdar": {"updates_per_step": 1},
     "fsha": {"pilot_steps": 2},
     "substitute": {"steps": 3, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}},
