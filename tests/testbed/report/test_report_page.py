@@ -322,8 +322,8 @@ def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
     assert list(rings[0].get_ydata()) == list(mine["validation_accuracy"][mine["round"] == 6])
 
 
-def test_rounds_without_a_provider_are_called_rounds(folder: Path) -> None:
-    results = read_results(folder)
+def test_rounds_without_a_provider_are_called_rounds(built: Path, page: Page) -> None:
+    results = read_results(built)
     assert set(results.rounds["protocol"]) == {"split_federated"}
     assert "Training at the provider" not in page.text
     figure = training_curves(results)
