@@ -1,13 +1,14 @@
-"""Lower bounds on the error of any attack, whatever its knowledge and computing power.
+"""Lower bounds on the error of every attack, for any knowledge and computing power.
 
-The device sends z = f(x) + N(0, s^2 I). With G = J' J for the Jacobian J of f, and S the Fisher
-information of the input density, the Bayesian (van Trees) inequality bounds the error per element
-of every estimator of x from z. The density must be smooth, so x is the image plus N(0, 0.1^2): the
-bound speaks of that smoothed image and E[G] is to be evaluated on smoothed images. Smoothing with
-N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of images.
+The device sends z = f(x) + N(0, s^2 I). Let G = J' J for the Jacobian J of f, and let S be the
+Fisher information of the input density. The Bayesian (van Trees) inequality bounds the error per
+element of every estimator of x from z. The density must be smooth, so x is the image plus
+N(0, 0.1^2): the bound holds for that smoothed image, and E[G] must be evaluated on smoothed images.
+Smoothing with N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of
+images.
 
-Every bound is convex in E[G]: a mean over few points lies above the true bound on average. Use many
-points, and take an error bound for what it is, an estimate.
+Every bound is convex in E[G]: on average, a mean over few points lies above the true bound. Use
+many points, and treat an error bound as an estimate.
 
 References
 ----------
@@ -28,10 +29,10 @@ ANY_DISTRIBUTION_PRIOR = 1.0 / SMOOTHING_STD**2
 """Upper bound (times the identity) of the Fisher information of any smoothed density."""
 
 NULL_SHARE = 1e-4
-"""Directions with eigenvalues of E[G] below this share of the largest count as unseen."""
+"""Directions with eigenvalues of E[G] below this share of the largest are unseen."""
 
 ERRORS_BELOW = 3.0
-"""An estimated error bound is held against attacks so many of its standard errors lower."""
+"""Attacks are compared with an estimated error bound lowered by this many standard errors."""
 
 Encoder = Callable[[Tensor], Tensor]
 Prior = Tensor | float
@@ -39,19 +40,19 @@ Prior = Tensor | float
 
 
 def smoothed(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the images plus the smoothing noise; not clamped, or the density would have atoms."""
+    """Return the images plus smoothing noise, not clamped, so that the density has no atoms."""
     return images + SMOOTHING_STD * torch.randn(images.shape, generator=rng).to(images)
 
 
 class ExpectedGram:
-    """E[G] = mean over points of J' J, as products with vectors; no Jacobian is ever formed.
+    """E[G] = mean over points of J' J, as products with vectors, without forming a Jacobian.
 
     Parameters
     ----------
     encoder : front-end in evaluation mode without its noise, (N, *input) to (N, *features); images
         of a batch must not influence each other.
     points : smoothed images, (N, *input).
-    chunk : points passed through the encoder together.
+    chunk : points per pass through the encoder.
     """
 
     def __init__(self, encoder: Encoder, points: Tensor, chunk: int = 32) -> None:
@@ -98,16 +99,16 @@ def spectrum_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTI
 def noise_free_bound(
     gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR, share: float = NULL_SHARE
 ) -> float:
-    """Return (1/d) Tr((U' S U)^-1), U spanning the directions that no feature responds to.
+    """Return (1/d) Tr((U' S U)^-1), where U spans the directions that no feature responds to.
 
-    It is 0 for a deterministic front-end that responds to every direction somewhere: such
-    a front-end guarantees nothing, however badly today's attacks do.
+    It is 0 for a deterministic front-end that responds to every direction somewhere. Such a
+    front-end guarantees nothing, even if all known attacks fail.
 
     Parameters
     ----------
     gram : E[G], (d, d), or a multiple of it.
     prior : S.
-    share : directions with eigenvalues of at most this share of the largest count as unseen.
+    share : directions with eigenvalues of at most this share of the largest are unseen.
     """
     if not isinstance(prior, Tensor):
         values = torch.linalg.eigvalsh(gram)
@@ -137,7 +138,7 @@ class BoundEstimate:
 
     @property
     def conservative(self) -> float:
-        """Return what is left of the error bound three standard errors lower, at least 0."""
+        """The error bound minus three standard errors, at least 0."""
         return max(0.0, self.value - ERRORS_BELOW * self.standard_error)
 
 
@@ -153,7 +154,7 @@ def spectrum_bound_matrix_free(
 
     Each random-sign probe v contributes v' (E[G] / s^2 + prior I)^-1 v / d, by Gauss quadrature on
     its Lanczos tridiagonal matrix. Even derivatives of 1 / (e / s^2 + prior) are positive, so each
-    quadrature is a lower bound: too few steps make the error bound too low, never too high.
+    quadrature is a lower bound: with too few steps the error bound is too low, never too high.
 
     References
     ----------
@@ -164,7 +165,7 @@ def spectrum_bound_matrix_free(
 
 
 class SpectrumQuadrature:
-    """The quadratures of ``spectrum_bound_matrix_free``: computed once, good for any noise."""
+    """The quadratures of ``spectrum_bound_matrix_free``: computed once, valid for any noise."""
 
     def __init__(
         self, gram: ExpectedGram, rng: torch.Generator, probes: int = 16, lanczos_steps: int = 40
@@ -178,7 +179,7 @@ class SpectrumQuadrature:
             self._quadratures.append(_lanczos(gram, start, lanczos_steps))
 
     def bound(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> BoundEstimate:
-        """Return the error bound for noise of one deviation, with its error over the probes."""
+        """Return the error bound for a noise deviation, with its standard error over probes."""
         values = torch.stack(
             [
                 (weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum()
@@ -193,20 +194,22 @@ def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Ten
     """Return quadrature nodes and weights of the unit vector ``start``, fully reorthogonalised."""
     basis = [start]
     diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
+    off_diagonal: list[Tensor] = []
     for _ in range(min(steps, gram.dimension)):
         product = (gram @ basis[-1].to(gram._points.dtype)).double()
         diagonal.append(product @ basis[-1])
         for _twice in range(2):
-            known = torch.stack(basis)
-            product = product - known.T @ (known @ product)
+            previous = torch.stack(basis)
+            product = product - previous.T @ (previous @ product)
         norm = product.norm()
         if norm <= 1e-6 * diagonal[0].abs() or len(basis) == gram.dimension:
             break
-        beside.append(norm)
+        off_diagonal.append(norm)
         basis.append(product / norm)
     count = len(diagonal)
-    off = torch.stack(beside[: count - 1]) if count > 1 else torch.empty(0, dtype=torch.float64)
+    off = (
+        torch.stack(off_diagonal[: count - 1]) if count > 1 else torch.empty(0, dtype=torch.float64)
+    )
     tridiagonal = torch.diag(torch.stack(diagonal)) + torch.diag(off, 1) + torch.diag(off, -1)
     nodes, vectors = torch.linalg.eigh(tridiagonal)
     return nodes, vectors[0].square()
@@ -215,9 +218,9 @@ def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Ten
 def cem_relative(signal_variances: Sequence[float], noise_std: float, dimension: int) -> float:
     """Return the share of ``cem_figure`` that a noisy release leaves: exp(-2 I / d), in (0, 1].
 
-    H(x|z) = H(x) - I(x; z), so the unknown H(x) falls out of the ratio to no release at all.
+    H(x|z) = H(x) - I(x; z), so the unknown H(x) cancels in the ratio to no release at all.
     I = h(z) - h(noise) is at most 1/2 sum log(1 + v / s^2), with equality for Gaussian signals.
-    It compares releases of the same images; it is no error bound.
+    It compares releases of the same images; it is not an error bound.
 
     Parameters
     ----------
@@ -232,7 +235,7 @@ def cem_relative(signal_variances: Sequence[float], noise_std: float, dimension:
 def cem_figure(conditional_entropy_nats: float, dimension: int) -> float:
     """Return exp(2 H(x|z) / d) / (2 pi e), the entropy bound on the MSE per element.
 
-    A relative measure: H(x|z) of images is not known, and estimates make this nearly vacuous.
+    A relative measure: H(x|z) of images is unknown, and with an estimate this is nearly vacuous.
 
     References
     ----------

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from testbed.privacy.distances import Matrix, euclidean_distances
 
 _FEWEST_SAMPLES = 4
-_ROUNDING = 1e-12  # what double precision leaves of the HSIC of a constant
+_ROUNDING = 1e-12  # rounding error of the HSIC of a constant in double precision
 
 
 def gaussian_kernel(samples: NDArray[Any], width: float | None = None) -> Matrix:
@@ -18,8 +18,8 @@ def gaussian_kernel(samples: NDArray[Any], width: float | None = None) -> Matrix
     Parameters
     ----------
     samples : (N, ...).
-    width : None takes the median distance between different samples, which makes the kernel blind
-        to the scale of the samples; constant samples give a constant kernel.
+    width : None uses the median distance between different samples, which makes the kernel
+        independent of their scale; constant samples give a constant kernel.
     """
     distances = euclidean_distances(samples)
     if width is None:
@@ -61,7 +61,7 @@ def normalised_hsic(x: NDArray[Any], z: NDArray[Any]) -> float:
     x, z : (N, ...) paired samples, flattened; Gaussian kernels of median width.
     """
     k, m = gaussian_kernel(x), gaussian_kernel(z)
-    own = hsic_unbiased(k, k), hsic_unbiased(m, m)
-    if min(own) < _ROUNDING:
+    norms = hsic_unbiased(k, k), hsic_unbiased(m, m)
+    if min(norms) < _ROUNDING:
         return 0.0
-    return hsic_unbiased(k, m) / math.sqrt(own[0] * own[1])
+    return hsic_unbiased(k, m) / math.sqrt(norms[0] * norms[1])

@@ -1,8 +1,8 @@
-"""An independent classifier, trained on clean images, that is shown reconstructions.
+"""An independent classifier, trained on clean images, that classifies reconstructions.
 
-What it still recognises in a reconstruction is what a person or a machine could: pixels' errors
-say little about that. It is the scorer's, and no adversary has it. Kernel classification of
-principal components is old, strong on few images, and needs no training schedule.
+It measures whether the class is recognisable in a reconstruction, which pixel errors hardly tell.
+Only the scoring uses it; adversaries do not have it. Kernel classification of principal components
+is strong on few images, and needs no training schedule.
 
 References
 ----------
@@ -22,11 +22,11 @@ IntArray = NDArray[np.int64]
 
 
 class Judge:
-    """Names the class of an image.
+    """Predicts the class of an image.
 
     Parameters
     ----------
-    images, labels : clean images in [0, 1] (N, C, H, W) and what to name, (N,); the first
+    images, labels : clean images in [0, 1] (N, C, H, W) and their classes (N,); the first
         ``MAX_IMAGES`` are used.
 
     Raises
@@ -45,9 +45,9 @@ class Judge:
             raise ValueError("a judge needs images of at least two classes")
         flat = _flat(images)
         components = max(1, min(COMPONENTS, len(flat) - 1, flat.shape[1]))
-        # The full solver: the randomised one would depend on a random state.
+        # The full solver, because the randomised one depends on a random state.
         self._pipeline = make_pipeline(
-            # Not whitened: that would enlarge the errors of a reconstruction, not what it shows.
+            # Not whitened: whitening would amplify the errors of a reconstruction.
             PCA(components, svd_solver="full"),
             SVC(C=PENALTY, kernel="rbf", gamma="scale"),
         )
@@ -57,8 +57,8 @@ class Judge:
         """Return the class of each image (N,)."""
         if len(images) == 0:
             return np.empty(0, dtype=np.int64)
-        named: IntArray = self._pipeline.predict(_flat(images)).astype(np.int64)
-        return named
+        predicted: IntArray = self._pipeline.predict(_flat(images)).astype(np.int64)
+        return predicted
 
 
 def _flat(images: FloatArray) -> NDArray[np.float64]:

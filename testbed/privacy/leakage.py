@@ -1,6 +1,6 @@
-"""Measures of what features carry about their inputs, without mounting an attack.
+"""Measures of the information of features about their inputs, without an attack.
 
-They are reported beside attacks, never in place of them.
+They are reported beside attacks, and do not replace them.
 """
 
 import math
@@ -15,7 +15,7 @@ from testbed.privacy.distances import FLOAT32_NOISE, Matrix, euclidean_distances
 from testbed.privacy.hsic import normalised_hsic
 
 LIVE_CHANNEL_SHARE = 0.01
-"""A channel is live if its standard deviation exceeds this share of the liveliest channel's."""
+"""A channel is live if its standard deviation exceeds this share of the largest one."""
 
 _FEWEST_SAMPLES = 4
 
@@ -23,13 +23,13 @@ _FEWEST_SAMPLES = 4
 def live_channels(features: FloatArray) -> int:
     """Count the channels whose standard deviation over samples and space is not negligible.
 
-    The threshold is relative (``LIVE_CHANNEL_SHARE`` of the largest), so that scaling all features
-    changes nothing; a tensor that is constant has no live channel.
+    The threshold is relative (``LIVE_CHANNEL_SHARE`` of the largest), so the scale of the features
+    does not matter; a constant tensor has no live channel.
     """
     deviation: Matrix = features.astype(np.float64).std(axis=(0, 2, 3))
     largest = float(deviation.max(initial=0.0))
     magnitude = float(np.abs(features).max(initial=0.0))
-    if largest <= 1e-6 * magnitude:  # what float32 arithmetic leaves of a constant
+    if largest <= 1e-6 * magnitude:  # constant up to float32 rounding errors
         return 0
     return int((deviation > LIVE_CHANNEL_SHARE * largest).sum())
 
@@ -73,12 +73,12 @@ def spectral_rank(spectrum: Matrix) -> float:
 def distance_correlation_v(x: NDArray[Any], z: NDArray[Any]) -> float:
     """Return the squared distance correlation as a V-statistic, in [0, 1].
 
-    This is what losses use; it is biased upwards, strongly for high dimensions and few samples.
+    Losses use this statistic; it is biased upwards, strongly for high dimensions and few samples.
     Zero if either side is constant.
 
     Parameters
     ----------
-    x, z : (N, ...) paired samples, flattened here.
+    x, z : (N, ...) paired samples, flattened.
 
     References
     ----------
@@ -138,13 +138,12 @@ class Leakage:
     channels, live_channels : channels of the features, and those that vary (``live_channels``).
     participation_ratio, spectral_rank : effective ranks of the covariance of flattened features.
     dcor_v, dcor_u : squared distance correlation of inputs and features, V- and U-statistic.
-    hsic : normalised unbiased HSIC of the two, near 0 where they are independent, 1 for copies.
+    hsic : normalised unbiased HSIC of the two, near 0 if they are independent, 1 for copies.
     mean_abs_feature : mean |z|, the entropy proxy of the SiftFunnel code.
     nonzero_per_sample : mean count of non-zero entries, its effective information volume.
-    samples : images that all of this was measured on.
+    samples : number of measured images.
 
-    A measure is None where it cannot be taken: fewer than four samples, or features that are not
-    finite.
+    Measures are None for fewer than four samples, or if features are not finite.
     """
 
     channels: int
@@ -170,7 +169,7 @@ def measure_leakage(images: FloatArray, features: FloatArray, samples: int = 512
     ----------
     images : inputs in [0, 1], (N, C, H, W).
     features : what the front-end releases for them, (N, C', H', W').
-    samples : at most this many are used; the V-statistic depends on it and is stated with it.
+    samples : most pairs to use; the V-statistic depends on their number.
 
     Raises
     ------

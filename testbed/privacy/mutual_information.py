@@ -1,13 +1,13 @@
 """Variational lower bounds on the mutual information I(x; z), in nats.
 
-For a deterministic front-end and continuous images I(x; z) is infinite: what is reported is how
-much of it a critic of stated size finds, a lower bound. The critic is trained on one part of the
-pairs, its best epoch chosen on a second, the bound evaluated on a third.
+For a deterministic front-end and continuous images I(x; z) is infinite. The reported value is a
+lower bound, the part of it that a critic of a given size finds. The critic is trained on one part
+of the pairs, its best epoch is chosen on a second, and the bound is evaluated on a third.
 
 - ``mine``: Donsker-Varadhan, E[T] - log E[exp T'], with an unbounded critic.
-- ``mine_bounded``: the same with the critic in a sigmoid, as published with SiftFunnel. E[T] - log
-  E[exp T'] of a T in (0, 1) is below 1 nat whatever the data: a relative score, not an estimate.
-- ``infonce``: cannot exceed log(batch), which is returned beside it.
+- ``mine_bounded``: the same with a sigmoid on the critic, as published with SiftFunnel. E[T] - log
+  E[exp T'] of a T in (0, 1) is below 1 nat for any data: a relative score, not an estimate.
+- ``infonce``: at most log(batch), which is returned too.
 
 References
 ----------
@@ -42,10 +42,10 @@ class InformationBound:
 
     Attributes
     ----------
-    nats : the bound, evaluated on held-out pairs; None where features or pairs do not allow it.
-    ceiling_nats : what the estimator can reach at most whatever the data, None if unlimited.
-    held_out : pairs it was evaluated on.
-    reason : in words, why there is no bound; empty where there is one.
+    nats : the bound, evaluated on held-out pairs; None if features or pairs do not allow it.
+    ceiling_nats : largest possible value of the estimator for any data, None if unlimited.
+    held_out : number of pairs of the evaluation.
+    reason : why there is no bound, in words; empty if there is one.
     """
 
     nats: float | None
@@ -65,7 +65,7 @@ class CriticTraining:
 
     @property
     def fewest_pairs(self) -> int:
-        """Return how many pairs it takes: two batches to learn from, one to choose, one to test."""
+        """The least number of pairs: two batches to train on, one to choose, one to evaluate."""
         return 4 * self.batch_size
 
 
@@ -113,7 +113,7 @@ def donsker_varadhan(scores: Tensor) -> Tensor:
 
 
 def info_nce(scores: Tensor) -> Tensor:
-    """Return log N minus the cross-entropy of naming the true z of each x; at most log N."""
+    """Return log N minus the cross-entropy of classifying the true z of each x; at most log N."""
     targets = torch.arange(len(scores))
     return math.log(len(scores)) - functional.cross_entropy(scores, targets)
 
@@ -129,8 +129,8 @@ def estimate_information(
 
     Parameters
     ----------
-    images, features : paired samples, (N, ...); at least 4 batches of them, else there is no bound.
-    estimator : which bound.
+    images, features : paired samples, (N, ...), at least 4 batches; fewer give no bound.
+    estimator : the bound.
     seed : of weights and batches; the pairs are split in their order, so shuffle them first.
 
     Raises
@@ -170,9 +170,9 @@ def estimate_information(
 
 
 def _obstacle(features: FloatArray, training: CriticTraining) -> str:
-    """Return why there can be no bound, or nothing."""
+    """Return the reason why there is no bound, or an empty text."""
     if len(features) < training.fewest_pairs:
-        return f"too few pairs: {len(features)} of the {training.fewest_pairs} that it takes"
+        return f"too few pairs: {len(features)} of the {training.fewest_pairs} required"
     return "" if np.isfinite(features).all() else "the features are not finite"
 
 
@@ -180,7 +180,7 @@ def _obstacle(features: FloatArray, training: CriticTraining) -> str:
 def _evaluate(
     critic: Critic, bound: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, size: int
 ) -> float:
-    """Average InfoNCE over full batches; take Donsker-Varadhan over all pairs at once.
+    """Average InfoNCE over full batches; evaluate Donsker-Varadhan on all pairs at once.
 
     A mean of batch-wise log E[exp T] would be biased upwards (Jensen).
     """
@@ -192,7 +192,7 @@ def _evaluate(
 
 
 def _standardised(samples: FloatArray, half: int) -> Tensor:
-    """Flatten and standardise by the training half; elements constant there become zero."""
+    """Flatten and standardise by the training half; elements that are constant there become 0."""
     flat = samples.reshape(len(samples), -1).astype(np.float64)
     centre, deviation = flat[:half].mean(axis=0), flat[:half].std(axis=0)
     live = deviation > 1e-6 * (np.abs(centre) + deviation)

@@ -134,7 +134,7 @@ def test_same_seed_same_estimate_and_no_global_draw():
 def test_too_few_pairs_or_broken_features_give_no_number():
     x, z = _gaussian_pairs(0.5, 2, 200)
     few = estimate_information(x, z, "mine", 0)
-    assert (few.nats, few.reason) == (None, "too few pairs: 200 of the 256 that it takes")
+    assert (few.nats, few.reason) == (None, "too few pairs: 200 of the 256 required")
     x, z = _gaussian_pairs(0.5, 2, 600)
     z[0, 0] = np.nan
     broken = estimate_information(x, z, "infonce", 0)
