@@ -10,6 +10,7 @@ from torch.nn import functional
 from server.compute import DTYPES
 from server.edge_interface import EdgeBatch, ProviderTier
 from server.entry_layers import TieredCloudModel
+from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
 Weights = dict[str, Tensor]
@@ -124,31 +125,16 @@ class JointStep:
 
     def state(self) -> tuple[Weights, dict[str, Any]]:
         """Return the optimisers' moments, and the scaler's state."""
-        tensors = {
-            f"{kind}/{index}/{name}": value.detach().cpu().clone()
-            for kind, optimiser in self._optimisers().items()
-            for index, entry in optimiser.state_dict()["state"].items()
-            for name, value in entry.items()
-            if value is not None
-        }
-        return tensors, self._scaler.state_dict()
+        tensors: Weights = {}
+        for kind, optimiser in self._optimisers().items():
+            tensors |= under(f"{kind}.", optimiser_tensors(optimiser))
+        copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        return copies, self._scaler.state_dict()
 
     def load_state(self, tensors: Weights, scaler: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
         for kind, optimiser in self._optimisers().items():
-            leaves = [leaf for group in optimiser.param_groups for leaf in group["params"]]
-            moments: dict[int, Weights] = {}
-            for key, value in tensors.items():
-                of, index, name = key.split("/")
-                if of != kind:
-                    continue
-                leaf = leaves[int(index)]
-                if value.shape == leaf.shape:
-                    # Fused optimisers need the moments in the memory layout of the weights.
-                    value = torch.empty_like(leaf, requires_grad=False).copy_(value)
-                moments.setdefault(int(index), {})[name] = value
-            groups = optimiser.state_dict()["param_groups"]
-            optimiser.load_state_dict({"state": moments, "param_groups": groups})
+            load_optimiser(optimiser, below(f"{kind}.", tensors))
         self._scaler.load_state_dict(scaler)
 
 

@@ -17,7 +17,13 @@ from testbed.adversaries.fsha import CRITIC, PILOT, Fsha, FshaOptions
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.sdar import FEATURE_JUDGE, IMAGE_JUDGE, SIMULATOR, Sdar, SdarOptions
 from testbed.adversaries.substitute import discrepancy
-from testbed.adversaries.training_attacker import DECODER, SCALE, TrainingAttacker, TrainingView
+from testbed.adversaries.training_attacker import (
+    DECODER,
+    SCALE,
+    TrainingAttacker,
+    TrainingView,
+    WatchedStep,
+)
 
 SHOWN = 40
 
@@ -34,9 +40,11 @@ def cases(bench: Bench, steps: int) -> list[Case]:
     cloud = nn.Linear(int(np.prod(shape)), CLASSES)
     cloud.weight.data.normal_(0.0, 0.01, generator=torch.Generator().manual_seed(SEED))
 
+    step = WatchedStep([shown], [targets], [shown], lambda z: cloud(z.flatten(1)))
+
     def watched(training_attacker: TrainingAttacker) -> TrainingAttacker:
         for _ in range(steps):
-            training_attacker.watch([shown], [targets], [shown], lambda z: cloud(z.flatten(1)))
+            training_attacker.watch(step)
         return training_attacker
 
     learned = watched(Sdar(sdar).training_attacker(view, SEED))

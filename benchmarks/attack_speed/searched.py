@@ -11,7 +11,7 @@ from attack_speed.bench import SEED, Bench, Case, normalised
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import FloatArray
 from testbed.adversaries.feature_search import Descent, FeatureDistance
-from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions, _Search
+from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions, Splitting
 from testbed.core import seeds
 
 CHUNK = 8
@@ -29,7 +29,7 @@ def cases(bench: Bench, steps: int) -> list[Case]:
         training_steps=steps, levels=2, steps_per_level=max(1, steps // 2)
     )
     denoiser = Denoiser(bench.auxiliary.images, options, SEED)
-    search = _Search(options, denoiser, distance)
+    search = Splitting(options, denoiser, distance)
     apart = _plain_distance(bench)
     return [
         Case(

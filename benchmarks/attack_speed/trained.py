@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from attack_speed.bench import SEED, Bench, Case
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import FloatArray
+from testbed.adversaries.base import FloatArray, silent
 from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.discriminator import discriminator
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
@@ -25,7 +25,7 @@ def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
         max_epochs=epochs, patience=epochs + 1, augment=False, min_epoch_steps=1, learning_rate=RATE
     )
     trained = DecoderTraining(options, bench.evidence, SEED)
-    trained.run()
+    trained.run(silent)
     aligned = SubstituteOptions(steps=steps, learning_rate=SUBSTITUTE_RATE)
     mean, scale = torch.from_numpy(bench.mean), torch.from_numpy(bench.normalise.scale)
     centre = torch.from_numpy(bench.normalise.centre)
@@ -57,7 +57,7 @@ def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
 
 def _decoder(options: ResidualDecoderOptions, bench: Bench) -> FloatArray:
     training = DecoderTraining(options, bench.evidence, SEED)
-    training.run()
+    training.run(silent)
     return np.array([point.training_mse for point in training.curve[1:]])
 
 

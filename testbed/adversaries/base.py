@@ -164,6 +164,6 @@ class Attack:
     def __init__(self, options: Any) -> None:
         self.options = options
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Run the whole attack; deterministic in (options, evidence, seed)."""
         raise NotImplementedError

@@ -15,7 +15,6 @@ from testbed.adversaries.base import (
     Reconstruction,
     Report,
     WhiteBoxOracle,
-    silent,
 )
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
@@ -148,7 +147,7 @@ class FeatureSearch(Attack):
     name: ClassVar[str]
     threat = ThreatModel(weights=True, queries=True)
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Make a start, tune on the attacker's validation images, search every victim's image.
 
         Raises
@@ -156,52 +155,55 @@ class FeatureSearch(Attack):
         UserError : the adversary is granted queries only.
         """
         oracle = granted_weights(evidence, self.name)
-        released = ReleasedFeatures(evidence, self.name)
+        released = ReleasedFeatures(evidence)
         normalise = ChannelNormaliser.fit(released.training(0))
         distance = FeatureDistance(oracle, normalise, released.is_random)
         options, features = self.options, evidence.intercepts.features
         start, account = first_start(options.start, options.decoder, evidence, seed, report)
         reconstruct = start
         if not distance.is_flat and len(features):
-            reconstruct = self.tuned(evidence, seed, distance, released, start, report)
+            reconstruct = self.tuned(Search(evidence, seed, released, distance, start, report))
         return replace(account, images=reconstruct(features), again=reconstruct)
 
-    def tuned(
-        self,
-        evidence: Evidence,
-        seed: int,
-        distance: FeatureDistance,
-        released: ReleasedFeatures,
-        start: Reconstruct,
-        report: Report,
-    ) -> Reconstruct:
+    def tuned(self, search: "Search") -> Reconstruct:
         """Return the search, tuned on the attacker's validation images."""
         raise NotImplementedError
 
 
-def best_choice(
-    released: ReleasedFeatures,
-    count: int,
-    weights: Sequence[float],
-    stops: Sequence[int],
-    search: Callable[[FloatArray, float], list[FloatArray]],
-) -> tuple[float, int]:
-    """Return the weight of the prior and the stop with the least validation error.
+@dataclass(frozen=True)
+class Search:
+    """The set-up of a search."""
 
-    Parameters
-    ----------
-    count : validation images used.
-    search : returns the images of these features at each of the stops, for a weight.
-    """
-    truth = released.auxiliary_validation.images[:count]
-    features = released.validation()[:count]
-    choices = [
-        (float(np.square(images - truth, dtype=np.float64).mean()), stop, weight)
-        for weight in weights
-        for stop, images in zip(stops, search(features, weight), strict=True)
-    ]
-    _, stop, weight = min(choices)
-    return weight, stop
+    evidence: Evidence
+    seed: int
+    released: ReleasedFeatures
+    distance: FeatureDistance
+    start: Reconstruct
+    report: Report
+
+    def best_choice(
+        self,
+        count: int,
+        weights: Sequence[float],
+        stops: Sequence[int],
+        run: Callable[[FloatArray, float], list[FloatArray]],
+    ) -> tuple[float, int]:
+        """Return the weight of the prior and the stop with the least validation error.
+
+        Parameters
+        ----------
+        count : number of validation images.
+        run : returns the images at each of the stops, from their features and a weight.
+        """
+        truth = self.released.auxiliary_validation.images[:count]
+        features = self.released.validation()[:count]
+        choices = [
+            (float(np.square(images - truth, dtype=np.float64).mean()), stop, weight)
+            for weight in weights
+            for stop, images in zip(stops, run(features, weight), strict=True)
+        ]
+        _, stop, weight = min(choices)
+        return weight, stop
 
 
 def first_start(

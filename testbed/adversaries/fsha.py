@@ -16,7 +16,6 @@ gets the classes, and the gradient of the maximum mean discrepancy (see ``substi
 since trainings have tens of rounds, not thousands.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -30,10 +29,10 @@ from testbed.adversaries.substitute import discrepancy
 from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,
-    Classify,
     TrainingAttack,
     TrainingAttacker,
     TrainingView,
+    WatchedStep,
 )
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NonNegative, Options, Positive
@@ -79,18 +78,12 @@ class Hijacking(TrainingAttacker):
         for network in (PILOT, DECODER, CRITIC):
             self.train_with(network, options.learning_rate)
 
-    def watch(
-        self,
-        features: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        classify: Classify,
-    ) -> list[Tensor]:
+    def watch(self, step: WatchedStep) -> list[Tensor]:
         """Train the discriminator, and return its gradients in place of the task's."""
         if self.steps == 0:
             self._train_pilot()
         self.networks[PILOT].eval()  # here, because a resumed training skips the pilot's training
-        sent, labels = self.received(features, targets)
+        sent, labels = step.received()
         rng = self.rng("batches", self.steps)
         self.steps += 1
         scale, critic = self.networks[SCALE], self.networks[CRITIC]
@@ -108,10 +101,10 @@ class Hijacking(TrainingAttacker):
         if self._options.discrepancy_weight > 0.0:
             loss = loss + self._options.discrepancy_weight * discrepancy(scaled, pilot, rng)
         (pull,) = torch.autograd.grad(loss, steered)
-        parts = torch.split(pull, [len(z) for z in features])
+        parts = torch.split(pull, [len(z) for z in step.features])
         return [
             _of_norm(part, self._options.strength * honest.norm())
-            for part, honest in zip(parts, gradients, strict=True)
+            for part, honest in zip(parts, step.gradients, strict=True)
         ]
 
     def _train_pilot(self) -> None:

@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
-from testbed.adversaries.base import (
-    Attack,
-    Evidence,
-    FloatArray,
-    Reconstruction,
-    Report,
-    silent,
-)
+from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -114,9 +107,9 @@ class KernelRidge(Attack):
     threat = ThreatModel(queries=True)
     search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Fit, choose width and penalty on the validation images, reconstruct."""
-        released = ReleasedFeatures(evidence, "kernel_ridge")
+        released = ReleasedFeatures(evidence)
         images = released.auxiliary.images
         draws = self.options.releases_per_image if released.is_random else 1
         pairs = min(draws * len(images), self.options.max_samples)

@@ -20,15 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.adversaries.base import (
-    Attack,
-    Evidence,
-    Inferred,
-    IntArray,
-    Reconstruction,
-    Report,
-    silent,
-)
+from testbed.adversaries.base import Attack, Evidence, Inferred, IntArray, Reconstruction, Report
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -65,9 +57,9 @@ class LabelInference(Attack):
     threat = ThreatModel(queries=True, labels=True)
     search_space: ClassVar = {"components": (32, 96, 256)}
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Train on released auxiliary features, then classify every intercept."""
-        released = ReleasedFeatures(evidence, "label_inference")
+        released = ReleasedFeatures(evidence)
         auxiliary, held_out = released.auxiliary, released.auxiliary_validation
         raw = released.training(0)
         space = _Components(raw, self.options.components)

@@ -23,16 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import Evidence, FloatArray, Report
+from testbed.adversaries.base import FloatArray
 from testbed.adversaries.decoder_network import ResidualBlock, convolution, update
 from testbed.adversaries.feature_search import (
     FeatureDistance,
     FeatureSearch,
     Reconstruct,
-    best_choice,
+    Search,
     chunks,
 )
-from testbed.adversaries.released import ReleasedFeatures
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
@@ -80,29 +79,23 @@ class LearnedPrior(FeatureSearch):
         "steps_per_level": (12, 24, 48),
     }
 
-    def tuned(
-        self,
-        evidence: Evidence,
-        seed: int,
-        distance: FeatureDistance,
-        released: ReleasedFeatures,
-        start: Reconstruct,
-        report: Report,
-    ) -> Reconstruct:
+    def tuned(self, search: Search) -> Reconstruct:
         """Return the search with the best weight of the prior and the best level to stop at."""
         options = self.options
-        denoiser = Denoiser(evidence.auxiliary.images, options, seed)
-        search = _Search(options, denoiser, distance)
+        denoiser = Denoiser(search.evidence.auxiliary.images, options, search.seed)
+        splitting = Splitting(options, denoiser, search.distance)
 
-        def ends(features: FloatArray, weight: float) -> list[FloatArray]:
-            return search.run(start(features), features, weight, options.levels)
+        def ends(features: FloatArray, weight: float, levels: int) -> list[FloatArray]:
+            return splitting.run(search.start(features), features, weight, levels)
 
-        stops = range(options.levels + 1)
-        weight, level = best_choice(
-            released, options.tuning_images, options.prior_weights, stops, ends
+        weight, level = search.best_choice(
+            options.tuning_images,
+            options.prior_weights,
+            range(options.levels + 1),
+            lambda features, weight: ends(features, weight, options.levels),
         )
-        report(f"searching down to level {level} with a prior of weight {weight:g}")
-        return lambda features: search.run(start(features), features, weight, level)[level]
+        search.report(f"searching down to level {level} with a prior of weight {weight:g}")
+        return lambda features: ends(features, weight, level)[level]
 
 
 class Denoiser:
@@ -144,7 +137,7 @@ class Denoiser:
 
 
 @dataclass(frozen=True)
-class _Search:
+class Splitting:
     """Half-quadratic splitting between the denoiser and the features."""
 
     options: LearnedPriorOptions

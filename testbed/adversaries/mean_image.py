@@ -13,7 +13,6 @@ from testbed.adversaries.base import (
     LabelledImages,
     Reconstruction,
     Report,
-    silent,
 )
 from testbed.core.registries import ATTACKS
 from testbed.scenario.threat_model import ThreatModel
@@ -37,7 +36,7 @@ class MeanImage(Attack):
     is_anchor = True
     threat = ThreatModel()
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Return the mean auxiliary image once per intercept."""
         return Reconstruction(
             repeated(mean_of(evidence.auxiliary), len(evidence.intercepts.features))
@@ -51,7 +50,7 @@ class ClassMeanImage(Attack):
     is_anchor = True
     threat = ThreatModel(answers=True)
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Return class means; the overall mean without an answer or an image of its class."""
         auxiliary, answers = evidence.auxiliary, evidence.intercepts.answers
         images = repeated(mean_of(auxiliary), len(answers))

@@ -33,25 +33,16 @@ class ReleasedFeatures:
 
     Parameters
     ----------
-    evidence : everything that the adversary was given.
-    attack : name of the attack, for the message.
+    evidence : everything that the adversary was given, with query access.
 
     Attributes
     ----------
     is_random : whether two draws of the same images differ.
     auxiliary, auxiliary_validation : the images that are queried.
-
-    Raises
-    ------
-    UserError : the threat model grants no query access.
     """
 
-    def __init__(self, evidence: Evidence, attack: str) -> None:
-        if evidence.oracle is None:
-            raise UserError(
-                f"attack '{attack}' needs query access to the deployed front-end; "
-                "its adversary is granted none"
-            )
+    def __init__(self, evidence: Evidence) -> None:
+        assert evidence.oracle is not None, "mounting.mount refuses attacks without query access"
         self._oracle: FrontEndOracle = evidence.oracle
         self._left = evidence.query_limit
         self._cached: dict[int, FloatArray] = {}

@@ -23,7 +23,6 @@ from testbed.adversaries.base import (
     FloatArray,
     Reconstruction,
     Report,
-    silent,
 )
 from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork, update
 from testbed.adversaries.mean_image import mean_of
@@ -85,7 +84,7 @@ class ResidualDecoder(Attack):
         "augment": (None, False, True),
     }
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
         training = DecoderTraining(self.options, evidence, seed)
         training.run(report)
@@ -100,7 +99,7 @@ class DecoderTraining:
         self.curve: list[EpochErrors] = []
         self.best_epoch = 0
         self.reached_plateau = False
-        self._released = ReleasedFeatures(evidence, "residual_decoder")
+        self._released = ReleasedFeatures(evidence)
         first = self._released.training(0)
         self._normalise = ChannelNormaliser.fit(first)
         self._is_flat = not self._normalise.scale.any()
@@ -120,7 +119,7 @@ class DecoderTraining:
             seeds.torch_generator(seed, "residual_decoder weights"),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run(self, report: Report = silent) -> None:
+    def run(self, report: Report) -> None:
         """Train until the validation error stops decreasing, then restore the best epoch.
 
         Afterwards ``reached_plateau`` tells whether this happened before the limit of epochs.

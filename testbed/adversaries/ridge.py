@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.adversaries.base import (
-    Attack,
-    Evidence,
-    FloatArray,
-    Reconstruction,
-    Report,
-    silent,
-)
+from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -58,9 +51,9 @@ class Ridge(Attack):
     threat = ThreatModel(queries=True)
     search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Fit, choose the penalty on the attacker's validation images, reconstruct."""
-        released = ReleasedFeatures(evidence, "ridge")
+        released = ReleasedFeatures(evidence)
         draws = self.options.releases_per_image if released.is_random else 1
         auxiliary = released.auxiliary.images
         pairs = min(draws * len(auxiliary), self.options.max_samples)

@@ -13,7 +13,6 @@ Zhu, Luo, Zhang, Jiang, Passive inference attacks on split learning via adversar
 discrepancy, as in ``substitute``, since trainings have tens of rounds, not thousands.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -31,6 +30,7 @@ from testbed.adversaries.training_attacker import (
     TrainingAttack,
     TrainingAttacker,
     TrainingView,
+    WatchedStep,
 )
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NonNegative, Options, Positive
@@ -79,15 +79,9 @@ class SimulatorTraining(TrainingAttacker):
         for network in (SIMULATOR, DECODER, FEATURE_JUDGE, IMAGE_JUDGE):
             self.train_with(network, options.learning_rate)
 
-    def watch(
-        self,
-        features: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        classify: Classify,
-    ) -> None:
+    def watch(self, step: WatchedStep) -> None:
         """Learn from the devices' features; their gradients stay unchanged."""
-        sent, labels = self.received(features, targets)
+        sent, labels = step.received()
         scale = self.networks[SCALE]
         scale.update(sent)  # type: ignore[operator]
         rng = self.rng("batches", self.steps)
@@ -97,7 +91,7 @@ class SimulatorTraining(TrainingAttacker):
             auxiliary = self.auxiliary_batch(self._options.batch_size, rng)
             chosen = torch.randperm(len(sent), generator=rng)[: self._options.batch_size]
             seen = sent[chosen], labels[chosen]
-            simulated = self._update_simulator(auxiliary, seen, classify, rng)
+            simulated = self._update_simulator(auxiliary, seen, step.classify, rng)
             self._update_decoder(auxiliary, seen, simulated)
 
     def _update_simulator(

@@ -29,7 +29,6 @@ from testbed.adversaries.base import (
     LabelledImages,
     Reconstruction,
     Report,
-    silent,
 )
 from testbed.adversaries.decoder_network import update
 from testbed.adversaries.discriminator import discriminator, told_apart
@@ -80,7 +79,7 @@ class Substitute(Attack):
         "adversarial_weight": (0.0, 0.1, 0.3),
     }
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Align a substitute with the intercepts, train a decoder on it, decode the intercepts.
 
         Raises

@@ -21,7 +21,6 @@ from testbed.adversaries.base import (
     LabelledImages,
     Reconstruction,
     Report,
-    silent,
 )
 from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork
 from testbed.adversaries.mean_image import mean_of, repeated
@@ -48,6 +47,27 @@ class TrainingView:
     auxiliary: LabelledImages
     architecture: Component
     feature_shape: Shape
+
+
+@dataclass(frozen=True)
+class WatchedStep:
+    """One tier's part of a training step, as the cloud sees it.
+
+    Attributes
+    ----------
+    features, targets, gradients : per device, as in ``server.training_step.TrainingStep``.
+    """
+
+    features: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+    classify: Classify
+
+    def received(self) -> tuple[Tensor, Tensor]:
+        """Return all features (n, C, H, W) without their graph, and their classes one-hot."""
+        targets = torch.cat(list(self.targets))
+        labels = nn.functional.one_hot(targets.argmax(dim=1), targets.shape[1]).float()
+        return torch.cat([z.detach() for z in self.features]), labels
 
 
 class FeatureScale(nn.Module):
@@ -109,19 +129,8 @@ class TrainingAttacker:
         self.optimisers: dict[str, torch.optim.Adam] = {}
         self.mean = torch.from_numpy(mean_of(view.auxiliary))
 
-    def watch(
-        self,
-        features: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        classify: Classify,
-    ) -> Sequence[Tensor] | None:
-        """Learn from a step; return the devices' gradients to send instead, or None.
-
-        Parameters
-        ----------
-        features, targets, gradients : per device, as in ``TrainingStep``.
-        """
+    def watch(self, step: WatchedStep) -> Sequence[Tensor] | None:
+        """Learn from a step; return the gradients to send to the devices instead, or None."""
         raise NotImplementedError
 
     def rng(self, purpose: str, *numbers: int) -> torch.Generator:
@@ -154,14 +163,6 @@ class TrainingAttacker:
         labels = torch.from_numpy(auxiliary.labels[chosen])
         one_hot = nn.functional.one_hot(labels, self.view.num_classes).float()
         return torch.from_numpy(auxiliary.images[chosen]), one_hot
-
-    def received(
-        self, features: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return a step's features (n, C, H, W) without their graph, and their classes one-hot."""
-        classes = torch.cat(list(targets)).argmax(dim=1)
-        labels = nn.functional.one_hot(classes, self.view.num_classes).float()
-        return torch.cat([z.detach() for z in features]), labels
 
     def decoded(self, z: Tensor) -> Tensor:
         """Return images of features (N, C, H, W), not clamped, with gradients."""
@@ -217,7 +218,7 @@ class TrainingAttack(Attack):
         """Return the attacker on the training of one tier."""
         return self.attacker(self.options, view, seed, self.name)
 
-    def mount(self, evidence: Evidence, seed: int, report: Report = silent) -> Reconstruction:
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Decode the intercepts with the decoder that was trained beside the fleet.
 
         Raises

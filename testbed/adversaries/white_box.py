@@ -18,16 +18,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from testbed.adversaries.base import Evidence, FloatArray, Report
-from testbed.adversaries.feature_search import (
-    Descent,
-    FeatureDistance,
-    FeatureSearch,
-    Reconstruct,
-    best_choice,
-)
+from testbed.adversaries.base import FloatArray
+from testbed.adversaries.feature_search import Descent, FeatureSearch, Reconstruct, Search
 from testbed.adversaries.mean_image import mean_of, repeated
-from testbed.adversaries.released import ReleasedFeatures
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
@@ -71,43 +64,37 @@ class WhiteBox(FeatureSearch):
         "restarts": (1, 2),
     }
 
-    def tuned(
-        self,
-        evidence: Evidence,
-        seed: int,
-        distance: FeatureDistance,
-        released: ReleasedFeatures,
-        start: Reconstruct,
-        report: Report,
-    ) -> Reconstruct:
+    def tuned(self, search: Search) -> Reconstruct:
         """Return the search with the best prior and number of steps, from one start or several."""
         descent = Descent(self.options.steps, self.options.learning_rate)
         stops = [0, *(self.options.steps // part for part in (8, 4, 2, 1))]
 
         def ends(features: FloatArray, weight: float) -> list[FloatArray]:
-            return descent.run(distance, start(features), features, weight, stops)
+            return descent.run(search.distance, search.start(features), features, weight, stops)
 
         weights, count = self.options.tv_weights, self.options.tuning_images
-        tv_weight, stop = best_choice(released, count, weights, stops, ends)
-        report(f"searching {stop} steps with total variation x {tv_weight:g}")
+        tv_weight, stop = search.best_choice(count, weights, stops, ends)
+        search.report(f"searching {stop} steps with total variation x {tv_weight:g}")
 
-        def search(features: FloatArray) -> FloatArray:
-            starts = [start(features), *self._further_starts(evidence, len(features), seed)]
+        def reconstruct(features: FloatArray) -> FloatArray:
+            starts = [search.start(features), *self._further_starts(search, len(features))]
             candidates = [
-                descent.run(distance, first, features, tv_weight, [stop])[0] for first in starts
+                descent.run(search.distance, start, features, tv_weight, [stop])[0]
+                for start in starts
             ]
-            distances = [distance.expected(images, features) for images in candidates]
+            distances = [search.distance.expected(images, features) for images in candidates]
             nearest = np.argmin(distances, axis=0)
             images: FloatArray = np.stack(candidates)[nearest, np.arange(len(features))]
             return images
 
-        return search
+        return reconstruct
 
-    def _further_starts(self, evidence: Evidence, count: int, seed: int) -> list[FloatArray]:
+    def _further_starts(self, search: Search, count: int) -> list[FloatArray]:
         restarts = self.options.restarts
-        starts = [repeated(mean_of(evidence.auxiliary), count)] if restarts > 1 else []
-        images = evidence.auxiliary.images
+        auxiliary = search.evidence.auxiliary
+        starts = [repeated(mean_of(auxiliary), count)] if restarts > 1 else []
+        images = auxiliary.images
         for restart in range(2, restarts):
-            rng = seeds.generator(seed, "white_box starts", restart)
+            rng = seeds.generator(search.seed, "white_box starts", restart)
             starts.append(images[rng.integers(0, len(images), count)])
         return starts

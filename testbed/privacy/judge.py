@@ -13,12 +13,11 @@ Vapnik, Support-vector networks, Machine Learning 20(3), 1995.
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.adversaries.base import FloatArray, IntArray
+
 MAX_IMAGES = 3000
 COMPONENTS = 60
 PENALTY = 10.0
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 
 class Judge:

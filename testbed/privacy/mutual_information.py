@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries.base import FloatArray
+from testbed.adversaries.decoder_network import update
 from testbed.core import seeds
 
 Estimator = Literal["mine", "mine_bounded", "infonce"]
@@ -155,9 +156,7 @@ def estimate_information(
             if len(batch) < size:
                 continue
             loss = -bound(critic(x[batch], z[batch]))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            update(optimiser, loss)
         chosen = _evaluate(critic, bound, x[half:rest], z[half:rest], size)
         stale += 1
         if chosen > best:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from server.cloud import Cloud
 from server.training_step import TrainingStep
-from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView
+from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView, WatchedStep
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import generator
@@ -65,12 +65,13 @@ class TrainingAttacks:
                 own = [index for index, tier in enumerate(step.tiers) if tier == attacker.tier]
                 if not own:
                     continue
-                steered = attacker.training_attacker.watch(
+                watched = WatchedStep(
                     [step.features[index] for index in own],
                     [step.targets[index] for index in own],
                     [step.gradients[index] for index in own],
                     lambda z, tier=attacker.tier: self._cloud.model(z, tier),  # type: ignore[misc]
                 )
+                steered = attacker.training_attacker.watch(watched)
                 for index, gradient in zip(own, steered or (), strict=steered is not None):
                     self._note(step.gradients[index], gradient, step.targets[index])
                     sent[index] = gradient

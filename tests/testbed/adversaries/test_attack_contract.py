@@ -14,7 +14,7 @@ import testbed.adversaries
 from clients.front_ends.base import FrontEnd
 from testbed.adversaries import base
 from testbed.adversaries.mounting import mount
-from testbed.adversaries.training_attacker import TrainingView
+from testbed.adversaries.training_attacker import TrainingView, WatchedStep
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS, FRONT_ENDS
 from testbed.core.registry import Entry, NoOptions
@@ -74,10 +74,9 @@ def watched(name, evidence, features, options=None, architecture=DESIGN, steps=2
     sent = torch.from_numpy(np.nan_to_num(features, posinf=1.0, neginf=-1.0))
     targets = torch.eye(evidence.num_classes)[torch.arange(len(sent)) % evidence.num_classes]
     for _ in range(steps):
-        # The cloud model says nothing.
-        training_attacker.watch(
-            [sent], [targets], [0.01 * sent], lambda z: 0.0 * z.flatten(1)[:, :3]
-        )
+        # The cloud model's logits are constant.
+        step = WatchedStep([sent], [targets], [0.01 * sent], lambda z: 0.0 * z.flatten(1)[:, :3])
+        training_attacker.watch(step)
     return training_attacker.memory()
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from testbed.adversaries.base import LabelledImages
 from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.adversaries.training_attacker import FeatureScale, TrainingView
+from testbed.adversaries.training_attacker import FeatureScale, TrainingView, WatchedStep
 from testbed.core.registries import ATTACKS, CLOUD_MODELS, FRONT_ENDS
 from testbed.scenario.components import Component
 
@@ -68,7 +68,7 @@ class Fleet:
 
     def step(self, training_attacker):
         z, (features, targets, honest) = self.seen()
-        sent = training_attacker.watch(features, targets, honest, self.cloud)
+        sent = training_attacker.watch(WatchedStep(features, targets, honest, self.cloud))
         self.edge_optimiser.zero_grad()
         z.backward(torch.cat(list(sent or honest)))
         self.edge_optimiser.step()

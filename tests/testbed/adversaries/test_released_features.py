@@ -28,7 +28,7 @@ def _replayed(case, replays):
 @pytest.mark.parametrize("replays", [1, 4, 16])
 def test_auxiliary_features_carry_the_same_noise_as_intercepts(build_case, replays):
     case = build_case(_noisy)
-    released = ReleasedFeatures(_replayed(case, replays), "test")
+    released = ReleasedFeatures(_replayed(case, replays))
     for images, features in (
         (case.evidence.auxiliary.images, released.training(0)),
         (case.evidence.auxiliary_validation.images, released.validation()),
