@@ -9,7 +9,6 @@
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import get_args
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
+from testbed.core.files import csv_text
 from testbed.core.registry import nearest
 from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
 from testbed.fleet.cost_model import seconds_per_unit
@@ -163,11 +163,11 @@ def chosen(devices: list[CatalogueDevice], options: argparse.Namespace) -> list[
 
 def write_csv(devices: list[CatalogueDevice]) -> None:
     """Print the devices as CSV, with their sources."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for device in devices:
-        derived = {"rate_gmac_s": f"{rate_gmac_s(device):.3g}"}
-        writer.writerow([derived.get(field) or getattr(device, field) for field in CSV_FIELDS])
+    rows = [
+        {field: getattr(device, field, f"{rate_gmac_s(device):.3g}") for field in CSV_FIELDS}
+        for device in devices
+    ]
+    print(csv_text(rows, CSV_FIELDS), end="")
 
 
 def _parser() -> argparse.ArgumentParser:

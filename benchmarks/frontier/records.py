@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed.core.files import csv_text, write_text
+
 Row = dict[str, Any]
 
 
@@ -17,14 +19,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the file; a reader sees the old rows or the new ones, never a part."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    """Replace the file as a whole."""
+    write_text(path, csv_text(rows))
 
 
 def _value(text: str) -> Any:

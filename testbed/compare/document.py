@@ -1,7 +1,5 @@
 """The comparison as ``compare.json`` and ``entries.csv`` (docs/compare.md)."""
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ from testbed.compare.analysis.groups import Groups, GroupScore, group_names, rel
 from testbed.compare.analysis.matched import Matched
 from testbed.compare.analysis.pareto import Front
 from testbed.compare.comparison import Comparison, Difference
+from testbed.core.files import csv_text
 from testbed.privacy.intervals import LEVEL
 from testbed.results.figures import COST, LEAKAGE, Figure, shown_in
-from testbed.results.schema import Interval
 
 SCHEMA_VERSION = 1
 
@@ -58,24 +56,27 @@ def document(comparison: Comparison) -> Tree:
 
 
 def table_csv(comparison: Comparison) -> str:
-    """Return one line per entry: what it is, and each number with its interval."""
-    names = ["label", "family", "front_end", "defence", "precision", "seeds"]
-    names += ["adversary", "attack", "attack_failed"]
-    figures = shown_in("compare")
-    names += [f"{each.key}{end}" for each in figures for end in ("", "_low", "_high")]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
+    """Return one line per entry: its facts, and each number with its interval."""
+    rows = []
     for item in comparison.measured:
         arm, best = item.entry.arm, item.best
-        row: list[Any] = [item.entry.label, item.entry.family, arm.front_end, arm.defence]
-        row += [arm.precision, " ".join(map(str, item.entry.seeds))]
-        row += [best.facts.adversary, best.facts.attack, best.failed] if best else [None] * 3
-        for figure in figures:
+        row: Tree = {
+            "label": item.entry.label,
+            "family": item.entry.family,
+            "front_end": arm.front_end,
+            "defence": arm.defence,
+            "precision": arm.precision,
+            "seeds": " ".join(map(str, item.entry.seeds)),
+            "adversary": best.facts.adversary if best else None,
+            "attack": best.facts.attack if best else None,
+            "attack_failed": best.failed if best else None,
+        }
+        for figure in shown_in("compare"):
             shown = item[figure.key].shown
-            row += [shown.value, shown.low, shown.high]
-        writer.writerow(row)
-    return buffer.getvalue()
+            row[figure.key] = shown.value
+            row[f"{figure.key}_low"], row[f"{figure.key}_high"] = shown.low, shown.high
+        rows.append(row)
+    return csv_text(rows)
 
 
 def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
@@ -89,14 +90,14 @@ def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
         "precision": arm.precision,
         "seeds": item.entry.seeds,
         "runs": [member.run.name for member in item.entry.members],
-        "accuracy": _interval(item["accuracy"].shown),
+        "accuracy": item["accuracy"].shown.model_dump(),
         "best_attack": _attacked(item.best),
         "by_adversary": [_attacked(found) for found in item.attacks.by_adversary.values()],
         "leakage": _figures(item, LEAKAGE),
         "cost": _figures(item, COST),
         "to_reference": {
-            "accuracy": _interval(difference.accuracy),
-            "mse": _interval(difference.mse),
+            "accuracy": difference.accuracy.model_dump(),
+            "mse": difference.mse.model_dump(),
         }
         if difference
         else None,
@@ -117,11 +118,11 @@ def _attacked(attacked: Attacked | None) -> Tree | None:
 
 
 def _figures(item: ArmEstimates, group: tuple[Figure, ...]) -> Tree:
-    return {each.key: _interval(item[each.key].shown) for each in shown_in("compare", group)}
+    return {each.key: item[each.key].shown.model_dump() for each in shown_in("compare", group)}
 
 
 def _scores(attacked: Attacked) -> Tree:
-    return {key: _interval(score) for key, score in attacked.scores.items()}
+    return {key: score.model_dump() for key, score in attacked.scores.items()}
 
 
 def _front(front: Front, labels: list[str]) -> Tree:
@@ -147,11 +148,11 @@ def _matched(found: Matched) -> Tree:
                 "family": ranked_defence.family,
                 "reached": ranked_defence.reached,
                 "settings": list(ranked_defence.settings),
-                "mse": _interval(ranked_defence.mse),
+                "mse": ranked_defence.mse.model_dump(),
                 "reached_share": ranked_defence.reached_share,
                 "rank": ranked_defence.rank,
                 "rank_shares": list(ranked_defence.rank_shares),
-                "to_best": _interval(ranked_defence.to_best) if ranked_defence.to_best else None,
+                "to_best": ranked_defence.to_best.model_dump() if ranked_defence.to_best else None,
                 "like_best": ranked_defence.like_best,
             }
             for ranked_defence in found.ranked_defences
@@ -182,10 +183,6 @@ def _group(score: GroupScore) -> Tree:
         "adversary": score.attacked.facts.adversary,
         "attack": score.attacked.facts.attack,
         **_scores(score.attacked),
-        "to_mean": _interval(score.to_mean),
+        "to_mean": score.to_mean.model_dump(),
         "weakest_share": score.weakest_share,
     }
-
-
-def _interval(shown: Interval) -> Tree:
-    return shown.model_dump()

@@ -1,11 +1,13 @@
 """Atomic file writing: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON, all or nothing; NaN and infinity become null, the same tree the same bytes."""
     write_text(path, json.dumps(_finite(tree), indent=1, allow_nan=False) + "\n")
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return rows as CSV with the given columns, then those of the rows; None is an empty cell."""
+    rows = list(rows)
+    names = dict.fromkeys([*columns, *(column for row in rows for column in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _finite(tree: Any) -> Any:

@@ -4,9 +4,7 @@ Devices, links and the cloud are real or Flower's simulation here: nothing is ch
 virtual, and nobody attacks. What is the same is the training, to the bit.
 """
 
-import csv
 import dataclasses
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.split_federated import RoundRecord, SplitFederated
-from testbed.core.files import write_text
+from testbed.core.files import csv_text, write_text
 from testbed.engine.training.checkpoint import write_tensors
 from testbed.engine.training.fleet import new_server
 from testbed.flower.device_grid import DeviceGrid, find_devices
@@ -65,12 +63,8 @@ def write_result(folder: Path, server: SplitFederated, rounds: Sequence[RoundRec
         tensors |= {f"tier.{number}.front_end.{n}": v for n, v in tier.parameters.items()}
         tensors |= {f"tier.{number}.statistics.{n}": v for n, v in tier.statistics.items()}
     write_tensors(folder / "weights.safetensors", tensors, {"rounds": len(rounds)})
-    table = io.StringIO()
-    names = [field.name for field in dataclasses.fields(RoundRecord)]
-    writer = csv.DictWriter(table, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(record) for record in rounds)
-    write_text(folder / "rounds.csv", table.getvalue())
+    columns = [field.name for field in dataclasses.fields(RoundRecord)]
+    write_text(folder / "rounds.csv", csv_text(map(dataclasses.asdict, rounds), columns))
 
 
 def new_server_app(config: RunConfig | None = None) -> ServerApp:

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from testbed.cli.tables import console
 from testbed.core.errors import UserError, command
+from testbed.core.files import csv_text, write_text
 from testbed.core.registry import nearest
 from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
@@ -105,9 +105,9 @@ def write_tables(folder: Path, costs: list[DeviceCost], variants: list[Variant])
     """Write the costs as CSV and parquet, and the sizes as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [cost.flat() for cost in costs]
-    _write_csv(folder / "profile.csv", rows)
+    write_text(folder / "profile.csv", csv_text(rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "profile.parquet")
-    _write_csv(folder / "sizes.csv", [_size_row(variant) for variant in variants])
+    write_text(folder / "sizes.csv", csv_text(map(_size_row, variants)))
 
 
 def _size_row(variant: Variant) -> dict[str, Any]:
@@ -124,13 +124,6 @@ def _size_row(variant: Variant) -> dict[str, Any]:
         variant.edge.peak_activation_elements if variant.edge else None
     )
     return row
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _chosen(variants: list[Variant]) -> tuple[list[str], list[str]]:

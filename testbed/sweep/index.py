@@ -1,14 +1,12 @@
 """The index of a sweep: ``index.csv`` for tools and ``index.html`` for people, of what is there."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from testbed.core.errors import UserError
-from testbed.core.files import write_bytes
+from testbed.core.files import csv_text, write_bytes
 from testbed.pages.cells import Cell, Row, Table, number, words
 from testbed.pages.html import render
 from testbed.results.figures import shown_in
@@ -58,16 +56,6 @@ def write_index(sweep: SweepFolder) -> None:
         sweep.save()
     except OSError as error:
         raise UserError(f"{sweep.path}: cannot be written ({error.strerror})") from None
-
-
-def csv_text(rows: Sequence[Entry]) -> str:
-    """Return rows as CSV, with the columns of all of them; unknown figures are empty."""
-    columns = dict.fromkeys(column for row in rows for column in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def index_table(sweep: SweepFolder, rows: Sequence[Entry]) -> Table:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from testbed.core.errors import UserError, command
+from testbed.core.files import csv_text, write_text
 from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice, read_catalogue
 
 SELECTION_PATH = Path(__file__).with_name("catalogue_selection.csv")
@@ -123,10 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=CATALOGUE_PATH, help="catalogue to write")
     options = parser.parse_args(arguments)
     rows = build_catalogue(_read(options.measured), _read(SELECTION_PATH))
-    with options.out.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CatalogueDevice.columns(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(options.out, csv_text(rows, CatalogueDevice.columns()))
     devices = read_catalogue(options.out)
     print(f"{options.out}: {len(devices)} devices")
     return 0

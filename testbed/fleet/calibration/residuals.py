@@ -6,13 +6,13 @@ network: its threads, its speed, and how much faster int8 is on it than float. F
 project are not in the table: they get the plain form, and its larger error.
 """
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.files import csv_text, write_text
 from testbed.fleet.calibration.published import Pairs
 from testbed.fleet.table import Real, Row, read_table
 
@@ -73,11 +73,12 @@ class Residuals:
 
     def write(self, path: Path) -> None:
         """Write the table as CSV."""
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(ResidualRow.columns())
-            for (family, network), values in sorted(self.coefficients.items()):
-                writer.writerow([family, network, *(f"{value:.4f}" for value in values)])
+        columns = ResidualRow.columns()
+        rows = (
+            dict(zip(columns, (*key, *(f"{value:.4f}" for value in values)), strict=True))
+            for key, values in sorted(self.coefficients.items())
+        )
+        write_text(path, csv_text(rows, columns))
 
 
 def table_family(family: str) -> str:
