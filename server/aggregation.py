@@ -40,9 +40,9 @@ class Tier:
         self.aggregated_rounds = 0
 
     def is_sound(self, reply: Message) -> bool:
-        """Whether a device's new front-end has the right names and shapes and is finite.
+        """Return whether a device's new front-end has the right names and shapes and is finite.
 
-        Strategies weigh it by its number of examples, which therefore has to be one.
+        Its number of examples must be positive, since strategies weigh by it.
         """
         arrays = reply.content.array_records.get(protocol.ARRAYS)
         statistics = reply.content.array_records.get(protocol.STATISTICS)
@@ -56,7 +56,7 @@ class Tier:
         )
 
     def aggregate(self, server_round: int, replies: Sequence[Message], steps: int) -> None:
-        """Replace the front-end by the aggregate of the devices' ones, after ``steps`` steps.
+        """Replace the front-end by the aggregate of the devices' front-ends after ``steps`` steps.
 
         Raises
         ------
@@ -99,7 +99,7 @@ def metric(reply: Message, key: str) -> float:
 
 
 def has_metrics(reply: Message, *keys: str) -> bool:
-    """Whether a reply has these metrics, each a finite number."""
+    """Return whether a reply has these metrics, each a finite number."""
     metrics = reply.content.metric_records.get(protocol.METRICS)
     values = [metrics.get(key) if metrics is not None else None for key in keys]
     return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
@@ -116,8 +116,8 @@ def _for_strategy(reply: Message) -> Message:
 def pool_statistics(replies: Sequence[Message], like: Weights) -> Weights:
     """Pool the devices' batch-norm statistics, weighted by their number of examples.
 
-    Means are averaged; the pooled variance is the mean variance within devices plus the variance
-    between their means, without which unlike devices look more alike than their union is.
+    Means are averaged. The pooled variance is the mean variance within devices plus the variance
+    between their means, without which it would be too small for heterogeneous devices.
     """
     weights = np.array([metric(reply, protocol.NUM_EXAMPLES) for reply in replies])
     shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)

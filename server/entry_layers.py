@@ -37,7 +37,7 @@ def entry_layers(features: Shape, trunk: Shape) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-class TieredCloudModel(CloudModel):
+class TieredCloudModel(nn.Module):
     """One trunk, with entry layers for each tier.
 
     Parameters
@@ -63,16 +63,6 @@ class TieredCloudModel(CloudModel):
         logits: Tensor = self.trunk(self.enter(z, tier))
         return logits
 
-
-class TierPath(CloudModel):
-    """One tier's path through the shared model, as a module whose sizes can be measured."""
-
-    def __init__(self, model: TieredCloudModel, tier: int) -> None:
-        super().__init__()
-        self.entry_layers = model.entry_layers[tier]
-        self.trunk = model.trunk
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map the tier's features to logits (N, K)."""
-        logits: Tensor = self.trunk(self.entry_layers(z))
-        return logits
+    def path(self, tier: int) -> CloudModel:
+        """Return the layers of one tier as a module, whose costs can be measured."""
+        return CloudModel(self.entry_layers[tier], self.trunk)

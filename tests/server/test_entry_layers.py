@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from server.cloud import Cloud
-from server.entry_layers import TieredCloudModel, TierPath, entry_layers
+from server.entry_layers import TieredCloudModel, entry_layers
 from testbed.core.registries import CLOUD_MODELS
 from testbed.fleet.layer_stats import layer_stats
 from testbed.scenario.training import CloudOptimiserSection
@@ -81,7 +81,7 @@ def test_features_of_the_wrong_shape_are_not_accepted():
 
 def test_sizes_of_a_tiers_way_count_its_entry_and_the_trunk():
     cloud = new_cloud()
-    own = layer_stats(TierPath(cloud.model, 0), TRUNK)
-    other = layer_stats(TierPath(cloud.model, 1), (8, 16, 16))
+    own = layer_stats(cloud.model.path(0), TRUNK)
+    other = layer_stats(cloud.model.path(1), (8, 16, 16))
     assert other.params - own.params == 9 * 8 * 16 + 16 + 32
     assert other.macs - own.macs == 16 * 16 * 9 * 8 * 16

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from server.entry_layers import TierPath
 from testbed.core.errors import UserError
 from testbed.core.threads import torch_threads
 from testbed.engine.setting.models import ArmModels, TierModel, plain_edge
@@ -90,9 +89,7 @@ def measured_times(models: ArmModels, largest: int) -> dict[str, ServiceTimes]:
     """
     return {
         tier.device_spec.tier: ServiceTimes(
-            cloud=_by_size(
-                TierPath(models.cloud, number), tier.edge.front_end.feature_shape, largest
-            ),
+            cloud=_by_size(models.cloud.path(number), tier.edge.front_end.feature_shape, largest),
             front_end=_by_size(
                 plain_edge(tier.device_spec).on_device(), tier.device_spec.image_shape, largest
             ),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clients.defences.base import Batch
 from clients.device_spec import DeviceSpec, EdgeModel, initialise
-from server.entry_layers import TieredCloudModel, TierPath
+from server.entry_layers import TieredCloudModel
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import torch_generator
@@ -111,7 +111,7 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
         )
         cloud = TieredCloudModel(trunk, shapes, num_classes)
         initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
-        ways = [layer_stats(TierPath(cloud, tier), shapes[tier]) for tier in range(len(shapes))]
+        ways = [layer_stats(cloud.path(tier), shapes[tier]) for tier in range(len(shapes))]
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"arms.{arm.name}: front_end '{arm.front_end.name}' does not work on images of "
