@@ -1,5 +1,6 @@
 """The command: grouping, refusals, and what it writes."""
 
+import csv
 import json
 import re
 
@@ -13,9 +14,10 @@ from runs_fixture import UNDEFENDED, Arm, standard_arms, write_run
 from testbed.compare.__main__ import main
 from testbed.compare.analysis.arms import family_of
 from testbed.compare.comparison import compare
-from testbed.compare.markdown import TABLES
+from testbed.compare.markdown import TABLES, arms_markdown, attacks_markdown
 from testbed.compare.plots import PLOTS
 from testbed.pages.documents import Block
+from testbed.results.figures import COST, LEAKAGE, SCORES, UTILITY, shown_in
 
 BLOCK = Block(TABLES[0][0])
 BEGIN, END = BLOCK.begin, BLOCK.end
@@ -267,6 +269,25 @@ def test_json_and_csv_agree_with_the_page(made, compared):
     row = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))
     assert row["label"] == "undefended"
     assert "/tmp" not in (made / "compare.json").read_text()
+
+
+def test_every_declared_figure_is_in_every_output(made, compared):
+    page = Page((made / "compare.html").read_text(encoding="utf-8"))
+    entry = json.loads((made / "compare.json").read_text())["entries"][0]
+    (line,) = csv.DictReader((made / "entries.csv").read_text().splitlines()[:2])
+    groups = (UTILITY, SCORES, COST, LEAKAGE)
+    parts = (entry, entry["best_attack"], entry["cost"], entry["leakage"])
+    tables = ("entries", "entries", "cost", "leakage")
+    for group, part, table in zip(groups, parts, tables, strict=True):
+        headings = [text for text, _ in page.tables[f"table-{table}"][0]]
+        for figure in shown_in("compare", group):
+            value = compared.measured[0][figure.key].shown.value
+            assert headings.count(figure.label) == 1
+            assert part[figure.key]["value"] == value
+            assert line[figure.key] == ("" if value is None else str(value))
+    text = arms_markdown(compared, "x") + attacks_markdown(compared, "x")
+    assert all(f"| {figure.label} |" in text for figure in shown_in("markdown", *groups))
+    assert all(f"undefended: {score.label} |" in text for score in shown_in("ladder", SCORES))
 
 
 def test_same_runs_give_the_same_bytes(made, pristine_runs, tmp_path):

@@ -12,6 +12,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from small import write_rows
 
+from testbed.results.figures import SCORES
+
 ARMS = ("undefended", "siftfunnel")
 ADVERSARIES = {"eavesdropper": "links", "curious-cloud": "cloud"}
 CLASSES = {  # devices, models, edge ms of the first arm, mJ of the first arm or unknown
@@ -307,7 +309,8 @@ def _attacks(
                 if adversary == "eavesdropper"
                 else {"tap": "cloud", "share_of_links": 1.0},
                 "victims": victims,
-                "scores": {
+                "scores": {score.key: interval(0.25, 0.1, victims) for score in SCORES}
+                | {
                     "mse": interval(error, error * 0.06 * wide, victims),
                     "psnr_db": interval(-10 * np.log10(error), 0.25 * wide, victims),
                     "ssim": interval(max(0.05, 0.95 - 12 * error), 0.012 * wide, victims),
@@ -323,6 +326,7 @@ def _attacks(
                     {
                         "device_class": name,
                         "victims": max(1, victims * facts[0] // 100),
+                        **{score.key: interval(0.25, 0.1, 20) for score in SCORES},
                         **{
                             score: interval(value, half, max(1, victims * facts[0] // 100))
                             for score, value, half in (

@@ -19,7 +19,10 @@ from small import write_rows
 from testbed.report.build import build_report
 from testbed.report.plots.index import PLOTS
 from testbed.report.plots.training import training_curves
+from testbed.results.figures import ATTACKS, COST, SCORES, UTILITY, Place, shown_in
+from testbed.results.findings import arm_figures
 from testbed.results.reading import read_results
+from testbed.results.schema import Interval
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -102,15 +105,43 @@ def test_headline_numbers_are_those_of_the_results(page: Page, tree: dict[str, A
 
 
 def test_all_attacks_are_listed_with_their_scores(page: Page, tree: dict[str, Any]) -> None:
-    shown = [row for row in page.tables["table-attacks"] if len(row) == 9][1:]
+    headings, *rows = page.tables["table-attacks"]
+    shown = [row for row in rows if len(row) == len(headings)]
     attacks = [attack for arm in tree["arms"] for attack in arm["attacks"]]
     assert len(shown) == len(attacks)
     for row, attack in zip(shown, attacks, strict=True):
         assert row[0][0] == attack["attack"].replace("_", " ")
         scores = attack["scores"]
-        assert [value for _, value in row[1:5]] == [
-            scores[name]["value"] for name in ("mse", "psnr_db", "ssim", "reidentification")
+        declared = [score for score in SCORES if "attacks" in score.places]
+        assert [value for _, value in row[1 : 1 + len(declared)]] == [
+            scores[score.key]["value"] for score in declared
         ]
+        assert [text for text, _ in headings[1 : 1 + len(declared)]] == [
+            score.label for score in declared
+        ]
+
+
+def test_every_declared_figure_of_the_headline_is_that_of_the_results(
+    page: Page, built: Path
+) -> None:
+    arms = read_results(built).arms
+    for figure in shown_in("headline", UTILITY, ATTACKS, COST):
+        values = [figure.of(arm) for arm in arms]
+        expected = [value.value if isinstance(value, Interval) else value for value in values]
+        if any(value is not None for value in expected):
+            assert [value for _, value in page.row("table-headline", figure.label)] == expected
+    rows = arm_figures(arms)
+    for score in SCORES:
+        assert (score.key in rows[0]) == ("index" in score.places)
+
+
+@pytest.mark.parametrize(("place", "table"), [("classes", "class-0"), ("links", "links")])
+def test_tables_of_parts_of_the_victims_show_their_declared_scores(
+    page: Page, place: Place, table: str
+) -> None:
+    headings = [text for text, _ in page.tables[f"table-{table}"][0]]
+    for score in SCORES:
+        assert (score.label in headings) == (place in score.places)
 
 
 def test_measures_without_an_attack_are_listed(page: Page, tree: dict[str, Any]) -> None:
