@@ -84,6 +84,29 @@ def ssim(reconstructions: FloatArray, truths: FloatArray) -> ScoreArray:
     return values
 
 
+def cosine_similarity(reconstructions: FloatArray, truths: FloatArray) -> ScoreArray:
+    """Return the cosine similarity of each image and its reconstruction, means removed, (N,).
+
+    Each image is one vector of all pixels and channels; its mean over them is subtracted. The value
+    is 0 where either is constant: without a pattern there is nothing to resemble.
+
+    Raises
+    ------
+    ValueError : the shapes differ or are not (N, C, H, W).
+    """
+    _check_pair(reconstructions, truths)
+    values = np.zeros(len(truths))
+    for start in range(0, len(truths), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        pair = np.stack([reconstructions[part], truths[part]]).astype(np.float64)
+        vectors = pair.reshape(*pair.shape[:2], -1)
+        varied = (vectors.min(axis=2) < vectors.max(axis=2)).all(axis=0)
+        vectors = vectors[:, varied] - vectors[:, varied].mean(axis=2, keepdims=True)
+        norms = np.linalg.norm(vectors, axis=2).prod(axis=0)
+        values[part][varied] = vectors.prod(axis=0).sum(axis=1) / norms
+    return values
+
+
 def reidentified(reconstructions: FloatArray, pool: FloatArray, pool_index: IntArray) -> BoolArray:
     """Return whether each reconstruction's nearest image of the pool is the true one, (N,).
 
@@ -149,5 +172,6 @@ def score(
         "mse": errors,
         "psnr_db": psnr_db(errors),
         "ssim": ssim(reconstructions, truths),
+        "cosine_similarity": cosine_similarity(reconstructions, truths),
         "reidentified": reidentified(reconstructions, pool, pool_index),
     }

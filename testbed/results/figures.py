@@ -208,6 +208,14 @@ ATTACKS = (
         note="structural similarity",
     ),
     Score(
+        "best.scores.cosine_similarity",
+        "cosine similarity",
+        significant,
+        "lower",
+        column="cosine_similarity",
+        note="of image and reconstruction, means removed; 0 where one is constant",
+    ),
+    Score(
         "best.scores.reidentification",
         "re-identified",
         percent,

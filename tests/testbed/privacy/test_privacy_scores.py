@@ -57,6 +57,29 @@ def test_ssim_is_per_image_and_chunks_change_nothing(monkeypatch):
     np.testing.assert_allclose(scores.ssim(guess[4:5], truth[4:5]), whole[0][4:5], atol=1e-12)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cosine_similarity_by_hand(channels, monkeypatch):
+    truth, guess = _images(5, channels), _images(5, channels, seed=1)
+    expected = []
+    for image, made in zip(truth, guess, strict=True):
+        a, b = image.ravel().astype(float), made.ravel().astype(float)
+        a, b = a - a.mean(), b - b.mean()
+        expected.append(a @ b / (np.sqrt(a @ a) * np.sqrt(b @ b)))
+    np.testing.assert_allclose(scores.cosine_similarity(guess, truth), expected, rtol=1e-12)
+    monkeypatch.setattr(scores, "_CHUNK", 2)
+    np.testing.assert_allclose(scores.cosine_similarity(guess, truth), expected, rtol=1e-12)
+
+
+def test_cosine_similarity_ignores_brightness_and_contrast_and_is_0_for_constant_images():
+    truth = _images(3)
+    np.testing.assert_allclose(scores.cosine_similarity(0.3 * truth + 0.2, truth), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(scores.cosine_similarity(1 - truth, truth), -1.0, rtol=1e-6)
+    constant = np.full_like(truth, 0.1)
+    assert scores.cosine_similarity(constant, truth).tolist() == [0.0] * 3
+    assert scores.cosine_similarity(truth, constant).tolist() == [0.0] * 3
+    assert scores.cosine_similarity(constant, constant).tolist() == [0.0] * 3
+
+
 def test_small_images_and_unlike_shapes_are_refused():
     with pytest.raises(ValueError, match="at least 16"):
         scores.ssim(_images(1, size=12), _images(1, size=12))
