@@ -1,6 +1,5 @@
 """Progress on the terminal: the phase, its steps, and the remaining time."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -15,8 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from testbed.core.progress import Display
 
-class RichDisplay:
+class RichDisplay(Display):
     """One line per phase; without a terminal, one line per finished phase."""
 
     def __init__(self) -> None:
@@ -41,12 +41,7 @@ class RichDisplay:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

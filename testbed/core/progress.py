@@ -1,16 +1,15 @@
-"""What a run tells whoever watches it, and how long each phase took on the host's clock."""
+"""Progress of a run: phases shown to the user, and their wall time."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 
-class Display(Protocol):
-    """Shows phases; the command line implements it with rich."""
+class Display:
+    """Shows nothing; the command line overrides all methods with rich."""
 
     def begin(self, phase: str, steps: int | None) -> None:
-        """Show a new phase of so many steps, or of unknown length."""
+        """Show a new phase of a number of steps, None: unknown."""
 
     def advance(self, steps: int, note: str) -> None:
         """Move the phase on, with a short note such as the latest accuracy."""
@@ -19,23 +18,7 @@ class Display(Protocol):
         """Show that the phase is over: completed, or left by an error."""
 
     def say(self, text: str) -> None:
-        """Show a sentence that whoever runs it should read."""
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def begin(self, phase: str, steps: int | None) -> None:
-        """Ignore the phase."""
-
-    def advance(self, steps: int, note: str) -> None:
-        """Ignore the step."""
-
-    def end(self, completed: bool) -> None:
-        """Ignore the end."""
-
-    def say(self, text: str) -> None:
-        """Ignore the sentence."""
+        """Show a sentence to the user."""
 
 
 class Progress:
@@ -46,7 +29,7 @@ class Progress:
         display: Display | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._display: Display = display or Silent()
+        self._display = display or Display()
         self.stop_requested = stop_requested
         self.phases: list[tuple[str, float]] = []
         self._started = time.perf_counter()
@@ -69,7 +52,7 @@ class Progress:
 
         Raises
         ------
-        KeyboardInterrupt : a stop was requested; the interrupt itself can be lost in a library's
+        KeyboardInterrupt : a stop was requested. The interrupt itself can get lost in a library's
             callback or destructor, where Python ignores exceptions.
         """
         self._display.advance(steps, note)
@@ -77,7 +60,7 @@ class Progress:
             raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
-        """Tell whoever watches something that the run goes on after, such as a damaged file."""
+        """Show the user a problem that does not stop the run, such as a damaged file."""
         self._display.say(text)
 
     @property

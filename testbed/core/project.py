@@ -1,6 +1,16 @@
 """The installed project: its version, and the folder that its packages are imported from."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 VERSION = "0.1.0"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def source_digest(sources: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 of source files by name, in any order."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + sources[name] + b"\0")
+    return digest.hexdigest()

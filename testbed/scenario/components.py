@@ -1,5 +1,6 @@
 """What scenario sections are made of: names, shares, and components chosen from the registries."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
@@ -43,6 +44,21 @@ def check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> 
             )
 
 
+def built(
+    registry: Registry[Any], name: str, given: dict[str, Any], kept: Mapping[str, Any] | None = None
+) -> Component:
+    """Return the component ``name`` with the options that are given, beside ``kept`` ones.
+
+    Raises
+    ------
+    ValueError : no such component or option, or a value out of its range.
+    """
+    given = {key: value for key, value in given.items() if key != "name"}
+    check_options(registry, name, given)
+    options: Options = registry.options(name, {**(kept or {}), **given})
+    return Component(name=name, options=options.model_dump())
+
+
 def _component_validator(registry: Registry[Any]) -> BeforeValidator:
     def validate(value: Any) -> Component:
         if isinstance(value, Component):
@@ -54,10 +70,7 @@ def _component_validator(registry: Registry[Any]) -> BeforeValidator:
                 f"give the name of a {registry.kind}, or a mapping with 'name' and its options; "
                 f"known: {', '.join(registry.names())}"
             )
-        given = {key: item for key, item in value.items() if key != "name"}
-        check_options(registry, value["name"], given)
-        options: Options = registry.options(value["name"], given)
-        return Component(name=value["name"], options=options.model_dump())
+        return built(registry, value["name"], value)
 
     return BeforeValidator(validate)
 
@@ -72,11 +85,7 @@ StrategyChoice = Annotated[Component, _component_validator(registries.STRATEGIES
 
 def component(registry: Registry[Any], name: str, description: str | None = None) -> Any:
     """Return a field whose default is the component ``name`` with its default options."""
-
-    def default() -> Component:
-        return Component(name=name, options=registry.options(name, {}).model_dump())
-
-    return Field(default_factory=default, description=description)
+    return Field(default_factory=lambda: built(registry, name, {}), description=description)
 
 
 def overridden(registry: Registry[Any], base: Component, change: Any) -> Component:
@@ -98,8 +107,4 @@ def overridden(registry: Registry[Any], base: Component, change: Any) -> Compone
     if not isinstance(change, dict):
         raise ValueError(f"give a name, or a mapping of options, got {change!r:.80}")
     name = change.get("name", base.name)
-    given = {key: item for key, item in change.items() if key != "name"}
-    check_options(registry, name, given)
-    kept = base.options if name == base.name else {}
-    options: Options = registry.options(name, {**kept, **given})
-    return Component(name=name, options=options.model_dump())
+    return built(registry, name, change, base.options if name == base.name else {})

@@ -73,7 +73,11 @@ def encode(released: Tensor, wire: WireFormat = FLOAT32) -> dict[str, Tensor]:
         parts += [positions[1:], kept.astype("<f4")]
     else:
         step, zero_point = grid
-        rows = np.nonzero(flat)[0] if positions[0] != DENSE else np.repeat(*_rows(flat))
+        rows = (
+            np.nonzero(flat)[0]
+            if positions[0] != DENSE
+            else np.repeat(np.arange(len(flat)), flat.shape[1])
+        )
         codes = np.rint(kept / np.where(step == 0.0, 1.0, step)[rows]) + zero_point[rows]
         parts += [step.astype("<f4"), zero_point, positions[1:], _pack(codes, bits)]
     return {Z_PACKED: torch.from_numpy(np.concatenate([_as_bytes(part) for part in parts]))}
@@ -213,10 +217,6 @@ def _index_type(elements: int) -> "np.dtype[Any]":
 
 def _form(form: int) -> Bytes:
     return np.array([form], dtype=np.uint8)
-
-
-def _rows(flat: Floats) -> tuple[NDArray[np.int64], int]:
-    return np.arange(len(flat)), flat.shape[1]
 
 
 def _as_bytes(values: NDArray[Any]) -> Bytes:

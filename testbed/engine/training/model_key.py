@@ -15,6 +15,7 @@ import clients.device_spec
 import server.provider
 from server.compute import describe_device
 from server.provider import ProviderImages
+from testbed.core.project import source_digest
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.registry import Registry
 from testbed.engine.setting.models import ArmModels
@@ -127,10 +128,7 @@ def digest_of_code(modules: Iterable[str]) -> str:
         sources[name] = path.read_bytes() if path else b""
         if path:
             waiting += _imports_of(sources[name])
-    digest = hashlib.sha256()
-    for name in sorted(sources):
-        digest.update(name.encode() + b"\0" + sources[name] + b"\0")
-    return digest.hexdigest()
+    return source_digest(sources)
 
 
 def _source_file(module: str) -> Path | None:

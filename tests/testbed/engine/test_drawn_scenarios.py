@@ -14,7 +14,7 @@ from small import TINY
 from whole_runs import everything
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Silent
+from testbed.core.progress import Display
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray.cluster import LocalCluster
@@ -119,7 +119,7 @@ def servings(draw):
     }
 
 
-class StopAtMoment(Silent):
+class StopAtMoment(Display):
     """A display that presses Ctrl-C at one of the moments that every run of a scenario has.
 
     Moments are the beginnings of an arm's phases, and the ends of rounds and epochs.

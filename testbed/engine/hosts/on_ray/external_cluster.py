@@ -1,6 +1,5 @@
 """A Ray cluster of somebody else's: joined for as long as the run lasts, and left as it was."""
 
-import hashlib
 import importlib.metadata
 import logging
 import platform
@@ -13,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from testbed.core.errors import HostError, UserError
-from testbed.core.project import PROJECT_ROOT, VERSION
+from testbed.core.project import PROJECT_ROOT, VERSION, source_digest
 from testbed.engine.hosts.on_ray.address import answers, found_address
 from testbed.engine.hosts.on_ray.cluster import Cluster, check_alive, quiet_ray
 from testbed.engine.hosts.on_ray.watchdog import Watchdog
@@ -26,15 +25,14 @@ PACKAGES = ("testbed", "clients", "server")
 
 def versions() -> dict[str, str]:
     """Return what has to be equal on all nodes for equal results."""
-    source = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((PROJECT_ROOT / package).rglob("*.py")):
-            source.update(str(path.relative_to(PROJECT_ROOT)).encode())
-            source.update(path.read_bytes())
+    files = [path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")]
+    source = source_digest(
+        {path.relative_to(PROJECT_ROOT).as_posix(): path.read_bytes() for path in files}
+    )
     return {
         "Python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        "the testbed": f"{VERSION} (source {source.hexdigest()[:12]})",
+        "the testbed": f"{VERSION} (source {source[:12]})",
     }
 
 
