@@ -1,7 +1,7 @@
-"""Puts a scenario's fleet under load: many requests, queues at every device, link and the cloud.
+"""Loads a scenario's fleet with many requests; devices, links and the cloud have queues.
 
-Nothing is trained and no image is classified; the arms' front-ends and cloud models give the
-times::
+Nothing is trained and no image is classified. Times follow from the arms' front-ends and cloud
+models::
 
     python -m testbed.load scenarios/100_devices.yaml --requests-per-s 2
     python -m testbed.load scenarios/100_devices.yaml --set fleet.size=10000 --max-batch 16
@@ -39,7 +39,7 @@ from testbed.scenario.loading import load_scenario
 
 @dataclass(frozen=True)
 class ArmLoad:
-    """How one arm bore the load.
+    """Result of one arm under load.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class ArmLoad:
 
 
 def device_times(inputs: RunInputs, models: ArmModels, costs: DeviceCosts) -> DeviceTimes:
-    """Return what a request takes on every device, as a run would charge it without losses."""
+    """Return the times of a request on every device, as in a run without losses."""
     fleet, scenario = inputs.fleet, inputs.scenario
     sizes, tier = message_bytes(models, costs), models.tier_of.astype(np.int64)
     raw = ~costs.serving_feasible

@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, registries, seeds and the scenario schema."""
+"""The base of every other package: errors, registries, seeds, files, settings of processes."""

@@ -1,4 +1,4 @@
-"""Errors that are meant to be read by the person who runs the testbed."""
+"""Errors for users of the testbed."""
 
 import re
 import sys
@@ -9,10 +9,10 @@ LONGEST_SENTENCE = 1000
 
 
 class UserError(Exception):
-    """Bad input, said in one clear sentence; the command line prints it and exits with code 2.
+    """Bad input, explained in one sentence; the command line prints it and exits with code 2.
 
-    What the sentence quotes may come from a damaged or hostile file: it is put on one line, without
-    characters that a terminal would act on, and what is too long to read loses its middle.
+    The sentence may quote a damaged or hostile file. It is therefore put on one line, control
+    characters of terminals are escaped, and the middle of a long sentence is left out.
     """
 
     def __init__(self, sentence: str) -> None:

@@ -18,7 +18,7 @@ from testbed.core.errors import UserError
 
 @contextlib.contextmanager
 def whole_file(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it there at the end, or remove it on an error.
+    """Yield a temporary path beside ``path``; move it to ``path``, or remove it after an error.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def whole_file(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, SafetensorError):  # its text alone says what the system said
+        if isinstance(error, SafetensorError):  # only its text holds the system's error
             raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from None
         if isinstance(error, OSError) and error.filename is None:
             reason = error.strerror or str(error)
@@ -48,7 +48,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, f".{os.getpid()}.tmp") as temporary:  # commands may run at once
+        # Two commands may write the same file at once.
+        with whole_file(path, f".{os.getpid()}.tmp") as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 STATISTICS_MOMENTUM = 0.25
-"""How much one batch of the cohort counts in the running statistics of batch norm.
+"""Weight of one batch of the cohort in the running statistics of batch norm.
 
-Training is a few dozen steps long here. The published momenta of 0.1 and, in the gates, 0.01 would
-leave statistics of earlier weights, or of none, in a model that is evaluated after a round; one
-batch alone is too noisy. Gradients do not depend on it.
+Training takes a few dozen steps. With the published momenta of 0.1 and, in the gates, 0.01, the
+statistics would lag behind the weights when a model is evaluated after a round; one batch is too
+noisy. Gradients do not depend on it.
 """
 
 
 class BatchAverage(nn.Module):
-    """Base of layers that average something over batches, like batch norm does its statistics.
+    """Base of layers that average over batches, as batch norm averages its statistics.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ def running_weight(batches_before: int, batches: int = 1) -> float:
 
 
 def set_statistics_momentum(module: nn.Module, momentum: float) -> None:
-    """Make everything in ``module`` that averages over batches weigh the next by ``momentum``."""
+    """Set the weight of the next batch in all layers of ``module`` that average over batches."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d | BatchAverage):
             layer.momentum = momentum
@@ -81,7 +81,7 @@ class _TripletGate(nn.Module):
 
 
 class TripletAttention(nn.Module):
-    """Mean of three gates: C and H swapped, C and W swapped, as it is (arXiv 2010.03045)."""
+    """Mean of three gates: C and H swapped, C and W swapped, none swapped (arXiv 2010.03045)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def funnel_tail(channels: int) -> nn.Sequential:
 
 
 def widen(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return the cloud's Up: two bias-free conv 3x3 with nothing between, BN, ReLU."""
+    """Return the cloud's Up: two bias-free conv 3x3 in sequence, BN, ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),

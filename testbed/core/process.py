@@ -13,18 +13,18 @@ from typing import Any, NoReturn, Self
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGEST_ON_HEAP_BYTES = 32 << 20
-"""Blocks up to so many bytes come from the heap; glibc allows no more on 64-bit machines."""
+"""Larger blocks do not come from the heap; the maximum that glibc allows on 64-bit machines."""
 KEPT_BYTES = 256 << 20
-"""So much free memory at the heap's end stays with the process."""
+"""Free memory at the heap's end that the process keeps."""
 
 
 def tune_malloc() -> bool:
-    """Let this process keep the memory of freed tensors for the next ones; say whether it does.
+    """Keep the memory of freed tensors in this process; return whether the C library can.
 
     With glibc's defaults a tensor of some hundred kilobytes goes back to the operating system as
-    soon as it is freed, and the next one is faulted in anew, page by page; a forward pass of a
-    small network spends more time there than on its arithmetic. The price is at most
-    `KEPT_BYTES` of idle memory per process. Arithmetic and results are the same.
+    soon as it is freed, and the memory of the next one is faulted in again, page by page. A forward
+    pass of a small network spends more time on page faults than on arithmetic. The process holds
+    at most `KEPT_BYTES` of idle memory. Results do not change.
 
     Only glibc has these settings (``mallopt(3)``); elsewhere nothing happens.
     """
@@ -37,32 +37,32 @@ def tune_malloc() -> bool:
 
 
 def freeze_gc() -> None:
-    """Let Python's garbage collector pass over all objects that this process has now.
+    """Exclude all current objects of this process from Python's garbage collection.
 
-    The libraries alone bring some hundred thousand, which live as long as the process does. A full
-    collection looks at every one of them, a quarter of a second each time, and a round with many
-    replies sets off several. ``gc.unfreeze()`` takes it back.
+    The libraries create some hundred thousand objects, which live as long as the process. A full
+    collection visits all of them, which takes a quarter of a second, and a round with many replies
+    triggers several. ``gc.unfreeze()`` reverts it.
     """
     gc.freeze()
 
 
 def stop_telemetry() -> None:
-    """Keep Flower and Ray from phoning home; works only before they are imported."""
+    """Disable the telemetry of Flower and Ray; call it before they are imported."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 def no_compiler_cache() -> None:
-    """Keep PyTorch from leaving an empty folder for compiled code, of which there is none here.
+    """Keep PyTorch from creating an empty folder for compiled code.
 
-    ``torch._dynamo`` makes ``torchinductor_USER`` in the temporary folder as soon as something
-    imports it; where the variable names a folder that is there, none is made.
+    ``torch._dynamo`` creates ``torchinductor_USER`` in the temporary folder when it is imported,
+    unless the variable names an existing folder.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that one came."""
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and records that one came."""
 
     def __init__(self) -> None:
         self.requested = False

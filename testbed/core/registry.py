@@ -1,7 +1,7 @@
 """Registries: a name, a factory, its typed options and one line of description.
 
-A component registers itself with a decorator in its own file; the registry imports every module of
-its packages the first time it is asked, so that a new file is found without an edit anywhere else.
+A component registers itself with a decorator. On first use the registry imports every module of its
+packages, so that a new file is found without a change elsewhere.
 """
 
 import difflib
@@ -97,7 +97,7 @@ class Registry(Generic[T]):
 
         Raises
         ------
-        ValueError : nothing of that name; the message lists what there is.
+        ValueError : no entry of that name; the message lists the names.
         """
         self._load()
         if name not in self._entries:

@@ -1,4 +1,4 @@
-"""Which images each device holds, as two arrays: a fleet of a million takes no million objects."""
+"""The images of each device in two arrays, without an object per device."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -12,7 +12,7 @@ Rows = NDArray[np.int64]
 class DeviceRows(Sequence[Rows]):
     """The devices' rows in the image pool, one after another.
 
-    As a rule 4 bytes per row and 4 per device; devices that all hold the same number take none.
+    It takes 4 bytes per row and 4 per device; none per device if all hold the same number.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class DeviceRows(Sequence[Rows]):
     """
 
     def __init__(self, rows: Sequence[Rows]) -> None:
-        lengths = np.array([len(own) for own in rows], dtype=np.int64)
+        lengths = np.array([len(of_device) for of_device in rows], dtype=np.int64)
         self._devices = len(lengths)
         self._every = int(lengths[0]) if len(set(lengths.tolist())) == 1 else None
         ends = np.empty(0, dtype=np.int64) if self._every is not None else np.cumsum(lengths)
@@ -53,6 +53,6 @@ class DeviceRows(Sequence[Rows]):
 
 
 def _narrow(values: Rows) -> NDArray[Any]:
-    """Return whole numbers from 0 on, in 4 bytes each where that is enough."""
+    """Return non-negative whole numbers, in 4 bytes each where these suffice."""
     fits = not len(values) or int(values.max()) <= np.iinfo(np.uint32).max
     return values.astype(np.uint32) if fits else values

@@ -1,4 +1,4 @@
-"""Builds an image pool from tables of encoded images; only the rows that are kept are decoded."""
+"""Builds an image pool from tables of encoded images; decodes only the selected rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,20 +36,20 @@ def pool_from_tables(
     max_images: int | None,
     mode: Mode | None = None,
 ) -> ImagePool:
-    """Read, choose by content, decode.
+    """Read tables, select images by content, and decode them.
 
     Parameters
     ----------
     name, source : as in ``ImagePool``.
-    tables : the files or splits, training rows and official test rows alike.
-    columns : where image, class and person are.
+    tables : the files or splits of training rows and of official test rows.
+    columns : of image, class and person.
     image_size_px : resize to this square; None keeps the native size.
     max_images : keep this many by content hash, before decoding; None keeps all.
     mode : convert images to grey ("L") or "RGB"; None takes them as they are.
 
     Raises
     ------
-    UserError : missing column, corrupt file, undecodable image, or images of unlike shapes.
+    UserError : missing column, corrupt file, undecodable image, or images of different shapes.
     """
     for table in tables:
         _check_columns(table, columns)
@@ -173,7 +173,7 @@ def _decode_rows(
                     images = np.empty((len(kept), *image.shape), dtype=np.uint8)
                 if image.shape != images.shape[1:]:
                     raise UserError(
-                        f"{where}: the image is {_shape(image.shape)} and those before it are "
+                        f"{where}: the image is {_shape(image.shape)}, the previous ones are "
                         f"{_shape(images.shape[1:])}; {_remedy(image.shape, images.shape[1:])}"
                     )
                 images[done] = image
@@ -192,4 +192,4 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _remedy(one: tuple[int, ...], other: tuple[int, ...]) -> str:
     if one[0] != other[0]:
         return "all must be grey or all RGB"
-    return "set data.image_size_px to bring them to one size"
+    return "set data.image_size_px to resize all to one size"

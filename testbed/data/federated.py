@@ -1,4 +1,4 @@
-"""The data of a run: pool, parts, and who holds what."""
+"""The data of a run: the image pool, its parts, and their owners."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class FederatedData:
     device_images : rows that each device trains on, one array per device, possibly empty.
     victim_owner : device that owns each victim image, aligned with ``parts.victims``.
     mean, std : float32 (C,) per channel over the training part, of images in [0, 1].
-    majority_class_accuracy : accuracy on the victims of always answering the class that is most
-        frequent in the training part.
+    majority_class_accuracy : accuracy on the victims of the constant answer with the most frequent
+        class of the training part.
     """
 
     pool: ImagePool
@@ -59,15 +59,15 @@ def load_pool(section: DataSection) -> ImagePool:
 def load_federated_data(
     section: DataSection, num_devices: int, seed: int, share_out: bool = True
 ) -> FederatedData:
-    """Load, split and share out the data of a scenario.
+    """Load, split and distribute the data of a scenario.
 
     Parameters
     ----------
-    share_out : whether the devices get training images; without, ``device_images`` is empty.
+    share_out : whether to distribute the training images; else ``device_images`` is empty.
 
     Raises
     ------
-    UserError : anything about the data that a person has to put right.
+    UserError : the data cannot be loaded, split or distributed as the scenario asks.
     """
     pool = load_pool(section)
     parts = split(pool, section.splits, seed)
@@ -93,8 +93,8 @@ def to_unit(images: NDArray[np.uint8]) -> FloatArray:
 def channel_statistics(images: NDArray[np.uint8], rows: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return mean and standard deviation (C,) of ``images[rows]`` in [0, 1], per channel.
 
-    Computed from exact grey-level counts, so the result does not depend on summation order. A
-    channel that never changes gets the smallest step, 1/255, to divide by.
+    Computed from exact grey-level counts, so the result does not depend on summation order. The
+    deviation is at least the smallest step, 1/255, so that one can divide by it.
     """
     levels = np.arange(256) / 255
     means, deviations = [], []

@@ -1,4 +1,4 @@
-"""Datasets from the Hugging Face hub, by name, for users with a network."""
+"""Loads datasets from the Hugging Face hub by name."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
     Parameters
     ----------
     repository : name on the hub, for instance ``uoft-cs/cifar10``.
-    advice : what else a user can do, the end of the message when the hub fails.
+    advice : the end of the message when the hub fails: what else a user can do.
 
     Raises
     ------
@@ -27,17 +27,17 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(TIMEOUT_S))
-    import datasets  # slow to import, and reads the time limits above when it is
+    import datasets  # slow to import; reads the time limits on import
 
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
         _probe(repository)
         loaded = datasets.load_dataset(repository)
-    except Exception as error:  # whatever a download raises, the user needs one sentence
+    except Exception as error:  # downloads raise errors of many kinds
         reason = str(error).strip().splitlines()
         raise UserError(
-            f"data: the hub could not give {repository} "
+            f"data: cannot load {repository} from the hub "
             f"({type(error).__name__}{': ' + reason[0][:120] if reason else ''}; with "
             f"HF_HUB_OFFLINE=1 an earlier download is used) and there is {advice}"
         ) from None
@@ -46,9 +46,9 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
 
 
 def _probe(repository: str) -> None:
-    """Fail at once without a network: ``load_dataset`` alone retries for half a minute.
+    """Fail at once without a network; ``load_dataset`` would retry for half a minute.
 
-    With ``HF_HUB_OFFLINE=1`` the hub is not asked and only the cache counts.
+    With ``HF_HUB_OFFLINE=1`` only the cache is used.
     """
     import huggingface_hub
 

@@ -1,4 +1,4 @@
-"""The pool of images that a run draws from, and the identity of an image."""
+"""The image pool of a run, and the content key that identifies an image."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ class ImagePool:
     name : the dataset's registered name.
     images : uint8 (N, C, H, W).
     labels : class of each image, int64 (N,).
-    label_names : names of the classes, whether or not an image of each is present.
-    persons : who is pictured, int64 (N,), or None where the data has no persons.
-    official_test : True for images of the dataset's own test file, (N,), or None without one.
+    label_names : names of all classes, including those without an image.
+    persons : the person in each image, int64 (N,), or None where the data has no persons.
+    official_test : True for images of the dataset's test file, (N,), or None without one.
     content_keys : uint64 (N,); identical images share a key.
-    source : where the images came from, for the report.
+    source : origin of the images, for the report.
 
     Raises
     ------
-    UserError : no two classes, or sides that front-ends cannot halve four times.
+    UserError : fewer than two classes, or sides that cannot be halved four times.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ImagePool:
 
     @property
     def labels_are_persons(self) -> bool:
-        """Whether the task is to name the person, so that nobody can be held out of training."""
+        """Whether the classes are the persons, so that no person can be held out of training."""
         if self.persons is None:
             return False
         pairs = len(np.unique(np.stack([self.labels, self.persons]), axis=1).T)
@@ -90,8 +90,8 @@ def content_key(content: bytes) -> int:
 def keep_by_content(content_keys: KeyArray, max_images: int | None) -> IntArray:
     """Return the rows (N',), ascending, of the ``max_images`` smallest content keys.
 
-    The images' content decides, not their order or the seed, and subsets are nested: every smaller
-    ``max_images`` keeps a subset of what a larger one keeps.
+    The choice depends on the images' content, not on their order or the seed. Choices are nested: a
+    smaller ``max_images`` keeps a subset of those that a larger one keeps.
     """
     order = np.argsort(content_keys, kind="stable")[:max_images]
     return np.sort(order).astype(np.int64)

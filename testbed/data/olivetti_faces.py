@@ -16,8 +16,8 @@ from testbed.data.encoded import Columns, pool_from_tables
 from testbed.data.images import ImagePool, content_key, keep_by_content
 from testbed.data.tables import find_folder, folder_tables, where_looked
 
-# The archive that scikit-learn's fetch_olivetti_faces downloads too. It is read here directly,
-# because scikit-learn caches it as a pickle.
+# The archive of scikit-learn's fetch_olivetti_faces. It is read directly, because scikit-learn
+# caches it as a pickle.
 ARCHIVE_URL = "https://ndownloader.figshare.com/files/5976027"
 ARCHIVE_SHA256 = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
 TIMEOUT_S = 10
@@ -33,7 +33,7 @@ def load_olivetti_faces(
 ) -> ImagePool:
     """Load the faces; the task is to name the person, so ``persons`` equals ``labels``.
 
-    ``testbed.data.splits`` says what is held apart by person in such a task.
+    ``testbed.data.splits`` describes how such a task is split by person.
 
     Raises
     ------

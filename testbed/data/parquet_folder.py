@@ -1,4 +1,4 @@
-"""Any image classification data in Hugging Face parquet layout, local or on the hub."""
+"""Image classification data in Hugging Face parquet layout, from a folder or the hub."""
 
 import os
 import re
@@ -19,9 +19,9 @@ PERSON_COLUMNS = ("person", "person_id", "identity", "subject", "subject_id", "w
 
 
 class ParquetFolderOptions(Options):
-    """Which columns to read; null finds them by the metadata and by usual names.
+    """The columns to read; null finds them by the metadata and by common names.
 
-    ``mode`` converts every image to grey ("L") or "RGB"; null takes them as they are.
+    ``mode`` converts every image to grey ("L") or "RGB"; null keeps the images' modes.
     """
 
     image_column: str | None = None
@@ -46,7 +46,7 @@ def load_parquet_folder(
 
     Raises
     ------
-    UserError : no such folder or hub dataset, columns that cannot be told, unreadable files.
+    UserError : no such folder or hub dataset, columns that cannot be found, unreadable files.
     """
     if path is None:
         raise UserError("data.path: required with data.name=parquet_folder (folder or hub name)")
@@ -82,7 +82,7 @@ def _columns(table: EncodedTable, options: ParquetFolderOptions) -> Columns:
     if image is None or label is None:
         missing = "image_column" if image is None else "label_column"
         raise UserError(
-            f"{table.where}: cannot tell the {missing} among {', '.join(names)}; name it"
+            f"{table.where}: cannot find the {missing} among {', '.join(names)}; set the option"
         )
     usual = [name for name in PERSON_COLUMNS if name in names]
     return Columns(image, label, options.person_column or next(iter(usual), None))

@@ -1,4 +1,4 @@
-"""Shares the training images out among the devices, and the victims among their owners."""
+"""Distributes the training images over the devices, and assigns the victims to owners."""
 
 import contextlib
 import io
@@ -20,18 +20,18 @@ def partition_training(
 ) -> list[IntArray]:
     """Return the rows of the pool that each device trains on, ascending.
 
-    Without ``images_per_device`` the devices' rows are disjoint; some may be empty where the
-    partitioner leaves them so (counted, never hidden). With it, the training images are first
-    partitioned into as many parts as hold about ``images_per_device`` each, the parts are dealt out
-    to the devices in turn, and each device draws its rows from its part with replacement: class
-    skew is kept, and a fleet may be any number of times larger than the data.
+    Without ``images_per_device`` the devices' rows are disjoint, and the partitioner may leave some
+    devices without any. With it, the training images are first partitioned into parts of about
+    ``images_per_device`` images. The parts are assigned to the devices in turn, and each device
+    draws its rows from its part with replacement. This keeps the class skew for fleets that are
+    larger than the data.
 
-    Which device gets which part is drawn by seed, so that sizes that grow with the part's number
-    (linear, square, exponential) do not follow the order of device classes.
+    The assignment of parts to devices is drawn by seed, so that sizes that grow with the part's
+    number (linear, square, exponential) do not follow the order of device classes.
 
     Raises
     ------
-    UserError : the partitioner cannot do what it is asked for.
+    UserError : the partitioner cannot make these parts.
     """
     rows = generator(seed, "partition order").permutation(parts.training)
     num_partitions = num_devices
@@ -45,7 +45,7 @@ def partition_training(
         for index in generator(seed, "partition deal").permutation(len(partitions))
     ]
     if section.images_per_device is None:
-        # more partitions than devices happen with natural ids: a device then gets several
+        # natural ids can give more partitions than devices: a device then gets several
         return [
             np.sort(np.concatenate([np.empty(0, np.int64), *partitions[device::num_devices]]))
             for device in range(num_devices)
@@ -64,7 +64,7 @@ def partition_training(
 def _filled_partitions(
     num_images: int, images_per_device: int, num_devices: int, num_classes: int
 ) -> int:
-    """Return how many partitions of ``images_per_device`` the data fills, at most one a device."""
+    """Return the number of full partitions of ``images_per_device``, at most one per device."""
     count = max(1, min(num_devices, num_images // images_per_device))
     # a whole multiple of the classes, where possible, suits partitioners that go by class
     return count - count % num_classes if count >= num_classes else count
@@ -92,7 +92,7 @@ def _partition(
     except (ValueError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"data.partitioner: {choice.name} cannot share {len(rows)} images of {pool.name} out "
+            f"data.partitioner: {choice.name} cannot split {len(rows)} images of {pool.name} "
             f"into {num_partitions} parts ({reason:.200}); use fewer devices, more images, other "
             "options, or data.images_per_device"
         ) from None
@@ -104,10 +104,10 @@ def _partition(
 def _run(partitioner: Any, columns: dict[str, IntArray]) -> list[IntArray]:
     import datasets  # slow to import
 
-    # retries of Dirichlet draws warn, and natural ids draw a progress bar
+    # retries of Dirichlet draws warn, and natural ids show a progress bar
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        # the Arrow format hands a column out as it is, 20 times faster than "numpy"
+        # the Arrow format returns columns without conversion, 20 times faster than "numpy"
         partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("arrow")
         return [
             np.asarray(partitioner.load_partition(index)["row"], dtype=np.int64)
@@ -129,7 +129,7 @@ def assign_victims(
     """
     devices = np.arange(fleet_size) if eligible is None else np.asarray(eligible, dtype=np.int64)
     if len(devices) == 0:
-        raise UserError("fleet: no device is able to own a victim's image")
+        raise UserError("fleet: no device can own a victim's image")
     draw = generator(seed, "victim owners")
     devices = draw.permutation(devices)
     owners = np.empty(len(parts.victims), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The partitioners of flwr-datasets, by name, with typed options.
+"""Registers the partitioners of flwr-datasets, with typed options.
 
 Each factory is called as ``factory(options, num_partitions=..., num_classes=..., seed=...)`` and
 returns a ``flwr_datasets.partitioner.Partitioner`` over the columns ``label`` and ``person``.
@@ -25,7 +25,7 @@ def _library() -> Any:
 
 
 class DirichletOptions(Options):
-    """``alpha``: concentration, smaller is more skewed; see flwr-datasets for the others."""
+    """``alpha``: concentration, smaller is more skewed; flwr-datasets documents the others."""
 
     alpha: Annotated[float, Field(gt=0.0)] = 0.5
     min_partition_size: Annotated[int, Field(ge=0)] = 0
@@ -33,7 +33,7 @@ class DirichletOptions(Options):
 
 
 class PathologicalOptions(Options):
-    """How many classes a device has, and how they are chosen."""
+    """The number of classes of a device, and how they are chosen."""
 
     num_classes_per_partition: PositiveInt = 2
     class_assignment_mode: Literal["random", "deterministic", "first-deterministic"] = (
@@ -42,7 +42,7 @@ class PathologicalOptions(Options):
 
 
 class ShardOptions(Options):
-    """How many equal shards of the images sorted by class a device gets, without a remainder."""
+    """The number of equal shards of the images, sorted by class, that a device gets."""
 
     num_shards_per_partition: PositiveInt = 2
 

@@ -1,19 +1,19 @@
 """Splits a pool into the five disjoint parts of a fair privacy evaluation.
 
 A salted SHA-256 of the image's content key, or of its person, decides the part; the order of rows
-never does. The salt holds the scenario's seed, so several seeds give several splits, and one seed
-gives the same part to an image whatever else is in the pool.
+does not. The salt contains the scenario's seed: other seeds give other splits, and one seed assigns
+an image to the same part, independently of the other images in the pool.
 
-- Identical images are always in the same part.
-- Persons: where the data has persons, a person is in one part only. The one exception is a task
+- Identical images are in the same part.
+- Persons: where the data has persons, each person is in one part only. The exception is a task
   whose classes *are* the persons (``ImagePool.labels_are_persons``, for instance face
-  recognition): nobody can be recognised who was never enrolled. There the attacker's two auxiliary
-  parts hold persons that appear nowhere else (nor in each other), while training, validation and
+  recognition), because a person who was not enrolled cannot be recognised. In such a task the two
+  auxiliary parts of the attacker contain persons of their own, while training, validation and
   victims share the enrolled persons, with disjoint images.
-- Official test file: victims come from it only, everything else from the other files only. The
-  victims' share counts all images, and is capped by the size of the test file; the four other
-  shares are renormalised. A victim whose image (or, as above, whose person) also appears in
-  another part is dropped.
+- Official test file: all victims come from it, all other parts from the other files. The victims'
+  share refers to all images and is capped by the size of the test file; the four other shares are
+  renormalised. A victim whose image (or person, as above) also appears in another part is
+  dropped.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ class Parts:
     ----------
     training : images on the devices.
     validation : images for choosing rounds and reporting curves.
-    auxiliary, auxiliary_validation : the attacker's own images.
-    victims : images whose features are intercepted; nothing is ever trained on them.
+    auxiliary, auxiliary_validation : the attacker's images.
+    victims : images whose features are intercepted; no model is trained on them.
     """
 
     training: IntArray
@@ -121,7 +121,7 @@ def _uniform(keys: NDArray[np.uint64], purpose: str, seed: int) -> FloatArray:
 def _evenly(uniform: FloatArray) -> FloatArray:
     """Replace each number by its rank, scaled to (0, 1).
 
-    Persons are few: by chance alone, small parts would often be empty.
+    There are few persons, so that small parts would often be empty by chance.
     """
     unique, inverse = np.unique(uniform, return_inverse=True)
     return ((np.arange(len(unique)) + 0.5) / len(unique))[inverse]
@@ -136,7 +136,7 @@ def _cut(uniform: FloatArray, weights: FloatArray) -> IntArray:
 
 def _first_come(assigned: IntArray, pool: ImagePool) -> IntArray:
     """Drop rows whose image or person is already in a part that may not share it."""
-    apart = np.arange(len(PART_NAMES))  # every part on its own, victims last
+    apart = np.arange(len(PART_NAMES))  # all parts are separate, victims come last
     assigned = _drop_shared(assigned, pool.content_keys, apart)
     if pool.persons is None:
         return assigned

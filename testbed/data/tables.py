@@ -24,9 +24,9 @@ class EncodedTable:
     Attributes
     ----------
     where : file or hub split, for messages.
-    official_test : whether it is the dataset's own test set.
+    official_test : whether it is the dataset's test set.
     schema : its Arrow columns.
-    features : what the Hugging Face metadata says about each column (may be empty).
+    features : the Hugging Face metadata of each column (may be empty).
     batches : iterates over the rows of the named columns, in order.
     """
 
@@ -37,9 +37,9 @@ class EncodedTable:
     batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
 
     def feature(self, column: str) -> dict[str, Any]:
-        """Return the metadata of one column; empty where there is none, or it is a list."""
-        found = self.features.get(column)
-        return found if isinstance(found, dict) else {}
+        """Return the metadata of one column; empty where it is missing or a list."""
+        feature = self.features.get(column)
+        return feature if isinstance(feature, dict) else {}
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -50,12 +50,12 @@ def parquet_files(folder: Path) -> list[Path]:
 def find_folder(name: str, path: str | None) -> Path | None:
     """Find a dataset's local folder.
 
-    ``path`` (``data.path``) may be the dataset's folder or its parent; without it the folder
-    ``name`` is looked for in the directory that ``TESTBED_DATA_DIR`` names.
+    ``path`` (``data.path``) may be the dataset's folder or its parent. Without it, the folder
+    ``name`` is searched in the directory of ``TESTBED_DATA_DIR``.
 
     Returns
     -------
-    The folder, or None when ``path`` is not given and no local copy exists.
+    The folder, or None if ``path`` is not given and there is no local copy.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def find_folder(name: str, path: str | None) -> Path | None:
 
 
 def where_looked(name: str) -> str:
-    """Say where a local copy was looked for, and how to point to one."""
+    """Say where a local copy was searched, and how to give its folder."""
     data_dir = os.environ.get(DATA_DIR_VARIABLE)
     looked = f"no {Path(data_dir) / name}" if data_dir else f"{DATA_DIR_VARIABLE} is not set"
     return (
@@ -91,7 +91,7 @@ def folder_tables(folder: Path) -> list[EncodedTable]:
 
     Raises
     ------
-    UserError : a file that is not parquet (now), or that turns out corrupt (while reading).
+    UserError : a file is not parquet (raised now), or corrupt (raised while reading).
     """
     return [_parquet_table(path) for path in parquet_files(folder)]
 

@@ -1,4 +1,4 @@
-"""When a device can be reached."""
+"""Models of availability: when a device can be reached."""
 
 import math
 from bisect import bisect_right
@@ -36,7 +36,7 @@ class Availability:
         ----------
         device : number of the device in the fleet.
         time_s : virtual time of the message; models of sessions look at it.
-        draw_key : number of the round or request; memoryless models draw anew for each.
+        draw_key : number of the round or request; memoryless models draw for each.
         seed : the scenario's seed.
         """
         return True
@@ -65,7 +65,9 @@ class BernoulliOptions(Options):
 
 
 @AVAILABILITIES.register(
-    "bernoulli", "A device answers with a fixed probability, anew each time", BernoulliOptions
+    "bernoulli",
+    "A device answers each message with a fixed probability",
+    BernoulliOptions,
 )
 class Bernoulli(Availability):
     """Answers with a fixed probability, independently for each device and draw key."""
@@ -88,7 +90,7 @@ class DiurnalOptions(Options):
         default=1.0, description="lognormal sigma of the online periods"
     )
     propensity_sigma: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.5, description="lognormal sigma of how often devices are online at all"
+        default=0.5, description="lognormal sigma of how often devices are online"
     )
     phase_spread: Share = Field(
         default=1.0, description="share of the day over which the devices' phases are spread"
@@ -100,12 +102,12 @@ class DiurnalOptions(Options):
     "diurnal", "Sessions of a two-state chain whose rate follows the day", DiurnalOptions
 )
 class Diurnal(Availability):
-    """Sessions that come and go, more often at some times of the day (arXiv 2205.06730).
+    """Online sessions whose frequency depends on the time of day (arXiv 2205.06730).
 
     A device i wants to be online with probability p_i(t) = q_i (0.5 + 0.4 sin(2 pi t / 24 h +
     phase_i)), q_i = X_i / max X, X lognormal. It comes online at the rate lambda0 p / (1 - p) and
     stays for a lognormal period of mean 1 / lambda0, so that at every moment the chain pulls
-    towards p_i(t). A trajectory is a function of (seed, device) alone, however it is asked.
+    towards p_i(t). A trajectory depends on (seed, device) only, not on the order of queries.
     """
 
     def __init__(self, options: DiurnalOptions, fleet_size: int) -> None:
@@ -133,7 +135,7 @@ class Diurnal(Availability):
 
 
 class _Trajectory:
-    """The moments at which one device changes state, extended as far as somebody has asked."""
+    """The times at which one device changes state, extended on demand."""
 
     def __init__(self, options: DiurnalOptions, propensity: float, device: int, seed: int) -> None:
         self._rng = seeds.generator(seed, "availability-sessions", device)

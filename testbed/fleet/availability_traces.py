@@ -1,8 +1,8 @@
-"""Availability replayed from recorded traces, in FedScale's form but as JSON.
+"""Availability replayed from recorded traces: FedScale's format as JSON.
 
 A file holds a list of traces, or an object of them by name. Each trace is ``{"active": [s, ...],
 "inactive": [s, ...], "finish_time": s}``: the device is online from ``active[i]`` until
-``inactive[i]``, and the whole repeats every ``finish_time`` seconds. Further keys are ignored.
+``inactive[i]``, and the trace repeats every ``finish_time`` seconds. Other keys are ignored.
 """
 
 import json
@@ -60,7 +60,7 @@ class Trace:
         return self
 
     def online(self, time_s: float) -> bool:
-        """Say whether the device is online; a session includes its start and not its end."""
+        """Return whether the device is online; a session includes its start and not its end."""
         within_s = time_s % self.cycle_s
         session = bisect_right(self.starts_s, within_s) - 1
         return session >= 0 and within_s < self.ends_s[session]
@@ -79,7 +79,7 @@ def read_traces(path: Path) -> list[Trace]:
     try:
         if path.stat().st_size > MAX_TRACE_BYTES:
             raise UserError(f"{path}: larger than {MAX_TRACE_BYTES} bytes, not a trace file")
-        # Integers as floats: one of 400 digits is as bad as infinity, and refused like it.
+        # Integers are read as floats: one of 400 digits becomes infinity, which is refused.
         content = json.loads(path.read_text(encoding="utf-8"), parse_int=float)
     except OSError as error:
         raise UserError(f"{path}: cannot read the traces ({error.strerror})") from None
@@ -121,32 +121,32 @@ class TraceOptions(Options):
     "trace", "Replays recorded sessions (JSON in FedScale's form)", TraceOptions
 )
 class TraceReplay(Availability):
-    """Every device replays one trace, from a moment of its cycle that is drawn by seed.
+    """Every device replays one trace, from a time within its cycle that is drawn by seed.
 
-    Traces are dealt out evenly; a fleet larger than the file replays each several times, out of
-    step with each other.
+    Traces are assigned evenly. A fleet larger than the file replays each trace several times, from
+    different times.
     """
 
     def __init__(self, options: TraceOptions, fleet_size: int) -> None:
         super().__init__(options, fleet_size)
         self._drop_out = options.drop_out
         self._traces = read_traces(Path(options.path))
-        self._dealt: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        self._assignment: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
 
     def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
-        """Look the time up in the device's trace; the draw key decides on drop-out only."""
+        """Look the time up in the device's trace; the draw key affects drop-out only."""
         if drops_out(device, draw_key, seed, self._drop_out):
             return False
         trace, offset = self._assigned(device, seed)
         return trace.online(time_s + offset * trace.cycle_s)
 
     def _assigned(self, device: int, seed: int) -> tuple[Trace, float]:
-        if seed not in self._dealt:
+        if seed not in self._assignment:
             rng = seeds.generator(seed, "availability-traces")
             order = rng.permutation(len(self._traces))
-            # the first round of dealing keeps the recorded time of day
+            # the first device of each trace keeps the recorded time of day
             offsets = rng.random(self.fleet_size)
             offsets[: len(order)] = 0.0
-            self._dealt[seed] = (order, offsets)
-        order, offsets = self._dealt[seed]
+            self._assignment[seed] = (order, offsets)
+        order, offsets = self._assignment[seed]
         return self._traces[int(order[device % len(order)])], float(offsets[device])

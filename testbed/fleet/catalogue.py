@@ -47,12 +47,12 @@ class Calibration(NetworkCosts[float]):
 
 
 class CatalogueDevice(NamedRow):
-    """One row of the catalogue; None stands for an unpublished number.
+    """One row of the catalogue; None: unpublished.
 
     Attributes
     ----------
-    name : short name used in scenarios, for instance ``raspberry-pi-4``.
-    ram_mb : memory that programs share (SRAM on microcontrollers), MiB.
+    name : short name for scenarios, for instance ``raspberry-pi-4``.
+    ram_mb : memory of all programs (SRAM on microcontrollers), MiB.
     precision : number format of inference.
     latency_family : constants of the latency form (``testbed.fleet.calibration.latency_form``).
     """
@@ -111,7 +111,7 @@ Catalogue = NamedRows[CatalogueDevice]
 
 
 def load_catalogue(*extra: Path) -> Catalogue:
-    """Read the built-in catalogue and the user's own; a user's row replaces one of the same name.
+    """Read the built-in catalogue and the user's; a user's row replaces one of the same name.
 
     Raises
     ------

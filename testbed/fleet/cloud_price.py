@@ -1,4 +1,4 @@
-"""What an hour of a cloud server costs, where its price is published, and what an answer costs."""
+"""Prices of cloud servers, and the cost of an answer."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ East (Amazon EC2 Auto Scaling user guide, "Spot price per unit hour example", on
 
 
 def price_usd_per_hour(cloud_device: str, given: float | None) -> float | None:
-    """Return the price given in the scenario, else the published one; None: unknown."""
+    """Return the price of the scenario, else the published one; None: unknown."""
     return PUBLISHED_USD_PER_HOUR.get(cloud_device) if given is None else given
 
 
 @dataclass(frozen=True)
 class CloudCost:
-    """US dollars of server time for 1,000 answers; data traffic, storage and training are not in.
+    """US dollars of server time for 1,000 answers, without data traffic, storage and training.
 
     Attributes
     ----------
-    busy : as if servers were paid for the time they compute only (the least it can be).
-    provisioned : with the servers' idle time, shared equally among the answers.
+    busy : for computing time only (a lower bound).
+    provisioned : idle time included, divided equally among the answers.
     """
 
     busy: float | None

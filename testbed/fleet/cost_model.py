@@ -5,18 +5,17 @@ Latency is the discounted-MACs and activation-traffic form::
     t = t0 + s_device * (M_other + k3 * M_3x3s1 + 4 * alpha * A + w * params)
 
 with M in multiply-accumulates, A the activation elements read and written, and constants per
-latency family. Only ``s_device`` belongs to the device, and it is derived from one published
-measurement of a known network on it, never typed in. On devices that the constants were not fitted
-on, expect a median error of about 16 % on application CPUs, 20 % on GPUs, 14 % on microcontrollers
-and 24 % on NPUs (a tenth of the predictions is off by 40 % and more); two significant figures are
-all these numbers carry. The model is worst outside a microcontroller's SRAM (2 to 3.5 times
-slower), for networks that one overhead of a call dominates, and across runtimes: the choice of
-framework alone spreads latencies by a factor of 1.25.
+latency family. Only ``s_device`` depends on the device. It is derived from one published
+measurement of a known network on it. On devices that the constants were not fitted on, expect a
+median error of about 16 % on application CPUs, 20 % on GPUs, 14 % on microcontrollers and 24 % on
+NPUs (a tenth of the predictions is off by 40 % or more). Trust at most two significant figures.
+The largest errors occur outside a microcontroller's SRAM (2 to 3.5 times slower), for networks
+whose latency is mostly call overhead, and across runtimes: the choice of framework changes
+latencies by a factor of 1.25.
 
 ``python -m testbed.validate_costs FILE.csv`` measures these errors on published latencies; for
-networks that everybody measures it adds learned corrections
-(``testbed.fleet.calibration.residuals``), which
-front-ends of this project cannot have.
+widely measured networks it adds learned corrections (``testbed.fleet.calibration.residuals``),
+which do not exist for the front-ends of this project.
 """
 
 from dataclasses import dataclass
@@ -30,19 +29,19 @@ BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
 JITTER_SIGMA = 0.2
 
 BACKWARD_COST = 2.0
-"""A backward pass costs two forward passes: one product for the gradient of the weights and one
-for that of the inputs, for every product of the forward pass (Kaplan et al. 2020, section 2.1)."""
+"""A backward pass costs two forward passes: for every product of the forward pass, one for the
+gradient of the weights and one for that of the inputs (Kaplan et al. 2020, section 2.1)."""
 
 FP32_SLOWDOWN = {"fp32": 1.0, "fp16": 1.9, "int8": 2.3}
-"""How much slower training (fp32) runs than inference at the calibrated precision. fp16: measured
+"""Slowdown of training (fp32) against inference at the calibrated precision. fp16: measured
 ratio on ARMv8.2 phones (median 2.0 over 8 pairs, 1.9 in the wider set); int8: XNNPACK on Raspberry
-Pi 2 to 4 (median 2.3), the same as int8 against float on a CY8CPROTO-062 microcontroller (2.33)."""
+Pi 2 to 4 (median 2.3), as on a CY8CPROTO-062 microcontroller (2.33)."""
 
 USABLE_RAM_SHARE = {"mcu": 0.75, "mcu-npu": 0.75}
 USABLE_RAM_SHARE_WITH_OS = 0.5
-"""What remains for the network: a microcontroller's firmware keeps a quarter (stacks, drivers,
-radio buffers); an operating system with other applications keeps half. Assumptions, not
-measurements; they matter only for boards near the limit."""
+"""Share of the memory for the network. A microcontroller's firmware takes a quarter (stacks,
+drivers, radio buffers); an operating system with other applications takes half. Both are
+assumptions, not measurements; they matter only for boards near the limit."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def training_parts_ms(
 def jitter_factor(seed: int, device: int, network: str) -> float:
     """Return the lognormal factor (median 1, sigma 0.2) of one device of the fleet on one network.
 
-    It stands for what the form leaves out: kernels, compilers, clocks, temperature.
+    It models effects that the form omits: kernels, compilers, clocks, temperature.
     """
     rng = seeds.generator(seed, "fleet-latency-jitter", device, seeds.key(network))
     return float(rng.lognormal(0.0, JITTER_SIGMA))
@@ -97,8 +96,8 @@ def jitter_factor(seed: int, device: int, network: str) -> float:
 def compute_energy_mj(device: CatalogueDevice, compute_ms: float) -> float | None:
     """Return the millijoules of computing for ``compute_ms``, or None: power unpublished.
 
-    (P_active - P_idle) t where both are published. Where only the active power is, P_active t:
-    all that the device draws meanwhile, an upper bound of what the computation adds.
+    (P_active - P_idle) t where both are published. Where only the active power is, P_active t, an
+    upper bound of the energy that the computation adds.
     """
     if device.power_active_w is None:
         return None
@@ -133,20 +132,20 @@ def _feasibility(device: CatalogueDevice, needed_bytes: int) -> Feasibility:
 
 
 def serving_feasibility(device: CatalogueDevice, stats: LayerStats) -> Feasibility:
-    """Say whether the device can run the network; unpublished memory is taken as enough."""
+    """Return whether the network fits for inference; unpublished memory counts as sufficient."""
     return _feasibility(device, inference_bytes(device, stats))
 
 
 def training_feasibility(
     device: CatalogueDevice, stats: LayerStats, batch_size: int
 ) -> Feasibility:
-    """Say whether the device can train the network; unpublished memory is taken as enough.
+    """Return whether the network fits for training; unpublished memory counts as sufficient.
 
-    A microcontroller trains only where its memory is published and suffices. NPUs and Edge TPUs
-    execute compiled inference graphs only: they never train (a board's CPU row can).
+    A microcontroller trains only if its memory is published and sufficient. NPUs and Edge TPUs
+    execute compiled inference graphs and never train (the CPU row of the same board can).
     """
-    found = _feasibility(device, training_bytes(device, stats, batch_size))
-    unknown_mcu = found.budget_bytes is None and device.device_class in ("mcu", "mcu-npu")
+    feasibility = _feasibility(device, training_bytes(device, stats, batch_size))
+    unknown_mcu = feasibility.budget_bytes is None and device.device_class in ("mcu", "mcu-npu")
     if unknown_mcu or device.latency_family == "npu":
-        return Feasibility(False, found.needed_bytes, found.budget_bytes)
-    return found
+        return Feasibility(False, feasibility.needed_bytes, feasibility.budget_bytes)
+    return feasibility

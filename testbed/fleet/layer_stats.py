@@ -1,12 +1,12 @@
-"""What one forward pass of a module costs: operations, traffic, memory, measured from the module.
+"""Measures the costs of one forward pass of a module: operations, memory traffic, memory.
 
-The module is run once on a batch of one and every tensor operation is recorded below autograd, so
-functional operations and hand-written attention count like layers do. The conventions follow the
-published tables that the cost model is calibrated on:
+The module runs once on a batch of one, and every tensor operation is recorded below autograd, so
+that functional operations and hand-written attention count as layers do. The conventions are those
+of the published tables that the cost model is calibrated on:
 
-- batch normalisation and ReLU-like activations are folded into the convolution before them, as
-  every deployment runtime does: they move no activations of their own;
-- element-wise operations write over an input that nobody needs any more;
+- batch normalisation and ReLU-like activations are folded into the preceding convolution, as in
+  every deployment runtime, and move no activations;
+- element-wise operations overwrite an input that is not needed any more;
 - views (reshape, transpose, slicing) are free.
 """
 
@@ -38,7 +38,7 @@ FOLDED_OPS = frozenset(
         "leaky_relu_",
     }
 )
-"""Operations that deployment runtimes fold into the layer before them."""
+"""Operations that deployment runtimes fold into the preceding layer."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class LayerStats(NetworkCosts[int]):
 
     Attributes
     ----------
-    peak_activation_elements : the most elements that are alive at once during inference.
-    saved_activation_elements : elements that a training step keeps for the backward pass, per
-        input, in units of 4 bytes.
+    peak_activation_elements : maximum of elements alive at once during inference.
+    saved_activation_elements : elements kept for the backward pass, per input, in units of 4 bytes.
     input_elements, output_elements : elements of one input and of its output.
     output_shape : (C, H, W) of the output for a batch of one; shorter for flat outputs.
     """
@@ -62,16 +61,16 @@ class LayerStats(NetworkCosts[int]):
 
 
 def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
-    """Measure a module on one input; its parameters, buffers, modes and the RNG stay as they are.
+    """Measure a module on one input; parameters, buffers, modes and the RNG do not change.
 
     Parameters
     ----------
-    module : anything that maps one tensor to one tensor, on the CPU.
+    module : maps one tensor to one tensor, on the CPU.
     input_shape : shape of one input without the batch dimension, for images (C, H, W).
 
     Raises
     ------
-    TypeError : the module returns something else than one tensor.
+    TypeError : the module does not return one tensor.
     """
     modes = [(child, child.training) for child in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -109,17 +108,17 @@ def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
 
 
 def _key(tensor: Tensor) -> int:
-    """Identify the memory behind a tensor; views of one memory share the key."""
+    """Return a key of a tensor's memory; views of one memory share it."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def _elements(tensor: Tensor) -> int:
-    """Return the elements of the memory behind a tensor, of which it may be a view."""
+    """Return the elements of the memory that a tensor is a view of."""
     return int(tensor.untyped_storage().nbytes()) // tensor.element_size()
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    """Return the floating-point tensors in an operation's arguments; indices move little."""
+    """Return the floating-point tensors of an operation's arguments; indices are neglected."""
     leaves, _ = tree_flatten(tree)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -132,13 +131,13 @@ class _Operation:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records which memory every operation reads and writes, and counts what the model needs."""
+    """Records the memory that every operation reads and writes, and counts the model's costs."""
 
     def __init__(self, constant: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._constant = constant
         self._sizes: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # keeps memory from being reused, so that keys stay unique
+        self._kept: list[Tensor] = []  # memory must not be reused: keys stay unique
         self._operations: list[_Operation] = []
         self.traffic_elements = 0
         self.macs_conv3x3s1 = 0
@@ -154,7 +153,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = _tensors((args, kwargs or {}))
         outputs = _tensors(result)
         self._kept.extend(outputs)
-        self._constant |= {  # whatever is computed from parameters alone is a constant too
+        self._constant |= {  # results of parameters only are constants too
             _key(out)
             for out in outputs
             if inputs and all(_key(tensor) in self._constant for tensor in inputs)
@@ -187,14 +186,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.macs_conv3x3s1 += _macs_conv3x3s1(args, writes[0])
 
     def peak_elements(self, image: Tensor, output: Tensor) -> int:
-        """Return the most elements alive at once, from the order of operations."""
+        """Return the maximum of elements alive at once, from the order of operations."""
         end = len(self._operations)
         last_read: dict[int, int] = defaultdict(lambda: -1)
         for step, operation in enumerate(self._operations):
             for key in operation.reads:
                 last_read[key] = step
         last_read[_key(output)] = end
-        slot: dict[int, int] = {}  # memory -> the memory whose place it takes
+        slot: dict[int, int] = {}  # memory -> the memory that it overwrites
         birth: dict[int, int] = {_key(image): 0}
         death: dict[int, int] = defaultdict(lambda: 0)
         sizes = self._sizes | {_key(image): image.numel()}

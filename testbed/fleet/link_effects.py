@@ -1,4 +1,4 @@
-"""What a median rate leaves out: sleeping cellular radios, shared access points, lost messages."""
+"""Link effects beyond median rates: sleeping cellular radios, shared access points, losses."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from testbed.fleet.sampling import Fleet, Indices
 Floats = NDArray[np.float64]
 
 SLEEPING_MEDIA = ("cellular",)
-"""Links whose radio goes to sleep. The published round trips of LTE-M and NB-IoT are of the
-connected state; their deeper sleep modes are configured by the operator and not modelled."""
+"""Links whose radio sleeps. The published round trips of LTE-M and NB-IoT belong to the connected
+state; their deeper sleep modes are set by the operator and not modelled."""
 
 DROWSY_AFTER_S = 1.0
 DORMANT_AFTER_S = 10.0
@@ -24,15 +24,15 @@ DORMANT_RTT_MS = (750.0, 1200.0)
 SHARED_MEDIUM = "wifi"
 SHARED_USERS = np.array([1.0, 10.0, 20.0, 50.0])
 SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
-"""Rate of each of so many users of one WLAN (EdgeCloudSim's measured table)."""
+"""Rate of each user by the number of users of one WLAN (EdgeCloudSim's measured table)."""
 
 
 class RadioTimers:
-    """When each device's radio was last active, and what waking it costs (8 bytes per device).
+    """Last activity of each device's radio, and the cost of waking it (8 bytes per device).
 
-    A device draws its two wake-up delays once: uniform over the measured round trips of each
-    state, less that of the active state. Devices on other media never sleep. A radio that sleeps
-    draws its link's wake-up power for the delay, and its tail power after the last bit until it is
+    The two wake-up delays of a device are drawn once: uniform over the measured round trips of each
+    state, minus that of the active state. Radios of other media never sleep. A sleeping radio draws
+    its link's wake-up power during the delay, and its tail power after the last bit until it is
     dormant or active again (Huang et al. MobiSys 2012, section 5).
     """
 
@@ -46,13 +46,13 @@ class RadioTimers:
         self._active_until_s: dict[int, float] = {}
 
     def wake_ms(self, device: int, at_s: float) -> float:
-        """Return how long a message sent at ``at_s`` waits for the radio, in ms."""
+        """Return the milliseconds that a message sent at ``at_s`` waits for the radio."""
         idle_s = at_s - self._active_until_s.get(device, -np.inf)
         drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], self._place[device])
         return float(wake_ms(idle_s, drowsy_ms, dormant_ms))
 
     def active_until(self, device: int, until_s: float) -> None:
-        """Note that the radio was sending or receiving until ``until_s``; never moves back."""
+        """Record that the radio was active until ``until_s``; earlier times are ignored."""
         self._active_until_s[device] = max(self._active_until_s.get(device, -np.inf), until_s)
 
     def wake_mj(self, device: int, wake_ms: float) -> float:
@@ -68,7 +68,7 @@ class RadioTimers:
         return self._delays_ms(self._link_of, self._place)
 
     def _delays_ms(self, link: Indices | np.uint16, place: Floats) -> tuple[Floats, Floats]:
-        """Return both delays of devices on the links, at their places among the measured ones."""
+        """Return both delays, at each device's place in the measured ranges."""
         active, asleep = _between(ACTIVE_RTT_MS, place), self._sleeps[link].astype(np.float64)
         return (
             asleep * (_between(DROWSY_RTT_MS, place) - active),
@@ -113,15 +113,15 @@ def shared_rate_factor(users: int) -> float:
 
 
 def share_access_points(fleet: Fleet, devices_per_access_point: int | None) -> Fleet:
-    """Return the fleet with the rates of devices on WiFi divided among those of an access point.
+    """Return the fleet with the WiFi rates divided among the devices of each access point.
 
-    Devices on WiFi fill access points in the order of their numbers (which a fleet's draw has
-    shuffled); the last one may have fewer. Each device's own rate is scaled by the measured share
-    of so many users (``shared_rate_factor``).
+    Devices on WiFi fill access points in the order of their numbers, which the fleet's draw has
+    shuffled; the last one may have fewer. Each device's rate is scaled by the measured share of a
+    user (``shared_rate_factor``).
 
     Parameters
     ----------
-    devices_per_access_point : at least 1; None leaves every rate as it is.
+    devices_per_access_point : at least 1; None: no sharing.
     """
     if devices_per_access_point is None:
         return fleet
@@ -141,10 +141,10 @@ def share_access_points(fleet: Fleet, devices_per_access_point: int | None) -> F
 def retried_ms(
     once_ms: float, timeout_ms: float, loss: float, most_attempts: int, rng: np.random.Generator
 ) -> tuple[float, int]:
-    """Return when a message that may be lost arrives, and how often it was sent.
+    """Return when a message with possible losses arrives, and how often it was sent.
 
-    Each attempt is lost with probability ``loss``; a lost one is noticed after ``timeout_ms`` and
-    sent again after twice as long a timeout as before (exponential back-off, RFC 6298).
+    Each attempt is lost with probability ``loss``. A loss is noticed after ``timeout_ms``, which
+    doubles with each attempt (exponential back-off, RFC 6298).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Network links: measured rates and round trips with their spread, and what the radio draws."""
+"""Network links: measured rates and round trips with their spread, and the radio's power."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,10 @@ class RadioPower:
 
 
 class LinkProfile(NamedRow):
-    """One kind of link; None stands for an unpublished number.
+    """One kind of link; None: unpublished.
 
-    The radio's energy is given either per byte or as a power that grows with the rate; what it
-    draws while it wakes up, and while it stays awake after the last bit, as a power.
+    The radio's energy is given per byte or as a power that grows with the rate. The wake-up and the
+    tail after the last bit are given as powers.
     """
 
     title: str
@@ -127,7 +127,7 @@ def transfer_ms(nbytes: float, mbit_s: float, rtt_ms: float) -> float:
     """Return the milliseconds until a message sent one way has arrived.
 
     Half a round trip plus the serialisation at ``mbit_s``; 0 for an empty message, which is not
-    sent at all.
+    sent.
     """
     if nbytes <= 0:
         return 0.0
@@ -141,10 +141,10 @@ def radio_energy_mj(
     uplink_mbit_s: float,
     downlink_mbit_s: float,
 ) -> float | None:
-    """Return the millijoules that the device's radio adds for a transfer, None: unpublished.
+    """Return the millijoules of the device's radio for a transfer; None: unpublished.
 
-    Counted while bits flow; waking a cellular radio up and its tail after the last bit depend on
-    what the device sends when (``testbed.fleet.link_effects.RadioTimers``).
+    Only the time of the transfer counts. Wake-up and tail of a cellular radio depend on other
+    messages of the device (``testbed.fleet.link_effects.RadioTimers``).
     """
     if link.radio_uj_per_byte is not None:
         return link.radio_uj_per_byte * (uplink_bytes + downlink_bytes) / 1000.0

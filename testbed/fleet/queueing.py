@@ -1,6 +1,6 @@
 """Queues in virtual time, first come first served: one server, several, and batching servers.
 
-All work on whole arrays of requests; what can be vectorised exactly is.
+All functions take whole arrays of requests, and are vectorised where that is exact.
 """
 
 import heapq
@@ -14,8 +14,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 GROUPS_PER_PASS = 64
-"""Groups that one cumulative maximum runs over: their times are told apart by an offset, and few
-groups keep the offset, and so its rounding, small (10 ns in a day)."""
+"""Groups per cumulative maximum. An offset separates their times. With few groups the offset, and
+thus its rounding error, stays small (10 ns in a day)."""
 
 
 def single_server_starts(arrival_s: Floats, service_s: Floats) -> Floats:
@@ -38,7 +38,7 @@ def single_server_starts(arrival_s: Floats, service_s: Floats) -> Floats:
 
 
 def grouped_single_server_starts(group: Integers, arrival_s: Floats, service_s: Floats) -> Floats:
-    """Return when each request's service starts, with one server per group (for every device).
+    """Return when each request's service starts, with one server per group.
 
     Parameters
     ----------
@@ -60,10 +60,10 @@ def grouped_single_server_starts(group: Integers, arrival_s: Floats, service_s: 
 
 
 def _some_groups(arrival_s: Floats, service_s: Floats, sizes: Integers) -> Floats:
-    """Solve Lindley's recursion for a few groups that lie one behind the other."""
+    """Solve Lindley's recursion for a few consecutive groups."""
     total = np.cumsum(service_s)
     firsts = np.cumsum(sizes) - sizes
-    # running sum before each request, starting anew in every group
+    # running sum before each request, from 0 in every group
     begun = total - service_s - np.repeat(total[firsts] - service_s[firsts], sizes)
     slack = arrival_s - begun
     span = float(slack.max() - slack.min()) + 1.0
@@ -77,7 +77,7 @@ def several_servers_starts(arrival_s: Floats, service_s: Floats, servers: int) -
     if servers == 1:
         return single_server_starts(arrival_s, service_s)
     if len(service_s) and service_s.min() == service_s.max():
-        # equal service times end in the order they began: the servers take turns
+        # equal service times end in the order of their starts: servers serve in turn
         starts = np.empty_like(arrival_s)
         for turn in range(servers):
             rows = slice(turn, None, servers)
@@ -94,13 +94,13 @@ def several_servers_starts(arrival_s: Floats, service_s: Floats, servers: int) -
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """What a batch takes at the cloud: its requests of each tier run through the model by tier.
+    """Service times of a batch at the cloud; the requests of each tier are processed together.
 
     Attributes
     ----------
     cloud_s : (T, B) seconds of the cloud model on 1 to B requests of a tier; B is the largest
         batch. (B,) stands for one tier.
-    front_end_s : (T, B) seconds more for 1 to B raw images among them; None: none come raw.
+    front_end_s : (T, B) additional seconds for 1 to B raw images among them; None: no raw images.
     """
 
     cloud_s: Floats
@@ -113,34 +113,34 @@ class BatchTimes:
 
     @property
     def largest(self) -> int:
-        """Return how many requests fit into a batch."""
+        """Return the maximum batch size."""
         return int(self.cloud_s.shape[1])
 
     def answer_s(self, tier: int, count: int) -> float:
-        """Return how long ``count`` requests of a tier take, apart from raw images."""
+        """Return the seconds of ``count`` requests of a tier, without those of raw images."""
         return float(self.cloud_s[tier, count - 1]) if count else 0.0
 
     def raw_s(self, tier: int, count: int) -> float:
-        """Return how much longer a batch takes for ``count`` raw images of a tier.
+        """Return the additional seconds of a batch for ``count`` raw images of a tier.
 
         Raises
         ------
-        ValueError : nobody knows how long the front-end takes.
+        ValueError : the front-end's service time is unknown.
         """
         if not count:
             return 0.0
         if self.front_end_s is None:
-            raise ValueError("raw images came, and no time is known for the front-end")
+            raise ValueError("raw images arrived, but the front-end's service time is unknown")
         return float(self.front_end_s[tier, count - 1])
 
 
 @dataclass(frozen=True)
 class BatchServing:
-    """What batching servers did.
+    """Starts and services of batching servers.
 
     Attributes
     ----------
-    start_s, service_s : (N,) when each request's batch started, and how long the batch took.
+    start_s, service_s : (N,) start and duration of each request's batch.
     batches : number of batches.
     busy_s : seconds of service, summed over the servers.
     """
@@ -175,14 +175,14 @@ def batched(
     tier: Integers | None = None,
     raw: NDArray[np.bool_] | None = None,
 ) -> BatchServing:
-    """Serve requests in batches, each of which starts as ``batch_start`` says.
+    """Serve requests in batches; ``batch_start`` decides when each starts.
 
     Parameters
     ----------
     arrival_s : (N,) in order.
     servers : equal servers that share the queue.
     tier : (N,) the requests' tiers; None: all in the first.
-    raw : (N,) which requests are raw images; None: none.
+    raw : (N,) whether each request is a raw image; None: none is.
     """
     largest = times.largest
     if largest == 1:
@@ -219,7 +219,7 @@ def batched(
 def _single_service_s(
     count: int, times: BatchTimes, tier: Integers | None, raw: NDArray[np.bool_] | None
 ) -> Floats:
-    """Return what every request takes alone."""
+    """Return the service time of every request in a batch of one."""
     of = np.zeros(count, dtype=np.int64) if tier is None else tier
     service: Floats = times.cloud_s[of, 0]
     if raw is not None and raw.any():
@@ -229,25 +229,24 @@ def _single_service_s(
 
 
 Part = tuple[list[float], list[int] | None]
-"""Seconds by the number of a batch's requests that count, from 0 on, and how many of these come
-before each request and after the last; None: all count."""
+"""A term of a batch's service time: seconds by the number of its requests of one kind, and how many
+requests of that kind precede each request (and the end); None: all requests are of that kind."""
 
 
 def _parts(
     count: int, times: BatchTimes, tier: Integers | None, raw: NDArray[np.bool_] | None
 ) -> list[Part]:
-    """Return what a batch's time is the sum of: by tier, the requests and the raw images."""
+    """Return the terms of a batch's service time: by tier, of the requests and of raw images."""
     parts: list[Part] = []
     for number in range(len(times.cloud_s)):
-        own = None if tier is None else tier == number
-        alone = own is None or own.all()
-        if alone or (own is not None and own.any()):
-            seconds = [0.0, *times.cloud_s[number].tolist()]
-            parts.append((seconds, None if alone or own is None else _before(own)))
-        own_raw = raw if own is None or raw is None else own & raw
-        if own_raw is not None and own_raw.any():
+        of_tier = np.ones(count, dtype=np.bool_) if tier is None else tier == number
+        raw_of_tier = None if raw is None else of_tier & raw
+        if of_tier.any():
+            before = None if of_tier.all() else _before(of_tier)
+            parts.append(([0.0, *times.cloud_s[number].tolist()], before))
+        if raw_of_tier is not None and raw_of_tier.any():
             assert times.front_end_s is not None
-            parts.append(([0.0, *times.front_end_s[number].tolist()], _before(own_raw)))
+            parts.append(([0.0, *times.front_end_s[number].tolist()], _before(raw_of_tier)))
         if tier is None:
             break
     return parts

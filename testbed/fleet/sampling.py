@@ -1,4 +1,4 @@
-"""Draws a fleet from a scenario's mix: which device, on which link, at which rates."""
+"""Draws a fleet from a scenario's mix: devices, their links and rates."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ Indices = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Group:
-    """The devices of one class in a fleet: how many, which models, on which links."""
+    """The devices of one class in a fleet: their number, models and links."""
 
     device_class: str
     devices: int
@@ -30,9 +30,9 @@ class Fleet:
 
     Attributes
     ----------
-    models, profiles : the catalogue devices and link profiles that occur.
+    models, profiles : the catalogue devices and link profiles of the fleet.
     model_index, link_index : (N,) indices into ``models`` and ``profiles``.
-    uplink_mbit_s, downlink_mbit_s, rtt_ms : (N,) the device's own, drawn once.
+    uplink_mbit_s, downlink_mbit_s, rtt_ms : (N,) of each device, drawn once.
     """
 
     models: tuple[CatalogueDevice, ...]
@@ -85,7 +85,7 @@ def apportion(total: int, weights: list[float]) -> list[int]:
     less than one.
     """
     exact = [total * weight / sum(weights) for weight in weights]
-    # an exact whole share must not lose a unit to rounding, hence the tolerance
+    # the tolerance protects exact whole shares from rounding
     parts = [int(share + 1e-9) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda entry: parts[entry] - exact[entry])
     for entry in by_remainder[: total - sum(parts)]:
@@ -96,13 +96,13 @@ def apportion(total: int, weights: list[float]) -> list[int]:
 def sample_fleet(section: FleetSection, seed: int, catalogue: Catalogue, links: Links) -> Fleet:
     """Draw the fleet of a scenario.
 
-    Shares of the mix, and of the links in each entry, are met as exactly as whole devices allow;
-    which device gets which is shuffled by seed, and every device's rates are drawn once, lognormal
-    with the published median and quartiles.
+    The shares of the mix, and of the links in each entry, are met as exactly as whole devices
+    allow. The assignment to device numbers is shuffled by seed. Every device's rates are drawn
+    once, from a lognormal distribution with the published median and quartiles.
 
     Raises
     ------
-    UserError : the mix names an unknown device or link; says where and what is near.
+    UserError : the mix names an unknown device or link; the message suggests a similar name.
     """
     models: dict[str, CatalogueDevice] = {}
     profiles: dict[str, LinkProfile] = {}

@@ -77,18 +77,18 @@ def recorded_requests(path: Path, devices: int) -> Requests:
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """What one request takes on each device and its link; columns (D,), in seconds.
+    """Times of one request on each device and its link; columns (D,), in seconds.
 
     Attributes
     ----------
     compute_s : the front-end on the device; 0 where it sends raw images.
     uplink_s, downlink_s : serialisation of features or image, and of the answer.
     one_way_s : half a round trip, each way.
-    drowsy_s, dormant_s : what waking the radio takes after a short and a long idle time; None for
-        radios that never sleep (see ``testbed.fleet.link_effects``).
-    tier : which front-end each device runs, and thereby its way through the cloud model; None: all
-        the same.
-    raw : devices that send raw images, for the cloud to run both halves; None: none.
+    drowsy_s, dormant_s : wake-up of the radio after a short and a long idle time; None: radios
+        never sleep (see ``testbed.fleet.link_effects``).
+    tier : of each device, which decides its front-end and its entry to the cloud model; None: one
+        tier.
+    raw : whether each device sends raw images, for the cloud to run both halves; None: none does.
     """
 
     compute_s: Floats
@@ -103,13 +103,12 @@ class DeviceTimes:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The cloud: equal servers, one queue.
+    """The cloud: equal servers with one queue.
 
     Attributes
     ----------
-    batch : seconds that a batch takes, as modelled or measured.
-    servers : how many.
-    window_s : how long a batch waits to fill, from its first request on.
+    batch : service times of batches, modelled or measured.
+    window_s : time that a batch waits to fill, from its first request on.
     usd_per_hour : price of one server; None leaves the cost out.
     """
 
@@ -121,7 +120,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Served:
-    """What happened to the requests; columns (N,), in seconds, in the order of the requests.
+    """Where each request spent its time; columns (N,), in seconds, in the order of the requests.
 
     Attributes
     ----------
@@ -129,8 +128,8 @@ class Served:
     uplink_wait_s, wake_s : until the device's uplink is free, and until its radio is awake.
     cloud_wait_s, cloud_s : in the cloud's queue (waiting for a batch included), and in service.
     latency_s : from arrival to answer.
-    batches, utilisation : of the cloud, from the first arrival there to its last service's end.
-    span_s : that time.
+    batches, utilisation : of the cloud, in ``span_s``.
+    span_s : from the first arrival at the cloud to the end of its last service.
     cost_per_1000 : of 1,000 answers, in US dollars.
     """
 
@@ -191,9 +190,9 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
 
 
 def _wake_s(device: Devices, ready_s: Floats, times: DeviceTimes, batch: BatchTimes) -> Floats:
-    """Return how long each message waits for its radio, by the gap to the device's one before.
+    """Return the wait of each message for its radio, from the gap to the device's previous one.
 
-    The gap begins with the answer to that one, which is taken to have met no queue.
+    The gap begins with the answer to the previous message, assuming that it met no queue.
     """
     if times.drowsy_s is None or times.dormant_s is None:
         return np.zeros(len(device))
@@ -203,7 +202,7 @@ def _wake_s(device: Devices, ready_s: Floats, times: DeviceTimes, batch: BatchTi
         cloud_s = cloud_s + np.where(times.raw, batch.front_end_s[tier, 0], 0.0)
     answered_s = times.uplink_s + 2.0 * times.one_way_s + times.downlink_s + cloud_s
     idle_s = np.diff(ready_s, prepend=-np.inf)
-    idle_s[np.diff(device, prepend=-1) != 0] = np.inf  # a device's first message finds it asleep
+    idle_s[np.diff(device, prepend=-1) != 0] = np.inf  # radios sleep at first
     return wake_ms(idle_s - answered_s[device], times.drowsy_s[device], times.dormant_s[device])
 
 
@@ -230,14 +229,12 @@ def by_class(served: Served, classes: NDArray[np.str_], deadline_ms: float) -> l
     """
     names, of_device = np.unique(classes, return_inverse=True)
     of_request = of_device[served.requests.device]
-    found = [
+    summaries = [
         _summary(str(name), served.latency_s[of_request == index], deadline_ms)
         for index, name in enumerate(names)
     ]
-    return [
-        *(each for each in found if each.requests),
-        _summary("all", served.latency_s, deadline_ms),
-    ]
+    everything = _summary("all", served.latency_s, deadline_ms)
+    return [*(summary for summary in summaries if summary.requests), everything]
 
 
 def _summary(name: str, latency_s: Floats, deadline_ms: float) -> ClassLatency:

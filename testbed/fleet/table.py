@@ -29,7 +29,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class Row(BaseModel):
-    """Base of the rows of a table: its fields are the columns, those with a default may be empty.
+    """Base of the rows of a table: its fields are the columns; those with a default may be empty.
 
     A row class with ``extra="ignore"`` ignores the other columns of its table.
     """
@@ -59,7 +59,7 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def must_be(allowed: str) -> WrapValidator:
-    """Return a validator that says in its error what is ``allowed``."""
+    """Return a validator whose error names the ``allowed`` values."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -83,12 +83,12 @@ def one_of(*allowed: str) -> AfterValidator:
 
 
 def refusal(column: str, reason: str) -> PydanticCustomError:
-    """Return the error of a validator that compares several columns: it is about this one."""
+    """Return the error of a validator of several columns, which the message reports for one."""
     return PydanticCustomError("refused", "{reason}", {"column": column, "reason": reason})
 
 
 _FINITE = Field(allow_inf_nan=False)
-_AS_TEXT = BeforeValidator(str)  # a truth value of a YAML file is no number
+_AS_TEXT = BeforeValidator(str)  # true and false of YAML are no numbers
 Real = Annotated[float, _FINITE, _AS_TEXT, must_be("a finite number")]
 Positive = Annotated[float, _FINITE, Field(gt=0), _AS_TEXT, must_be("a number above 0")]
 NotNegative = Annotated[float, _FINITE, Field(ge=0), _AS_TEXT, must_be("a number of at least 0")]
@@ -109,9 +109,9 @@ class NamedRows(Generic[AnyNamed]):
 
     Parameters
     ----------
-    kind : what a row is called in messages.
+    kind : noun for a row in messages.
     rows : a row replaces an earlier one of the same name.
-    listed : tells in messages where the names are listed; by default the message lists them.
+    listed : text of messages about where the names are listed; by default it lists them.
     """
 
     def __init__(self, kind: str, rows: Iterable[AnyNamed], listed: str = "") -> None:
@@ -128,7 +128,7 @@ class NamedRows(Generic[AnyNamed]):
         return iter(self._rows.values())
 
     def named(self, name: str, key_path: str = "name") -> AnyNamed:
-        """Return one row; ``key_path`` says in messages where the name was given.
+        """Return one row; messages name the ``key_path`` that the name was given at.
 
         Raises
         ------
@@ -214,7 +214,7 @@ def _wrong_cell(error: ValidationError, row: type[Row]) -> str:
 
 
 def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], str]:
-    """Return kind, location and reason; unknown keys go first, for they explain missing ones."""
+    """Return kind, location and reason; unknown keys come first, as they explain missing ones."""
     problems = error.errors(include_url=False)
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     location = (first["ctx"]["column"],) if first["type"] == "refused" else first["loc"]

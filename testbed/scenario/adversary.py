@@ -1,6 +1,6 @@
 """An adversary of a scenario: where it reads, what it is granted, and the attack it mounts.
 
-A scenario whose adversary lacks what its attack needs is refused before anything runs.
+A scenario is refused before anything runs if an attack needs more than its adversary is granted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Position(Section):
     )
     colluding_device: bool = Field(
         default=False,
-        description="one device of the fleet, drawn by seed, gives its weights away; its own "
+        description="one device of the fleet, drawn by seed, reveals its weights; its own "
         "requests are not attacked",
     )
 
@@ -103,7 +103,7 @@ class Adversary(Section):
 
     @property
     def learns_from(self) -> str | None:
-        """What its success grows with, as the report names it; None for attacks like anchors."""
+        """The data that its success grows with, as the report names it; None for anchors."""
         if self.threat.learns_from_intercepts:
             return "intercepts"
         if not self.threat.queries:
@@ -117,45 +117,51 @@ class Adversary(Section):
         return bool(registries.ATTACKS.entry(self.attack.name).factory.rebuilds_images)  # type: ignore[attr-defined]
 
     def can_attack(self, holds_weights: bool) -> bool:
-        """Return whether its attack can be mounted on a front-end whose weights it has, or not."""
+        """Return whether its attack can be mounted on a front-end, with or without its weights."""
         asks = holds_weights or self.knowledge.queries is not False
         return (holds_weights or not self.threat.weights) and (asks or not self.threat.queries)
 
     def refusal(self) -> str | None:
         """Return one sentence on what the attack needs and is not granted, or None."""
-        needs, knowledge, where = self.threat, self.knowledge, f"adversaries.{self.name}"
-        if needs.weights and not self.holds_weights:
-            return (
-                f"{where}: attack '{self.attack.name}' needs the weights of the deployed front-end;"
-                " grant knowledge.weights or position.colluding_device, or choose another attack"
-            )
-        if needs.queries and not self.holds_weights and knowledge.queries is False:
-            return (
-                f"{where}: attack '{self.attack.name}' needs query access to the deployed "
-                "front-end; grant knowledge.queries, or choose a query-free attack"
-            )
-        if needs.architecture and not knowledge.architecture:
-            return (
-                f"{where}: attack '{self.attack.name}' needs the architecture of the front-end; "
-                "grant knowledge.architecture, or choose another attack"
-            )
-        if needs.labels and knowledge.auxiliary_data is not None:
-            return (
-                f"{where}: attack '{self.attack.name}' needs auxiliary images labelled with the "
-                "task's classes; knowledge.auxiliary_data has none"
-            )
+        needs, knowledge = self.threat, self.knowledge
+        asks = needs.queries and not self.holds_weights
+        withheld = (
+            (
+                needs.weights and not self.holds_weights,
+                "the weights of the deployed front-end; grant knowledge.weights or "
+                "position.colluding_device, or choose another attack",
+            ),
+            (
+                asks and knowledge.queries is False,
+                "query access to the deployed front-end; grant knowledge.queries, or choose a "
+                "query-free attack",
+            ),
+            (
+                needs.architecture and not knowledge.architecture,
+                "the architecture of the front-end; grant knowledge.architecture, or choose "
+                "another attack",
+            ),
+            (
+                needs.labels and knowledge.auxiliary_data is not None,
+                "auxiliary images labelled with the task's classes; knowledge.auxiliary_data has "
+                "no such labels",
+            ),
+        )
+        for is_withheld, need in withheld:
+            if is_withheld:
+                return f"adversaries.{self.name}: attack '{self.attack.name}' needs {need}"
         return self._comparison_refusal()
 
     def _comparison_refusal(self) -> str | None:
         where, attack = f"adversaries.{self.name}", f"attack '{self.attack.name}'"
         if self.transfer and (not self.rebuilds_images or self.threat == ThreatModel()):
-            return f"{where}.transfer: {attack} learns no way from features to images to transfer"
+            return f"{where}.transfer: {attack} learns no map from features to images"
         if not self.curve:
             return None
         if self.learns_from is None or not self.rebuilds_images:
             return (
                 f"{where}.curve: {attack} does not rebuild images from what it learns of "
-                "intercepts or queries, so there is no amount to vary"
+                "intercepts or queries, so that no amount can be varied"
             )
         if self.learns_from == "queries" and self.query_limit is not None:
             least = min(self.curve) * self.query_limit
@@ -172,7 +178,7 @@ def check_adversaries(adversaries: Sequence[Adversary], dataset: str) -> None:
 
     Parameters
     ----------
-    dataset : the run's, whose images can be victims.
+    dataset : the run's dataset, whose images can be victims.
 
     Raises
     ------
@@ -186,19 +192,19 @@ def check_adversaries(adversaries: Sequence[Adversary], dataset: str) -> None:
         if other is not None and other.name == dataset and other.path is None:
             raise ValueError(
                 f"adversaries.{adversary.name}.knowledge.auxiliary_data: '{dataset}' is the run's "
-                "own dataset, so it holds the victims; name another one"
+                "dataset, so it contains the victims; name another one"
             )
 
 
 def check_training_attacks(
     adversaries: Sequence[Adversary], hijacked_by: Mapping[str, str | None], protocol: str
 ) -> None:
-    """Refuse training-time attacks that cannot work, and arms hijacked by nobody who could.
+    """Refuse training-time attacks that cannot work, and arms whose hijacker cannot steer training.
 
     Parameters
     ----------
     hijacked_by : the adversary that steers each arm's training, by the arm's name.
-    protocol : the training's.
+    protocol : of the training.
 
     Raises
     ------
@@ -210,18 +216,18 @@ def check_training_attacks(
         where, attack = f"adversaries.{adversary.name}", f"attack '{adversary.attack.name}'"
         if adversary.position.tap != "cloud":
             raise ValueError(
-                f"{where}.position.tap: {attack} is at the cloud while the fleet trains; "
+                f"{where}.position.tap: {attack} runs in the cloud while the fleet trains; "
                 f"give 'tap: cloud', not '{adversary.position.tap}'"
             )
         if protocol != "split_federated":
             raise ValueError(
-                f"{where}: {attack} works while devices train with the cloud; it needs "
+                f"{where}: {attack} runs while devices train with the cloud; it needs "
                 f"training.protocol: split_federated, not {protocol}"
             )
         if adversary.name in steering and adversary.name not in hijacked_by.values():
             raise ValueError(
-                f"{where}: {attack} destroys the task of the arm that it steers, so an arm must "
-                f"be given to it: set hijacked_by: {adversary.name} on an arm of its own"
+                f"{where}: {attack} ruins the task of the arm that it steers; add an arm for it "
+                f"with hijacked_by: {adversary.name}"
             )
     for arm, name in hijacked_by.items():
         if name is not None and name not in steering:

@@ -1,4 +1,4 @@
-"""What scenario sections are made of: names, shares, and components chosen from the registries."""
+"""Parts of scenario sections: names, shares, and components chosen from the registries."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ class Component(BaseModel):
 
 
 def check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> None:
-    """Refuse options that the component does not have, in words that list those it has."""
+    """Refuse options that the component does not have; the message lists those that it has."""
     allowed = sorted(registry.entry(name).options.model_fields)
     for key in given:
         if key not in allowed:
@@ -47,7 +47,7 @@ def check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> 
 def built(
     registry: Registry[Any], name: str, given: dict[str, Any], kept: Mapping[str, Any] | None = None
 ) -> Component:
-    """Return the component ``name`` with the options that are given, beside ``kept`` ones.
+    """Return the component ``name`` with the given options on top of ``kept`` ones.
 
     Raises
     ------
@@ -89,12 +89,12 @@ def component(registry: Registry[Any], name: str, description: str | None = None
 
 
 def overridden(registry: Registry[Any], base: Component, change: Any) -> Component:
-    """Return ``base`` changed by a name, by options on top of its own, or by both.
+    """Return ``base``, replaced by another component or with some options changed.
 
     Parameters
     ----------
-    change : None keeps ``base``; a text names another component; a mapping with ``name`` is
-        another component with those options; one without changes options of ``base``.
+    change : None keeps ``base``; text names another component; a mapping with ``name`` is another
+        component with its options; a mapping without changes options of ``base``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reads scenario files: YAML without surprises, overrides, and errors that say what to do."""
+"""Reads scenario files: strict YAML, overrides, and errors that say what to do."""
 
 import copy
 import re
@@ -16,7 +16,7 @@ from testbed.scenario.schema import Scenario
 
 MAX_SCENARIO_BYTES = 1_000_000
 SWEEP = "sweep"
-"""The section of a scenario file that makes many scenarios of it (testbed.sweep)."""
+"""The section of a scenario file that expands it to many scenarios (testbed.sweep)."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,7 +54,7 @@ _Loader.add_implicit_resolver(
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
-    """Return a whole number; one that no float could hold would fail wherever it is shown."""
+    """Return a whole number that fits a float, as needed wherever it is shown."""
     value: int = yaml.SafeLoader.construct_yaml_int(loader, node)
     if value.bit_length() > sys.float_info.max_exp:
         raise yaml.constructor.ConstructorError(
@@ -101,15 +101,15 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 def set_key(tree: dict[str, Any], path: str, value: Any, label: str = "--set ") -> None:
-    """Set a key of a scenario's tree; list items are addressed by position or by name.
+    """Set a key of a scenario's tree; address list items by position or by name.
 
     Parameters
     ----------
-    label : what goes before the key path in messages: where it was given.
+    label : text before the key path in messages, which tells where it was given.
 
     Raises
     ------
-    UserError : there is no such list item, or the path goes through a single value.
+    UserError : no such list item, or the path goes through a single value.
     """
     keys = path.split(".")
     node: Any = tree
@@ -147,7 +147,7 @@ def _list_index(items: list[Any], key: str, here: str) -> int:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """Read a scenario file as a tree that nothing has validated yet.
+    """Read a scenario file as a tree, without validating it.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise UserError(f"{path}: not a regular file; reading it might never end")
+            raise UserError(f"{path}: not a regular file")
         with path.open("rb") as file:
             raw = file.read(MAX_SCENARIO_BYTES + 1)
     except OSError as error:
@@ -182,7 +182,7 @@ def load_scenario(path: Path, overrides: Iterable[str] | None = None) -> Scenari
 
     Raises
     ------
-    UserError : anything about the file or an override that a person has to put right.
+    UserError : the file or an override is wrong.
     """
     tree = read_tree(path)
     return resolve(tree, parse_overrides(overrides or ()), str(path))
@@ -206,15 +206,15 @@ def resolve(
     ------
     UserError : the first problem, with its key path.
     """
-    own = copy.deepcopy(dict(tree))
+    changed = copy.deepcopy(dict(tree))
     for path, value in overrides:
-        set_key(own, path, copy.deepcopy(value), label)
-    if SWEEP in own:
+        set_key(changed, path, copy.deepcopy(value), label)
+    if SWEEP in changed:
         raise UserError(
-            f"{where}: {SWEEP}: stands for many scenarios, here only one can be used; "
-            "python -m testbed.run and run_sweep run them all"
+            f"{where}: {SWEEP}: expands to many scenarios, but this command takes one; "
+            "python -m testbed.run and run_sweep run all"
         )
-    return validate_scenario(own, where)
+    return validate_scenario(changed, where)
 
 
 def validate_scenario(tree: dict[str, Any], where: str) -> Scenario:
@@ -231,7 +231,7 @@ def validate_scenario(tree: dict[str, Any], where: str) -> Scenario:
 
 
 def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
-    """Turn a pydantic error into one sentence with file, key path and what is allowed."""
+    """Turn a pydantic error into one sentence with file, key path and allowed values."""
     problems = error.errors(include_url=False)
     first = problems[0]
     path = [str(part) for part in first["loc"]]

@@ -1,4 +1,4 @@
-"""The scenario: everything a run depends on besides its seed's random streams and the libraries.
+"""The scenario: everything that a run depends on, apart from the versions of libraries.
 
 Field names carry their units. Unknown keys are refused. Components (defence, attack, ...) are given
 by name, or as a mapping with ``name`` and the component's own options.
@@ -45,7 +45,7 @@ class Splits(Section):
 
 
 class DataSection(Section):
-    """Which images, how many, and how they are shared out among the devices."""
+    """The images, their number, and their distribution over the devices."""
 
     name: str = "digits"
     options: dict[str, Any] = Field(
@@ -86,11 +86,11 @@ class MixEntry(Section):
 
 Precision = Literal["float32", "int8"]
 Change = str | dict[str, Any]
-"""Another component by its name, options on top of the arm's own, or another one with options."""
+"""Another component by name or with options, or changed options of the arm's component."""
 
 
 class Assignment(Section):
-    """What some of the devices run instead of the arm's own front-end and defence: a tier."""
+    """A tier: the front-end and defence of some devices, instead of the arm's own."""
 
     name: Name
     devices: list[str] = Field(
@@ -107,7 +107,7 @@ class Assignment(Section):
 
 
 class FleetSection(Section):
-    """How many devices, drawn from which mix, and how often they are reachable."""
+    """The number of devices, the mix that they are drawn from, and their availability."""
 
     size: Annotated[int, Field(ge=1)] = 100
     mix: list[MixEntry] = Field(min_length=1)
@@ -118,27 +118,27 @@ class FleetSection(Section):
     availability: AvailabilityChoice = component(registries.AVAILABILITIES, "bernoulli")
     assignments: list[Assignment] = Field(
         default=[],
-        description="tiers: which devices run what; the first that names a device decides, and "
-        "devices that none names run the arm's own front-end",
+        description="tiers: the first that names a device applies to it; devices that no tier "
+        "names run the arm's own front-end",
     )
     infeasible: Literal["drop", "offload_raw", "smaller_front_end"] = Field(
         default="drop",
-        description="what devices whose memory the front-end does not fit do when serving: "
-        "nothing, or send the raw image (fully exposed) and let the cloud run the front-end, or "
+        description="behaviour in serving of devices that the front-end does not fit: drop the "
+        "request, or send the raw image (fully exposed) for the cloud to run the front-end, or "
         "run the first of smaller_front_ends that fits",
     )
     smaller_front_ends: list[Change] | None = Field(
         default=None,
         description="tried in this order where infeasible is smaller_front_end; null: the "
-        "front-end's width, halved again and again",
+        "front-end's width, halved repeatedly",
     )
     loss_probability: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
         default=0.0,
-        description="of every transmission; lost ones are repeated until they arrive, with "
-        "exponential back-off, whose mean wait is infinite from 0.5 on",
+        description="of every transmission; lost ones are repeated with exponential back-off, "
+        "whose mean wait is infinite from 0.5 on",
     )
     devices_per_access_point: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="devices on WiFi that share one access point; null: none share"
+        default=None, description="devices on WiFi that share one access point; null: no sharing"
     )
 
 
@@ -158,7 +158,7 @@ class Arm(Section):
 
 
 class EngineSection(Section):
-    """How the simulation itself is executed; nothing here but ``cloud_threads`` changes results."""
+    """How the simulation is executed; only ``cloud_threads`` changes results."""
 
     backend: Literal["ray", "inline"] = "ray"
     hosts: Annotated[int, Field(ge=1, le=256)] | None = Field(
@@ -166,7 +166,7 @@ class EngineSection(Section):
     )
     shard_size: Annotated[int, Field(ge=1)] = 5
     cloud_threads: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=2, description="threads of the cloud model; part of the scenario, as it sets bits"
+        default=2, description="threads of the cloud model; they change the last bits of results"
     )
 
 
@@ -177,8 +177,8 @@ class EvaluationSection(Section):
     reconstructions_shown: Annotated[int, Field(ge=1, le=64)] = 12
     mutual_information: bool = Field(
         default=False,
-        description="train critics that bound the information of images and features from below "
-        "(MINE, InfoNCE); it takes at least 192 auxiliary images and 64 victims",
+        description="train critics that bound the mutual information of images and features from "
+        "below (MINE, InfoNCE); needs at least 192 auxiliary images and 64 victims",
     )
 
 
@@ -236,9 +236,7 @@ class Scenario(Section):
                     _check_change(f"{where}.front_end", registries.FRONT_ENDS, arm, item.front_end)
                     _check_change(f"{where}.defence", registries.DEFENCES, arm, item.defence)
         if self.fleet.smaller_front_ends and self.fleet.infeasible != "smaller_front_end":
-            raise ValueError(
-                "fleet.smaller_front_ends has no use unless fleet.infeasible is smaller_front_end"
-            )
+            raise ValueError("fleet.smaller_front_ends needs 'fleet.infeasible: smaller_front_end'")
         for arm in self.arms:
             for index, change in enumerate(self.fleet.smaller_front_ends or []):
                 where = f"fleet.smaller_front_ends.{index}"

@@ -1,4 +1,4 @@
-"""The ``serving`` section of a scenario: when requests come, and the cloud that answers them."""
+"""The ``serving`` section: when requests arrive, and the cloud that answers them."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,7 +10,7 @@ PositiveMs = Annotated[float, Field(gt=0.0)]
 
 
 class ServiceTimes(Section):
-    """Milliseconds that both halves of a tier take at the cloud, for 1, 2, ... requests at once."""
+    """Milliseconds of both halves of a tier at the cloud, for batches of 1, 2, ... requests."""
 
     cloud: list[PositiveMs] = Field(min_length=1, description="the cloud model on a batch")
     front_end: list[PositiveMs] = Field(
@@ -19,7 +19,7 @@ class ServiceTimes(Section):
 
 
 class ServingSection(Section):
-    """The victims' requests: when they come, and the cloud that answers them."""
+    """The victims' requests and the cloud that answers them."""
 
     horizon_s: Annotated[float, Field(gt=0.0)] = Field(
         default=600.0, description="virtual seconds over which the requests arrive (Poisson)"
@@ -34,8 +34,8 @@ class ServingSection(Section):
     )
     cloud_service: Literal["catalogue", "measured", "recorded"] = Field(
         default="catalogue",
-        description="how long a batch takes: modelled for cloud_device; or timed on this host when "
-        "the run starts, which the resolved scenario then holds as recorded",
+        description="duration of a batch: modelled for cloud_device, or timed on this host when "
+        "the run starts and written to the resolved scenario as recorded",
     )
     recorded_service_ms: dict[Name, dict[str, ServiceTimes]] = Field(
         default={},

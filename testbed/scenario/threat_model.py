@@ -1,4 +1,4 @@
-"""The threat model: what an attack needs, and what an adversary is granted beside its intercepts.
+"""The threat model: what an attack needs, and what an adversary is granted beyond its intercepts.
 
 An attack declares its needs on its class (``ThreatModel``); a scenario grants ``Knowledge``.
 Results compare threat models by the ``grants`` that an attack used (docs/results.md).
@@ -15,23 +15,23 @@ from testbed.scenario.components import PositiveShare, Section, check_options
 MIN_QUERIES = 20
 
 Conduct = Literal["passive", "active", "malicious training"]
-"""What an attacker does beside reading; the latter two leave traces that could be noticed."""
+"""An attacker's behaviour apart from reading; the latter two leave detectable traces."""
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """What an attack needs beside intercepted features and auxiliary images.
+    """The needs of an attack beyond intercepted features and auxiliary images.
 
     Attributes
     ----------
-    weights : the deployed front-end's weights; who holds them can query a copy at will.
-    queries : features of images of its own choice.
-    answers : the classes that the cloud sent back.
+    weights : the deployed front-end's weights, which allow unlimited queries to a copy.
+    queries : features of images that it chooses.
+    answers : the classes that the cloud returned.
     labels : the task's classes of its auxiliary images.
     design : the front-end's architecture, though not its weights.
-    learns_from_intercepts : its success depends on how many features it has intercepted.
+    learns_from_intercepts : its success depends on the number of intercepted features.
     watches_training : it learns from the features that devices send while they train.
-    steers_training : it also returns gradients of its own making to the devices.
+    steers_training : it also sends the devices gradients that it has forged.
     """
 
     weights: bool = False
@@ -45,16 +45,16 @@ class ThreatModel:
 
     @property
     def reads_features(self) -> bool:
-        """Whether it looks at features at all; anchors do not."""
+        """Whether it reads features; anchors do not."""
         return self.queries or self.learns_from_intercepts or self.watches_training
 
     def conduct(self, knowledge: "Knowledge | None" = None, holds_weights: bool = False) -> Conduct:
-        """Return whether the attack only reads, also asks, or deviates from the training protocol.
+        """Return whether the attack only reads, sends queries too, or deviates from the protocol.
 
         Parameters
         ----------
-        knowledge : the adversary's; asking for replays is active.
-        holds_weights : who has the weights asks a copy of its own, which nobody can see.
+        knowledge : the adversary's; requesting replays is active.
+        holds_weights : queries to a copy of the front-end leave no trace.
         """
         if self.steers_training:
             return "malicious training"
@@ -63,11 +63,11 @@ class ThreatModel:
         return "active" if asks or (replays and self.reads_features) else "passive"
 
     def words(self, knowledge: "Knowledge | None" = None) -> str:
-        """Return the threat model as part of a sentence.
+        """Return the threat model as a phrase.
 
         Parameters
         ----------
-        knowledge : the adversary's, where its own images, queries or replays are special.
+        knowledge : the adversary's, if images, queries or replays are restricted or extended.
         """
         granted = [self._images(knowledge)]
         if self.answers:
@@ -77,7 +77,7 @@ class ThreatModel:
         if self.watches_training:
             granted.append("all features that devices sent in training, and the cloud model")
         if self.steers_training:
-            granted.append("the gradients that devices get, to make as it likes")
+            granted.append("control of the gradients that devices receive")
         if self.architecture:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:
@@ -87,7 +87,7 @@ class ThreatModel:
             number = f"at most {knowledge.queries} " if knowledge and limited else ""
             granted.append(f"{number}queries to the deployed front-end")
         if knowledge is not None and knowledge.replays > 1 and self.reads_features:
-            granted.append(f"{knowledge.replays} releases of each image, actively asked for")
+            granted.append(f"{knowledge.replays} releases of each image, actively requested")
         if len(granted) == 1:
             return f"{granted[0]} only"
         return f"{', '.join(granted[:-1])} and {granted[-1]}"
@@ -123,13 +123,13 @@ def _queries(given: Any) -> Any:
     if isinstance(given, int) and (isinstance(given, bool) or given >= MIN_QUERIES):
         return given
     raise ValueError(
-        f"give true, false, or how many images may be queried at most ({MIN_QUERIES} or more), "
+        f"give true, false, or the maximum number of images to query ({MIN_QUERIES} or more), "
         f"got {given!r:.80}"
     )
 
 
 class Knowledge(Section):
-    """What an adversary is granted beside its intercepts."""
+    """What an adversary is granted beyond its intercepts."""
 
     auxiliary_share: PositiveShare = Field(
         default=1.0, description="share of the auxiliary images it holds"
@@ -145,42 +145,44 @@ class Knowledge(Section):
     weights: bool = Field(default=True, description="the deployed front-end's weights")
     queries: Annotated[bool | int, BeforeValidator(_queries)] = Field(
         default=True,
-        description="features of images of its choice: true, false, or at most so many images",
+        description="features of images that it chooses: true, false, or a maximum of images",
     )
     architecture: bool = Field(
         default=True, description="the architecture of the front-end, without its weights"
     )
     replays: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="releases of each victim's image, asked for actively and averaged; they are "
-        "beside the fleet's requests and not charged",
+        description="releases of each victim's image, actively requested and averaged; they are "
+        "added to the fleet's requests and not charged",
     )
 
     @model_validator(mode="after")
     def _weights_answer_queries(self) -> Self:
         if self.weights and self.queries is not True:
             raise ValueError(
-                "queries are withheld or limited, but whoever holds the weights can query a copy "
+                "queries are withheld or limited, but the granted weights allow queries to a copy "
                 "of the front-end: set weights: false too"
             )
         if self.auxiliary_data is not None and self.auxiliary_classes != "all":
-            raise ValueError("auxiliary_classes are the task's; auxiliary_data has none of them")
+            raise ValueError(
+                "auxiliary_classes are classes of the task, which auxiliary_data lacks"
+            )
         return self
 
 
 def grants(
     threat: ThreatModel, knowledge: Knowledge, holds_weights: bool, auxiliary_images: int
 ) -> dict[str, Any]:
-    """Return what an attack used beside its intercepts, not all that its adversary holds.
+    """Return the grants that an attack used, which may be fewer than its adversary holds.
 
-    Whoever is granted as much can mount it. Its conduct is not among the grants, for it follows
-    from them: whoever steers deviates from the protocol, whoever queries without the weights or
-    asks for replays is active, and everybody else only reads.
+    Any adversary with these grants can mount it. The conduct follows from the grants: an attack
+    that steers deviates from the protocol, one that queries without the weights or requests replays
+    is active, all others only read.
 
     Parameters
     ----------
-    holds_weights : whether it asks a copy of its own, as often as it likes.
-    auxiliary_images : how many images it held.
+    holds_weights : whether it can query a copy without limit.
+    auxiliary_images : the number of images that it held.
     """
     asks_a_copy = threat.weights or (threat.queries and holds_weights)
     foreign = knowledge.auxiliary_data

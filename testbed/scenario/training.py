@@ -9,11 +9,11 @@ from testbed.scenario.components import PositiveShare, Section, Share, StrategyC
 
 
 class AugmentationSection(Section):
-    """Random changes of the provider's training images, drawn afresh every epoch."""
+    """Random augmentation of the provider's training images, drawn again every epoch."""
 
-    horizontal_flip: bool = Field(default=False, description="of every second image, by chance")
+    horizontal_flip: bool = Field(default=False, description="with probability one half")
     crop_padding_px: Annotated[int, Field(ge=0, le=64)] = Field(
-        default=0, description="pad with black by so much, then crop the image's size at random"
+        default=0, description="black padding, before a random crop to the image's size"
     )
     brightness: Share = Field(default=0.0, description="factor within 1 - b and 1 + b")
     contrast: Share = Field(default=0.0, description="factor within 1 - c and 1 + c")
@@ -56,7 +56,7 @@ class ProviderSection(Section):
         default="accuracy", description="validation figure whose best epoch is deployed"
     )
     early_stopping_epochs: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="stop after so many epochs without a better one; null: never"
+        default=None, description="epochs without improvement before training stops; null: never"
     )
     augmentation: AugmentationSection = AugmentationSection()
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -99,11 +99,11 @@ class CloudOptimiserSection(Section):
 
 
 class TrainingSection(Section):
-    """Who trains and how: the fleet in rounds, or the provider before it deploys."""
+    """The training protocol: the fleet in rounds, or the provider before it deploys."""
 
     protocol: Literal["split_federated", "provider"] = Field(
         default="split_federated",
-        description="provider: trained centrally on data of its own, then deployed",
+        description="provider: trained centrally on the provider's data, then deployed",
     )
     rounds: Annotated[int, Field(ge=1)] = Field(
         default=10, description="of split_federated; the provider has epochs instead"
@@ -113,7 +113,7 @@ class TrainingSection(Section):
         default=0, description="split-federated rounds after the provider's training"
     )
     reuse_models: bool = Field(
-        default=True, description="take the provider's models from models/, and keep them there"
+        default=True, description="load the provider's models from models/, and save them there"
     )
     cohort_size: Annotated[int, Field(ge=1)] = 20
     local_steps: Annotated[int, Field(ge=1)] = 4

@@ -1,9 +1,9 @@
-"""Flower's arrays, written and read without parsing NumPy's file header each time.
+"""Writes and reads Flower's arrays without parsing NumPy's file header each time.
 
 A Flower ``Array`` holds an array in NumPy's file format (a header that spells out dtype and shape,
-then the elements). ``numpy.save`` and ``numpy.load`` compose and parse the header anew, which costs
-more than copying the elements of a small network's weights. Here a header is composed once per
-dtype and shape, and an array whose bytes begin with it needs no parsing. The bytes are the same.
+then the elements). ``numpy.save`` and ``numpy.load`` compose and parse the header each time, which
+costs more than copying a small network's weights. This module composes a header once per dtype and
+shape, and does not parse an array whose bytes begin with it. The bytes are the same.
 """
 
 from functools import lru_cache
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 _STYPE = "numpy.ndarray"  # Flower's name of NumPy's file format
 BESIDE_BYTES = 4096
-"""Arrays of so many bytes are worth a buffer of their own when pickled."""
+"""Arrays from this size on are pickled as separate buffers."""
 
 
 class QuickArray(Array):
-    """An array that reads itself as ``as_numpy`` does, for code that calls ``numpy()`` on its own.
+    """An array whose ``numpy()`` is as fast as ``as_numpy``.
 
-    Flower's strategies do, once for every array of every reply.
+    Flower's strategies call it once for every array of every reply.
     """
 
     def numpy(self) -> NDArray[Any]:
@@ -31,11 +31,11 @@ class QuickArray(Array):
         return as_numpy(self).copy()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Let the elements travel beside the pickled stream, without copies of it that grow."""
+        """Pickle the elements as a separate buffer; a growing stream would copy them."""
         beside = int(protocol) >= 5 and isinstance(self.data, bytes)
         if not beside or len(self.data) < BESIDE_BYTES:
             return super().__reduce_ex__(protocol)
-        elements = np.frombuffer(self.data, np.uint8)  # NumPy's arrays know how to
+        elements = np.frombuffer(self.data, np.uint8)  # pickled as a separate buffer
         return _beside, (self.dtype, self.shape, self.stype, elements)
 
 
@@ -44,19 +44,19 @@ def _beside(dtype: str, shape: tuple[int, ...], stype: str, data: NDArray[np.uin
 
 
 class QuickRecords(RecordDict):
-    """Records that find those of one kind without checking each of them twice.
+    """Records whose views by kind are built without checking each record twice.
 
-    Flower's strategies ask eight times of every reply.
+    Flower's strategies ask for a view eight times per reply.
     """
 
     @property
     def array_records(self) -> Any:
-        """Return the arrays by name; what is put there is put here, as Flower has it."""
+        """Return the array records by name; adding to them adds here, as in Flower."""
         return _of_kind(self, ArrayRecord)
 
     @property
     def metric_records(self) -> Any:
-        """Return the metrics by name, in the same way."""
+        """Return the metric records by name, in the same way."""
         return _of_kind(self, MetricRecord)
 
 
@@ -67,7 +67,7 @@ def _of_kind(records: RecordDict, kind: type[Any]) -> Any:
     view = _View(records, kind)
     for name, record in records.items():
         if isinstance(record, kind):
-            super(_View, view).__setitem__(name, record)  # the records have it already
+            super(_View, view).__setitem__(name, record)  # without adding it to the records again
     return view
 
 
@@ -75,15 +75,15 @@ A = TypeVar("A", bound=Array)
 
 
 def _array(kind: type[A], dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> A:
-    """Return an array as the class's own constructor does, which checks every type first."""
+    """Return an array without the type checks of the class's constructor."""
     array = kind.__new__(kind)
     array.__dict__.update(dtype=dtype, shape=shape, stype=stype, data=data)
     return array
 
 
 def to_array(values: NDArray[Any]) -> Array:
-    """Return a Flower array with the bytes that Flower itself would make of it."""
-    values = np.asarray(values, order="C")  # unlike ascontiguousarray, which gives a scalar an axis
+    """Return a Flower array with the same bytes as Flower's own conversion."""
+    values = np.asarray(values, order="C")  # ascontiguousarray would give a scalar an axis
     dtype, shape = _name(values.dtype), values.shape
     header = _header(dtype, shape)
     if header is None:
@@ -97,7 +97,7 @@ def _name(dtype: np.dtype[Any]) -> str:
 
 
 def as_numpy(array: Array) -> NDArray[Any]:
-    """Return an array's elements, as a view that cannot be written to where that is possible.
+    """Return an array's elements, as a read-only view where possible.
 
     Raises
     ------
@@ -108,10 +108,9 @@ def as_numpy(array: Array) -> NDArray[Any]:
 
 
 def quicken(message: Message) -> None:
-    """Make the records and arrays of a received message read themselves quickly.
+    """Speed up reading the records and arrays of a received message, by changing their classes.
 
-    Only their classes change. Such a message is for this process: Flower's own wire knows its own
-    classes by name.
+    Such a message must stay in this process: Flower's serialisation looks classes up by name.
     """
     content = message.content
     if type(content) is RecordDict:
@@ -124,7 +123,7 @@ def quicken(message: Message) -> None:
 
 
 def _view(array: Array) -> NDArray[Any] | None:
-    """Return a view of the elements if the bytes begin with the header that is to be expected."""
+    """Return a view of the elements if the bytes begin with the expected header."""
     if array.stype != _STYPE or not isinstance(array.shape, tuple):
         return None
     header = _header(array.dtype, array.shape)
@@ -138,7 +137,7 @@ def _view(array: Array) -> NDArray[Any] | None:
 
 @lru_cache(maxsize=4096)
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes | None:
-    """Return the header of a contiguous array; None for one that is better left to NumPy."""
+    """Return the header of a contiguous array; None: NumPy should handle the dtype or shape."""
     try:
         kind = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):

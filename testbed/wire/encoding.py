@@ -1,9 +1,9 @@
-"""How released features are written on the wire: as float32, or in fewer bytes without any loss.
+"""Encodes released features as float32, or losslessly in fewer bytes.
 
-An encoding is found from the released values alone and describes itself: whoever reads it, cloud or
-adversary, gets the released features bit for bit without knowing the defence. Plain features travel
-as the array ``z``; all other forms as one array of bytes, ``z.packed`` (every array of a message
-costs more than a hundred bytes of its own):
+An encoding depends on the released values only and describes itself: cloud and adversary decode the
+released features bit for bit without knowing the defence. Plain features travel as the array ``z``,
+all other encodings as one array of bytes, ``z.packed`` (each array of a message adds more than a
+hundred bytes):
 
 | bytes | content |
 |---|---|
@@ -29,7 +29,7 @@ from testbed.wire.protocol import Z_PACKED, Z
 FLOAT_BITS = 32
 CODE_BITS = (8, 4, 2)
 DENSE, BITMASK, INDICES = range(3)
-MOST_ELEMENTS = 2**28  # a header that promises more is not believed
+MOST_ELEMENTS = 2**28  # headers that claim more are refused
 _EXPONENT = 40  # float32 values within a factor 2^16 of the largest are whole in its 2^-40
 
 Bytes = NDArray[np.uint8]
@@ -38,12 +38,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WireFormat:
-    """What may be assumed of released features.
+    """Known properties of released features.
 
     Attributes
     ----------
     bits : 32, or 8, 4 or 2 for features that went through ``testbed.wire.quantisation.quantise``.
-    sparse : whether most features are zero, so that the positions of the others are worth sending.
+    sparse : whether most features are zero; the positions of the others are then sent.
     """
 
     bits: int = FLOAT_BITS
@@ -56,8 +56,8 @@ FLOAT32 = WireFormat()
 def encode(released: Tensor, wire: WireFormat = FLOAT32) -> dict[str, Tensor]:
     """Return the arrays that travel for released features (N, ...).
 
-    ``decode`` returns the same bits. Values that do not fit the format's bits (of features that are
-    not finite, for instance) travel as they are.
+    ``decode`` returns the same bits. Values that do not fit the format's bits, such as infinity,
+    travel as float32.
     """
     if wire == FLOAT32:
         return {Z: released}
@@ -88,7 +88,7 @@ def decode(tensors: Mapping[str, Tensor]) -> Tensor:
 
     Raises
     ------
-    ValueError : there are none, or they contradict their own description.
+    ValueError : the message has no features, or they contradict their header.
     """
     if Z in tensors:
         return tensors[Z].float()
@@ -115,15 +115,15 @@ def decode(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def payload_bytes(payload: Mapping[str, Tensor]) -> int:
-    """Return the bytes of the arrays, without what the message adds around them."""
+    """Return the bytes of the arrays, without the overhead of the message."""
     return sum(tensor.numel() * tensor.element_size() for tensor in payload.values())
 
 
 def _grid(flat: Floats, bits: int) -> tuple[Floats, Bytes] | None:
-    """Return step and zero point of each image such that all its values are whole steps, if any.
+    """Return step and zero point of each image, of whose step all its values are multiples, if any.
 
-    The step is the greatest common divisor of the values, found in whole multiples of a small power
-    of two, hence without rounding.
+    The step is the greatest common divisor of the values, which are first expressed as integer
+    multiples of a small power of two, so that nothing is rounded.
     """
     if not np.isfinite(flat).all():
         return None
@@ -143,9 +143,9 @@ def _grid(flat: Floats, bits: int) -> tuple[Floats, Bytes] | None:
 
 
 def _positions(flat: Floats, bits: int) -> tuple[Bytes, Floats]:
-    """Return how to say which values are not zero, in the fewest bytes, and those values.
+    """Return the positions of the non-zero values in the fewest bytes, and those values.
 
-    The first byte is the form; the rest is what travels.
+    The first byte is the form, the rest is sent.
     """
     rows, columns = np.nonzero(flat)
     counts = np.bincount(rows, minlength=len(flat)).astype("<u4")
@@ -205,7 +205,7 @@ class _Reader:
         return values
 
     def finish(self) -> None:
-        """Refuse bytes that nothing stands for."""
+        """Refuse bytes after the end."""
         if self._at != len(self._data):
             raise ValueError("the encoding of features goes on after its end")
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the messages between server and devices (Flower message types and keys).
+"""Names in the messages between server and devices (Flower message types and keys).
 
 | type | down | up |
 |---|---|---|
@@ -35,7 +35,7 @@ Z = "z"
 Z_PACKED = "z.packed"
 X = "x"
 TARGETS = "targets"
-DEVICE = "partition-id"  # also Flower's own key in a node's configuration
+DEVICE = "partition-id"  # Flower's key in a node's configuration
 NUM_EXAMPLES = "num-examples"
 PENALTY = "penalty"
 SERVER_ROUND = "server-round"

@@ -38,11 +38,11 @@ def config_number(content: RecordDict, key: str) -> int | float:
 
 
 def tier_of(content: RecordDict) -> int:
-    """Return whose front-end a message or a device's state is about: a tier, 0 where none is named.
+    """Return the tier whose front-end a message or a state concerns; 0 where none is given.
 
     Raises
     ------
-    TypeError : what is named is not a number.
+    TypeError : the tier is not a number.
     """
     config = content.config_records.get(CONFIG)
     return int(config_number(content, TIER)) if config and TIER in config else 0

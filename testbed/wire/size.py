@@ -1,7 +1,7 @@
-"""How many bytes a Flower message takes on the wire, without serialising it.
+"""The size of a Flower message on the wire, without serialising it.
 
-Composing the protocol buffer of a message copies every array half a dozen times; its size follows
-from the arrays' lengths alone.
+Serialising a message to its protocol buffer copies every array half a dozen times; the size follows
+from the lengths of the arrays.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from flwr.common.serde_utils import error_to_proto
 from flwr.proto.recorddict_pb2 import Array as ProtoArray
 
 DOUBLE = 9
-"""A field of 8 bytes and its tag."""
+"""Bytes of a field of 8 bytes and its tag."""
 UNSIGNED_FROM = 2**63
-"""Flower writes integers from here on without a sign."""
+"""Flower writes integers from this one on as unsigned."""
 
 
 def serialised_bytes(message: Message) -> int:
@@ -59,7 +59,7 @@ def _content(content: RecordDict) -> int:
 
 
 def _scalars(items: Iterable[tuple[str, Any]]) -> int | None:
-    """Return what metrics or settings take in their record; None where one is a list."""
+    """Return the bytes of metrics or settings in their record; None where one is a list."""
     size = 0
     for name, value in items:
         if isinstance(value, bool):
@@ -87,7 +87,7 @@ def _arrays(record: ArrayRecord) -> int:
 
 @lru_cache(maxsize=4096)
 def _array(name: str, dtype: str, shape: tuple[int, ...], stype: str, length: int) -> int:
-    """Return what one array takes in its record."""
+    """Return the bytes of one array in its record."""
     described = int(ProtoArray(dtype=dtype, shape=shape, stype=stype).ByteSize())
     return _field(_text(name) + _field(described + (_field(length) if length else 0)))
 
@@ -97,7 +97,7 @@ def _text(value: str) -> int:
 
 
 def _field(length: int) -> int:
-    """Return what a field of so many bytes takes: its tag in one byte, its length, itself."""
+    """Return the bytes of a field: one byte of tag, its length as a varint, its content."""
     return 1 + _varint(length) + length
 
 
@@ -106,10 +106,10 @@ def _number(value: int) -> int:
 
 
 def _varint(value: int) -> int:
-    """Return what a whole number takes: 7 bits of it in each byte."""
+    """Return the bytes of a whole number: each holds 7 bits."""
     return max(1, -(-value.bit_length() // 7))
 
 
 def _zigzag(value: int) -> int:
-    """Return what is written of a number with a sign: 0, -1, 1, -2 as 0, 1, 2, 3."""
+    """Return the zigzag code of a signed number: 0, -1, 1, -2 become 0, 1, 2, 3."""
     return 2 * value if value >= 0 else -2 * value - 1

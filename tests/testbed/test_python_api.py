@@ -102,7 +102,7 @@ def test_tables_become_data_frames_of_the_same_values(finished_run):
         (None, {"": 1}, r"overrides: '' is not a key path"),
         (None, "seed=1", "overrides: give a list"),
         (None, ["seed"], r"--set seed: give KEY\.PATH=VALUE"),
-        (None, {"sweep": {"seed": [1, 2]}}, r"scenario: sweep: stands for many scenarios"),
+        (None, {"sweep": {"seed": [1, 2]}}, r"scenario: sweep: expands to many scenarios"),
         (7, (), "scenario: give a file or a mapping of sections, not int"),
         ({1: 2}, (), "scenario: "),
     ],

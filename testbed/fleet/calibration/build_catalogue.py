@@ -1,8 +1,8 @@
 """Builds ``catalogue.csv`` from published measurements: one selected measurement per device.
 
-``catalogue_selection.csv`` says which measurement represents which device and adds what the
-measurements do not carry (class, title, memory from the vendor's specification). Every other number
-is copied from the row that was selected, with its source::
+``catalogue_selection.csv`` selects a measurement for each device and adds what measurements lack
+(class, title, memory from the vendor's specification). All other numbers are copied from the
+selected row, with their source::
 
     python -m testbed.fleet.calibration.build_catalogue measured_latencies.csv
 """
@@ -34,8 +34,8 @@ def build_catalogue(measured: list[Row], selection: list[Row]) -> list[Row]:
 
 
 def _find(wanted: Row, measured: list[Row]) -> Row:
-    """Return the one measurement that the selection describes; ``*`` stands for any threads."""
-    found = [
+    """Return the one measurement that the selection describes; ``*`` matches any threads."""
+    matching = [
         row
         for row in measured
         if row["name"] == wanted["measured_name"]
@@ -45,9 +45,9 @@ def _find(wanted: Row, measured: list[Row]) -> Row:
         and wanted["measured_threads"] in ("*", row["threads"])
         and wanted["measured_note"] in row["note"]
     ]
-    if len(found) != 1:
-        raise UserError(f"{SELECTION_PATH.name}: '{wanted['name']}' matches {len(found)} rows")
-    return found[0]
+    if len(matching) != 1:
+        raise UserError(f"{SELECTION_PATH.name}: '{wanted['name']}' matches {len(matching)} rows")
+    return matching[0]
 
 
 def _catalogue_row(wanted: Row, row: Row) -> Row:
@@ -93,11 +93,11 @@ def _memory(wanted: Row, row: Row) -> tuple[str, str]:
 
 
 def _power_source(row: Row) -> str:
-    """Return where the power comes from: the row's note where it says so, else the row's source."""
+    """Return the source of the power: the one in the row's note, else the row's source."""
     if not row["power_active_w"]:
         return ""
-    _, found, power = row["note"].partition("power: ")
-    if found:
+    _, in_note, power = row["note"].partition("power: ")
+    if in_note:
         return power.partition("; cores: ")[0]
     how = (
         row["note"] if row["note"].startswith("whole-board power") else "measured with the latency"

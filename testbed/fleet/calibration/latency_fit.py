@@ -1,4 +1,4 @@
-"""Fits the constants of the latency form, and judges them on devices they were not fitted on."""
+"""Fits the constants of the latency form, and evaluates them on held-out devices."""
 
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 Families = dict[str, LatencyFamily]
 
 FITTED = ("cpu", "cpu-int8", "gpu", "gpu-int8", "npu")
-"""Families with enough measurements; the microcontrollers' constants are taken from the analysis
-of all MLPerf Tiny results, which a refit on three networks does not improve."""
+"""Families with enough measurements. The constants of microcontrollers come from an analysis of all
+MLPerf Tiny results, which a refit on three networks does not improve."""
 
 BOUNDS = {
     "fixed_ms": (0.01, 5.0),

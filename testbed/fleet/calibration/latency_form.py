@@ -11,7 +11,7 @@ Amount = TypeVar("Amount", float, NDArray[np.float64])
 Counts = TypeVar("Counts", covariant=True)
 
 LARGEST_OVERHEAD = 1.0 / 3.0
-"""t0 is at most this share of the calibration latency: fast devices have less overhead too."""
+"""t0 is at most this share of the calibration latency, as fast devices have less overhead."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ FAMILIES: dict[str, LatencyFamily] = {
 }
 """``cpu``: runtimes with Winograd convolutions (ncnn, MNN, TNN, Paddle-Lite); ``cpu-gemm``: those
 that multiply unfolded images (TensorFlow Lite, XNNPACK); ``cpu-int8``: ncnn's quantised kernels;
-``gpu-int8``: the same asked of a GPU backend, which runs much of it on the CPU. Fitted by
-``python -m testbed.fleet.calibration.fit_latency``, but for two: ``mcu`` is from all MLPerf Tiny
-results, and ``cpu`` is moved from the fit (0.72, 0.48, 12, 4) to where the median error is least on
-made of 3x3 convolutions, as front-ends are (ResNet-18, SqueezeNet, VGG16: 11 % instead of 15 %);
-over all networks it is no worse (15.5 % instead of 15.7 %)."""
+``gpu-int8``: quantised networks on GPU backends, which run large parts on the CPU. Fitted by
+``python -m testbed.fleet.calibration.fit_latency``, with two exceptions: ``mcu`` comes from all
+MLPerf Tiny results, and ``cpu`` differs from the fit (0.72, 0.48, 12, 4). It minimises the median
+error on networks of 3x3 convolutions, as front-ends are (ResNet-18, SqueezeNet, VGG16: 11 % instead
+of 15 %), without loss over all networks (15.5 % instead of 15.7 %)."""
 
 
 @dataclass(frozen=True)
 class NetworkCosts(Generic[Counts]):
-    """What one forward pass of one input costs: of a network, or of many in columns.
+    """Costs of one forward pass of one input: of one network, or of many in columns.
 
     Attributes
     ----------

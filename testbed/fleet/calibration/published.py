@@ -1,8 +1,8 @@
-"""Published latencies: read, sorted into latency families, and paired with calibrations.
+"""Reads published latencies, assigns latency families, and pairs them with calibrations.
 
 The file has one row per measurement. A row of role ``calibrate`` calibrates its device; a row of
 role ``validate`` is predicted from the calibration of the same device, backend, precision and
-threads, or the nearest there is.
+threads, or the nearest one.
 """
 
 from collections import defaultdict
@@ -82,7 +82,7 @@ class Measurement(Row):
 
 
 def latency_family(device_class: str, backend: str, precision: str) -> str:
-    """Sort a measurement into a latency family by its class, backend and precision."""
+    """Return the latency family of a measurement's class, backend and precision."""
     backend = backend.lower()
     if device_class in ("mcu", "mcu-npu"):
         return "mcu"
@@ -115,7 +115,7 @@ Costs = NetworkCosts[Floats]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Measurements to predict, each beside the calibration it is predicted from, in columns.
+    """Measurements to predict, and the calibrations to predict them from, in columns.
 
     Attributes
     ----------
@@ -166,15 +166,15 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
     for row in measurements:
         if row.calibrates and row.costs_known:
             calibrations[row.device, row.backend].append(row)
-    found = []
+    paired = []
     to_predict = [row for row in measurements if not row.calibrates]
     for row in to_predict:
         candidates = calibrations.get((row.device, row.backend), [])
         if row.costs_known and candidates:
-            found.append((row, min(candidates, key=lambda known, row=row: _distance(row, known))))  # type: ignore[misc]
+            paired.append((row, min(candidates, key=lambda known, row=row: _distance(row, known))))  # type: ignore[misc]
     ratios = {key: _int8_ratio(rows) for key, rows in calibrations.items()}
-    rows = [row for row, _ in found]
-    knowns = [known for _, known in found]
+    rows = [row for row, _ in paired]
+    knowns = [known for _, known in paired]
     return Pairs(
         device=np.array([row.device for row in rows], dtype=np.str_),
         network=np.array([row.network for row in rows], dtype=np.str_),
@@ -182,17 +182,17 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
         wanted=_costs(rows),
         known=_costs(knowns),
         latency_ms=np.array([row.latency_ms for row in rows], dtype=np.float64),
-        known_ms=np.array([_known_ms(row, known) for row, known in found], dtype=np.float64),
+        known_ms=np.array([_known_ms(row, known) for row, known in paired], dtype=np.float64),
         threads=np.array([float(row.threads or 1) for row in rows], dtype=np.float64),
         int8_ratio=np.array(
             [
                 ratios[row.device, row.backend].get((known.threads, known.note), 0.0)
-                for row, known in found
+                for row, known in paired
             ],
             dtype=np.float64,
         ),
-        exact=np.array([_distance(row, known)[:4] == (0, 0, 0.0, 0) for row, known in found]),
-    ), len(to_predict) - len(found)
+        exact=np.array([_distance(row, known)[:4] == (0, 0, 0.0, 0) for row, known in paired]),
+    ), len(to_predict) - len(paired)
 
 
 def _costs(rows: list[Measurement]) -> Costs:
@@ -203,7 +203,7 @@ def _costs(rows: list[Measurement]) -> Costs:
 
 
 def _distance(row: Measurement, known: Measurement) -> tuple[int, int, float, int, float]:
-    """Order calibrations: same family, precision, threads, note; then the faster one."""
+    """Return the sort key of calibrations: same family, precision, threads, note; then speed."""
     return (
         int(known.family != row.family),
         int(known.precision != row.precision),
@@ -225,7 +225,7 @@ def _int8_ratio(rows: list[Measurement]) -> dict[tuple[int | None, str], float]:
     for row in rows:
         by_setting[row.threads, row.note].setdefault(row.precision == "int8", row.latency_ms)
     return {
-        inputs: float(np.log(found[True] / found[False]))
-        for inputs, found in by_setting.items()
-        if len(found) == 2
+        setting: float(np.log(latencies[True] / latencies[False]))
+        for setting, latencies in by_setting.items()
+        if len(latencies) == 2
     }

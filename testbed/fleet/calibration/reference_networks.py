@@ -1,6 +1,6 @@
-"""The networks that published latencies calibrate devices with, to be run on this host.
+"""The networks of the calibration measurements, for timing on this host.
 
-Written from their papers; their costs are checked against the published tables, which also checks
+They follow their papers. Tests check their costs against published tables, and thereby
 ``testbed.fleet.layer_stats``.
 """
 

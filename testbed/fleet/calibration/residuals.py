@@ -1,9 +1,9 @@
-"""What the latency form leaves unexplained about well-known networks, learned from measurements.
+"""Corrections of the latency form for widely measured networks, learned from measurements.
 
-For a network that many devices have been measured on, the logarithm of measured over predicted
-latency is regressed, per latency family, on three things known of a device before it runs the
-network: its threads, its speed, and how much faster int8 is on it than float. Front-ends of this
-project are not in the table: they get the plain form, and its larger error.
+For a network with measurements on many devices, the logarithm of measured over predicted latency is
+regressed, per latency family, on three properties of a device: its threads, its speed, and the
+speed-up of int8 over float. The table does not contain front-ends of this project. Their estimates
+come from the plain form and have its larger error.
 """
 
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ Floats = NDArray[np.float64]
 RESIDUALS_PATH = Path(__file__).with_name("network_residuals.csv")
 COEFFICIENTS = ("intercept", "log_threads", "log_speed", "int8_ratio")
 LARGEST_CORRECTION = 0.8
-"""The logarithm of a correction stays within this, on devices unlike any of the table's too."""
+"""Bound of the logarithm of a correction, for devices that differ from all in the table."""
 
 REFERENCE_MS = 30.0
 REFERENCE_MACS = 300e6
 CORRECTED = ("cpu", "cpu-int8", "gpu", "gpu-int8", "npu")
-"""Families in which the corrections help devices never seen; three networks on microcontrollers
-are too few (they raise the median error on unseen boards from 14 % to 16 %)."""
+"""Families in which the corrections help on unseen devices. Three networks on microcontrollers are
+too few (the median error on unseen boards rises from 14 % to 16 %)."""
 
 RIDGE = 1.0
 RIDGE_ON_SLOPES = 3.0
@@ -35,9 +35,9 @@ ITERATIONS = 12
 
 
 def descriptors(pairs: Pairs) -> Floats:
-    """Return what is known of the devices (N, 4): 1, log threads, log speed, int8 ratio.
+    """Return the regressors (N, 4) of the devices: 1, log threads, log speed, int8 ratio.
 
-    What int8 costs a GPU backend says something about the CPU it falls back to, not the GPU.
+    The int8 ratio of a GPU backend describes the CPU that it falls back to, not the GPU.
     """
     on_cpu = np.char.startswith(pairs.family, "cpu").astype(np.float64)
     speed = np.log(pairs.known_ms / (pairs.known.macs / REFERENCE_MACS) / REFERENCE_MS)
@@ -59,7 +59,7 @@ class Residuals:
     coefficients: dict[tuple[str, str], Floats] = field(default_factory=dict)
 
     def log_correction(self, pairs: Pairs) -> Floats:
-        """Return the logarithm of measured over predicted to expect, 0 for unknown networks."""
+        """Return the expected logarithm of measured over predicted, 0 for unknown networks."""
         zero = np.zeros(len(COEFFICIENTS))
         rows = [
             self.coefficients.get((table_family(family), network), zero)
@@ -82,7 +82,7 @@ class Residuals:
 
 
 def table_family(family: str) -> str:
-    """Return the family under which a network's residuals are kept."""
+    """Return the family of the table that a network's residuals belong to."""
     return "cpu" if family == "cpu-gemm" else family
 
 
@@ -117,7 +117,7 @@ def fit_residuals(pairs: Pairs, form_ms: Floats) -> Residuals:
     known = descriptors(pairs)
     families = np.array([table_family(family) for family in pairs.family.tolist()])
     penalty = RIDGE * np.diag([1.0] + [RIDGE_ON_SLOPES] * (len(COEFFICIENTS) - 1))
-    found: dict[tuple[str, str], Floats] = {}
+    coefficients: dict[tuple[str, str], Floats] = {}
     for family in CORRECTED:
         for network in np.unique(pairs.network[families == family]).tolist():
             rows = (families == family) & (pairs.network == network)
@@ -127,5 +127,5 @@ def fit_residuals(pairs: Pairs, form_ms: Floats) -> Residuals:
                 normal = x.T @ (x * weight[:, None]) + penalty
                 beta = np.linalg.solve(normal, x.T @ (weight * y))
                 weight = 2.0 * ROBUST_SCALE / np.maximum(np.abs(y - x @ beta), ROBUST_SCALE)
-            found[family, network] = beta
-    return Residuals(found)
+            coefficients[family, network] = beta
+    return Residuals(coefficients)

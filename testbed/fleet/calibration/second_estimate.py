@@ -1,10 +1,10 @@
-"""A second latency estimate, from running the front-end instead of counting its operations.
+"""A second latency estimate: it runs the front-end instead of counting its operations.
 
     t_device(front-end) = t_host(front-end) * t_device(reference) / t_host(reference)
 
 The host's times are CPU seconds of one thread; the device's time on the reference network is the
-published measurement that calibrates it. The estimate knows what every layer really costs, on a
-processor that is not the device's. Where it and the cost model disagree by much, trust neither.
+published calibration. The estimate contains the real cost of every layer, but on another processor
+than the device's. Trust neither estimate where this one and the cost model differ by much.
 """
 
 import copy
@@ -20,7 +20,7 @@ from testbed.fleet.catalogue import CatalogueDevice
 
 WARM_UP = 2
 SHORTEST_S = 0.02
-"""A repetition runs the network for at least this much CPU time, above the clock's grain."""
+"""Minimum CPU time of a repetition, well above the clock's resolution."""
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
@@ -64,14 +64,14 @@ def _one_repeat_s(network: nn.Module, image: torch.Tensor) -> float:
 
 
 class HostRates:
-    """CPU times of this host on the reference networks, each measured when first needed."""
+    """CPU times of this host on the reference networks, measured on demand."""
 
     def __init__(self, repeats: int = 7) -> None:
         self._repeats = repeats
         self._reference_ms: dict[str, float] = {}
 
     def second_estimate_ms(self, device: CatalogueDevice, front_end_host_ms: float) -> float | None:
-        """Return the estimate, or None where the device's reference network is not at hand.
+        """Return the estimate, or None where the device's reference network is not implemented.
 
         Parameters
         ----------

@@ -84,7 +84,7 @@ def test_missing_column(folder):
 
 def test_no_label_column(folder):
     spoil(folder, label=None)
-    assert "cannot tell the label_column among image" in message(section(folder))
+    assert "cannot find the label_column among image" in message(section(folder))
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_natural_ids_need_persons(make_pool):
     ],
 )
 def test_what_cannot_be_shared_out_is_one_sentence(name, num_devices, options, pool, parts):
-    with pytest.raises(UserError, match=rf"^data\.partitioner: {name} cannot share \d+ images"):
+    with pytest.raises(UserError, match=rf"^data\.partitioner: {name} cannot split \d+ images"):
         share(pool, parts, name, num_devices, **options)
 
 

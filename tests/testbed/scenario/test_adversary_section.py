@@ -106,12 +106,12 @@ CLOUD = {"position": {"tap": "cloud"}}
 @pytest.mark.parametrize(
     ("adversary", "changes", "says"),
     [
-        ({"attack": "sdar"}, {}, "position.tap: attack 'sdar' is at the cloud"),
+        ({"attack": "sdar"}, {}, "position.tap: attack 'sdar' runs in the cloud"),
         ({"attack": "sdar", **CLOUD}, {"protocol": "provider"}, "training.protocol: split_fed"),
-        ({"attack": "fsha", **CLOUD}, {}, "set hijacked_by: nosy on an arm"),
+        ({"attack": "fsha", **CLOUD}, {}, "add an arm for it with hijacked_by: nosy"),
         ({"attack": "sdar", **CLOUD}, {"hijacked_by": "nosy"}, "no adversary 'nosy' whose attack"),
-        ({"attack": "fsha", **CLOUD}, {"hijacked_by": "nosi"}, "set hijacked_by: nosy"),
-        ({"attack": "sdar", "curve": [0.5], **CLOUD}, {}, "no amount to vary"),
+        ({"attack": "fsha", **CLOUD}, {"hijacked_by": "nosi"}, "with hijacked_by: nosy"),
+        ({"attack": "sdar", "curve": [0.5], **CLOUD}, {}, "no amount can be varied"),
         (
             {"attack": "sdar", "knowledge": {"architecture": False}, **CLOUD},
             {},
@@ -134,9 +134,9 @@ def test_attackers_of_the_training_that_cannot_work_are_refused(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"attack": "label_inference", "transfer": True}, r"nosy\.transfer: .* no way from"),
+        ({"attack": "label_inference", "transfer": True}, r"nosy\.transfer: .* no map from"),
         ({"attack": "mean_image", "transfer": True}, r"nosy\.transfer"),
-        ({"attack": "mean_image", "curve": [0.5]}, r"nosy\.curve: .* no amount to vary"),
+        ({"attack": "mean_image", "curve": [0.5]}, r"nosy\.curve: .* no amount can be varied"),
         ({"attack": "ridge", "curve": [1.0]}, "less than 1"),
         (
             {
@@ -167,11 +167,11 @@ def test_a_colluding_device_gives_the_weights_away(load):
         ({"weights": False, "queries": 3}, "20 or more"),
         ({"weights": False, "queries": "some"}, "give true, false"),
         ({"replays": 65}, "less than or equal to 64"),
-        ({"auxiliary_data": {"name": "digits"}}, "own dataset"),
+        ({"auxiliary_data": {"name": "digits"}}, "is the run's dataset"),
         ({"auxiliary_data": {"name": "digit"}}, "did you mean 'digits'"),
         (
             {"auxiliary_data": {"name": "cifar10"}, "auxiliary_classes": "disjoint_half"},
-            "auxiliary_data has none of them",
+            "which auxiliary_data lacks",
         ),
     ],
 )
