@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from testbed.core.progress import Progress, Silent
+from testbed.core.progress import Display, Progress
 from testbed.engine.experiment import run_experiment
 from testbed.results.columns import TABLES
 from testbed.scenario.loading import validate_scenario
@@ -38,7 +38,7 @@ def everything(folder):
     return {name: (folder / name).read_bytes() for name in names} | samples
 
 
-class StopAt(Silent):
+class StopAt(Display):
     """A display that presses Ctrl-C once a phase has ended this many steps; at 0, as it begins."""
 
     def __init__(self, phase, steps):

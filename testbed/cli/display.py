@@ -16,6 +16,7 @@ from rich.progress import (
 
 from testbed.core.progress import Display
 
+
 class RichDisplay(Display):
     """One line per phase; without a terminal, one line per finished phase."""
 

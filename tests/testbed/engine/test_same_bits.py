@@ -13,7 +13,7 @@ from clusters import cluster_of_one_node
 from small import TINY
 from whole_runs import StopAt, everything, results_of, run
 
-from testbed.core.progress import Progress, Silent
+from testbed.core.progress import Display, Progress
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
@@ -151,7 +151,7 @@ def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path
     content = bytearray(newest.read_bytes())
     content[-1000] ^= 1  # one bit of a weight; other damage: test_checkpoint.py
     newest.write_bytes(content)
-    display = Silent()
+    display = Display()
     display.say = said.append
     run(tiny, folder, display, resume=True)
     assert said == [f"{newest} is damaged; falling back on the one before"]

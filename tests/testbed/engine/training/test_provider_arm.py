@@ -13,7 +13,7 @@ from small import TINY
 from whole_runs import StopAt, everything
 
 from testbed.core.errors import UserError
-from testbed.core.progress import Progress, Silent
+from testbed.core.progress import Display, Progress
 from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.training.fleet import evaluate, prepare
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_training_is_not_continued(provider, tmp_path, m
     )
     notes = []
 
-    class Notes(Silent):
+    class Notes(Display):
         def advance(self, steps, note):
             notes.append(note)
 
