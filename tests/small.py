@@ -1,11 +1,16 @@
 """A small scenario, and small device programs and batches, for tests to change."""
 
+import json
+from types import NoneType, UnionType
+from typing import Literal, get_args, get_origin
+
 import torch
 
 from clients.defences.base import Batch
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
 from testbed.results.columns import arrow_schema
+from testbed.results.schema import Summary
 from testbed.results.writing import write_table
 from testbed.scenario.components import Component
 from testbed.scenario.training import EdgeOptimiserSection
@@ -88,3 +93,39 @@ def write_rows(folder, table, rows):
     """Write a table of a run; columns that a row does not have are null."""
     absent = dict.fromkeys(arrow_schema(table).names)
     write_table(folder / f"{table}.parquet", table, [absent | row for row in rows])
+
+
+def write_results(folder, tree):
+    """Write results.json; keys that the tree lacks are null or empty."""
+    text = json.dumps(filled(Summary, tree), indent=1)
+    (folder / "results.json").write_text(text, encoding="utf-8")
+
+
+def filled(model, tree):
+    """Return a part of the results with the keys that it lacks: null if allowed, else empty."""
+    tree = dict(tree)
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key in tree:
+            tree[key] = _filled(field.annotation, tree[key])
+        elif field.is_required():
+            tree[key] = _empty(field.annotation)
+    return tree
+
+
+def _filled(kind, value):
+    models = [item for item in (kind, *get_args(kind)) if hasattr(item, "model_fields")]
+    if isinstance(value, list) and models:
+        return [filled(models[0], item) for item in value]
+    return filled(models[0], value) if isinstance(value, dict) and models else value
+
+
+def _empty(kind):
+    choices, origin = get_args(kind), get_origin(kind)
+    if NoneType in choices:
+        return None
+    if origin is Literal:
+        return choices[0]
+    if hasattr(kind, "model_fields"):
+        return filled(kind, {})
+    return choices[0]() if origin is UnionType else (origin or kind)()

@@ -161,7 +161,7 @@ def _companions_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> fl
 
 
 def _time(scenario: Scenario, inputs: RunInputs, models: list[ArmModels]) -> Table:
-    rate = reference_rate(models[0].main)["gmac_per_s"]
+    rate = reference_rate(models[0].main).gmac_per_s
     made = table(
         f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
         *("arm", "train s", "serve s", "attack s"),

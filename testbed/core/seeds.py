@@ -6,9 +6,12 @@ the purpose is hashed, so adding a new purpose never shifts an existing stream.
 
 import hashlib
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @lru_cache(maxsize=4096)
@@ -26,7 +29,9 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, ids)))
 
 
-def torch_generator(seed: int, purpose: str, *ids: int) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, *ids: int) -> "torch.Generator":
     """Return a CPU ``torch.Generator`` seeded from the same keyed tree."""
+    import torch  # here, so that readers of results, which draw with numpy alone, start quickly
+
     state = _sequence(seed, purpose, ids).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)

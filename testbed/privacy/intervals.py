@@ -1,11 +1,12 @@
 """Bootstrap intervals of means over victims."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from testbed.core import seeds
 
@@ -15,25 +16,18 @@ _MAX_DRAWS = 4_000_000
 Values = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its bootstrap 95 % percentile interval.
+class Interval(BaseModel):
+    """A mean over ``n`` observations (victims) with its bootstrap 95 % percentile interval.
 
-    Attributes
-    ----------
-    value : the mean, None without observations.
-    low, high : the 2.5 % and 97.5 % points, None with fewer than two observations.
-    n : number of observations (victims).
+    ``low`` and ``high`` are the 2.5 % and 97.5 % points; None with fewer than two observations.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the form that ``results.json`` uses."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
 
 
 def bootstrap_means(values: Values, resamples: int, seed: int, *ids: int) -> Values:
@@ -72,17 +66,19 @@ def bootstrap_interval(values: Values, resamples: int, seed: int, *ids: int) -> 
     ----------
     Efron, Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
+    return _interval(values, lambda known: bootstrap_means(known, resamples, seed, *ids))
+
+
+def _interval(values: Values, resampled: Callable[[Values], Values]) -> Interval:
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("an interval needs finite values")
-    if len(values) == 0:
-        return Interval(None, None, None, 0)
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, None, None, 1)
-    tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
-    low, high = np.quantile(bootstrap_means(values, resamples, seed, *ids), tails)
-    return Interval(mean, float(low), float(high), len(values))
+    low = high = None
+    if len(values) > 1:
+        tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
+        low, high = np.quantile(resampled(values), tails).tolist()
+    mean = float(values.mean()) if len(values) else None
+    return Interval(value=mean, low=low, high=high, n=len(values))
 
 
 def hierarchical_means(
@@ -161,26 +157,4 @@ def hierarchical_interval(
     ------
     ValueError : a value is not finite.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("an interval needs finite values")
-    if len(values) < 2:
-        return Interval(float(values[0]) if len(values) else None, None, None, len(values))
-    tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
-    low, high = np.quantile(hierarchical_means(values, levels, resamples, seed, *ids), tails)
-    return Interval(float(values.mean()), float(low), float(high), len(values))
-
-
-def paired_difference(
-    first: Values, second: Values, resamples: int, seed: int, *ids: int
-) -> Interval:
-    """Return the interval of the mean of ``first - second`` over the same victims, in one order.
-
-    Raises
-    ------
-    ValueError : the two do not have one length.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"paired values differ in number: {len(first)} and {len(second)}")
-    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    return bootstrap_interval(difference, resamples, seed, *ids)
+    return _interval(values, lambda known: hierarchical_means(known, levels, resamples, seed, *ids))

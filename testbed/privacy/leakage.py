@@ -4,7 +4,7 @@ They are reported beside attacks, and do not replace them.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -156,10 +156,6 @@ class Leakage:
     hsic: float | None = None
     mean_abs_feature: float | None = None
     nonzero_per_sample: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the form that ``results.json`` uses."""
-        return asdict(self)
 
 
 def measure_leakage(images: FloatArray, features: FloatArray, samples: int = 512) -> Leakage:

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from testbed.results import formats as numbers
 from testbed.results.figures import shown_in
 from testbed.results.schema import (
     ArmResult,
@@ -149,18 +147,9 @@ def readable(name: str) -> str:
     return name.replace("_", " ")
 
 
-def position_words(position: Any) -> str:
-    """Return a position, a text or the mapping of the scenario, as words."""
-    if isinstance(position, dict):
-        share = position.get("share_of_links", 1.0)
-        if position.get("tap") == "cloud":
-            return CLOUD_POSITION
-        if position.get("tap") == "links" and isinstance(share, int | float):
-            return f"{100 * share:.0f}{numbers.THIN}% of the links"
-        return ", ".join(f"{readable(str(key))}: {value}" for key, value in position.items())
-    if position == "cloud":
-        return CLOUD_POSITION
-    return str(position) if position else "at a position that is not stated"
+def position_words(position: str) -> str:
+    """Return a position as part of a sentence."""
+    return CLOUD_POSITION if position == "cloud" else position
 
 
 def arm_figures(arms: Sequence[ArmResult]) -> list[dict[str, Value]]:

@@ -9,23 +9,23 @@ class Phase(Part):
     """A stage of the run and the host's wall time it took."""
 
     name: str
-    wall_s: Number = None
+    wall_s: Number
 
 
 class Process(Part):
     """What one process of the simulation cost."""
 
     name: str
-    cpu_s: Number = None
-    peak_rss_mb: Number = None
+    cpu_s: Number
+    peak_rss_mb: Number
 
 
 class ReferenceRate(Part):
-    """The host's measured rate on a reference front-end."""
+    """The host's measured rate on the first arm's front-end, one thread."""
 
-    front_end: str = ""
-    images_per_s: Number = None
-    gmac_per_s: Number = None
+    front_end: str
+    images_per_s: float
+    gmac_per_s: float
 
 
 class AttackCost(Part):
@@ -34,20 +34,31 @@ class AttackCost(Part):
     arm: str
     adversary: str
     attack: str
-    cpu_s: Number = None
+    cpu_s: Number
+
+
+class ProviderModel(Part):
+    """Where an arm's model of the provider came from."""
+
+    arm: str
+    model: str = Field(description="its key in `models/`")
+    reused: bool
 
 
 class HostFacts(Part):
-    """The whole of ``host.json``: what the simulation itself cost."""
+    """The whole of ``host.json``: what the simulation itself cost. No result depends on it."""
 
-    versions: dict[str, str] = Field(default_factory=dict)
-    cores: Count = None
-    phases: list[Phase] = Field(default_factory=list)
-    total_wall_s: Number = None
-    processes: list[Process] = Field(default_factory=list)
-    reference_rate: ReferenceRate | None = None
-    attacks: list[AttackCost] = Field(default=[])
-    backend: str | None = None
-    hosts: Count = None
-    host_restarts: Count = None
-    adversary_restarts: Count = None
+    versions: dict[str, str]
+    cores: Count | None
+    phases: list[Phase]
+    total_wall_s: Number
+    processes: list[Process]
+    reference_rate: ReferenceRate | None = Field(description="null where the run was interrupted")
+    attacks: list[AttackCost]
+    models: list[ProviderModel]
+    backend: str
+    hosts: Count
+    host_restarts: Count
+    adversary_restarts: Count
+    torch_threads: Count
+    finished_at: str

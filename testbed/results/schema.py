@@ -1,76 +1,83 @@
 """The typed form of ``results.json`` (docs/results.md, schema version 1).
 
-Every number may be ``None``: unknown, or not reached because the run was interrupted. Keys that
-are not listed here are ignored, so that a newer run of the same schema version stays readable.
+The engine constructs these classes, and the readers of a results folder get them back. A key is
+written if and only if its field was set: fields with a default may be absent, and say when. An
+unknown number is null. Readers ignore unknown keys, so that results with more keys of the same
+schema version stay readable.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from testbed.privacy.intervals import Interval as Interval
 from testbed.results.figures import SCORES
 
 SCHEMA_VERSION = 1
 MEAN_IMAGE = "mean_image"
 """The anchor that shows the mean image for every victim."""
 
-# Names become file names of strips, so what is read back is held to the scenario's own pattern.
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Names become file names of image rows, so they are held to the scenario's own pattern.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-Number = Annotated[float, Field(allow_inf_nan=False)] | None
-Count = Annotated[int, Field(ge=0)] | None
+Number = Annotated[float | None, BeforeValidator(_finite)]
+"""Null where it is unknown, does not apply or is not finite."""
+Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
     """Base of every part of the results: read-only."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    def tree(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
-class Interval(Part):
-    """A bootstrap 95 % interval over ``n`` victims."""
-
-    value: Number = None
-    low: Number = None
-    high: Number = None
-    n: Count = None
+# Leakage and attacks ------------------------------------------------------------------------------
 
 
 class InformationBound(Part):
-    """A lower bound on the information of images and features; ``reason`` says why there is none.
+    """A lower bound on the information that features carry about images."""
 
-    The ceiling is what the estimator reaches at most, null where it has none.
-    """
-
-    nats: Number = None
-    ceiling_nats: Number = None
-    held_out: Count = None
-    reason: str = ""
+    nats: Number
+    ceiling_nats: Number = Field(description="the estimator's largest value; null: no limit")
+    held_out: Count = Field(description="pairs that the bound is evaluated on")
+    reason: str = Field(description="why there is no bound; empty where there is one")
 
 
 class Information(Part):
-    """The trained bounds on the information, on so many pairs of an image and its features."""
+    """Bounds by three estimators, trained on pairs of an image and its features."""
 
-    pairs: Count = None
-    mine: InformationBound = InformationBound()
-    mine_bounded: InformationBound = InformationBound()
-    infonce: InformationBound = InformationBound()
+    pairs: Count
+    mine: InformationBound
+    mine_bounded: InformationBound
+    infonce: InformationBound
 
 
 class Leakage(Part):
-    """Attack-free measures on the released features."""
+    """Measures on the released features, without an attack."""
 
-    channels: Count = None
-    live_channels: Count = None
-    participation_ratio: Number = None
-    spectral_rank: Number = None
-    dcor_v: Number = None
-    dcor_u: Number = None
-    hsic: Number = None
-    mean_abs_feature: Number = None
-    nonzero_per_sample: Number = None
-    samples: Count = None
-    information: Information | None = None
+    channels: Count
+    samples: Count
+    live_channels: Count | None
+    participation_ratio: Number
+    spectral_rank: Number
+    dcor_v: Number = Field(description="distance correlation squared, V-statistic")
+    dcor_u: Number = Field(description="distance correlation squared, bias-corrected")
+    hsic: Number = Field(description="normalised")
+    mean_abs_feature: Number
+    nonzero_per_sample: Number
+    information: Information | None = Field(
+        description="null unless `evaluation.mutual_information` is set"
+    )
 
 
 P = TypeVar("P", bound=Part)
@@ -104,155 +111,161 @@ class CurvePoint(Part):
     """One epoch of an attack's training."""
 
     epoch: int
-    training_mse: Number = None
-    validation_mse: Number = None
+    training_mse: Number
+    validation_mse: Number
 
 
 class _OnClass(Part):
     device_class: str
-    victims: Count = None
+    victims: Count
 
 
 class AttackOnClass(Scores, _OnClass):
     """Scores of one attack on the victims of one device class."""
 
 
-class _OnTier(Part):
-    tier: str
-    victims: Count = None
-
-
-class AttackOnTier(Scores, _OnTier):
-    """Scores of one attack on the victims of one tier."""
-
-    best_epoch: int | None = None
-    reached_plateau: bool | None = None
-    curve: list[CurvePoint] = Field(default=[])
-
-
 class _OnLink(Part):
     link: str
-    victims: Count = None
+    victims: Count
 
 
 class AttackOnLink(Scores, _OnLink):
     """Scores of one attack on the victims behind one type of link."""
 
 
+class _OnTier(Part):
+    tier: str
+    victims: Count
+
+
+class AttackOnTier(Scores, _OnTier):
+    """Scores of one attack on the victims of one tier, and the training on it."""
+
+    best_epoch: int | None
+    reached_plateau: bool | None
+    curve: list[CurvePoint]
+
+
 class Extreme(Part):
-    """The best, median or worst reconstruction of an attack."""
+    """The best, median or worst reconstruction of an attack by MSE."""
 
-    rank: str
-    mse: Number = None
-    ssim: Number = None
+    rank: Literal["best", "median", "worst"]
+    mse: float
+    ssim: float
 
 
-class Inferred(Part):
-    """What an attack said of classes and persons, beside chance."""
+class InferenceScores(Part):
+    """Success of an attack that infers classes and persons, beside chance."""
 
-    class_: Annotated[Interval | None, Field(alias="class")] = None
-    majority_class: Number = None
-    same_person: Interval | None = None
-    chance_same_person: Number = None
+    class_: Annotated[Interval, Field(alias="class")]
+    majority_class: float = Field(description="share of the most frequent class: a blind guess")
+    same_person: Interval | None = Field(description="null where no victim shows a person twice")
+    chance_same_person: Number
 
 
 class BoundCheck(Part):
-    """An attack's error on the smoothed victims of a tier, which an error bound holds for."""
+    """An attack's error on the smoothed victims of a tier, for which an error bound holds."""
 
     tier: str
-    mse: Number = None
+    mse: float
+    standard_error: Number
+    images: Count
 
 
 class _TierPair(Part):
     trained_on: str
     applied_to: str
-    victims: Count = None
-    reason: str = ""
-    smoothed: list[BoundCheck] = Field(default=[])
+    victims: Count
+    reason: str = Field(description="why there are no scores; empty where there are")
+    smoothed: list[BoundCheck] = Field(description="on smoothed victims of the tier applied to")
 
 
 class Transfer(Scores, _TierPair):
-    """An attack trained on one tier, on the victims of another; ``reason`` where it cannot be."""
+    """An attack trained on one tier and applied to the victims of another."""
 
 
 class _Amount(Part):
-    share: Number = None
-    amount: Count = None
-    queries: Count = None
-    smoothed: list[BoundCheck] = Field(default=[])
+    share: float
+    amount: Count
+    queries: Count
+    smoothed: list[BoundCheck]
 
 
 class AmountPoint(Scores, _Amount):
-    """An attack with a share of what it learns from."""
+    """An attack mounted with a share of what it learns from."""
 
 
 class AmountCurve(Part):
-    """Success against the amount intercepted, queried or owned, on the same victims."""
+    """Success against the amount that an attack learns from, on the same victims."""
 
-    unit: str
-    victims: Count = None
-    points: list[AmountPoint] = Field(default=[])
+    unit: str = Field(description="`intercepts`, `queries` or `auxiliary images`")
+    victims: Count
+    points: list[AmountPoint]
 
 
 class Grants(Part):
-    """What an attack used beside its intercepts; whoever is granted as much can mount it."""
+    """What an attack used beside its intercepts, not all that its adversary holds."""
 
-    weights: bool = False
-    queries: bool | int = Field(
-        default=False, description="none, without a limit, or at most so many images"
-    )
-    replays: int = Field(default=1, description="releases of each victim's image, averaged")
+    weights: bool
+    queries: bool | int = Field(description="false, true, or at most this many images")
+    replays: int = Field(description="releases of each victim's image that were averaged")
     auxiliary_data: str | None = Field(
-        default=None, description="dataset of its own images, null for the run's"
+        description="dataset of the adversary's images; null: the run's own"
     )
-    auxiliary_classes: str = Field(default="all", description="all, or disjoint_half")
-    auxiliary_images: int = Field(default=0, description="how many images of its own it held")
-    labels: bool = False
-    answers: bool = False
-    architecture: bool = False
-    watches_training: bool = False
-    steers_training: bool = False
+    auxiliary_classes: str = Field(description="`all` or `disjoint_half`")
+    auxiliary_images: Count = Field(description="how many images the adversary held")
+    labels: bool
+    answers: bool
+    architecture: bool
+    watches_training: bool
+    steers_training: bool
 
 
-class AttackResult(Part):
-    """One attack of one adversary on one arm."""
-
+class _AttackFacts(Part):
     adversary: Name
     attack: Name
+    position: str = Field(description="where the adversary reads, in words")
+    worse_than_mean_image: bool
+    replays: Count
+    grants: Grants
+    smoothed: list[BoundCheck]
+    transfer: list[Transfer] = Field(description="empty unless `transfer` is set")
+    by_amount: AmountCurve | None = Field(description="null unless `curve` is set")
+
+
+class AttackScores(Part):
+    """Everything about an attack that follows from its reconstructions."""
+
     is_anchor: bool
-    rebuilds_images: bool = True
-    learns_from_intercepts: bool = False
-    threat_model: str = ""
-    conduct: str = ""
-    grants: Grants | None = Field(
-        default=None, description="null in results written before grants were recorded as data"
-    )
-    replays: Count = None
-    position: Any = None
-    victims: Count = None
-    raw_requests: Count = None
-    scores: Scores = Scores()
-    pool_size: Count = None
-    chance_reidentification: Number = None
-    worse_than_mean_image: bool | None = None
-    body_parameters: Count = None
-    best_epoch: int | None = None
+    rebuilds_images: bool
+    learns_from_intercepts: bool
+    threat_model: str = Field(description="in words")
+    conduct: str = Field(description="`passive`, `active` or `malicious training`")
+    victims: Count
+    queries: Count = Field(description="images that the attack asked for")
+    scores: Scores
+    pool_size: Count = Field(description="images among which re-identification chooses")
+    chance_reidentification: float
+    body_parameters: Count | None
+    adapter_parameters: Count | None
+    best_epoch: int | None
     reached_plateau: bool | None = Field(
-        default=None,
-        description="whether its training ended on a plateau on every tier, not at its limit of "
-        "epochs; null for attacks that do not train until one, and in older results",
+        description="whether its training ended on a plateau of the validation error on every "
+        "tier, not at its limit of epochs; null for attacks that do not train until a plateau"
     )
-    curve: list[CurvePoint] = Field(default=[])
-    queries: Count = None
-    extremes: list[Extreme] = Field(default=[])
-    smoothed: list[BoundCheck] = Field(default=[])
-    transfer: list[Transfer] = Field(default=[])
-    by_amount: AmountCurve | None = None
-    class_on_originals: Number = None
-    inferred: Inferred | None = None
-    by_link: list[AttackOnLink] = Field(default=[])
-    by_device_class: list[AttackOnClass] = Field(default=[])
-    by_tier: list[AttackOnTier] = Field(default=[])
+    curve: list[CurvePoint] = Field(description="of the tier with most victims")
+    extremes: list[Extreme]
+    class_on_originals: Number = Field(description="`class_recovered` of the images themselves")
+    inferred: InferenceScores | None
+    by_device_class: list[AttackOnClass]
+    by_link: list[AttackOnLink]
+    by_tier: list[AttackOnTier]
+
+
+class AttackResult(AttackScores, _AttackFacts):
+    """One attack, or one anchor, of one adversary on one arm."""
+
+    raw_requests: Count = Field(description="raw images that the adversary read")
 
     @property
     def mse(self) -> float | None:
@@ -261,41 +274,45 @@ class AttackResult(Part):
 
 
 class BoundLevel(Part):
-    """The bound on the MSE for means over so many releases, and the estimates that it is made of.
+    """The error bound on means over a number of releases, and the estimates it comes from."""
 
-    ``mse`` is null where no bound was computed, and else three standard errors below an estimate.
-    """
+    mse: Number = Field(
+        description="the error bound: three standard errors below the better estimate; null where "
+        "none was computed"
+    )
+    dfil: Number
+    dfil_error: Number
+    spectrum: Number
+    spectrum_error: Number
+    noise_free: Number = Field(description="of a release without additive noise")
+    cem_relative: Number = Field(
+        description="exp(-2I/d), which bounds no error; null where it has no meaning"
+    )
+    replays: Count
 
-    mse: Number = None
-    dfil: Number = None
-    dfil_error: Number = None
-    spectrum: Number = None
-    spectrum_error: Number = None
-    noise_free: Number = None
-    cem_relative: Number = None
-    replays: Count = None
+
+class ErrorBound(Part):
+    """The reconstruction error that no attack can beat on one tier."""
+
+    tier: str
+    reason: str = Field(description="why the bound is 0 or was not computed; empty above 0")
+    noise_std: Number
+    points: Count = Field(description="smoothed victims that the bound is estimated on")
+    levels: list[BoundLevel]
 
 
 class Hijack(Part):
-    """Who steered an arm's training, an honest arm beside it, and what devices could notice.
+    """The adversary that steered the training of an arm, and what devices could notice.
 
     A label gap is the mean cosine between gradients of one class minus that between classes.
     """
 
     adversary: str
     attack: str
-    honest_arm: str | None = None
-    label_gap_honest: Number = None
-    label_gap_sent: Number = None
-    batches: Count = None
-
-
-class ErrorBound(Part):
-    """What is guaranteed of a tier of an arm; ``reason`` says in words why there is nothing."""
-
-    tier: str = ""
-    reason: str = ""
-    levels: list[BoundLevel] = Field(default=[])
+    honest_arm: str | None = Field(description="the same arm without the adversary")
+    label_gap_honest: Number
+    label_gap_sent: Number
+    batches: Count
 
 
 @_with_intervals(score.column for score in SCORES if "differences" in score.places)
@@ -304,243 +321,222 @@ class Differences(Part):
 
 
 class ArmComparison(Part):
-    """An arm against the first one, by one adversary's best attacks, over shared victims."""
+    """An arm minus the first one, by one adversary's best attacks, over shared requests."""
 
     arm: str
     reference: str
     adversary: str
     attack: str
     reference_attack: str
-    victims: Count = None
-    devices: Count = None
-    difference: Differences = Differences()
+    victims: Count
+    devices: Count
+    difference: Differences
 
 
-class ScenarioFacts(Part):
-    """Which scenario was run."""
-
-    name: str
-    seed: int
-    description: str = ""
-
-
-class ImageCounts(Part):
-    """Images in each of the five disjoint parts."""
-
-    training: Count = None
-    validation: Count = None
-    auxiliary: Count = None
-    auxiliary_validation: Count = None
-    victims: Count = None
-
-
-class DataFacts(Part):
-    """The images of the run."""
-
-    name: str
-    image_shape: list[int] = Field(default=[])
-    num_classes: Count = None
-    label_names: list[str] | None = None
-    has_persons: bool | None = None
-    source: str | None = None
-    images: ImageCounts = ImageCounts()
-    majority_class_accuracy: Number = None
-
-
-class FleetClass(Part):
-    """Devices of one class in the fleet."""
-
-    device_class: str
-    devices: int
-    models: dict[str, int] = Field(default={})
-    links: dict[str, int] = Field(default={})
-
-
-class FleetFacts(Part):
-    """What the fleet consists of."""
-
-    size: int
-    device_classes: list[FleetClass] = Field(default=[])
+# Arms ---------------------------------------------------------------------------------------------
 
 
 class Edge(Part):
-    """The front-end that every device runs, per image."""
+    """The front-end on the device, with the layers that a defence deploys; sizes are per image."""
 
-    parameters: Count = None
-    macs: Number = None
-    peak_activation_elements: Number = None
-    feature_shape: list[int] | None = None
-    feature_bytes: Number = None
-    weight_bytes: Number = None
+    parameters: Count
+    macs: Count = Field(description="multiply-accumulates")
+    peak_activation_elements: Count
+    feature_shape: list[int]
+    feature_bytes: Count = Field(
+        description="mean size of the arrays that travel for an image, as the defence encodes "
+        "them; the message around them counts in `uplink_bytes` only"
+    )
+    weight_bytes: Count
 
 
 class Cloud(Part):
-    """The half that the server holds."""
+    """The cloud model."""
 
-    parameters: Count = None
-    macs: Number = None
+    parameters: Count
+    macs: Count
+
+
+class Installed(Part):
+    """What runs on the devices and in the cloud for them."""
+
+    front_end: str
+    defence: str
+    precision: str
+    edge: Edge
+    cloud: Cloud
+    release: dict[str, int | float | None] = Field(
+        description="what the defence reports of its release, by name with unit (docs/defences.md)"
+        "; null where infinite"
+    )
 
 
 class Accuracy(Part):
-    """Share of right answers, 0 to 1."""
+    """Share of correct answers."""
 
-    test: Interval | None = None
-    final_validation: Number = None
-    best_validation: Number = None
+    test: Interval | None = Field(description="of the answered requests; null where there are none")
+    final_validation: Number = Field(description="of the weights that are deployed")
+    best_validation: Number
 
 
 class ProviderTraining(Part):
-    """Training at the service provider, before anything was deployed."""
+    """Training at the service provider, before anything is deployed."""
 
-    epochs: Count = None
-    deployed_epoch: Count = None
-    images: Count = None
+    epochs: Count
+    deployed_epoch: Count
+    images: Count
 
 
 class Training(Part):
-    """Totals over all rounds; counts are of device-rounds, ``infeasible`` of devices."""
+    """Totals over all rounds; counts are device-rounds."""
 
-    protocol: str | None = None
-    provider: ProviderTraining | None = None
-    rounds: Count = None
-    virtual_s: Number = None
-    uplink_bytes: Number = None
-    downlink_bytes: Number = None
-    energy_j: Number = None
-    energy_unknown_devices: Count = None
-    participations: Count = None
-    stragglers: Count = None
-    offline: Count = None
-    infeasible: Count = None
-    failed: Count = None
+    protocol: Literal["split_federated", "provider"]
+    provider: ProviderTraining | None
+    rounds: Count = Field(description="rounds of the fleet")
+    virtual_s: float
+    uplink_bytes: Count
+    downlink_bytes: Count
+    energy_j: float = Field(description="of the devices whose power is known")
+    energy_unknown_devices: Count
+    participations: Count
+    stragglers: Count
+    offline: Count
+    infeasible: Count = Field(description="devices, not device-rounds")
+    failed: Count
 
 
 class Latency(Part):
-    """Quantiles of the answered requests, milliseconds."""
+    """Quantiles over the answered requests, milliseconds."""
 
-    median: Number = None
-    p95: Number = None
-    p99: Number = None
+    median: Number
+    p95: Number
+    p99: Number
 
 
 class LatencyParts(Part):
     """Means over the answered requests, milliseconds."""
 
-    compute: Number = None
-    uplink: Number = None
-    queue: Number = None
-    cloud: Number = None
-    downlink: Number = None
+    compute: Number
+    uplink: Number
+    queue: Number
+    cloud: Number
+    downlink: Number
 
 
 class CloudCost(Part):
-    """US dollars of server time for 1,000 answers: while busy only, and with idle time."""
+    """US dollars of server time for 1,000 answers, without data traffic, storage and training."""
 
-    busy: Number = None
-    provisioned: Number = None
+    busy: Number = Field(description="time in service only")
+    provisioned: Number = Field(description="idle time too, shared equally")
 
 
 class ServingCloud(Part):
-    """The cloud that answered: its servers and the service times by the size of a batch."""
+    """The cloud that answered."""
 
-    device: str = ""
-    servers: Count = None
-    max_batch: Count = None
-    batch_window_ms: Number = None
-    service: str = ""
-    service_ms: dict[str, list[float]] = Field(default={})
-    price_usd_per_hour: Number = None
-    span_s: Number = None
+    device: str
+    servers: Count
+    max_batch: Count
+    batch_window_ms: float
+    service: str
+    service_ms: dict[str, list[float]] = Field(description="by tier, by number of requests")
+    front_end_ms: dict[str, list[float]] = Field(description="by tier, by number of raw images")
+    price_usd_per_hour: Number
+    batches: Count
+    span_s: float = Field(description="from the first arrival to the end of the last service")
 
 
 class ServedPart(Part):
-    """The requests of the whole fleet, or of one device class."""
+    """Requests of the whole fleet, of one tier or of one device class."""
 
-    requests: Count = None
-    answered: Count = None
-    unanswered: Count = None
-    offloaded_raw: Count = None
-    deadline_misses: Count = None
-    deadline_miss_share: Number = None
-    energy_mj_per_request: Number = None
-    work_mj_per_request: Number = None
-    wake_tail_mj_per_request: Number = None
-    energy_unknown_devices: Count = None
-    uplink_bytes_per_request: Number = None
-    cloud_utilisation: Number = None
-    mean_batch: Number = None
-    cost_usd_per_1000: CloudCost = CloudCost()
+    requests: Count
+    answered: Count
+    unanswered: Count
+    offloaded_raw: Count = Field(
+        description="answered requests that were sent as raw images (`fleet.infeasible: "
+        "offload_raw`)"
+    )
+    deadline_misses: Count
+    deadline_miss_share: Number = Field(description="of the answered requests")
+    latency_ms: Latency
+    energy_mj_per_request: Number = Field(
+        description="over requests whose energy is known: `work_mj_per_request` and the radio's "
+        "waking up and staying awake"
+    )
+    work_mj_per_request: Number = Field(description="computing, sending and receiving")
+    wake_tail_mj_per_request: Number = Field(
+        description="the radio's part, over all requests for which it is known"
+    )
+    energy_unknown_devices: Count
+    uplink_bytes_per_request: Number
+    cloud_utilisation: float = Field(description="the part's share of the time of all servers")
+    mean_batch: Number
+    cost_usd_per_1000: CloudCost
 
 
 class Serving(ServedPart):
-    """The victims' requests."""
+    """The requests of all victims."""
 
-    offline: Count = None
-    infeasible: Count = None
-    latency_ms: Latency = Latency()
-    latency_parts_ms: LatencyParts = LatencyParts()
-    downlink_bytes_per_request: Number = None
-    cloud: ServingCloud = ServingCloud()
+    offline: Count
+    infeasible: Count
+    failed: Count
+    latency_parts_ms: LatencyParts
+    downlink_bytes_per_request: Number
+    cloud: ServingCloud
 
 
-class ArmOnClass(ServedPart):
-    """One arm on one device class."""
-
+class _ClassFacts(Part):
     device_class: str
-    devices: Count = None
-    infeasible_training: Count = None
-    infeasible_serving: Count = None
-    accuracy: Interval | None = None
-    latency_ms: Latency | None = None
-    edge_compute_ms: Number = None
-    stragglers: Count = None
-    offline: Count = None
-    participations: Count = None
+    devices: Count
+    infeasible_training: Count
+    infeasible_serving: Count
 
 
-class TierResult(Part):
-    """What the devices of one tier run, what it costs them and how well it works."""
+class ArmOnClass(ServedPart, _ClassFacts):
+    """One arm on the devices of one class."""
 
+    accuracy: Interval | None
+    edge_compute_ms: Number
+    stragglers: Count
+    offline: Count
+    participations: Count
+
+
+class _TierFacts(Part):
     tier: str
-    devices: Count = None
-    device_classes: list[str] = Field(default=[])
-    front_end: str = ""
-    defence: str = ""
-    precision: str = ""
-    edge: Edge | None = None
-    cloud: Cloud | None = None
-    infeasible_training: Count = None
-    infeasible_serving: Count = None
-    requests: Count = None
-    accuracy: Interval | None = None
-    latency_ms: Latency | None = None
-    energy_mj_per_request: Number = None
-    uplink_bytes_per_request: Number = None
-    leakage: Leakage | None = None
-    release: dict[str, Number] = Field(default={})
+    devices: Count
+    device_classes: list[str]
 
 
-class ArmResult(Part):
-    """Everything measured of one arm; parts not reached by an interrupted run are None."""
+class _TierFeasibility(Part):
+    infeasible_training: Count
+    infeasible_serving: Count
 
+
+class TierResult(ServedPart, _TierFeasibility, Installed, _TierFacts):
+    """One arm on the devices of one tier."""
+
+    accuracy: Interval | None
+    leakage: Leakage
+
+
+class _ArmFacts(Part):
     name: Name
-    front_end: str = ""
-    defence: str = ""
-    precision: str = ""
-    cloud_model: str = ""
-    edge: Edge | None = None
-    cloud: Cloud | None = None
-    accuracy: Accuracy | None = None
-    training: Training | None = None
-    serving: Serving | None = None
-    leakage: Leakage | None = None
-    tiers: list[TierResult] = Field(default=[])
-    release: dict[str, Number] = Field(default={})
-    error_bounds: list[ErrorBound] = Field(default=[])
-    by_device_class: list[ArmOnClass] = Field(default=[])
-    attacks: list[AttackResult] = Field(default=[])
-    errors: list[str] = Field(default=[])
-    hijack: Hijack | None = None
+
+
+class ArmResult(Installed, _ArmFacts):
+    """Everything measured of one arm; what is installed is that of its main tier."""
+
+    cloud_model: str
+    accuracy: Accuracy
+    training: Training
+    serving: Serving
+    leakage: Leakage
+    tiers: list[TierResult]
+    by_device_class: list[ArmOnClass]
+    attacks: list[AttackResult]
+    hijack: Hijack | None
+    errors: list[str] = Field(description="distinct failures of devices, at most 20")
+    error_bounds: list[ErrorBound]
 
     @property
     def rebuilding(self) -> list[AttackResult]:
@@ -575,12 +571,62 @@ class ArmResult(Part):
         )
 
 
+# The run ------------------------------------------------------------------------------------------
+
+
+class ScenarioFacts(Part):
+    """Which scenario was run."""
+
+    name: str
+    seed: int
+    description: str
+
+
+class ImageCounts(Part):
+    """Images in each of the five disjoint parts."""
+
+    training: Count
+    validation: Count
+    auxiliary: Count
+    auxiliary_validation: Count
+    victims: Count
+
+
+class DataFacts(Part):
+    """The images of the run."""
+
+    name: str
+    image_shape: list[int] = Field(description="C, H, W")
+    num_classes: Count
+    label_names: list[str]
+    has_persons: bool
+    source: str
+    images: ImageCounts
+    majority_class_accuracy: float = Field(description="of the most frequent class")
+
+
+class FleetClass(Part):
+    """Devices of one class in the fleet."""
+
+    device_class: str
+    devices: Count
+    models: dict[str, int] = Field(description="devices by model")
+    links: dict[str, int] = Field(description="devices by type of link")
+
+
+class FleetFacts(Part):
+    """The devices of the run."""
+
+    size: Count
+    device_classes: list[FleetClass]
+
+
 class SelfCheck(Part):
     """A property that the run verified about itself."""
 
     name: str
-    passed: bool | None
-    detail: str = ""
+    passed: bool
+    detail: str
 
 
 class Summary(Part):
@@ -588,10 +634,10 @@ class Summary(Part):
 
     schema_version: int
     status: Literal["complete", "interrupted"]
-    testbed_version: str = ""
+    testbed_version: str
     scenario: ScenarioFacts
-    data: DataFacts | None = None
-    fleet: FleetFacts | None = None
-    arms: list[ArmResult] = Field(default=[])
-    comparisons: list[ArmComparison] = Field(default=[])
-    self_checks: list[SelfCheck] = Field(default=[])
+    data: DataFacts
+    fleet: FleetFacts
+    arms: list[ArmResult] = Field(description="the finished arms, in the order of the scenario")
+    comparisons: list[ArmComparison]
+    self_checks: list[SelfCheck]

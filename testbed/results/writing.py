@@ -6,6 +6,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import UserError
 from testbed.core.files import whole_file, write_json
 from testbed.results.columns import TableName, arrow_schema
+from testbed.results.schema import ArmResult, SelfCheck
 from testbed.scenario.loading import dump_scenario, load_scenario
 from testbed.scenario.schema import Scenario
 
@@ -127,24 +129,38 @@ def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
 # A finished arm ---------------------------------------------------------------------------------
 
 
-def write_arm(
-    folder: Path, entry: Row, tables: dict[str, list[Row]], samples: dict[str, NDArray[np.uint8]]
-) -> None:
-    """Keep everything about a finished arm; the checksums go last and mark it as finished."""
-    write_samples(folder / SAMPLES, samples)
-    write_json(folder / ENTRY, {"entry": entry, "tables": tables})
+@dataclass(frozen=True)
+class FinishedArm:
+    """Everything that is kept of a finished arm.
+
+    Attributes
+    ----------
+    tables : rows of each table.
+    samples : images by name.
+    """
+
+    result: ArmResult
+    checks: list[SelfCheck]
+    tables: dict[TableName, list[Row]]
+    samples: dict[str, NDArray[np.uint8]]
+
+
+def write_arm(folder: Path, arm: FinishedArm) -> None:
+    """Write a finished arm; the checksums go last and mark it as finished."""
+    write_samples(folder / SAMPLES, arm.samples)
+    checks = [check.tree() for check in arm.checks]
+    tree = {"result": arm.result.tree(), "checks": checks, "tables": arm.tables}
+    write_json(folder / ENTRY, tree)
     checksums = {name: zlib.crc32((folder / name).read_bytes()) for name in (SAMPLES, ENTRY)}
     write_json(folder / FINISHED, {"crc32": checksums})
 
 
-def read_arm(
-    folder: Path, say: Callable[[str], None] = lambda text: None
-) -> tuple[Row, dict[str, list[Row]], dict[str, NDArray[np.uint8]]] | None:
+def read_arm(folder: Path, say: Callable[[str], None] = lambda text: None) -> FinishedArm | None:
     """Return what ``write_arm`` wrote, or None where the arm is unfinished or damaged.
 
     Parameters
     ----------
-    say : is told where it is damaged.
+    say : called with a sentence where it is damaged.
     """
     if not (folder / FINISHED).exists():
         return None
@@ -153,10 +169,15 @@ def read_arm(
         content = {name: (folder / name).read_bytes() for name in (SAMPLES, ENTRY)}
         if checksums != {name: zlib.crc32(data) for name, data in content.items()}:
             raise ValueError("the checksums are those of other files")
-        kept = json.loads(content[ENTRY])
+        stored = json.loads(content[ENTRY])
         with np.load(io.BytesIO(content[SAMPLES]), allow_pickle=False) as archive:
             samples = {name: archive[name] for name in archive.files}
-        return kept["entry"], kept["tables"], samples
+        return FinishedArm(
+            ArmResult.model_validate(stored["result"]),
+            [SelfCheck.model_validate(check) for check in stored["checks"]],
+            stored["tables"],
+            samples,
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         _LOG.warning("%s is damaged: %s", folder, error)
         say(f"{folder}: what was kept of this finished arm is damaged; it is finished again")

@@ -8,7 +8,7 @@ Images of victims are looked up afterwards, by request numbers that never left t
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,9 @@ from testbed.adversaries.mounting import mount
 from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
 from testbed.engine.attacking.bound_check import made_of_own, smoothed_scores
-from testbed.engine.attacking.budget_curve import PartialOutcome, amount_entry, partial_job
-from testbed.engine.attacking.error_bounds import arm_error_bound, bound_entry
+from testbed.engine.attacking.budget_curve import PartialOutcome, amount_curve, partial_job
+from testbed.engine.attacking.error_bounds import arm_error_bound, bound_result
 from testbed.engine.attacking.evidence import (
-    ANCHORS,
     AttackJob,
     TierIntercepts,
     attack_job,
@@ -31,8 +30,8 @@ from testbed.engine.attacking.evidence import (
     query_access,
 )
 from testbed.engine.attacking.intercepts import read_by_tier
-from testbed.engine.attacking.scoring import ScoredAttack, score_attack, victims_of
-from testbed.engine.attacking.transfer import aimed_at, targets, transfer_rows
+from testbed.engine.attacking.scoring import score_attack, victims_of
+from testbed.engine.attacking.transfer import aimed_at, targets, transfer_matrix
 from testbed.engine.network.taps import Tap
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
@@ -40,7 +39,8 @@ from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training.attackers import attacks_arm
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.judge import Judge
-from testbed.scenario.adversary import Adversary
+from testbed.results.host_facts import AttackCost
+from testbed.results.schema import MEAN_IMAGE, AttackResult, BoundCheck, ErrorBound, Grants
 from testbed.scenario.threat_model import grants
 
 Row = dict[str, Any]
@@ -58,30 +58,33 @@ def run_attacks(job: AttackJob) -> list[Mounted]:
     """Mount the attacks of one adversary, one after another, in one thread of numpy's too."""
     mounted = []
     with threadpool_limits(1, user_api="blas"):
-        for item in job.attacks:
+        for attack in job.attacks:
             before = time.process_time()
-            found = mount(item.name, item.options, job.evidence, job.seed)
-            mounted.append(Mounted(found, time.process_time() - before))
+            reconstruction = mount(attack.name, attack.options, job.evidence, job.seed)
+            mounted.append(Mounted(reconstruction, time.process_time() - before))
     return mounted
 
 
 @dataclass(frozen=True)
 class AttackResults:
-    """Attack entries of results.json, rows of attacks.parquet, and images for the report.
+    """Results of the attacks on one arm.
 
     Attributes
     ----------
+    entries : of results.json.
+    rows : of attacks.parquet.
+    samples : images for the report.
     read_nothing : the adversaries whose taps saw no answered request that they could attack.
-    error bounds : the ``error_bounds`` of the arm's entry, one per tier.
-    seconds : what each attack took on this host; never part of the results.
+    error_bounds : one per tier.
+    costs : of each attack on this host; never part of the results.
     """
 
-    entries: list[Row]
-    rows: list[Row]
-    samples: dict[str, NDArray[np.uint8]]
-    read_nothing: list[str]
-    error_bounds: list[Row]
-    seconds: list[Row]
+    entries: list[AttackResult] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    samples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    read_nothing: list[str] = field(default_factory=list)
+    error_bounds: list[ErrorBound] = field(default_factory=list)
+    costs: list[AttackCost] = field(default_factory=list)
 
 
 def attack_arm(
@@ -150,13 +153,11 @@ def attack_arm(
     )
     replays = [item.adversary.knowledge.replays for item in tiers_read] or [1]
     results = AttackResults(
-        *([], [], {}),
-        [item.name for item in adversaries if item.name not in left],
-        [
-            {"tier": models.tiers[tier].device_spec.tier, **bound_entry(bound, replays)}
+        read_nothing=[item.name for item in adversaries if item.name not in left],
+        error_bounds=[
+            bound_result(models.tiers[tier].device_spec.tier, bound, replays)
             for tier, bound in error_bounds.items()
         ],
-        [],
     )
     judge = make_judge(inputs)
     for job in (*jobs, *(job for _, _, job in partial)):
@@ -169,25 +170,27 @@ def attack_arm(
         ]
         if not own:
             continue
-        entry = _score_adversary(inputs, models, adversary, own, served, judge, results)
-        theirs = [item for item in read if item.adversary.name == adversary.name]
-        found = {
-            tier_intercepts.tier: mounted[-1].reconstruction for tier_intercepts, _, mounted in own
-        }
-        entry["transfer"] = transfer_rows(inputs, models, theirs, found, served)
+        raw = by_name[adversary.name].raw_requests
+        raw_requests = sum(1 for request in raw if request in served.answers)
+        _score_adversary(inputs, models, own, served, judge, raw_requests, results)
+        reconstructions = {item.tier: mounted[-1].reconstruction for item, _, mounted in own}
         points = [
             PartialOutcome(item, share, job.evidence, mounted[-1].reconstruction)
             for (item, share, job), mounted in zip(partial, outcomes[len(jobs) :], strict=True)
             if item.adversary.name == adversary.name
         ]
         whole = [
-            PartialOutcome(tier_intercepts, 1.0, job.evidence, found[tier_intercepts.tier])
-            for tier_intercepts, job, _ in own
+            PartialOutcome(item, 1.0, job.evidence, reconstructions[item.tier])
+            for item, job, _ in own
         ]
-        entry["by_amount"] = amount_entry(inputs, models, [*points, *whole], served)
-    for entry in results.entries:
-        raw = by_name[entry["adversary"]].raw_requests
-        entry["raw_requests"] = sum(1 for item in raw if item in served.answers)
+        intercepts = [item for item in read if item.adversary.name == adversary.name]
+        # The last entry is that of the adversary's own attack, which is mounted after the anchors.
+        results.entries[-1] = results.entries[-1].model_copy(
+            update={
+                "transfer": transfer_matrix(inputs, models, intercepts, reconstructions, served),
+                "by_amount": amount_curve(inputs, models, [*points, *whole], served),
+            }
+        )
     return results
 
 
@@ -213,67 +216,69 @@ def make_judge(inputs: RunInputs) -> Judge | None:
 def _score_adversary(
     inputs: RunInputs,
     models: ArmModels,
-    adversary: Adversary,
     own: Sequence[tuple[TierIntercepts, AttackJob, list[Mounted]]],
     served: ServedArm,
     judge: Judge | None,
+    raw_requests: int,
     results: AttackResults,
-) -> Row:
-    """Score one adversary's attacks over all tiers, and each tier by itself.
+) -> None:
+    """Score one adversary's attacks over all tiers and on each tier, and add them to the results.
 
-    Returns
-    -------
-    The entry of its own attack, which is mounted after the anchors.
+    Parameters
+    ----------
+    own : the adversary's intercepts of each tier, its job there, and what came of it.
+    raw_requests : raw images that the adversary read.
     """
-    arm, knowledge = models.arm, adversary.knowledge
-    victims = victims_of(
-        inputs, models, [x for tier_intercepts, _, _ in own for x in tier_intercepts.items], served
-    )
+    arm, adversary = models.arm, own[0][0].adversary
+    knowledge = adversary.knowledge
+    intercepts = [item for tier_intercepts, _, _ in own for item in tier_intercepts.items]
+    victims = victims_of(inputs, models, intercepts, served)
     shown = _shown([len(tier_intercepts.items) for tier_intercepts, _, _ in own], inputs)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
-    scored: dict[str, ScoredAttack] = {}
+    holds_all = all(tier_intercepts.holds_weights for tier_intercepts, _, _ in own)
+    auxiliary_images = len(own[0][1].evidence.auxiliary.labels)
+    mean_image_mse: float | None = None
     for number, component in enumerate(own[0][1].attacks):
         parts: dict[str, Reconstruction] = {}
-        smoothed: list[Row] = []
+        smoothed: list[BoundCheck] = []
         for tier_intercepts, _, mounted in own:
             tier = models.tiers[tier_intercepts.tier].device_spec.tier
-            found = mounted[number].reconstruction
-            parts[tier] = _of_intercepts(found, len(tier_intercepts.items))
+            reconstruction = mounted[number].reconstruction
+            parts[tier] = _of_intercepts(reconstruction, len(tier_intercepts.items))
             smoothed += smoothed_scores(
-                tier, tier_intercepts.smoothed, made_of_own(tier_intercepts, found)
+                tier, tier_intercepts.smoothed, made_of_own(tier_intercepts, reconstruction)
             )
-        holds_all = all(tier_intercepts.holds_weights for tier_intercepts, _, _ in own)
-        made = score_attack(
+        scored = score_attack(
             inputs.scenario, victims, component.name, parts, judge, knowledge, holds_all
         )
-        scored[component.name] = made
-        mean = scored.get(ANCHORS[0].name)
+        if component.name == MEAN_IMAGE:
+            mean_image_mse = scored.mse
         declared: Any = ATTACKS.entry(component.name).factory
-        held = len(own[0][1].evidence.auxiliary.labels)
-        facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
+        granted = grants(declared.threat, knowledge, holds_all, auxiliary_images)
         results.entries.append(
-            {
-                "adversary": adversary.name,
-                "attack": component.name,
-                "position": adversary.position.words(),
-                "worse_than_mean_image": mean is not None and made.mse > mean.mse,
-                "replays": knowledge.replays,
-                "grants": grants(declared.threat, knowledge, holds_all, held),
-                "smoothed": smoothed,
-                "transfer": [],
-                "by_amount": None,
-                **made.entry,
-            }
+            AttackResult(
+                adversary=adversary.name,
+                attack=component.name,
+                position=adversary.position.words(),
+                worse_than_mean_image=mean_image_mse is not None and scored.mse > mean_image_mse,
+                replays=knowledge.replays,
+                grants=Grants(**granted),
+                smoothed=smoothed,
+                transfer=[],
+                by_amount=None,
+                **dict(scored.scores),
+                raw_requests=raw_requests,
+            )
         )
-        results.rows.extend({**facts, **row} for row in made.rows)
-        took = sum(mounted[number].cpu_s for _, _, mounted in own)
-        results.seconds.append({**facts, "cpu_s": took})
+        facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
+        results.rows.extend({**facts, **row} for row in scored.rows)
+        cpu_s = sum(mounted[number].cpu_s for _, _, mounted in own)
+        results.costs.append(AttackCost(**facts, cpu_s=cpu_s))
         images = np.concatenate([part.images for part in parts.values()])
         key = f"{arm}/{adversary.name}/{component.name}"
         results.samples[key] = _pixels(images[shown])
-        pairs = np.concatenate([victims.images[made.extremes], images[made.extremes]])
+        pairs = np.concatenate([victims.images[scored.extremes], images[scored.extremes]])
         results.samples[f"extremes/{key}"] = _pixels(pairs)
-    return results.entries[-1]
 
 
 def _shown(sizes: Sequence[int], inputs: RunInputs) -> NDArray[np.int64]:
@@ -289,12 +294,12 @@ def _shown(sizes: Sequence[int], inputs: RunInputs) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-def _of_intercepts(found: Reconstruction, count: int) -> Reconstruction:
+def _of_intercepts(reconstruction: Reconstruction, count: int) -> Reconstruction:
     """Return what was made of real intercepts, without what was made of smoothed victims."""
-    said = found.inferred
-    if said is not None:
-        said = Inferred(said.classes[:count], said.same_person[:count])
-    return replace(found, images=found.images[:count], inferred=said)
+    inferred = reconstruction.inferred
+    if inferred is not None:
+        inferred = Inferred(inferred.classes[:count], inferred.same_person[:count])
+    return replace(reconstruction, images=reconstruction.images[:count], inferred=inferred)
 
 
 def _pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

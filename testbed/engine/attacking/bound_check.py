@@ -8,14 +8,12 @@ the data.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from testbed.adversaries.base import FloatArray, Reconstruction
 from testbed.engine.attacking.error_bounds import SmoothedVictims
 from testbed.engine.attacking.evidence import TierIntercepts
 from testbed.privacy.scores import mse
-
-Row = dict[str, Any]
+from testbed.results.schema import BoundCheck
 
 
 def smoothed_features(tiers_read: Sequence[TierIntercepts]) -> dict[str, FloatArray]:
@@ -41,17 +39,11 @@ def made_of_own(tier_intercepts: TierIntercepts, found: Reconstruction) -> Float
 
 def smoothed_scores(
     tier: str, smoothed: SmoothedVictims | None, made: FloatArray | None
-) -> list[Row]:
+) -> list[BoundCheck]:
     """Return the error on a tier's smoothed victims with its standard error, or nothing."""
     if smoothed is None or made is None:
         return []
     errors = mse(made, smoothed.images)
     error = float(errors.std(ddof=1) / len(errors) ** 0.5) if len(errors) > 1 else None
-    return [
-        {
-            "tier": tier,
-            "mse": float(errors.mean()),
-            "standard_error": error,
-            "images": len(errors),
-        }
-    ]
+    mean = float(errors.mean())
+    return [BoundCheck(tier=tier, mse=mean, standard_error=error, images=len(errors))]

@@ -7,7 +7,6 @@ point is the attack as it stands in the results. Parts are nested: a larger one 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +20,8 @@ from testbed.engine.hosts.backend import Backend
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
+from testbed.results.schema import AmountCurve, AmountPoint, BoundCheck
 from testbed.scenario.adversary import Adversary
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class PartialOutcome:
             return self.found.applied[self.tier_intercepts.label]
         return self.found.images[: len(self.tier_intercepts.items)]
 
-    def bound_check(self, tier: str) -> list[Row]:
+    def bound_check(self, tier: str) -> list[BoundCheck]:
         """Return its error on smoothed victims; empty for the whole amount, reported apart."""
         if self.share == 1.0 or self.tier_intercepts.smoothed is None:
             return []
@@ -79,7 +77,7 @@ def partial_job(
 def _with_share(adversary: Adversary, share: float) -> Adversary:
     """Return the adversary with fewer queries or images; its name, hence its luck, is the same."""
     knowledge = adversary.knowledge
-    changed: Row = {}
+    changed: dict[str, float] = {}
     if adversary.learns_from == "queries" and adversary.query_limit is not None:
         changed = {"queries": round(share * adversary.query_limit)}
     elif adversary.learns_from == "auxiliary images":
@@ -87,12 +85,12 @@ def _with_share(adversary: Adversary, share: float) -> Adversary:
     return adversary.model_copy(update={"knowledge": knowledge.model_copy(update=changed)})
 
 
-def amount_entry(
+def amount_curve(
     inputs: RunInputs,
     models: ArmModels,
     outcomes: Sequence[PartialOutcome],
     served: ServedArm,
-) -> Row | None:
+) -> AmountCurve | None:
     """Return the curve of one adversary's attack, or None where its scenario asks for none.
 
     Parameters
@@ -110,21 +108,21 @@ def amount_entry(
         victims = victims_of(inputs, models, read, served)
         images = np.concatenate([outcome.images for outcome in own])
         points.append(
-            {
-                "share": share,
-                "amount": _amount(unit, [outcome.evidence for outcome in own]),
-                "queries": sum(outcome.found.queries for outcome in own),
-                "smoothed": [
-                    row
+            AmountPoint(
+                share=share,
+                amount=_amount(unit, [outcome.evidence for outcome in own]),
+                queries=sum(outcome.found.queries for outcome in own),
+                smoothed=[
+                    error
                     for outcome in own
-                    for row in outcome.bound_check(
+                    for error in outcome.bound_check(
                         models.tiers[outcome.tier_intercepts.tier].device_spec.tier
                     )
                 ],
                 **score_images(inputs.scenario, victims, images),
-            }
+            )
         )
-    return {"unit": unit, "victims": len(read), "points": points}
+    return AmountCurve(unit=unit, victims=len(read), points=points)
 
 
 def _amount(unit: str, evidence: Sequence[Evidence]) -> int:

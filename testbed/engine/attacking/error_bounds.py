@@ -9,10 +9,9 @@ less three of its standard errors. A release without noise has a bound where the
 that no feature responds to; where that is too much to compute, no bound is claimed, not even 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from testbed.privacy.error_bounds import (
 )
 from testbed.privacy.leakage import covariance_spectrum
 from testbed.privacy.unseen import UnseenBound, unseen_bound, unseen_macs
+from testbed.results.schema import BoundLevel, ErrorBound
 
 POINTS = 24
 """Smoothed victims: E[G] is taken over them, and attacks are held against the bound on them."""
@@ -47,10 +47,6 @@ LANCZOS_STEPS = 6
 PASSES_PER_PRODUCT = 6  # a Jacobian product, in forward passes
 AFFORDABLE_MACS = 150e9
 _FIRST_DRAW = 900_000
-
-LEVEL = ("dfil", "dfil_error", "spectrum", "spectrum_error", "noise_free", "cem_relative")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,13 +97,13 @@ class ArmErrorBound:
         """Whether there is an error bound above zero."""
         return self.noise_std is not None or bool(self.noise_free)
 
-    def at(self, replays: int) -> Row:
+    def at(self, replays: int) -> BoundLevel:
         """Return the error bounds on the MSE per element for means over so many releases.
 
         ``mse`` is the error bound to hold attacks against: three standard errors below an estimate.
         """
         if self.noise_std is None:
-            return _level(replays, self.noise_free, noise_free=self.noise_free)
+            return _level(replays, mse=self.noise_free, noise_free=self.noise_free)
         noise = self.noise_std / replays**0.5
         dimension = self.points[0].numel()
         found = {"dfil": self._dfil(noise)}
@@ -118,7 +114,7 @@ class ArmErrorBound:
         variances = self.signal_variances
         left = None if variances is None else cem_relative(variances, noise, dimension)
         best = max(estimate.conservative for estimate in found.values())
-        return _level(replays, best, **estimates, **errors, cem_relative=left)
+        return _level(replays, mse=best, **estimates, **errors, cem_relative=left)
 
     def _dfil(self, noise: float) -> BoundEstimate:
         """Return dFIL's error bound; its error follows from the trace's to first order."""
@@ -234,16 +230,18 @@ def _trace(signal: Encoder, points: torch.Tensor, rng: torch.Generator) -> Trace
     return TraceEstimate(float(samples.mean()), float(samples.std()) / len(samples) ** 0.5)
 
 
-def _level(replays: int, mse: float | None, **found: float | None) -> Row:
-    """Return a level of an arm's error bound, None for what does not apply."""
-    return {"mse": mse, **dict.fromkeys(LEVEL), **found, "replays": replays}
+def _level(replays: int, **estimates: float | None) -> BoundLevel:
+    """Return a level of an arm's error bound, None for estimates that do not apply."""
+    absent = dict.fromkeys(BoundLevel.model_fields)
+    return BoundLevel.model_validate(absent | estimates | {"replays": replays})
 
 
-def bound_entry(bound: ArmErrorBound, replays: Sequence[int]) -> Row:
-    """Return the ``error bound`` of an arm's entry in results.json."""
-    return {
-        "reason": bound.reason,
-        "noise_std": bound.noise_std,
-        "points": len(bound.points) if bound.computed else 0,
-        "levels": [bound.at(count) for count in sorted(set(replays))],
-    }
+def bound_result(tier: str, bound: ArmErrorBound, replays: Iterable[int]) -> ErrorBound:
+    """Return the error bound of a tier for means over these numbers of releases."""
+    return ErrorBound(
+        tier=tier,
+        reason=bound.reason,
+        noise_std=bound.noise_std,
+        points=len(bound.points) if bound.computed else 0,
+        levels=[bound.at(count) for count in sorted(set(replays))],
+    )

@@ -3,8 +3,7 @@
 No adversary sees any of it.
 """
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from testbed.data.federated import FederatedData, to_unit
 from testbed.engine.training.fleet import TrainedArm, released_features
 from testbed.privacy.leakage import measure_leakage
 from testbed.privacy.mutual_information import ESTIMATORS, estimate_information
+from testbed.results.schema import Information, InformationBound, Leakage
 from testbed.scenario.schema import Scenario
 from testbed.wire.encoding import payload_bytes
 
@@ -24,27 +24,25 @@ LEAKAGE_SAMPLES = 512
 INFORMATION_PAIRS = 2048
 RELEASE_SAMPLES = 128
 
-Row = dict[str, Any]
 
-
-def leakage_by_tier(scenario: Scenario, data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+def leakage_by_tier(scenario: Scenario, data: FederatedData, arm: TrainedArm) -> dict[int, Leakage]:
     """Measure the first victims' images against what each tier releases for them.
 
     ``information`` is None unless ``evaluation.mutual_information`` asks for it.
     """
     images = data.pool.images[data.parts.victims[:LEAKAGE_SAMPLES]]
     shown = to_unit(images)
-    measured: dict[int, Row] = {}
+    asked = scenario.evaluation.mutual_information
+    leakage = {}
     for tier in arm.models.used():
         features = released_features(arm, images, tier).numpy()
-        row = measure_leakage(shown, features, LEAKAGE_SAMPLES).as_dict()
-        asked = scenario.evaluation.mutual_information
-        row["information"] = _information(scenario.seed, data, arm, tier) if asked else None
-        measured[tier] = row
-    return measured
+        measures = asdict(measure_leakage(shown, features, LEAKAGE_SAMPLES))
+        information = _information(scenario.seed, data, arm, tier) if asked else None
+        leakage[tier] = Leakage(**measures, information=information)
+    return leakage
 
 
-def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> Row:
+def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> Information:
     """Estimate lower bounds on I(x; z): critics learn from auxiliary images, victims are held out.
 
     Three in four of the pairs are of auxiliary images, as the estimator parts them.
@@ -56,24 +54,35 @@ def _information(seed: int, data: FederatedData, arm: TrainedArm, tier: int) -> 
     rows = np.concatenate([auxiliary[: 3 * held_out], victims[:held_out]])
     images = data.pool.images[rows]
     pairs = to_unit(images), released_features(arm, images, tier).numpy()
-    bounds: Row = {name: asdict(estimate_information(*pairs, name, seed)) for name in ESTIMATORS}
-    return {"pairs": len(rows), **bounds}
+    bounds = {
+        name: InformationBound(**asdict(estimate_information(*pairs, name, seed)))
+        for name in ESTIMATORS
+    }
+    return Information(pairs=len(rows), **bounds)
 
 
-def releases_by_tier(data: FederatedData, arm: TrainedArm) -> dict[int, Row]:
+@dataclass(frozen=True)
+class Release:
+    """What a tier puts on the wire.
+
+    Attributes
+    ----------
+    feature_bytes : mean size of the arrays that travel for one image.
+    statistics : what the defence reports of its release, by name with unit; None where infinite.
+    """
+
+    feature_bytes: int
+    statistics: dict[str, int | float | None]
+
+
+def releases_by_tier(data: FederatedData, arm: TrainedArm) -> dict[int, Release]:
     """Measure what each tier puts on the wire for the first victims."""
     images = data.pool.images[data.parts.victims]
     return {tier: measure_release(arm, tier, images) for tier in arm.models.used()}
 
 
-def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> Row:
-    """Release images (N, C, H, W) as a tier's requests do, one by one on the wire.
-
-    Returns
-    -------
-    ``feature_bytes``, the mean size of the arrays that travel for one image, and ``statistics``,
-    the defence's own account by name.
-    """
+def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> Release:
+    """Release images (N, C, H, W) as a tier's requests do, one by one on the wire."""
     runner = arm.deployed(tier).runner
     rng = torch_generator(arm.models.tiers[tier].device_spec.seed, "release statistics")
     chosen = images[:RELEASE_SAMPLES]
@@ -85,10 +94,10 @@ def measure_release(arm: TrainedArm, tier: int, images: NDArray[np.uint8]) -> Ro
         z, released = (torch.cat(part) for part in zip(*parts, strict=True))
         sizes = [payload_bytes(runner.encode(one[None])) for one in released]
         statistics = runner.release_statistics(z, released)
-    return {
-        "feature_bytes": round(float(np.mean(sizes))),
+    return Release(
+        feature_bytes=round(float(np.mean(sizes))),
         # JSON has no infinities, which no noise or equal features give.
-        "statistics": {
+        statistics={
             name: value if np.isfinite(value) else None for name, value in statistics.items()
         },
-    }
+    )

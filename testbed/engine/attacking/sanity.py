@@ -20,12 +20,12 @@ from testbed.adversaries.mounting import mount
 from testbed.core.seeds import generator
 from testbed.data.federated import FederatedData, to_unit
 from testbed.privacy.scores import mse
+from testbed.results.schema import SelfCheck
 
 IMAGES = 12
 VICTIMS = 4
 SIDE_PX = 32  # larger images are cut to their centre: the check is of the attacks, not of the data
 ROUNDING = 1e-7
-Check = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Constant(_Identity):
         return self.differentiable_query(torch.tensor(images), draw).numpy()
 
 
-def sanity_checks(data: FederatedData, seed: int) -> list[Check]:
+def sanity_checks(data: FederatedData, seed: int) -> list[SelfCheck]:
     """Return the two checks of the attacks themselves; a second or so of work."""
     rows = generator(seed, "sanity images").permutation(data.parts.auxiliary)
     held, validation, victims = (
@@ -171,10 +171,10 @@ def _outcomes(
     return outcomes
 
 
-def _check(name: str, passed: bool, outcomes: Sequence[_Outcome]) -> Check:
-    said = []
+def _check(name: str, passed: bool, outcomes: Sequence[_Outcome]) -> SelfCheck:
+    errors = []
     for item in outcomes:
         side = item.probe.patch_px
         where = f" on {side}x{side} patches" if side else ""
-        said.append(f"{item.probe.attack}{where} {item.error:.2g} (mean image {item.mean:.2g})")
-    return {"name": f"attacks: {name}", "passed": passed, "detail": f"MSE {', '.join(said)}"}
+        errors.append(f"{item.probe.attack}{where} {item.error:.2g} (mean image {item.mean:.2g})")
+    return SelfCheck(name=f"attacks: {name}", passed=passed, detail=f"MSE {', '.join(errors)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,26 @@ from testbed.engine.network.taps import Intercept
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
-from testbed.privacy.intervals import bootstrap_interval
+from testbed.privacy.intervals import Interval, bootstrap_interval
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import score
 from testbed.results.figures import SCORE_COLUMNS, SCORES
+from testbed.results.schema import (
+    AttackOnClass,
+    AttackOnLink,
+    AttackOnTier,
+    AttackScores,
+    CurvePoint,
+    Extreme,
+    InferenceScores,
+    Scores,
+)
 from testbed.scenario.schema import Scenario
 from testbed.scenario.threat_model import Knowledge
 
 Row = dict[str, Any]
 Columns = dict[str, NDArray[Any]]
+Intervals = dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,12 @@ def victims_of(
 
 @dataclass(frozen=True)
 class ScoredAttack:
-    """The attack's entry of results.json without its identity, and its rows of attacks.parquet.
+    """Scores of an attack, and its rows of attacks.parquet without its identity.
 
     ``extremes`` are the places of the best, the median and the worst reconstruction by MSE.
     """
 
-    entry: Row
+    scores: AttackScores
     rows: list[Row]
     mse: float
     extremes: IntArray
@@ -105,49 +116,60 @@ def score_attack(
     """
     images = np.concatenate([part.images for part in parts.values()])
     columns = _columns(images, victims, judge)
-    tiers = np.array(victims.tiers)
+
+    def on_victims(groups: Sequence[str], name: str) -> dict[str, Any]:
+        """Return the number of victims of a group and the scores on them."""
+        chosen = np.array(groups) == name
+        return {"victims": int(chosen.sum()), **_intervals(scenario, columns, chosen)}
+
     # The curve of an attack is that of the tier with most victims; by_tier has all of them.
-    largest = max(parts, key=lambda name: int((tiers == name).sum()))
-    reconstruction = parts[largest]
-    everyone = np.ones(len(victims.rows), dtype=bool)
+    main = parts[max(parts, key=victims.tiers.count)]
     declared: Any = ATTACKS.entry(attack).factory
     errors, pool_size = columns["mse"], len(victims.pool)
     order = np.argsort(errors, kind="stable")
-    extremes = order[[0, len(order) // 2, -1]]
-    entry = {
-        "is_anchor": declared.is_anchor,
-        "rebuilds_images": declared.rebuilds_images,
-        "learns_from_intercepts": declared.threat.learns_from_intercepts,
-        "threat_model": declared.threat.words(knowledge),
-        "conduct": declared.threat.conduct(knowledge, holds_weights),
-        "victims": len(victims.rows),
-        "queries": sum(part.queries for part in parts.values()),
-        "scores": _intervals(scenario, columns, everyone),
-        "pool_size": pool_size,
-        "chance_reidentification": 1.0 / pool_size,
-        "body_parameters": reconstruction.body_parameters,
-        "adapter_parameters": reconstruction.adapter_parameters,
-        "best_epoch": reconstruction.best_epoch,
-        "reached_plateau": _reached_plateau(parts),
-        "curve": [asdict(point) for point in reconstruction.training_curve],
-        "extremes": [
-            {"rank": rank, "mse": float(errors[place]), "ssim": float(columns["ssim"][place])}
-            for rank, place in zip(("best", "median", "worst"), extremes, strict=True)
+    best, median, worst = extremes = order[[0, len(order) // 2, -1]]
+
+    def extreme(rank: Literal["best", "median", "worst"], place: int) -> Extreme:
+        return Extreme(rank=rank, mse=float(errors[place]), ssim=float(columns["ssim"][place]))
+
+    scores = AttackScores(
+        is_anchor=declared.is_anchor,
+        rebuilds_images=declared.rebuilds_images,
+        learns_from_intercepts=declared.threat.learns_from_intercepts,
+        threat_model=declared.threat.words(knowledge),
+        conduct=declared.threat.conduct(knowledge, holds_weights),
+        victims=len(victims.rows),
+        queries=sum(part.queries for part in parts.values()),
+        scores=Scores(**_intervals(scenario, columns, np.ones(len(images), dtype=bool))),
+        pool_size=pool_size,
+        chance_reidentification=1.0 / pool_size,
+        body_parameters=main.body_parameters,
+        adapter_parameters=main.adapter_parameters,
+        best_epoch=main.best_epoch,
+        reached_plateau=_reached_plateau(parts),
+        curve=_curve(main),
+        extremes=[extreme("best", best), extreme("median", median), extreme("worst", worst)],
+        class_on_originals=_share_named(judge, victims),
+        inferred=_inference_scores(scenario, joined_inference(parts), victims),
+        by_device_class=[
+            AttackOnClass(device_class=name, **on_victims(victims.device_classes, name))
+            for name in sorted(set(victims.device_classes))
         ],
-        "class_on_originals": _share_named(judge, victims),
-        "inferred": _inferred(scenario, joined_inference(parts), victims),
-        "by_device_class": _by("device_class", victims.device_classes, scenario, columns),
-        "by_link": _by("link", victims.links, scenario, columns),
-        "by_tier": [
-            {
-                **_by("tier", victims.tiers, scenario, columns, only=name)[0],
-                "best_epoch": part.best_epoch,
-                "reached_plateau": part.reached_plateau,
-                "curve": [asdict(point) for point in part.training_curve],
-            }
+        by_link=[
+            AttackOnLink(link=name, **on_victims(victims.links, name))
+            for name in sorted(set(victims.links))
+        ],
+        by_tier=[
+            AttackOnTier(
+                tier=name,
+                **on_victims(victims.tiers, name),
+                best_epoch=part.best_epoch,
+                reached_plateau=part.reached_plateau,
+                curve=_curve(part),
+            )
             for name, part in parts.items()
         ],
-    }
+    )
     rows = [
         {
             "request": int(victims.requests[index]),
@@ -160,10 +182,10 @@ def score_attack(
         }
         for index in range(len(victims.rows))
     ]
-    return ScoredAttack(entry, rows, float(errors.mean()), extremes)
+    return ScoredAttack(scores, rows, float(errors.mean()), extremes)
 
 
-def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Row:
+def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Intervals:
     """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
     columns = _columns(images, victims, None)
     return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
@@ -188,74 +210,58 @@ def _share_named(judge: Judge | None, victims: Victims) -> float | None:
     return None if judge is None else float(np.mean(judge(victims.images) == victims.labels))
 
 
-def _by(
-    key: str,
-    groups: Sequence[str],
-    scenario: Scenario,
-    columns: Columns,
-    only: str | None = None,
-) -> list[Row]:
-    """Return the scores of each group of victims, or of one."""
-    names = np.array(groups)
-    entries = []
-    for name in sorted(set(groups)) if only is None else [only]:
-        own = names == name
-        scores = _intervals(scenario, columns, own)
-        entries.append({key: name, "victims": int(own.sum()), **scores})
-    return entries
+def _curve(reconstruction: Reconstruction) -> list[CurvePoint]:
+    return [CurvePoint(**asdict(point)) for point in reconstruction.training_curve]
 
 
 def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
     """Join the inferences of all tiers; pairs are within one tier."""
-    found, start = [], 0
+    inferred, start = [], 0
     for part in parts.values():
         if part.inferred is None:
             return None
         # A victim alone in its tier is paired with itself, which counts as wrong.
         alone = np.arange(len(part.images), dtype=np.int64)
         same_person = part.inferred.same_person if len(part.inferred.same_person) else alone
-        found.append((part.inferred.classes, same_person + start))
+        inferred.append((part.inferred.classes, same_person + start))
         start += len(part.images)
     return Inferred(
-        np.concatenate([classes for classes, _ in found]),
-        np.concatenate([others for _, others in found]),
+        np.concatenate([classes for classes, _ in inferred]),
+        np.concatenate([same_person for _, same_person in inferred]),
     )
 
 
-def _intervals(scenario: Scenario, columns: Columns, chosen: NDArray[np.bool_]) -> Row:
+def _intervals(scenario: Scenario, columns: Columns, chosen: NDArray[np.bool_]) -> Intervals:
     """Return the mean of each score over the chosen victims, with bootstrap intervals."""
     resamples = scenario.evaluation.bootstrap_resamples
     return {
-        score.key: bootstrap_interval(
-            score.values(columns)[chosen], resamples, scenario.seed
-        ).as_dict()
+        score.key: bootstrap_interval(score.values(columns)[chosen], resamples, scenario.seed)
         for score in SCORES
         if score.column in columns
     }
 
 
-def _inferred(scenario: Scenario, said: Inferred | None, victims: Victims) -> Row | None:
-    """Score what an attack says of classes and persons; chance is printed beside each."""
-    if said is None:
+def _inference_scores(
+    scenario: Scenario, inferred: Inferred | None, victims: Victims
+) -> InferenceScores | None:
+    """Score the classes and pairs that an attack inferred."""
+    if inferred is None:
         return None
     resamples, count = scenario.evaluation.bootstrap_resamples, len(victims.rows)
-    right = (said.classes == victims.labels).astype(np.float64)
-    largest = np.bincount(victims.labels).max() / count
-    found: Row = {
-        "class": bootstrap_interval(right, resamples, scenario.seed).as_dict(),
-        "majority_class": float(largest),
-        "same_person": None,
-        "chance_same_person": None,
-    }
+    right = (inferred.classes == victims.labels).astype(np.float64)
+    same_person, chance = None, None
     persons = victims.persons
-    if persons is not None and count > 1:
-        same = persons[:, None] == persons[None, :]
-        others = same.sum(axis=1) - 1
+    if persons is not None:
+        others = (persons[:, None] == persons[None, :]).sum(axis=1) - 1
         known = others > 0  # a person with a single image has no pair
         if known.any():
-            itself = said.same_person == np.arange(count)
-            hits = ((persons[said.same_person] == persons) & ~itself).astype(np.float64)
-            rate = bootstrap_interval(hits[known], resamples, scenario.seed)
-            found["same_person"] = rate.as_dict()
-            found["chance_same_person"] = float((others[known] / (count - 1)).mean())
-    return found
+            itself = inferred.same_person == np.arange(count)
+            hits = ((persons[inferred.same_person] == persons) & ~itself).astype(np.float64)
+            same_person = bootstrap_interval(hits[known], resamples, scenario.seed)
+            chance = float((others[known] / (count - 1)).mean())
+    return InferenceScores(
+        class_=bootstrap_interval(right, resamples, scenario.seed),
+        majority_class=float(np.bincount(victims.labels).max() / count),
+        same_person=same_person,
+        chance_same_person=chance,
+    )

@@ -7,7 +7,6 @@ to, so that a column compares attacks on the same victims.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from testbed.adversaries.base import Reconstruction
 from testbed.engine.attacking.bound_check import smoothed_features, smoothed_scores
@@ -16,8 +15,7 @@ from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
-
-Row = dict[str, Any]
+from testbed.results.schema import Transfer
 
 
 def targets(
@@ -42,14 +40,14 @@ def aimed_at(job: AttackJob, others: Sequence[TierIntercepts]) -> AttackJob:
     return replace(job, evidence=replace(job.evidence, apply_to=apply_to))
 
 
-def transfer_rows(
+def transfer_matrix(
     inputs: RunInputs,
     models: ArmModels,
     read: Sequence[TierIntercepts],
     found: Mapping[int, Reconstruction],
     served: ServedArm,
-) -> list[Row]:
-    """Return the transfer matrix, one row per pair of tiers; a pair without scores says why.
+) -> list[Transfer]:
+    """Return the transfer matrix, one cell per pair of tiers; a pair without scores says why.
 
     Parameters
     ----------
@@ -58,27 +56,31 @@ def transfer_rows(
     """
     if len(read) < 2 or not read[0].adversary.transfer:
         return []
-    rows = []
+    cells = []
     for source in read:
         for target in read:
-            row: Row = {
-                "trained_on": models.tiers[source.tier].device_spec.tier,
-                "applied_to": models.tiers[target.tier].device_spec.tier,
-                "victims": len(target.items),
-                "reason": _refusal(source, target),
-                "smoothed": [],
-            }
-            if not row["reason"]:
+            applied_to = models.tiers[target.tier].device_spec.tier
+            reason, smoothed, scores = _refusal(source, target), [], {}
+            if not reason:
                 own = found[source.tier]
                 images = own.images[: len(source.items)]
                 if target is not source:
                     images = own.applied[target.label]
                     made = own.applied.get(target.smoothed_label)
-                    row["smoothed"] = smoothed_scores(row["applied_to"], target.smoothed, made)
+                    smoothed = smoothed_scores(applied_to, target.smoothed, made)
                 victims = victims_of(inputs, models, target.items, served)
-                row |= score_images(inputs.scenario, victims, images)
-            rows.append(row)
-    return rows
+                scores = score_images(inputs.scenario, victims, images)
+            cells.append(
+                Transfer(
+                    trained_on=models.tiers[source.tier].device_spec.tier,
+                    applied_to=applied_to,
+                    victims=len(target.items),
+                    reason=reason,
+                    smoothed=smoothed,
+                    **scores,
+                )
+            )
+    return cells
 
 
 def _refusal(source: TierIntercepts, target: TierIntercepts) -> str:

@@ -1,22 +1,39 @@
 """Rows of devices.parquet, and the summary entry of one arm in results.json (docs/results.md)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from testbed.engine.attacking.attacks import AttackResults
+from testbed.engine.attacking.leakage import Release
 from testbed.engine.network.ledger import COUNTS
 from testbed.engine.serving.figures import ServingFigures, mean
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import TierModel
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import TrainedArm
-from testbed.privacy.intervals import bootstrap_interval
+from testbed.privacy.intervals import Interval, bootstrap_interval
+from testbed.results.schema import (
+    Accuracy,
+    ArmOnClass,
+    ArmResult,
+    Cloud,
+    Edge,
+    Hijack,
+    Installed,
+    LatencyParts,
+    Leakage,
+    ProviderTraining,
+    Serving,
+    TierResult,
+    Training,
+)
 from testbed.scenario.components import Component
 
 Row = dict[str, Any]
 BYTES = {"float32": 4, "int8": 1}
-LATENCY_PARTS = ("compute", "uplink", "queue", "cloud", "downlink")
 
 
 def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> list[Row]:
@@ -56,14 +73,14 @@ def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> 
     return rows
 
 
-def arm_entry(
+def arm_result(
     run_context: RunContext,
     arm: TrainedArm,
     served: ServedArm,
     devices: Sequence[Row],
-    measured: tuple[dict[int, Row], dict[int, Row]],
-    attacks: list[Row],
-) -> Row:
+    measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
+    attacked: AttackResults,
+) -> ArmResult:
     """Return the summary of one arm.
 
     Parameters
@@ -76,46 +93,46 @@ def arm_entry(
     accuracies = [
         row["validation_accuracy"] for row in arm.rounds if row["validation_accuracy"] is not None
     ]
-    return {
-        "name": arm.models.arm,
+    return ArmResult(
+        name=arm.models.arm,
         **_installed(main, releases[first]),
-        "cloud_model": main.edge.front_end.cloud_model[0],
-        "accuracy": {
-            "test": _accuracy(run_context, served.rows),
-            "final_validation": _final_validation(arm),
-            "best_validation": max(accuracies, default=None),
-        },
-        "training": _training(arm, devices),
-        "serving": _serving(run_context, arm, served),
-        "leakage": leakage[first],
-        "tiers": [
-            _tier_entry(run_context, arm, tier, served, measured) for tier in arm.models.used()
+        cloud_model=main.edge.front_end.cloud_model[0],
+        accuracy=Accuracy(
+            test=_accuracy(run_context, served.rows),
+            final_validation=_final_validation(arm),
+            best_validation=max(accuracies, default=None),
+        ),
+        training=_training(arm, devices),
+        serving=_serving(run_context, arm, served),
+        leakage=leakage[first],
+        tiers=[
+            _tier_result(run_context, arm, tier, served, measured) for tier in arm.models.used()
         ],
-        "by_device_class": _by_device_class(run_context, served, devices),
-        "attacks": attacks,
-        "hijack": _hijack(run_context, arm),
-        "errors": sorted(set(arm.grid.errors))[:20],
-    }
+        by_device_class=_by_device_class(run_context, served, devices),
+        attacks=attacked.entries,
+        hijack=_hijack(run_context, arm),
+        errors=sorted(set(arm.grid.errors))[:20],
+        error_bounds=attacked.error_bounds,
+    )
 
 
-def _hijack(run_context: RunContext, arm: TrainedArm) -> Row | None:
+def _hijack(run_context: RunContext, arm: TrainedArm) -> Hijack | None:
     """Return who steered the training, what devices could notice, and an honest arm beside it."""
     scenario = run_context.inputs.scenario
-    arms = {item.name: item for item in scenario.arms}
-    own = arms[arm.models.arm]
-    if own.hijacked_by is None or arm.training_attacks is None:
+    hijacked = next(item for item in scenario.arms if item.name == arm.models.arm)
+    if hijacked.hijacked_by is None or arm.training_attacks is None:
         return None
-    adversary = next(item for item in scenario.adversaries if item.name == own.hijacked_by)
-    honest = own.model_copy(update={"hijacked_by": None})
-    alike = (
+    adversary = next(item for item in scenario.adversaries if item.name == hijacked.hijacked_by)
+    honest = hijacked.model_copy(update={"hijacked_by": None})
+    equal = (
         item.name for item in scenario.arms if item == honest.model_copy(update={"name": item.name})
     )
-    return {
-        "adversary": adversary.name,
-        "attack": adversary.attack.name,
-        "honest_arm": next(alike, None),
+    return Hijack(
+        adversary=adversary.name,
+        attack=adversary.attack.name,
+        honest_arm=next(equal, None),
         **arm.training_attacks.traces(),
-    }
+    )
 
 
 def tier_name(arm: TrainedArm, device: int) -> str:
@@ -123,51 +140,51 @@ def tier_name(arm: TrainedArm, device: int) -> str:
     return arm.models.tiers[int(arm.models.tier_of[device])].device_spec.tier
 
 
-def _installed(tier: TierModel, release: Row) -> Row:
+def _installed(tier: TierModel, release: Release) -> dict[str, Any]:
     """Return what runs on the devices of a tier and in the cloud for them, with its sizes."""
     stats, device_spec = tier.edge_stats, tier.device_spec
-    width = BYTES[device_spec.precision]
-    return {
-        "front_end": _described(device_spec.front_end),
-        "defence": _described(device_spec.defence),
-        "precision": device_spec.precision,
-        "edge": {
-            "parameters": stats.params,
-            "macs": stats.macs,
-            "peak_activation_elements": stats.peak_activation_elements,
-            "feature_shape": list(tier.edge.front_end.feature_shape),
-            "feature_bytes": release["feature_bytes"],
-            "weight_bytes": width * stats.params,
-        },
-        "cloud": {"parameters": tier.cloud_stats.params, "macs": tier.cloud_stats.macs},
-        "release": release["statistics"],
-    }
+    installed = Installed(
+        front_end=_described(device_spec.front_end),
+        defence=_described(device_spec.defence),
+        precision=device_spec.precision,
+        edge=Edge(
+            parameters=stats.params,
+            macs=stats.macs,
+            peak_activation_elements=stats.peak_activation_elements,
+            feature_shape=list(tier.edge.front_end.feature_shape),
+            feature_bytes=release.feature_bytes,
+            weight_bytes=BYTES[device_spec.precision] * stats.params,
+        ),
+        cloud=Cloud(parameters=tier.cloud_stats.params, macs=tier.cloud_stats.macs),
+        release=release.statistics,
+    )
+    return dict(installed)
 
 
-def _tier_entry(
+def _tier_result(
     run_context: RunContext,
     arm: TrainedArm,
     tier: int,
     served: ServedArm,
-    measured: tuple[dict[int, Row], dict[int, Row]],
-) -> Row:
+    measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
+) -> TierResult:
     leakage, releases = measured
-    members = np.flatnonzero(arm.models.tier_of == tier)
-    own = set(members.tolist())
-    rows = [row for row in served.rows if row["device"] in own]
+    devices = np.flatnonzero(arm.models.tier_of == tier)
+    numbers = set(devices.tolist())
+    rows = [row for row in served.rows if row["device"] in numbers]
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
     costs, fleet = arm.grid.costs, run_context.inputs.fleet
-    return {
-        "tier": arm.models.tiers[tier].device_spec.tier,
-        "devices": len(members),
-        "device_classes": sorted({fleet.device_class(int(device)) for device in members}),
+    return TierResult(
+        tier=arm.models.tiers[tier].device_spec.tier,
+        devices=len(devices),
+        device_classes=sorted({fleet.device_class(int(device)) for device in devices}),
         **_installed(arm.models.tiers[tier], releases[tier]),
-        "infeasible_training": int((~costs.training_feasible[members]).sum()),
-        "infeasible_serving": int((~costs.serving_feasible[members]).sum()),
-        **figures.of(rows),
-        "accuracy": _accuracy(run_context, rows),
-        "leakage": leakage[tier],
-    }
+        infeasible_training=int((~costs.training_feasible[devices]).sum()),
+        infeasible_serving=int((~costs.serving_feasible[devices]).sum()),
+        **dict(figures.of(rows)),
+        accuracy=_accuracy(run_context, rows),
+        leakage=leakage[tier],
+    )
 
 
 def _final_validation(arm: TrainedArm) -> float | None:
@@ -195,14 +212,12 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _accuracy(run_context: RunContext, rows: Sequence[Row]) -> Row | None:
+def _accuracy(run_context: RunContext, rows: Sequence[Row]) -> Interval | None:
     """Return the accuracy over answered requests; None where nothing was answered."""
     answered = np.array([float(row["correct"]) for row in rows if row["status"] == "answered"])
     scenario = run_context.inputs.scenario
     resamples = scenario.evaluation.bootstrap_resamples
-    if not len(answered):
-        return None
-    return bootstrap_interval(answered, resamples, scenario.seed).as_dict()
+    return bootstrap_interval(answered, resamples, scenario.seed) if len(answered) else None
 
 
 def _sum(rows: Sequence[Row], column: str) -> int:
@@ -213,64 +228,64 @@ def _infeasible(rows: Sequence[Row], column: str) -> int:
     return sum(1 for row in rows if not row[column])
 
 
-def _training(arm: TrainedArm, devices: Sequence[Row]) -> Row:
+def _training(arm: TrainedArm, devices: Sequence[Row]) -> Training:
     known = [row["train_energy_mj"] for row in devices if row["train_energy_mj"] is not None]
     taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
-    return {
-        "protocol": "provider" if arm.provider else "split_federated",
-        "provider": arm.provider,
-        "rounds": sum(1 for row in arm.rounds if row["protocol"] == "split_federated"),
-        "virtual_s": arm.grid.clock_ms / 1000.0,
-        "uplink_bytes": _sum(devices, "train_uplink_bytes"),
-        "downlink_bytes": _sum(devices, "train_downlink_bytes"),
-        "energy_j": sum(known) / 1000.0,
-        "energy_unknown_devices": sum(1 for row in taking_part if row["train_energy_mj"] is None),
-        "participations": _sum(devices, "participations"),
-        "stragglers": _sum(devices, "stragglers"),
-        "offline": _sum(devices, "offline"),
-        "infeasible": _infeasible(devices, "training_feasible"),
-        "failed": sum(row["failed"] for row in arm.rounds),
-    }
+    return Training(
+        protocol="provider" if arm.provider else "split_federated",
+        provider=ProviderTraining(**arm.provider) if arm.provider else None,
+        rounds=sum(1 for row in arm.rounds if row["protocol"] == "split_federated"),
+        virtual_s=arm.grid.clock_ms / 1000.0,
+        uplink_bytes=_sum(devices, "train_uplink_bytes"),
+        downlink_bytes=_sum(devices, "train_downlink_bytes"),
+        energy_j=sum(known) / 1000.0,
+        energy_unknown_devices=sum(1 for row in taking_part if row["train_energy_mj"] is None),
+        participations=_sum(devices, "participations"),
+        stragglers=_sum(devices, "stragglers"),
+        offline=_sum(devices, "offline"),
+        infeasible=_infeasible(devices, "training_feasible"),
+        failed=sum(row["failed"] for row in arm.rounds),
+    )
 
 
-def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Row:
+def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Serving:
     answered = [row for row in served.rows if row["status"] == "answered"]
+    statuses = Counter(row["status"] for row in served.rows)
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
-    return figures.of(served.rows) | {
-        "offline": _status(served.rows, "offline"),
-        "infeasible": _status(served.rows, "infeasible"),
-        "failed": _status(served.rows, "failed"),
-        "latency_parts_ms": {part: mean(answered, f"{part}_ms") for part in LATENCY_PARTS},
-        "downlink_bytes_per_request": mean(answered, "downlink_bytes"),
-        "cloud": figures.cloud(served.batch, [tier.device_spec.tier for tier in arm.models.tiers]),
-    }
-
-
-def _status(rows: Sequence[Row], status: str) -> int:
-    return sum(1 for row in rows if row["status"] == status)
+    return Serving(
+        **dict(figures.of(served.rows)),
+        offline=statuses["offline"],
+        infeasible=statuses["infeasible"],
+        failed=statuses["failed"],
+        latency_parts_ms=LatencyParts(
+            **{part: mean(answered, f"{part}_ms") for part in LatencyParts.model_fields}
+        ),
+        downlink_bytes_per_request=mean(answered, "downlink_bytes"),
+        cloud=figures.cloud(served.batch, [tier.device_spec.tier for tier in arm.models.tiers]),
+    )
 
 
 def _by_device_class(
     run_context: RunContext, served: ServedArm, devices: Sequence[Row]
-) -> list[Row]:
-    entries = []
+) -> list[ArmOnClass]:
+    results = []
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
     for name in sorted({row["device_class"] for row in devices}):
-        own = [row for row in devices if row["device_class"] == name]
+        of_class = [row for row in devices if row["device_class"] == name]
         rows = [row for row in served.rows if row["device_class"] == name]
         answered = [row for row in rows if row["status"] == "answered"]
-        entries.append(
-            {
-                "device_class": name,
-                "devices": len(own),
-                "infeasible_training": _infeasible(own, "training_feasible"),
-                "infeasible_serving": _infeasible(own, "serving_feasible"),
-                **figures.of(rows),
-                "accuracy": _accuracy(run_context, rows),
-                "edge_compute_ms": mean(answered, "compute_ms"),
-                "stragglers": _sum(own, "stragglers"),
-                "offline": _sum(own, "offline"),
-                "participations": _sum(own, "participations"),
-            }
+        results.append(
+            ArmOnClass(
+                device_class=name,
+                devices=len(of_class),
+                infeasible_training=_infeasible(of_class, "training_feasible"),
+                infeasible_serving=_infeasible(of_class, "serving_feasible"),
+                **dict(figures.of(rows)),
+                accuracy=_accuracy(run_context, rows),
+                edge_compute_ms=mean(answered, "compute_ms"),
+                stragglers=_sum(of_class, "stragglers"),
+                offline=_sum(of_class, "offline"),
+                participations=_sum(of_class, "participations"),
+            )
         )
-    return entries
+    return results

@@ -7,7 +7,6 @@ import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -19,7 +18,14 @@ from testbed.core.seeds import torch_generator
 from testbed.core.threads import torch_threads
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.setting.models import TierModel
-from testbed.results.writing import Row
+from testbed.results.host_facts import (
+    AttackCost,
+    HostFacts,
+    Phase,
+    Process,
+    ProviderModel,
+    ReferenceRate,
+)
 from testbed.scenario.schema import Scenario
 
 PACKAGES = ("flwr", "torch", "ray", "numpy", "flwr-datasets", "datasets", "pyarrow")
@@ -40,11 +46,11 @@ class HostMeter:
 
     def __init__(self) -> None:
         self.hosts = 1
-        self.models: list[Row] = []
-        self.attacks: list[Row] = []
-        self._processes: list[Row] = []
+        self.models: list[ProviderModel] = []
+        self.attacks: list[AttackCost] = []
+        self._processes: list[Process] = []
         self._restarts = self._job_restarts = 0
-        self._reference_rate: Row = {}
+        self._reference_rate: ReferenceRate | None = None
 
     def measure_rate(self, models: TierModel) -> None:
         """Measure the host's rate on a front-end."""
@@ -53,32 +59,32 @@ class HostMeter:
     def measure_usage(self, backend: Backend) -> None:
         """Record what each process has cost so far, and how many were replaced."""
         usage = backend.usage()
-        self._processes = [{"name": name, **asdict(cost)} for name, cost in usage.items()]
+        self._processes = [Process(name=name, **asdict(cost)) for name, cost in usage.items()]
         self._restarts, self._job_restarts = backend.restarts, backend.job_restarts
 
     def write(self, path: Path, scenario: Scenario, progress: Progress) -> None:
         """Write everything that was measured so far."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        facts = {
-            "versions": {"python": platform.python_version()} | versions,
-            "cores": os.cpu_count(),
-            "phases": [{"name": name, "wall_s": wall_s} for name, wall_s in progress.phases],
-            "total_wall_s": progress.total_s,
-            "processes": self._processes,
-            "reference_rate": self._reference_rate,
-            "attacks": self.attacks,
-            "models": self.models,
-            "backend": scenario.engine.backend,
-            "hosts": self.hosts,
-            "host_restarts": self._restarts,
-            "adversary_restarts": self._job_restarts,
-            "torch_threads": torch.get_num_threads(),
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        write_json(path, facts)
+        facts = HostFacts(
+            versions={"python": platform.python_version()} | versions,
+            cores=os.cpu_count(),
+            phases=[Phase(name=name, wall_s=wall_s) for name, wall_s in progress.phases],
+            total_wall_s=progress.total_s,
+            processes=self._processes,
+            reference_rate=self._reference_rate,
+            attacks=self.attacks,
+            models=self.models,
+            backend=scenario.engine.backend,
+            hosts=self.hosts,
+            host_restarts=self._restarts,
+            adversary_restarts=self._job_restarts,
+            torch_threads=torch.get_num_threads(),
+            finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        )
+        write_json(path, facts.tree())
 
 
-def reference_rate(models: TierModel) -> dict[str, Any]:
+def reference_rate(models: TierModel) -> ReferenceRate:
     """Measure inference of a front-end on one thread of this host.
 
     Returns
@@ -104,8 +110,8 @@ def reference_rate(models: TierModel) -> dict[str, Any]:
             # CPU times advance in ticks: time a pass of a few ticks by the clock instead.
             seconds.append(cpu if cpu > 5 * CLOCK_TICK_S else wall)
     images_per_s = BATCH / statistics.median(seconds[WARM_UP:])
-    return {
-        "front_end": models.device_spec.front_end.name,
-        "images_per_s": images_per_s,
-        "gmac_per_s": images_per_s * models.edge_stats.macs / 1e9,
-    }
+    return ReferenceRate(
+        front_end=models.device_spec.front_end.name,
+        images_per_s=images_per_s,
+        gmac_per_s=images_per_s * models.edge_stats.macs / 1e9,
+    )

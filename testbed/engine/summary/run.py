@@ -1,37 +1,44 @@
 """What a run has produced so far: stores finished arms and writes the results folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from testbed.core.files import write_json
 from testbed.core.progress import Progress
 from testbed.core.project import VERSION
 from testbed.data.federated import FederatedData
 from testbed.engine.attacking.attacks import AttackResults
+from testbed.engine.attacking.leakage import Release
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.run_context import RunContext, RunInputs
-from testbed.engine.summary.arms import arm_entry, device_rows
+from testbed.engine.summary.arms import arm_result, device_rows
 from testbed.engine.summary.comparisons import compare_arms
 from testbed.engine.summary.host_facts import HostMeter
 from testbed.engine.summary.self_checks import self_checks
 from testbed.engine.training.fleet import TrainedArm
 from testbed.report.build import build_report
-from testbed.results.columns import TABLES
-from testbed.results.schema import SCHEMA_VERSION
+from testbed.results.columns import TABLES, TableName
+from testbed.results.schema import (
+    SCHEMA_VERSION,
+    DataFacts,
+    FleetClass,
+    FleetFacts,
+    ImageCounts,
+    Leakage,
+    ScenarioFacts,
+    SelfCheck,
+    Summary,
+)
 from testbed.results.writing import (
+    FinishedArm,
     Row,
     read_arm,
     write_arm,
     write_samples,
     write_table,
 )
-
-FinishedArm = tuple[Row, dict[str, list[Row]], dict[str, NDArray[np.uint8]]]
-"""The entry of an arm in results.json, its rows of each table, and its sample images."""
 
 
 class RunRecord:
@@ -44,7 +51,7 @@ class RunRecord:
     """
 
     def __init__(
-        self, inputs: RunInputs, folder: Path, progress: Progress, sanity: Sequence[Row]
+        self, inputs: RunInputs, folder: Path, progress: Progress, sanity: Sequence[SelfCheck]
     ) -> None:
         self.host = HostMeter()
         self.finished: dict[str, FinishedArm] = {}
@@ -65,7 +72,7 @@ class RunRecord:
         run_context: RunContext,
         arm: TrainedArm,
         served: ServedArm,
-        measured: tuple[dict[int, Row], dict[int, Row]],
+        measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
         attacked: AttackResults,
     ) -> None:
         """Summarise an arm and store it.
@@ -75,41 +82,38 @@ class RunRecord:
         measured : leakage of each tier's features, and what each tier puts on the wire.
         """
         devices = device_rows(run_context, arm, served)
-        tables = {
+        tables: dict[TableName, list[Row]] = {
             "rounds": arm.rounds,
             "devices": devices,
             "requests": served.rows,
             "attacks": attacked.rows,
         }
-        entry = arm_entry(run_context, arm, served, devices, measured, attacked.entries)
-        entry["error_bounds"] = attacked.error_bounds
-        entry["checks"] = self_checks(arm, served, attacked, self._inputs)
+        result = arm_result(run_context, arm, served, devices, measured, attacked)
+        checks = self_checks(arm, served, attacked, self._inputs)
         folder = self._arm_folder(arm.models.arm)
-        write_arm(folder, entry, tables, attacked.samples)
+        write_arm(folder, FinishedArm(result, checks, tables, attacked.samples))
         # Read it back, so that a resumed run writes exactly what this one writes.
         stored = read_arm(folder)
         assert stored is not None
         self.finished[arm.models.arm] = stored
-        self.host.attacks += attacked.seconds
+        self.host.attacks += attacked.costs
         self.host.measure_usage(run_context.backend)
 
-    def write(self, status: str) -> Path:
+    def write(self, status: Literal["complete", "interrupted"]) -> Path:
         """Write the results of all finished arms and the report, and return the report's path."""
         scenario = self._inputs.scenario
         with self._progress.phase("write results and report"):
             names = [arm.name for arm in scenario.arms if arm.name in self.finished]
             finished = [self.finished[name] for name in names]
             tables = {
-                table: [row for _, arm_tables, _ in finished for row in arm_tables[table]]
-                for table in TABLES
+                table: [row for arm in finished for row in arm.tables[table]] for table in TABLES
             }
             for table, rows in tables.items():
                 write_table(self._folder / f"{table}.parquet", table, rows)
-            samples = {name: image for *_, images in finished for name, image in images.items()}
+            samples = {name: image for arm in finished for name, image in arm.samples.items()}
             write_samples(self._folder / "reconstructions" / "samples.npz", samples)
-            entries = [entry for entry, _, _ in finished]
-            summary = self._summary(status, entries, tables["attacks"])
-            write_json(self._folder / "results.json", summary)
+            summary = self._summary(status, finished, tables["attacks"])
+            write_json(self._folder / "results.json", summary.tree())
             self._write_host()
             report = build_report(self._folder)
         self._write_host()  # again, with the time that the report took
@@ -121,47 +125,41 @@ class RunRecord:
     def _write_host(self) -> None:
         self.host.write(self._folder / "host.json", self._inputs.scenario, self._progress)
 
-    def _summary(self, status: str, stored: Sequence[Row], attacks: Sequence[Row]) -> Row:
+    def _summary(
+        self,
+        status: Literal["complete", "interrupted"],
+        finished: Sequence[FinishedArm],
+        attacks: Sequence[Row],
+    ) -> Summary:
         scenario, fleet = self._inputs.scenario, self._inputs.fleet
-        entries = [dict(entry) for entry in stored]
-        checks = [*self._sanity, *(check for entry in entries for check in entry.pop("checks"))]
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "status": status,
-            "testbed_version": VERSION,
-            "scenario": {
-                "name": scenario.name,
-                "seed": scenario.seed,
-                "description": scenario.description,
-            },
-            "data": _data_facts(self._inputs.data),
-            "fleet": {
-                "size": len(fleet),
-                "device_classes": [
-                    {
-                        "device_class": group.device_class,
-                        "devices": group.devices,
-                        "models": group.models,
-                        "links": group.links,
-                    }
-                    for group in fleet.composition()
-                ],
-            },
-            "arms": entries,
-            "comparisons": compare_arms(scenario, entries, attacks),
-            "self_checks": checks,
-        }
+        arms = [arm.result for arm in finished]
+        return Summary(
+            schema_version=SCHEMA_VERSION,
+            status=status,
+            testbed_version=VERSION,
+            scenario=ScenarioFacts(
+                name=scenario.name, seed=scenario.seed, description=scenario.description
+            ),
+            data=_data_facts(self._inputs.data),
+            fleet=FleetFacts(
+                size=len(fleet),
+                device_classes=[FleetClass(**asdict(group)) for group in fleet.composition()],
+            ),
+            arms=arms,
+            comparisons=compare_arms(scenario, arms, attacks),
+            self_checks=[*self._sanity, *(check for arm in finished for check in arm.checks)],
+        )
 
 
-def _data_facts(data: FederatedData) -> dict[str, Any]:
+def _data_facts(data: FederatedData) -> DataFacts:
     pool = data.pool
-    return {
-        "name": pool.name,
-        "image_shape": list(pool.images.shape[1:]),
-        "num_classes": len(pool.label_names),
-        "label_names": list(pool.label_names),
-        "has_persons": pool.persons is not None,
-        "source": pool.source,
-        "images": data.parts.sizes(),
-        "majority_class_accuracy": data.majority_class_accuracy,
-    }
+    return DataFacts(
+        name=pool.name,
+        image_shape=list(pool.images.shape[1:]),
+        num_classes=len(pool.label_names),
+        label_names=list(pool.label_names),
+        has_persons=pool.persons is not None,
+        source=pool.source,
+        images=ImageCounts(**data.parts.sizes()),
+        majority_class_accuracy=data.majority_class_accuracy,
+    )

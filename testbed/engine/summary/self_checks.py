@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -10,61 +9,59 @@ from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.run_context import RunInputs
 from testbed.engine.training.fleet import TrainedArm
-
-Check = dict[str, Any]
-Row = dict[str, Any]
+from testbed.results.schema import AttackResult, BoundCheck, SelfCheck
 
 
-def _check(arm: str, name: str, passed: bool, detail: str) -> Check:
-    return {"name": f"{arm}: {name}", "passed": bool(passed), "detail": detail}
+def _check(arm: str, name: str, passed: bool, detail: str) -> SelfCheck:
+    return SelfCheck(name=f"{arm}: {name}", passed=bool(passed), detail=detail)
 
 
 def _bound_check_result(attacked: AttackResults) -> tuple[bool, str]:
     """Compare each attack's error on smoothed victims with the error bound that holds for them.
 
     The error is a mean over few images: only an error below the bound by more than three standard
-    errors counts as beating it. So is the bound, already, three standard errors below its estimate.
+    errors counts as beating it. The bound is itself three standard errors below its estimate.
     """
-    reasons = sorted({bound["reason"] for bound in attacked.error_bounds if bound["reason"]})
+    reasons = sorted({bound.reason for bound in attacked.error_bounds if bound.reason})
     levels = {
-        (bound["tier"], level["replays"]): level["mse"]
+        (bound.tier, level.replays): level.mse or 0.0
         for bound in attacked.error_bounds
-        for level in bound["levels"]
-        if not bound["reason"]
+        for level in bound.levels
+        if not bound.reason
     }
     margins = []
-    for entry in attacked.entries:
-        for who, found in _bound_check(entry):
-            slack = 3.0 * (found["standard_error"] or 0.0)
-            bound = levels[found["tier"], entry["replays"]]
-            ratio = (found["mse"] + slack) / bound if bound > 0.0 else math.inf
-            margins.append((ratio, found["mse"], who))
-    said = [
+    for attack in attacked.entries:
+        for words, error in _bound_checks(attack):
+            slack = 3.0 * (error.standard_error or 0.0)
+            bound = levels[error.tier, attack.replays]
+            ratio = (error.mse + slack) / bound if bound > 0.0 else math.inf
+            margins.append((ratio, error.mse, words))
+    sentences = [
         f"error bound {value:.2g} for tier '{tier}', {replays} release{'s' if replays > 1 else ''}"
         for (tier, replays), value in levels.items()
     ]
     if margins:
-        _, error, name = min(margins)
-        said.append(f"nearest to it on images smoothed by N(0, 0.1^2): {name}, MSE {error:.2g}")
-    return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*said, *reasons])
+        _, mse, words = min(margins)
+        sentences.append(f"nearest to it on images smoothed by N(0, 0.1^2): {words}, MSE {mse:.2g}")
+    return all(ratio >= 1.0 for ratio, _, _ in margins), "; ".join([*sentences, *reasons])
 
 
-def _bound_check(entry: Row) -> Iterator[tuple[str, Row]]:
-    """Yield an attack's errors on smoothed victims, each with words for what it is of."""
-    who = f"{entry['attack']} of {entry['adversary']}"
-    for found in entry["smoothed"]:
-        yield who, found
-    for cell in entry["transfer"]:
-        for found in cell["smoothed"]:
-            yield f"{who}, learned on tier '{cell['trained_on']}'", found
-    for point in entry["by_amount"]["points"] if entry["by_amount"] else []:
-        for found in point["smoothed"]:
-            yield f"{who}, with {point['share']:g} of the amount", found
+def _bound_checks(attack: AttackResult) -> Iterator[tuple[str, BoundCheck]]:
+    """Yield an attack's errors on smoothed victims, each with words for the attack."""
+    words = f"{attack.attack} of {attack.adversary}"
+    for error in attack.smoothed:
+        yield words, error
+    for cell in attack.transfer:
+        for error in cell.smoothed:
+            yield f"{words}, learned on tier '{cell.trained_on}'", error
+    for point in attack.by_amount.points if attack.by_amount else []:
+        for error in point.smoothed:
+            yield f"{words}, with {point.share:g} of the amount", error
 
 
 def self_checks(
     arm: TrainedArm, served: ServedArm, attacked: AttackResults, inputs: RunInputs
-) -> list[Check]:
+) -> list[SelfCheck]:
     """Return the checks of one arm."""
     name = arm.models.arm
     ledger = arm.grid.ledger

@@ -22,12 +22,13 @@ from testbed.engine.training import checkpoint
 from testbed.engine.training.fleet import TOTALS, TrainedArm
 from testbed.engine.training.model_cache import TrainedModel, load_model, models_folder, save_model
 from testbed.engine.training.model_key import Facts, describe_model, key_of
+from testbed.results.host_facts import ProviderModel
 
 Row = dict[str, Any]
 
 
-def train_at_provider(run_context: RunContext, arm: TrainedArm) -> Row:
-    """Give the arm the provider's model; return what host.json says about where it came from."""
+def train_at_provider(run_context: RunContext, arm: TrainedArm) -> ProviderModel:
+    """Give the arm the provider's model; return where it came from."""
     scenario = run_context.inputs.scenario
     images = provider_images(run_context.inputs)
     training = _training(run_context.inputs, arm, images)
@@ -48,7 +49,7 @@ def train_at_provider(run_context: RunContext, arm: TrainedArm) -> Row:
         if reuse:
             save_model(folder, facts, model)
     _install(arm, model, len(images.labels))
-    return {"arm": arm.models.arm, "model": key_of(facts), "reused": reused}
+    return ProviderModel(arm=arm.models.arm, model=key_of(facts), reused=reused)
 
 
 def provider_images(inputs: RunInputs) -> ProviderImages:

@@ -1,5 +1,6 @@
 """Figures of what a request costs: latency, its parts, bytes and energy (all simulated)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,16 +151,11 @@ def byte_budget(results: Results) -> "Figure | None":
     """Draw uplink and downlink bytes per request and of the whole training, per arm."""
     arms = results.arms
     per_request = [
-        (a.serving.uplink_bytes_per_request, a.serving.downlink_bytes_per_request)
-        if a.serving
-        else (None, None)
-        for a in arms
+        (arm.serving.uplink_bytes_per_request, arm.serving.downlink_bytes_per_request)
+        for arm in arms
     ]
-    whole_training = [
-        (a.training.uplink_bytes, a.training.downlink_bytes) if a.training else (None, None)
-        for a in arms
-    ]
-    panels = [
+    whole_training = [(arm.training.uplink_bytes, arm.training.downlink_bytes) for arm in arms]
+    panels: list[tuple[str, Sequence[tuple[float | None, float | None]]]] = [
         (title, pairs)
         for title, pairs in (
             ("One request", per_request),
@@ -177,7 +173,9 @@ def byte_budget(results: Results) -> "Figure | None":
     return made
 
 
-def _byte_bars(panel: "Axes", title: str, pairs: list[tuple[float | None, float | None]]) -> None:
+def _byte_bars(
+    panel: "Axes", title: str, pairs: Sequence[tuple[float | None, float | None]]
+) -> None:
     known = [value for pair in pairs for value in pair if value]
     factor, unit = next(
         ((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if max(known) >= f), (1.0, "B")

@@ -3,7 +3,6 @@
 ``PYTHONPATH=.:tests python tests/testbed/compare/runs_fixture.py FOLDER`` writes three seeds.
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from small import write_rows
+from small import write_results, write_rows
 
 from testbed.results.figures import SCORE_COLUMNS
 
@@ -115,16 +114,12 @@ def write_run(folder: Path, seed: int = 0, arms: list[Arm] | None = None) -> Pat
         "arms": [_arm(arm) for arm in arms],
         "self_checks": [],
     }
-    write_json(folder, summary)
+    write_results(folder, summary)
     write_rows(folder, "rounds", _rounds(arms))
     write_rows(folder, "requests", [row for arm in arms for row in _requests(arm, seed)])
     write_rows(folder, "attacks", [row for arm in arms for row in _attacks(arm, seed)])
     write_rows(folder, "devices", [row for arm in arms for row in _devices(arm)])
     return folder
-
-
-def write_json(folder: Path, tree: dict[str, Any]) -> None:
-    (folder / "results.json").write_text(json.dumps(tree), encoding="utf-8")
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
@@ -157,6 +152,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
                 "adversary": adversary,
                 "attack": attack,
                 "is_anchor": attack == "mean_image",
+                "rebuilds_images": True,
                 "threat_model": "auxiliary images and queries",
                 "victims": 200,
                 "scores": {"mse": {"value": level, "low": None, "high": None, "n": 200}},

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from runs_fixture import MEAN_IMAGE, UNDEFENDED, Arm, write_run
+from small import write_results
 
 from testbed.compare.__main__ import main
 from testbed.compare.attack_rows import anchor_rows, attack_rows, inference_rows
@@ -36,7 +37,7 @@ def write_labelled(folder, seed):
             if attack["adversary"] == "weak" and not attack["is_anchor"]:
                 attack["rebuilds_images"] = False
                 attack["inferred"] = {"class": share(SHARES[seed]), "majority_class": 0.1}
-    (run / "results.json").write_text(json.dumps(tree))
+    write_results(run, tree)
     return run
 
 
@@ -97,7 +98,7 @@ def test_decoders_stopped_at_their_limit_in_any_seed_are_marked(tmp_path):
             if not attack["is_anchor"]:
                 strong = attack["adversary"] == "strong"
                 attack["reached_plateau"] = reached or not strong
-        (run / "results.json").write_text(json.dumps(tree))
+        write_results(run, tree)
     text = attacks_markdown(compare(runs, resamples=100), "x")
     (weak,), (strong,) = (cells_of(text, name) for name in ("weak", "strong"))
     assert strong[5].startswith("**0.00400\u2020** (")

@@ -10,6 +10,7 @@ import yaml
 from html_reader import Page
 from PIL import Image
 from runs_fixture import UNDEFENDED, Arm, standard_arms, write_run
+from small import write_results
 
 from testbed.compare.__main__ import main
 from testbed.compare.analysis.arms import family_of
@@ -54,10 +55,9 @@ def edit_scenario(run, change):
 
 
 def edit_results(run, change):
-    path = run / "results.json"
-    tree = json.loads(path.read_text())
+    tree = json.loads((run / "results.json").read_text())
     change(tree)
-    path.write_text(json.dumps(tree))
+    write_results(run, tree)
 
 
 def test_seeds_of_one_arm_are_one_entry(compared):

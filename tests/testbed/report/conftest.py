@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from report_fixture import write
+from small import write_results
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +25,8 @@ def edit(folder: Path) -> Callable[[Callable[[dict[str, Any]], None]], None]:
     import json
 
     def change(how: Callable[[dict[str, Any]], None]) -> None:
-        path = folder / "results.json"
-        tree = json.loads(path.read_text())
+        tree = json.loads((folder / "results.json").read_text())
         how(tree)
-        path.write_text(json.dumps(tree))
+        write_results(folder, tree)
 
     return change

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
-from small import write_rows
+from small import filled, write_results, write_rows
+
+from testbed.results.host_facts import HostFacts
 
 from testbed.results.figures import SCORES
 
@@ -82,8 +84,8 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
             {"name": "bytes add up", "passed": True, "detail": "ledger equals the wire"},
         ],
     }
-    write_json(folder / "results.json", summary)
-    write_json(folder / "host.json", _host())
+    write_results(folder, summary)
+    write_json(folder / "host.json", filled(HostFacts, _host()))
     write_rows(folder, "rounds", _rounds(rng))
     write_rows(folder, "requests", requests)
     _write_samples(folder, rng)
@@ -305,9 +307,7 @@ def _attacks(
                 ],
                 "threat_model": "Knows the deployed front-end, holds auxiliary images of the "
                 "same distribution, reads features; neither labels nor victims' images.",
-                "position": {"tap": ADVERSARIES[adversary], "share_of_links": 0.35}
-                if adversary == "eavesdropper"
-                else {"tap": "cloud", "share_of_links": 1.0},
+                "position": "35% of the links" if adversary == "eavesdropper" else "cloud",
                 "victims": victims,
                 "scores": {score.key: interval(0.25, 0.1, victims) for score in SCORES}
                 | {

@@ -30,15 +30,14 @@ def test_columns_keep_null_as_nan(folder: Path) -> None:
 def test_interrupted_before_the_second_arm(folder: Path, edit: Edit) -> None:
     def interrupt(tree: dict[str, Any]) -> None:
         tree["status"] = "interrupted"
-        tree["arms"][1] = {"name": "siftfunnel", "front_end": "cnn", "defence": "siftfunnel"}
+        del tree["arms"][1]
         tree["self_checks"] = []
 
     edit(interrupt)
     page = Page(build_report(folder).read_text(encoding="utf-8"))
     assert "interrupted" in page.ids
     assert "This run was interrupted" in page.text
-    assert page.row("table-headline", "test accuracy")[1] == ("–", None)  # noqa: RUF001
-    assert "was not evaluated before the run ended" in page.text
+    assert len(page.row("table-headline", "test accuracy")) == 1
 
 
 def test_interrupted_with_nothing_finished(folder: Path, edit: Edit) -> None:
@@ -87,7 +86,7 @@ def test_null_scores_and_latencies(folder: Path, edit: Edit) -> None:
         arm["accuracy"]["test"] = nothing
         arm["serving"]["latency_ms"] = {"median": None, "p95": None, "p99": None}
         for entry in arm["by_device_class"]:
-            entry["latency_ms"] = None
+            entry["latency_ms"] = {"median": None, "p95": None, "p99": None}
             entry["accuracy"] = None
         for attack in arm["attacks"]:
             attack["scores"] = dict.fromkeys(("mse", "psnr_db", "ssim"), nothing)
@@ -142,7 +141,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("results.json", lambda p: p.write_text('{"schema_version": NaN}'), "NaN"),
     ("results.json", lambda p: p.write_text("[" * 100_000), "not valid JSON"),
     ("results.json", lambda p: p.write_bytes(b"\xff\xfe"), "not valid JSON"),
-    ("host.json", lambda p: p.write_text('{"phases": 3}'), "phases"),
+    ("host.json", lambda p: p.write_text(p.read_text().replace("[", '3, "x": [', 1)), "phases"),
     ("rounds.parquet", Path.unlink, "missing"),
     ("rounds.parquet", _truncate, "not a readable parquet"),
     ("requests.parquet", lambda p: p.write_text("x"), "not a readable parquet"),

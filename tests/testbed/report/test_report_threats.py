@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from small import filled, write_results
 
 from testbed.report.cards import cards
 from testbed.report.html import render
@@ -20,7 +21,7 @@ from testbed.report.tables.threats import (
     threat_table,
 )
 from testbed.results.reading import read_results
-from testbed.results.schema import BoundLevel, ErrorBound
+from testbed.results.schema import ErrorBound
 
 NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
 ESTIMATED = {
@@ -37,12 +38,12 @@ ESTIMATED = {
 @pytest.fixture
 def results(folder):
     """Return the fixture's results with threat models, an error bound and an inference added."""
-    path = folder / "results.json"
-    tree = json.loads(path.read_text())
+    tree = json.loads((folder / "results.json").read_text())
     for arm in tree["arms"]:
         for attack in arm["attacks"]:
             free = attack["attack"] == "substitute"
             attack["threat_model"] = "no queries" if free else "queries without end"
+            attack["grants"] = {"queries": not free, "auxiliary_images": 100}
     first, second = tree["arms"]
     first["error_bounds"] = [
         {"tier": "own", "reason": "the error bound is 0: deterministic", "levels": [NOTHING]}
@@ -84,7 +85,7 @@ def results(folder):
             "difference": {"mse": apart, "ssim": unclear, "reidentified": unclear},
         }
     ]
-    path.write_text(json.dumps(tree))
+    write_results(folder, tree)
     arm = first["name"]
     samples = folder / "reconstructions" / "samples.npz"
     with np.load(samples) as archive:
@@ -96,7 +97,13 @@ def results(folder):
 
 def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
     table = threat_table(results)
-    links, cloud = "35\u202f% of the links", "at the cloud, which receives every device's features"
+    links, cloud = (
+        f"{position}; 100 images of its own"
+        for position in (
+            "35% of the links",
+            "at the cloud, which receives every device's features",
+        )
+    )
     rows = {(row.label, row.note): row for row in table.rows}
     asking = rows.keys() - {("no queries", links), ("no queries", cloud)}
     assert asking == {
@@ -124,16 +131,16 @@ def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
 
 def test_a_floor_that_was_not_computed_is_no_zero(results):
     first = results.arms[0]
-    unknown = ErrorBound(
-        tier="own", reason="no error bound computed: too large", levels=[BoundLevel()]
-    )
-    changed = first.model_copy(update={"error_bounds": [unknown]})
-    cell = _bound_cell(changed)
+
+    def bounded(**level):
+        reason = "" if level else "no error bound computed: too large"
+        bound = filled(ErrorBound, {"reason": reason, "levels": [level]})
+        return first.model_copy(update={"error_bounds": [ErrorBound.model_validate(bound)]})
+
+    cell = _bound_cell(bounded())
     assert cell.value is None
     assert "no error bound computed" in cell.note
-    ignores = BoundLevel(mse=0.001, noise_free=0.001, replays=1)
-    changed = first.model_copy(update={"error_bounds": [ErrorBound(levels=[ignores])]})
-    assert "no feature responds to" in _bound_cell(changed).note
+    assert "no feature responds to" in _bound_cell(bounded(mse=0.001, noise_free=0.001)).note
 
 
 def test_differences_say_when_nothing_is_shown(results):

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import filled
 
 from testbed.core.errors import UserError
+from testbed.results.schema import ArmResult, SelfCheck
 from testbed.results.writing import (
     ENTRY,
     FINISHED,
     RESOLVED,
     SAMPLES,
+    FinishedArm,
     check_folder,
     open_folder,
     read_arm,
@@ -81,15 +84,18 @@ def test_a_run_that_was_killed_in_its_first_file_starts_anew(tiny, tmp_path):
 
 @pytest.fixture
 def arm(tmp_path):
+    result = ArmResult.model_validate(filled(ArmResult, {"name": "a"}))
+    checks = [SelfCheck(name="a: adds up", passed=True, detail="1 of 1")]
     samples = {"original/a/b": np.arange(12, dtype=np.uint8)}
-    write_arm(tmp_path, {"arm": "a"}, {"rounds": [{"loss": 0.25}]}, samples)
+    write_arm(tmp_path, FinishedArm(result, checks, {"rounds": [{"loss": 0.25}]}, samples))
     return tmp_path
 
 
 def test_a_finished_arm_comes_back(arm):
-    entry, tables, samples = read_arm(arm)
-    assert (entry, tables) == ({"arm": "a"}, {"rounds": [{"loss": 0.25}]})
-    assert samples["original/a/b"].tolist() == list(range(12))
+    stored = read_arm(arm)
+    assert (stored.result.name, stored.tables) == ("a", {"rounds": [{"loss": 0.25}]})
+    assert [check.passed for check in stored.checks] == [True]
+    assert stored.samples["original/a/b"].tolist() == list(range(12))
     said = []
     assert read_arm(arm / "unfinished", said.append) is None
     assert said == []

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small import make_deployed
+from small import filled, make_deployed
 from whole_runs import results_of, run
 
 from testbed.core.registries import DEFENCES
@@ -14,12 +14,13 @@ from testbed.engine.attacking.error_bounds import (
     TraceEstimate,
     _trace,
     arm_error_bound,
-    bound_entry,
+    bound_result,
 )
 from testbed.engine.attacking.replays import averaged_intercepts
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.summary.self_checks import _bound_check_result
 from testbed.privacy.error_bounds import ExpectedGram
+from testbed.results.schema import AttackResult, ErrorBound
 from testbed.scenario.loading import validate_scenario
 
 
@@ -37,9 +38,9 @@ def test_without_noise_the_floor_is_computed_to_be_zero_and_says_why(inputs):
     bound = arm_error_bound(inputs, _deployed(), 1)
     assert "deterministic" in bound.reason
     assert "the error bound is 0, as computed" in bound.reason
-    (level,) = bound_entry(bound, [1])["levels"]
-    assert (level["mse"], level["noise_free"], level["replays"]) == (0.0, 0.0, 1)
-    assert level["dfil"] is level["spectrum"] is level["cem_relative"] is None
+    (level,) = bound_result("own", bound, [1]).levels
+    assert (level.mse, level.noise_free, level.replays) == (0.0, 0.0, 1)
+    assert level.dfil is level.spectrum is level.cem_relative is None
     assert bound.smoothed_victims(1) is None
     dropout = arm_error_bound(inputs, _deployed("feature_dropout", {"probability": 0.5}), 1)
     assert "not additive" in dropout.reason
@@ -50,7 +51,7 @@ def test_a_front_end_that_ignores_its_images_has_a_floor_without_noise(inputs):
     zeros = {name: np.zeros_like(value) for name, value in deployed.parameters.items()}
     bound = arm_error_bound(inputs, dataclasses.replace(deployed, parameters=zeros), 1)
     assert bound.reason == ""
-    assert bound.at(1)["mse"] == pytest.approx(0.01)
+    assert bound.at(1).mse == pytest.approx(0.01)
     smoothed = bound.smoothed_victims(1)
     assert len(smoothed.features) == len(smoothed.images) == len(bound.points)
 
@@ -63,9 +64,9 @@ def test_where_no_floor_was_computed_none_is_stated(inputs, changes, macs, said)
     bound = arm_error_bound(inputs, make_deployed(**changes), macs)
     assert bound.reason.startswith("no error bound computed")
     assert said in bound.reason
-    entry = bound_entry(bound, [1])
-    assert entry["points"] == 0
-    assert entry["levels"][0]["mse"] is None
+    entry = bound_result("own", bound, [1])
+    assert entry.points == 0
+    assert entry.levels[0].mse is None
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "laplace_noise"])
@@ -80,15 +81,15 @@ def test_noise_has_the_floors_of_its_fisher_information(inputs, name):
     assert bound.trace.value / 1024 == pytest.approx(float(seen), rel=0.6)
     one, eight = bound.at(1), bound.at(8)
     per_element = bound.trace.value / 1024 / 0.25
-    assert one["dfil"] == pytest.approx(1.0 / (per_element + 100.0))
-    assert one["spectrum"] >= one["dfil"]
-    assert 0.0 < eight["mse"] < one["mse"] < 0.01
+    assert one.dfil == pytest.approx(1.0 / (per_element + 100.0))
+    assert one.spectrum >= one.dfil
+    assert 0.0 < eight.mse < one.mse < 0.01
     lower = [one[name] - 3.0 * one[f"{name}_error"] for name in ("dfil", "spectrum")]
-    assert one["mse"] == pytest.approx(max(lower))
+    assert one.mse == pytest.approx(max(lower))
     # To first order, the error of 1 / (t + 100) is that of t times its square.
     error = bound.trace.standard_error / 1024 / 0.25
-    assert one["dfil_error"] == pytest.approx(error / (per_element + 100.0) ** 2)
-    assert 0.0 < eight["cem_relative"] < one["cem_relative"] < 1.0
+    assert one.dfil_error == pytest.approx(error / (per_element + 100.0) ** 2)
+    assert 0.0 < eight.cem_relative < one.cem_relative < 1.0
 
 
 def test_a_floor_that_is_all_error_is_zero(inputs):
@@ -97,8 +98,8 @@ def test_a_floor_that_is_all_error_is_zero(inputs):
     )
     unknown = dataclasses.replace(bound, trace=TraceEstimate(bound.trace.value, 1e9))
     level = unknown.at(1)
-    assert level["spectrum"] is None
-    assert level["mse"] == 0.0 < level["dfil"]
+    assert level.spectrum is None
+    assert level.mse == 0.0 < level.dfil
 
 
 def test_the_estimated_trace_is_that_of_the_matrix():
@@ -130,23 +131,26 @@ def test_the_error_of_the_trace_is_over_images_too():
     assert one.standard_error == pytest.approx(0.0)
 
 
-def _found(mse, error=0.0002):
+def _error(mse, error=0.0002):
     return {"tier": "own", "mse": mse, "standard_error": error, "images": 24}
 
 
-def _results(mse, error, reason="", bound=0.005):
-    entry = {
+def _results(mse, error, reason="", bound=0.005, **changes):
+    attack = {
         "attack": "ridge",
         "adversary": "spy",
         "replays": 1,
-        "smoothed": [_found(mse, error)],
-        "transfer": [],
-        "by_amount": None,
+        "smoothed": [] if reason else [_error(mse, error)],
     }
-    bound_entry = {"tier": "own", "reason": reason, "levels": [{"mse": bound, "replays": 1}]}
-    if reason:
-        entry["smoothed"] = []
-    return AttackResults([entry], [], {}, [], [bound_entry], [])
+    levels = [{"mse": bound, "replays": 1}]
+    return AttackResults(
+        entries=[AttackResult.model_validate(filled(AttackResult, attack | changes))],
+        error_bounds=[
+            ErrorBound.model_validate(
+                filled(ErrorBound, {"tier": "own", "reason": reason, "levels": levels})
+            )
+        ],
+    )
 
 
 def test_beating_the_floor_fails_the_check():
@@ -165,19 +169,17 @@ def test_beating_the_floor_fails_the_check():
 
 
 def test_transfers_and_curves_that_beat_the_floor_fail_the_check():
-    transferred = _results(0.02, 0.001)
-    transferred.entries[0]["transfer"] = [
+    cells = [
         {"trained_on": "other", "smoothed": []},
-        {"trained_on": "other", "smoothed": [_found(0.003)]},
+        {"trained_on": "other", "smoothed": [_error(0.003)]},
     ]
-    passed, said = _bound_check_result(transferred)
+    passed, detail = _bound_check_result(_results(0.02, 0.001, transfer=cells))
     assert not passed
-    assert "ridge of spy, learned on tier 'other'" in said
-    partial = _results(0.02, 0.001)
-    partial.entries[0]["by_amount"] = {"points": [{"share": 0.5, "smoothed": [_found(0.003)]}]}
-    passed, said = _bound_check_result(partial)
+    assert "ridge of spy, learned on tier 'other'" in detail
+    curve = {"points": [{"share": 0.5, "smoothed": [_error(0.003)]}]}
+    passed, detail = _bound_check_result(_results(0.02, 0.001, by_amount=curve))
     assert not passed
-    assert "ridge of spy, with 0.5 of the amount" in said
+    assert "ridge of spy, with 0.5 of the amount" in detail
 
 
 def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):

@@ -19,7 +19,7 @@ def data():
 
 def test_both_hold_and_are_reproducible(data):
     checks = sanity_checks(data, 0)
-    assert [check["passed"] for check in checks] == [True, True]
+    assert [check.passed for check in checks] == [True, True]
     assert checks == sanity_checks(data, 0)
 
 
@@ -35,14 +35,14 @@ def _changed(monkeypatch, change):
 
 def test_an_attack_that_inverts_badly_fails(data, monkeypatch):
     _changed(monkeypatch, lambda images: np.clip(images + 0.1, 0.0, 1.0).astype(np.float32))
-    assert [check["passed"] for check in sanity_checks(data, 0)] == [False, False]
+    assert [check.passed for check in sanity_checks(data, 0)] == [False, False]
 
 
 def test_an_attack_that_knows_more_than_the_mean_fails(data, monkeypatch):
     _changed(monkeypatch, lambda images: (0.999 * images).astype(np.float32))
     identity, constant = sanity_checks(data, 0)
-    assert identity["passed"]
-    assert not constant["passed"]
+    assert identity.passed
+    assert not constant.passed
 
 
 def test_each_attack_of_the_identity_check_can_fail_it(data, monkeypatch):
@@ -58,14 +58,14 @@ def test_each_attack_of_the_identity_check_can_fail_it(data, monkeypatch):
     monkeypatch.setattr(sanity, "mount", blind)
     for probe in sanity.IDENTITY_PROBES:
         broken = probe.attack
-        assert not sanity_checks(data, 0)[0]["passed"], broken
+        assert not sanity_checks(data, 0)[0].passed, broken
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_little_data_is_enough_for_both(size):
     section = DataSection(name="digits", max_images=50, image_size_px=size)
     checks = sanity_checks(load_federated_data(section, 2, 0), 0)
-    assert [check["passed"] for check in checks] == [True, True], checks
+    assert [check.passed for check in checks] == [True, True], checks
 
 
 def test_patches_are_cut_from_the_images():

@@ -29,7 +29,7 @@ def measure(tiny, monkeypatch):
         tiny["evaluation"]["mutual_information"] = asked
         scenario = validate_scenario(tiny, "test")
         inputs = read_run_inputs(scenario)
-        return leakage.leakage_by_tier(scenario, inputs.data, ARM)[0], inputs.data.parts
+        return leakage.leakage_by_tier(scenario, inputs.data, ARM)[0].tree(), inputs.data.parts
 
     return run
 

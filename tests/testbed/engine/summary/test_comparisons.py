@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from small import filled
 
-from testbed.engine.summary.comparisons import best_of, compare_arms
+from testbed.engine.summary.comparisons import compare_arms
+from testbed.results.schema import ArmResult
 from testbed.scenario.loading import validate_scenario
 
 
@@ -34,26 +36,29 @@ def _rows(arm, attack, requests, mse):
     ]
 
 
+def _arm(name, *attacks):
+    tree = filled(ArmResult, {"name": name, "attacks": list(attacks)})
+    return ArmResult.model_validate(tree)
+
+
 @pytest.fixture
 def arms():
     return [
-        {"name": "plain", "attacks": [_attack("ridge", 0.02), _attack("decoder", 0.01)]},
-        {
-            "name": "defended",
-            "attacks": [
-                _attack("mean_image", 0.001, is_anchor=True),
-                _attack("labels", 0.001, rebuilds_images=False),
-                _attack("ridge", 0.03),
-                _attack("decoder", 0.05),
-            ],
-        },
+        _arm("plain", _attack("ridge", 0.02), _attack("decoder", 0.01)),
+        _arm(
+            "defended",
+            _attack("mean_image", 0.001, is_anchor=True),
+            _attack("labels", 0.001, rebuilds_images=False),
+            _attack("ridge", 0.03),
+            _attack("decoder", 0.05),
+        ),
     ]
 
 
 def test_the_best_attack_rebuilds_images_and_is_no_anchor(arms):
-    assert best_of(arms[0], "spy") == "decoder"
-    assert best_of(arms[1], "spy") == "ridge"
-    assert best_of(arms[1], "nobody") is None
+    assert arms[0].best_attack("spy").attack == "decoder"
+    assert arms[1].best_attack("spy").attack == "ridge"
+    assert arms[1].best_attack("nobody") is None
 
 
 def test_differences_are_paired_over_shared_requests(tiny, arms):
@@ -61,14 +66,13 @@ def test_differences_are_paired_over_shared_requests(tiny, arms):
     rows = _rows("plain", "decoder", range(20), 0.01) + _rows(
         "defended", "ridge", range(5, 30), 0.03
     )
-    (found,) = compare_arms(scenario, arms, rows)
-    assert (found["arm"], found["reference"]) == ("defended", "plain")
-    assert (found["attack"], found["reference_attack"]) == ("ridge", "decoder")
-    assert (found["victims"], found["devices"]) == (15, 5)
-    difference = found["difference"]["mse"]
+    (comparison,) = compare_arms(scenario, arms, rows)
+    assert (comparison.arm, comparison.reference) == ("defended", "plain")
+    assert (comparison.attack, comparison.reference_attack) == ("ridge", "decoder")
+    assert (comparison.victims, comparison.devices) == (15, 5)
+    mse = comparison.difference.mse
     # Paired: the part that depends on the request cancels, and the interval has no width.
-    np.testing.assert_allclose(
-        [difference["value"], difference["low"], difference["high"]], 0.02, atol=1e-12
-    )
-    assert found["difference"]["reidentified"]["value"] == 0.0
+    np.testing.assert_allclose([mse.value, mse.low, mse.high], 0.02, atol=1e-12)
+    assert comparison.difference.reidentified.value == 0.0
     assert compare_arms(scenario, arms[:1], rows) == []
+    assert compare_arms(scenario, [], rows) == []
