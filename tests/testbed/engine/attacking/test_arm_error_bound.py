@@ -84,7 +84,7 @@ def test_noise_has_the_floors_of_its_fisher_information(inputs, name):
     assert one.dfil == pytest.approx(1.0 / (per_element + 100.0))
     assert one.spectrum >= one.dfil
     assert 0.0 < eight.mse < one.mse < 0.01
-    lower = [one[name] - 3.0 * one[f"{name}_error"] for name in ("dfil", "spectrum")]
+    lower = (one.dfil - 3.0 * one.dfil_error, one.spectrum - 3.0 * one.spectrum_error)
     assert one.mse == pytest.approx(max(lower))
     # To first order, the error of 1 / (t + 100) is that of t times its square.
     error = bound.trace.standard_error / 1024 / 0.25
