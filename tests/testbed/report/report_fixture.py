@@ -12,9 +12,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from small import filled, write_results, write_rows
 
-from testbed.results.host_facts import HostFacts
-
 from testbed.results.figures import SCORES
+from testbed.results.host_facts import HostFacts
 
 ARMS = ("undefended", "siftfunnel")
 ADVERSARIES = {"eavesdropper": "links", "curious-cloud": "cloud"}
