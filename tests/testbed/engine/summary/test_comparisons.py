@@ -5,7 +5,7 @@ import pytest
 from small import filled
 
 from testbed.engine.summary.comparisons import compare_arms
-from testbed.results.schema import ArmResult
+from testbed.results.schema import ArmResult, Differences
 from testbed.scenario.loading import validate_scenario
 
 
@@ -28,8 +28,8 @@ def _rows(arm, attack, requests, mse):
             "attack": attack,
             "request": request,
             "device": request % 5,
+            **dict.fromkeys(Differences.model_fields, 0.5),
             "mse": mse + 0.001 * request,
-            "ssim": 0.5,
             "reidentified": True,
         }
         for request in requests
