@@ -3,7 +3,7 @@
     python benchmarks/attack_throughput.py --document docs/adversaries.md
 
 Both do the same arithmetic on the same images, and their results are compared before anything is
-timed. They take turns within a repeat; rates are medians over the repeats, ratios medians of the
+timed. Within a repeat they alternate. Rates are medians over the repeats; ratios are medians of the
 ratios within a repeat. One thread, CPU time of this process.
 """
 
@@ -51,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def all_cases(arguments: argparse.Namespace) -> list[Case]:
-    """Return every part of every attack that does more than a mean."""
+    """Return the cases of all attacks but the anchors."""
     bench = Bench(arguments.auxiliary, arguments.victims, arguments.size_px, arguments.width)
     return [
         *closed_form.cases(bench),
@@ -62,7 +62,7 @@ def all_cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def disagreement(case: Case) -> float:
-    """Return how far ``SHARE`` of the results are apart, in those of the largest value."""
+    """Return the ``SHARE`` quantile of the differences, relative to the largest value."""
     ours, plain = case.ours(), case.plain()
     return float(np.quantile(np.abs(ours - plain), SHARE) / max(np.abs(plain).max(), 1e-12))
 
@@ -75,11 +75,11 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def measure(cases: list[Case], repeats: int) -> list[dict[str, Any]]:
-    """Let each attack and its plain loop take turns, and return one row per case and repeat.
+    """Time each attack and its plain loop alternately; return one row per case and repeat.
 
     Raises
     ------
-    UserError : the two do not give the same result, so their times say nothing.
+    UserError : the two results differ, so that their times cannot be compared.
     """
     for case in cases:
         apart = disagreement(case)
@@ -121,7 +121,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure, print the table, and put it where it is wanted."""
+    """Measure, print the table, and write it into the document."""
     arguments = parse()
     torch.set_num_threads(1)
 

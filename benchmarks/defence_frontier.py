@@ -57,23 +57,23 @@ def parse(given: list[str] | None) -> argparse.Namespace:
 
 
 def terms(arguments: argparse.Namespace) -> dict[str, int]:
-    """Return what has to be equal for two rows to be compared."""
+    """Return the settings that must be equal for two rows to be comparable."""
     names = ("images", "epochs", "auxiliary", "victims", "tested", "decoder_epochs")
     return {name: getattr(arguments, name) for name in names}
 
 
 def same_terms(row: dict[str, Any], arguments: argparse.Namespace) -> bool:
-    """Tell whether a row was trained and attacked as the command line says."""
+    """Say whether a row was trained and attacked with the settings of the command line."""
     return all(row.get(name) == value for name, value in terms(arguments).items())
 
 
 def load(arguments: argparse.Namespace) -> FrontierImages:
-    """Load the images that the command line asks for."""
+    """Load the images selected on the command line."""
     return load_images(arguments.images, arguments.auxiliary, arguments.victims, arguments.tested)
 
 
 def run_apart(text: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one arm in a process of its own."""
+    """Run one arm in a separate process."""
     torch.set_num_threads(1)
     return run_arm(parse_arm(text), load(arguments), arguments, seed)
 
@@ -118,7 +118,7 @@ def finished(
     arguments: argparse.Namespace,
     known: Sequence[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of arms and seeds that are not known yet, as they are finished."""
+    """Run the arms and seeds without a row; yield each row when it is finished."""
     have = {(row["arm"], row["seed"]) for row in known if same_terms(row, arguments)}
     missing = [
         (arm, seed) for seed in arguments.seeds for arm in arms if (arm.text, seed) not in have

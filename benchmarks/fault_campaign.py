@@ -1,9 +1,9 @@
-"""Kills, fills, damages and misleads runs of the testbed, and checks what becomes of them.
+"""Injects faults into runs of the testbed, and checks that the runs handle them.
 
     python benchmarks/fault_campaign.py --document docs/reliability.md
 
-Every case says what should happen, and how long it may take at most; results have to equal those of
-an uninterrupted run byte for byte, and no process, no file and no folder may be left.
+Every case states the expected behaviour and a time limit. Results must equal those of an
+uninterrupted run byte for byte, and no process, file or folder may be left.
 """
 
 import argparse
@@ -53,9 +53,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--repeats", type=int, help="of every case, instead of the full campaign's")
-    parser.add_argument("--rounds", type=int, help="of training, instead of the full campaign's")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--repeats", type=int, help="repeats of every case (default: full campaign)"
+    )
+    parser.add_argument("--rounds", type=int, help="training rounds (default: full campaign)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--document", type=Path, help="Markdown file that gets the table")
     return parser.parse_args(arguments)
 
@@ -100,7 +102,7 @@ def campaign(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the campaign; return 1 where a case failed."""
+    """Run the campaign; return 1 if a case failed."""
     options = parse(arguments)
 
     def measured() -> tuple[str, bool]:

@@ -3,9 +3,9 @@
     python benchmarks/fleet_speed.py --document docs/speed.md        (or: make bench)
 
 Workload A trains a small network on every device and averages; B sends features of every device to
-a server that finishes the network; C is a split-federated SiftFunnel round. Contenders take turns,
-each time in fresh processes; the first round of every process is left out; figures are medians over
-the repeats, ratios are medians of the ratios within a repeat.
+a server that finishes the network; C is a split-federated SiftFunnel round. Contenders alternate,
+each in new processes. The first round of every process is excluded. Figures are medians over the
+repeats; ratios are medians of the ratios within a repeat.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def contenders(workload: str, devices: int, pfl_python: str | None) -> Iterator[str]:
-    """Yield who runs a workload at a number of devices."""
+    """Yield the contenders for a workload and a number of devices."""
     for name in WORKLOADS[workload]:
         if devices >= LARGE and name not in ("ours", "limit"):
             continue
@@ -74,7 +74,7 @@ def run_once(contender: str, workload: str, devices: int, rounds: int, pfl_pytho
 
     Raises
     ------
-    UserError : the contender failed; the message has its last line.
+    UserError : the contender failed; the message contains its last line.
     """
     command = [sys.executable, "-m", "speed"]
     if contender == "pfl_research":
@@ -120,7 +120,7 @@ def of(rows: Sequence[Row], workload: str, devices: int, contender: str) -> dict
 
 
 def flatness(rows: Sequence[Row]) -> str:
-    """Return what a device-round of the engine costs in larger fleets, as a Markdown table."""
+    """Return the cost of a device-round of the engine in larger fleets, as a Markdown table."""
     sizes = sorted({row["devices"] for row in rows})
     lines = []
     for workload in sorted({row["workload"] for row in rows}):
@@ -164,14 +164,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _rounds(rows: Sequence[Row], workload: str, devices: int, contender: str) -> str:
-    """Return how many rounds were timed in each process: a number, or the fewest and the most."""
+    """Return the number of rounds timed in each process: one number or a range."""
     key = (workload, devices, contender)
     counts = {r["rounds"] for r in rows if (r["workload"], r["devices"], r["contender"]) == key}
     return str(*counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def turns(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
-    """Yield who runs what, in the order in which contenders take turns."""
+    """Yield the runs in the order in which contenders alternate."""
     for repeat in range(arguments.repeats):
         for devices in arguments.devices:
             for workload in arguments.workloads:
@@ -180,7 +180,7 @@ def turns(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
 
 
 def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
-    """Let the contenders take turns; every rate is in the file as soon as it is known."""
+    """Run the contenders alternately; write every rate as soon as it is known."""
     rows = read_rows(path) if arguments.resume else []
     known = {(r["repeat"], r["devices"], r["workload"], r["contender"]) for r in rows}
     write_rows(path, rows)

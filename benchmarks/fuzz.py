@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the campaign and print its table."""
     options = parse(arguments)
     warnings.simplefilter("ignore")
-    logging.disable(logging.ERROR)  # readers log what they say
+    logging.disable(logging.ERROR)  # readers log their messages
     return measured_into(options.document, BLOCK, lambda: (campaign(options), True), shown=False)
 
 

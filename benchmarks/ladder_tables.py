@@ -60,7 +60,7 @@ def points_of(data: str, seeds: Sequence[int], overrides: Sequence[str]) -> list
 
     Raises
     ------
-    UserError : a key or value that the scenario does not allow, or a sweep.
+    UserError : a key or value is not valid, or the scenario is a sweep.
     """
     changes = parse_overrides(overrides)
     for key, _ in changes:
@@ -88,7 +88,7 @@ def tables_of(folders: Sequence[Path], out: Path, command: str) -> list[str]:
 
 
 def run_all(points: Sequence[Point], options: argparse.Namespace) -> SweepFolder:
-    """Run what the output folder lacks; a failed run does not stop the others."""
+    """Run the points missing in the output folder; a failed run does not stop the others."""
     stop_telemetry()
     from testbed.cli.display import RichDisplay
     from testbed.sweep.runner import run_points
@@ -106,7 +106,7 @@ def run_all(points: Sequence[Point], options: argparse.Namespace) -> SweepFolder
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """Return the command that makes the tables again; whatever changes no result is left out."""
+    """Return the command that reproduces the tables, without options that change no result."""
     words = ["python", "benchmarks/ladder_tables.py", "--data", *options.data]
     words += ["--seeds", *map(str, options.seeds)]
     for override in options.overrides:

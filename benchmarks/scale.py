@@ -3,9 +3,8 @@
     python benchmarks/scale.py --document docs/speed.md
     python benchmarks/scale.py --idle --document docs/speed.md    # bytes of an idle device instead
 
-Every scenario is one command in a process of its own. Its memory is looked at once a second, over
-it and all processes that it started: proportional set sizes, so that what Ray's processes share
-counts once.
+Every scenario is one command in a separate process. Once a second, the memory of the process and
+all its children is summed up: proportional set sizes, which count shared pages once.
 """
 
 import argparse
@@ -34,7 +33,7 @@ LONGEST_S = 3600.0
 
 @dataclass(frozen=True)
 class Asked:
-    """How a scenario is run, and what it may take on two cores; None: anything."""
+    """The command of a scenario, and its limits on two cores (None: no limit)."""
 
     module: str = "testbed.run"
     options: tuple[str, ...] = ()
@@ -97,7 +96,7 @@ def run(path: Path, scenario: Scenario, overrides: Sequence[str], out: Path) -> 
 
 
 def row_of(name: str, devices: int, asked: Asked, taken: Taken, checks: Sequence[bool]) -> Row:
-    """Return what is known of one run, as one row of a table."""
+    """Return the measurements of one run as a row."""
     return {
         "scenario": name,
         "module": asked.module,
@@ -119,7 +118,7 @@ def _self_checks(folder: Path) -> list[bool]:
 
 
 def within(row: Row) -> bool:
-    """Say whether a run kept to its limits; one without any does."""
+    """Say whether a run kept its limits; always true without limits."""
     pairs = (("wall_s", "limit_s"), ("peak_gb", "limit_gb"))
     return all(row[limit] is None or row[took] <= row[limit] for took, limit in pairs)
 
@@ -160,7 +159,7 @@ def _checked(row: Row) -> str:
 
 
 def idle_table(measured_bytes: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the bytes per device of several ways to run, by place, as a Markdown table."""
+    """Return the bytes per device by backend and process, as a Markdown table."""
     places = list(dict.fromkeys(place for each in measured_bytes.values() for place in each))
     rows = []
     for name, by_place in measured_bytes.items():
@@ -170,7 +169,7 @@ def idle_table(measured_bytes: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def measure_idle(sizes: Sequence[int], hosts: int) -> str:
-    """Measure an idle device in one process and on Ray, and return the text on it."""
+    """Measure an idle device in one process and on Ray; return the text for the document."""
     from scaling.idle import BYTES_OF_IMAGES, IMAGES, bytes_per_device, idle_tree
 
     found = {
@@ -186,7 +185,7 @@ def measure_idle(sizes: Sequence[int], hosts: int) -> str:
 
 
 def measure(options: argparse.Namespace) -> tuple[str, bool]:
-    """Run the scenarios; return the text on them, and whether all stayed within their limits.
+    """Run the scenarios; return the text, and whether all runs kept their limits.
 
     Raises
     ------
@@ -212,8 +211,8 @@ def measure(options: argparse.Namespace) -> tuple[str, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and write the table; return 1 where a limit is broken or a self-check failed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
+    """Measure, and write the table; return 1 if a limit was exceeded or a self-check failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that child processes are ended
     options = parse(arguments)
     block = IDLE_BLOCK if options.idle else BLOCK
     return measured_into(options.document, block, lambda: measure(options))

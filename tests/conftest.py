@@ -16,17 +16,24 @@ import yaml
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a file, and those marked ``processes``, in one worker; longest first."""
+    """Divide the tests into groups, each of which one worker runs, and put the long ones first."""
     for item in items:
-        marked = item.get_closest_marker("processes") is not None
-        group = "processes" if marked else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_turn)
 
 
-def _turn(item):
-    """Sort groups that take long before the others, which then fill both workers to the end."""
+def _group(item):
+    """Return a test's group: its file, so that module fixtures are set up once, unless ..."""
     if item.get_closest_marker("processes") is not None:
+        return "processes"
+    if "finished_run" in item.fixturenames:  # ... it uses the run that takes longest to set up
+        return "finished_run"
+    return item.path.stem
+
+
+def _turn(item):
+    """Sort long groups before short ones, which then keep all workers busy to the end."""
+    if _group(item) in ("processes", "finished_run"):
         return 0
     return 1 if "engine" in item.path.parts else 2
 

@@ -1,1 +1,1 @@
-"""Parts of the benchmark of the attacks: what is timed, and plain loops of the same arithmetic."""
+"""Parts of the attack benchmark: the timed code, and plain loops of the same arithmetic."""

@@ -1,4 +1,4 @@
-"""What is timed: a part of an attack, and a plain torch loop that must give the same numbers."""
+"""Benchmark cases: a part of an attack, and a plain torch loop that must give the same numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Case:
     Attributes
     ----------
     phase : ``training`` or ``reconstruction``.
-    images : how many images it works through, each time that one is worked on.
-    ours, plain : run it and return its result; the two results must agree.
+    images : number of images processed, counting every pass over an image.
+    ours, plain : run the part and return its result; both results must agree.
     """
 
     attack: str
@@ -40,7 +40,7 @@ class Case:
 
 
 class Bench:
-    """Images, an untrained front-end and what is read from it, for every case.
+    """The images, the untrained front-end and its features, shared by all cases.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Bench:
 
     @property
     def evidence(self) -> Evidence:
-        """Everything that any threat model grants."""
+        """The evidence of an attacker who is granted everything."""
         return Evidence(
             CLASSES,
             self.auxiliary,
@@ -75,7 +75,7 @@ class Bench:
         )
 
     def plain_front_end(self) -> nn.Module:
-        """Return the same front-end as a plain module, normalisation apart."""
+        """Return the same front-end as a plain module, without normalisation."""
         model = self.deployed.device_spec.build()
         parameters, statistics = self.deployed.parameters, self.deployed.statistics
         state = {
@@ -87,7 +87,7 @@ class Bench:
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Return images as the front-end gets them."""
+    """Return normalised images, the input of the front-end."""
     return (x - MEAN) / DEVIATION
 
 

@@ -1,7 +1,7 @@
-"""The attackers at the cloud during training against bare loops over the same steps.
+"""Attacks that learn during training, against plain loops over the same steps.
 
-A fleet stands still here: the features of the same images are shown at every step, so that what is
-timed is the attacker's own work.
+The fleet does not train: every step shows the features of the same images, so that only the work of
+the attack is timed.
 """
 
 from dataclasses import replace
@@ -29,7 +29,7 @@ SHOWN = 40
 
 
 def cases(bench: Bench, steps: int) -> list[Case]:
-    """Return training of ``sdar`` and ``fsha``, and the reconstruction that they share."""
+    """Return the training of ``sdar`` and ``fsha``, and the reconstruction that they share."""
     shape = bench.features.shape[1:]
     view = TrainingView(
         CLASSES, bench.auxiliary, bench.architecture, (shape[0], shape[1], shape[2])
@@ -90,7 +90,7 @@ def _decoder_weights(training_attacker: TrainingAttacker) -> FloatArray:
 
 @torch.no_grad()
 def _plain_decoding(learned: TrainingAttacker, bench: Bench) -> FloatArray:
-    """Decode with the networks at hand, without rebuilding them."""
+    """Decode with the existing networks."""
     return learned.decoded(torch.from_numpy(bench.features)).clamp(0.0, 1.0).numpy()
 
 
@@ -108,7 +108,7 @@ def _plain_sdar(
     cloud: nn.Module,
     steps: int,
 ) -> TrainingAttacker:
-    """Train the fresh networks in one loop, whole backward passes included."""
+    """Train new networks in one loop, including full backward passes."""
     networks, rate = fresh.networks, options.learning_rate
     simulator, decoder = networks[SIMULATOR], networks[DECODER]
     feature_judge, image_judge, scale = (
@@ -150,7 +150,7 @@ def _plain_sdar(
 def _plain_fsha(
     options: FshaOptions, fresh: TrainingAttacker, sent: Tensor, labels: Tensor, steps: int
 ) -> TrainingAttacker:
-    """Train pilot and discriminator in one loop, and make the gradients that would be sent."""
+    """Train pilot and discriminator in one loop, and compute the gradients that are sent."""
     networks, rate = fresh.networks, options.learning_rate
     pilot, decoder, critic, scale = (networks[name] for name in (PILOT, DECODER, CRITIC, SCALE))
     pair = torch.optim.Adam([*pilot.parameters(), *decoder.parameters()], rate)

@@ -1,4 +1,4 @@
-"""The two searches through known weights against bare loops over the same gradients."""
+"""The two searches through known weights, against plain loops over the same gradients."""
 
 from collections.abc import Callable
 
@@ -98,7 +98,7 @@ def _plain_descent(
 
 
 def _plain_denoiser(bench: Bench, options: LearnedPriorOptions) -> Denoiser:
-    """Train from the same first weights on the same images, noise and order."""
+    """Train from the same initial weights with the same images, noise and order."""
     images = bench.auxiliary.images
     fresh = Denoiser.__new__(Denoiser)
     fresh._network = _first_network(images.shape[1], options)

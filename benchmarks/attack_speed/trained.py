@@ -1,4 +1,4 @@
-"""The decoder, its reconstruction, and the aligned substitute against bare training loops."""
+"""The decoder, its reconstruction, and the aligned substitute, against plain training loops."""
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def _decoded(network: nn.Module, mean: Tensor, inputs: Tensor) -> FloatArray:
 
 
 def _plain_decoder(bench: Bench, epochs: int, batch_size: int) -> FloatArray:
-    """Train on the same features in the same order, and look at the validation images as often."""
+    """Train on the same features in the same order, and validate after the same steps."""
     shape, images = bench.features.shape[1:], bench.auxiliary.images
     network = DecoderNetwork(
         (shape[0], shape[1], shape[2]),

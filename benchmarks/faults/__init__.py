@@ -1,1 +1,1 @@
-"""Parts of the fault campaign: faults to inject, runs to watch, and the table of what happened."""
+"""Parts of the fault campaign: the faults, the supervised runs, and the table of outcomes."""

@@ -1,4 +1,4 @@
-"""What the cases of the campaign share: the scenario, the uninterrupted results, the dice."""
+"""State shared by the cases of the campaign: scenario, reference results, random moments."""
 
 import json
 import random
@@ -22,8 +22,8 @@ class Outcome:
 
     Attributes
     ----------
-    equal : whether the results are those of an uninterrupted run; None where there are none.
-    left : names of files and folders that were left.
+    equal : whether the results equal those of an uninterrupted run; None if there are none.
+    left : names of the files and folders that were left behind.
     """
 
     fault: str
@@ -40,11 +40,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, how often the full campaign injects it, and how long that may take.
+    """A fault, its number of repeats in the full campaign, and its time limit.
 
     Attributes
     ----------
-    limit_runs : in times that an uninterrupted run takes here; machines and their loads differ.
+    limit_runs : the limit as a multiple of the time of an uninterrupted run on this machine.
     """
 
     inject: "Callable[[Campaign, int], Outcome]"
@@ -54,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a run: so long after a phase has begun, or its end if that comes first."""
+    """A moment of a run: a time after the start of a phase, or its end if that comes first."""
 
     phase: str
     after_s: float
@@ -62,16 +62,16 @@ class Moment:
 
 @dataclass
 class Campaign:
-    """What the cases share.
+    """State shared by all cases.
 
     Attributes
     ----------
-    folder : a place to work.
+    folder : working folder.
     reference : the results folder of an uninterrupted run.
-    results : the bytes of what it measured.
-    phases : names and seconds of its phases, in order.
-    run_s : how long an uninterrupted run takes here.
-    deadline : of the present case, on the monotonic clock.
+    results : the bytes of its results.
+    phases : names and durations in seconds of its phases, in order.
+    run_s : duration of an uninterrupted run on this machine.
+    deadline : of the current case, on the monotonic clock.
     """
 
     scenario: Path
@@ -89,12 +89,12 @@ class Campaign:
         return self.folder / f"run{next(self._numbers)}"
 
     def refer_to(self, folder: Path) -> None:
-        """Compare with this uninterrupted run from now on."""
+        """Make this uninterrupted run the reference."""
         self.reference, self.results = folder, results_of(folder)
         self.phases = phases_of(folder)
 
     def start(self, folder: Path, extra: Sequence[str] = (), **options: Any) -> Watched:
-        """Start a run that may take what is left of the case's time."""
+        """Start a run whose limit is the remaining time of the case."""
         limit_s = self.deadline - time.monotonic()
         return start(self.scenario, folder, extra, limit_s=limit_s, **options)
 
@@ -103,24 +103,24 @@ class Campaign:
         return self.start(folder, extra, **options).end()
 
     def equal(self, folder: Path) -> bool:
-        """Say whether a run's results are those of the uninterrupted one, byte for byte."""
+        """Say whether a run's results equal the reference byte for byte."""
         return bool(self.results) and results_of(folder) == self.results
 
     # Moments -----------------------------------------------------------------------------------
 
     def random_moment(self, among: Sequence[str]) -> Moment:
-        """Draw a moment of the uninterrupted run, within these phases."""
+        """Draw a moment within these phases, in proportion to their durations."""
         phases = [(name, wall_s) for name, wall_s in self.phases if name in among]
         names, seconds = zip(*phases, strict=True)
         (name,) = self.dice.choices(names, weights=seconds)
         return Moment(name, self.dice.uniform(0.0, dict(phases)[name]))
 
     def reach(self, watched: Watched, moment: Moment, present: Sequence[str] = ()) -> bool:
-        """Wait until a moment has come; return False where the run ended before.
+        """Wait for a moment; return False if the run ended before.
 
         Parameters
         ----------
-        present : the phases that the run goes through, where it is a resumed one.
+        present : the phases of the run, if it is a resumed one.
         """
         names = list(present or self.names)
         before = names[: names.index(moment.phase)][-1:]
@@ -139,11 +139,11 @@ class Campaign:
 
     @property
     def names(self) -> list[str]:
-        """The phases of a run that was neither resumed nor disturbed."""
+        """The phases of the reference run."""
         return [name for name, _ in self.phases]
 
     def in_arms(self) -> list[str]:
-        """Return the phases of the arms, when the hosts are there and needed."""
+        """Return the phases of the arms, in which the hosts are in use."""
         return [name for name in self.names if name.split()[0] in ("train", "serve", "attack")]
 
     # Outcomes ----------------------------------------------------------------------------------
@@ -167,13 +167,13 @@ class Campaign:
 
 
 def phases_of(folder: Path) -> list[tuple[str, float]]:
-    """Return the phases of a finished run and the seconds that each took."""
+    """Return the phases of a finished run and their durations in seconds."""
     host = json.loads((folder / "host.json").read_text(encoding="utf-8"))
     return [(item["name"], item["wall_s"]) for item in host["phases"]]
 
 
 def rounds_done(folder: Path, arm: str = "*") -> int:
-    """Return how many rounds a run has checkpoints of: of an arm, or of all."""
+    """Return the number of rounds that a run has checkpoints of, in one arm or in all."""
     newest: dict[str, int] = {}
     for path in folder.glob(f"checkpoints/{arm}/round-*.safetensors"):
         match = re.fullmatch(r"round-(\d+)", path.stem)
@@ -183,7 +183,7 @@ def rounds_done(folder: Path, arm: str = "*") -> int:
 
 
 def counted(names: Sequence[str]) -> str:
-    """Return names with how often each stands there, the first first."""
+    """Return the names with their counts, in order of first appearance."""
     found = {name: names.count(name) for name in names}
     return ", ".join(f"{number} in “{name}”" for name, number in found.items())
 

@@ -1,4 +1,4 @@
-"""The faults of the campaign: what is done to a run, what should happen, and what did."""
+"""The faults of the campaign: injection, expected behaviour and observed behaviour."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from faults.storage import checkpoint_damaged, disk_full, read_only
 
 
 def uninterrupted(campaign: Campaign, repeats: int) -> Outcome:
-    """Measure what every other run has to equal."""
+    """Run the reference that all other runs must equal."""
     folder, inline = campaign.new_folder(), campaign.new_folder()
     ended = campaign.run(folder)
     campaign.refer_to(folder)
@@ -33,7 +33,7 @@ def uninterrupted(campaign: Campaign, repeats: int) -> Outcome:
 
 
 def bad_devices(campaign: Campaign, repeats: int) -> Outcome:
-    """Let some of the devices crash, and others send NaN, wrong shapes and far too much."""
+    """Make some devices crash, and others send NaN, wrong shapes and oversized messages."""
     folder = campaign.new_folder()
     everyone = ("--set", "training.cohort_size=8", "--set", "fleet.availability=always")
     ended = campaign.run(folder, (*INLINE, *everyone), module="faults.devices")
@@ -86,7 +86,7 @@ UNINTERRUPTED = Case(uninterrupted, 1, 2.0)
 
 
 def inject(name: str, case: Case, campaign: Campaign, repeats: int) -> Outcome:
-    """Run one case within its limit; one that hangs, or that cannot be judged, has failed."""
+    """Run one case within its limit; a case that hangs or raises has failed."""
     began = time.monotonic()
     limit_s = case.limit_runs * campaign.run_s
     campaign.deadline = began + limit_s

@@ -24,10 +24,10 @@ class BadDevice:
 
     Attributes
     ----------
-    kind : in words.
-    handler : whose replies of the ClientApp it spoils.
-    change : spoils a reply, or raises.
-    said : what the report says of it, beside its number; empty where it is only counted.
+    kind : description of the fault.
+    handler : the handler of the ClientApp whose replies are changed.
+    change : changes a reply, or raises.
+    said : text of the report about it, beside its number; empty if it is only counted.
     """
 
     device: int
@@ -38,12 +38,12 @@ class BadDevice:
 
     @property
     def spoils_training(self) -> bool:
-        """Whether the device's training suffers."""
+        """Whether the fault affects training."""
         return self.handler != "_infer"
 
     @property
     def spoils_serving(self) -> bool:
-        """Whether the requests of the device's user stay unanswered."""
+        """Whether requests of the device stay unanswered."""
         return self.handler == "_infer"
 
 
@@ -52,7 +52,7 @@ def _raise(reply: Message) -> None:
 
 
 def _each_array(record_key: str, change: Callable[[Any], Any]) -> Callable[[Message], None]:
-    """Return what changes every array of a record that a reply has, and leaves other replies."""
+    """Return a function that changes all arrays of a record, if the reply has one."""
 
     def spoilt(reply: Message) -> None:
         if record_key in reply.content:
@@ -100,7 +100,7 @@ BAD_DEVICES = (
 
 
 def spoil(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Make the bad devices of this process' hosts misbehave."""
+    """Install the faults of the bad devices in the hosts of this process."""
     for name in ("_forward", "_backward", "_infer"):
         replace(edge, name, _spoiling(getattr(edge, name), name))
 

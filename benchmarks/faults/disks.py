@@ -1,4 +1,4 @@
-"""A disk that is full: a small file system of its own where that is permitted, or a size limit."""
+"""A full disk: a small file system if mounting is permitted, otherwise a limit on file size."""
 
 import math
 import shutil
@@ -29,7 +29,7 @@ exit $code
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """Where runs find no room.
+    """A disk without space for a run.
 
     Attributes
     ----------
@@ -45,11 +45,11 @@ class SmallDisk:
         return "a full file system" if self.mounts else "files limited in size"
 
     def run(self, folder: Path, room_bytes: int, extra: Sequence[str]) -> Ended:
-        """Run into a results folder beside which there is so much room, and no more.
+        """Run with a results folder on a disk with this many free bytes.
 
         Parameters
         ----------
-        folder : what it holds is there when the run starts; it holds what the run has left.
+        folder : its files are on the disk when the run starts; it receives the files of the run.
         """
         if not self.mounts:
             return self.campaign.run(folder, extra, largest_file_bytes=room_bytes)

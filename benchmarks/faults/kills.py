@@ -39,8 +39,8 @@ LONG_SERVING = {
 def hosts_killed(campaign: Campaign, repeats: int) -> Outcome:
     """Kill random hosts at random moments of one run: training, serving and attacks.
 
-    The run has rounds for all of them: at least one round passes between two kills, since that is
-    when the host before has been replaced, and there are several for each.
+    The run has several rounds for each kill: at least one round passes between two kills, so that
+    the killed host has been replaced.
     """
     own, plans = _with_time_for(campaign, repeats)
     alone, folder = own.new_folder(), own.new_folder()
@@ -76,7 +76,7 @@ Plan = dict[str, tuple[int, list[str]]]
 
 
 def _with_time_for(campaign: Campaign, kills: int) -> tuple[Campaign, Plan]:
-    """Return a campaign in little, whose scenario has time for these kills, and who dies where."""
+    """Return a campaign with a scenario long enough for the kills, and the kills of each arm."""
     tree = yaml.safe_load(campaign.scenario.read_text(encoding="utf-8"))
     arms = [arm["name"] for arm in tree["arms"]]
     plans: Plan = {}
@@ -98,7 +98,7 @@ def _with_time_for(campaign: Campaign, kills: int) -> tuple[Campaign, Plan]:
 def _kill_in_training(
     own: Campaign, watched: Watched, folder: Path, arm: str, kills: int
 ) -> list[str]:
-    """Kill hosts in the middle of rounds spread over an arm's training; return the phases."""
+    """Kill hosts within rounds spread over an arm's training; return the phases."""
     rounds = rounds_done(own.reference, arm)
     round_s = dict(own.phases)[f"train {arm}"] / rounds
     phases: list[str] = []
@@ -115,7 +115,7 @@ def _kill_in_training(
 
 
 def _kill_in_phase(own: Campaign, watched: Watched, phase: str) -> list[str]:
-    """Kill a host at a random moment of the beginning of a phase; return where it really was."""
+    """Kill a host at a random moment early in a phase; return the actual phase."""
     before = own.names[own.names.index(phase) - 1]
     if not watched.wait_until(lambda: before in watched.phases_done()):
         return []
@@ -186,11 +186,11 @@ def _says_how_to_go_on(ended: Ended) -> bool:
 
 
 def driver_killed(campaign: Campaign, repeats: int, resume: Sequence[str] = ()) -> Outcome:
-    """Kill the run itself at random moments, several times before it may complete.
+    """Kill the run itself at random moments, several times, before it completes.
 
     Parameters
     ----------
-    resume : how runs are resumed; by default in one process and on Ray in turn.
+    resume : options of resumed runs; by default inline and on Ray alternately.
     """
     ended: list[Ended] = []
     phases: list[str] = []
@@ -230,7 +230,7 @@ def driver_killed(campaign: Campaign, repeats: int, resume: Sequence[str] = ()) 
 
 
 def _phases_left(campaign: Campaign, folder: Path) -> list[str]:
-    """Return the phases that a run has left: finished arms have none."""
+    """Return the remaining phases of a run; finished arms have none."""
     finished = {path.parent.name for path in folder.glob("checkpoints/*/finished.json")}
     return [
         name

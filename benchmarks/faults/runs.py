@@ -1,4 +1,4 @@
-"""One run of the testbed in a process of its own, watched from outside: kills, exits, leftovers."""
+"""Supervises one run of the testbed in a separate process: kills, exit codes, leftovers."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ LOOK_EVERY_S = 0.02
 KNOW_EVERY_S = 0.2  # looking through all processes takes tens of milliseconds
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # from linux/prctl.h and linux/capability.h
 RAY_SESSIONS = Path("/tmp/ray")  # noqa: S108 - where Ray puts sessions unless told otherwise
-NOT_HANDED_ON = {"TORCHINDUCTOR_CACHE_DIR"}  # a run must leave nothing whoever starts it
+NOT_HANDED_ON = {"TORCHINDUCTOR_CACHE_DIR"}  # runs must leave nothing behind, however started
 RESULTS = (
     *("results.json", "rounds.parquet", "devices.parquet", "requests.parquet", "attacks.parquet"),
     "reconstructions/samples.npz",
@@ -34,7 +34,7 @@ RESULTS = (
 
 
 class OutOfTimeError(Exception):
-    """Something hangs: a run was not over within its limit, and has been killed."""
+    """A run did not end within its limit and was killed."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Ended:
 
     Attributes
     ----------
-    processes_left : how many of its processes still lived when they had had time to go.
-    left : whatever was still in its temporary folder then, and its session folders of Ray's.
+    processes_left : number of its processes still alive after a grace period.
+    left : names of files then left in its temporary folder, and of its Ray session folders.
     """
 
     exit_code: int
@@ -55,24 +55,24 @@ class Ended:
 
     @property
     def last_words(self) -> str:
-        """The last line on standard error, which is what a person reads."""
+        """The last line on standard error."""
         lines = self.errors.strip().splitlines()
         return lines[-1] if lines else ""
 
     @property
     def is_one_sentence(self) -> bool:
-        """Whether it said why it stopped, in a line, with no traceback anywhere."""
-        said = self.last_words.startswith(("error: ", "failed: ", "interrupted: "))
-        return said and "Traceback" not in self.errors
+        """Whether the run ended with one sentence on the reason, without a traceback."""
+        has_reason = self.last_words.startswith(("error: ", "failed: ", "interrupted: "))
+        return has_reason and "Traceback" not in self.errors
 
 
 @dataclass
 class Watched:
-    """A run that has been started, with a temporary folder of its own.
+    """A started run with its own temporary folder.
 
     Attributes
     ----------
-    deadline : on the monotonic clock; a wait that passes it kills the run.
+    deadline : on the monotonic clock; a wait beyond it kills the run.
     """
 
     process: subprocess.Popen[str]
@@ -85,11 +85,11 @@ class Watched:
     _known_at: float = 0.0
 
     def running(self, look: bool = False) -> bool:
-        """Say whether it runs; remember its processes now and then, to look for them afterwards.
+        """Say whether it is running; periodically record its child processes.
 
         Raises
         ------
-        OutOfTimeError : it does, after its limit.
+        OutOfTimeError : it is running beyond its limit.
         """
         if self.process.poll() is not None:
             return False
@@ -104,11 +104,11 @@ class Watched:
         return True
 
     def seconds(self) -> float:
-        """Return for how long it has run."""
+        """Return the time since its start."""
         return time.monotonic() - self.began
 
     def children(self, named: str) -> list[psutil.Process]:
-        """Return its living processes with this in their name, by process id."""
+        """Return its live processes with this in their name, ordered by process id."""
         self.running(look=True)
         found = []
         for process in self._seen:
@@ -118,12 +118,12 @@ class Watched:
         return sorted(found, key=lambda process: process.pid)
 
     def phases_done(self) -> list[str]:
-        """Return the names of the phases that the run says are done, in order."""
+        """Return the names of the phases reported as done, in order."""
         lines = self.errors_file.read_text(encoding="utf-8", errors="replace")
         return re.findall(r"^(.+): done", lines, re.MULTILINE)
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
-        """Wait until something is reached; return False where the run ended before."""
+        """Wait for a condition; return False if the run ended before."""
         while not reached():
             if not self.running():
                 return False
@@ -136,7 +136,7 @@ class Watched:
         self.process.send_signal(number)
 
     def end(self) -> Ended:
-        """Wait for its end, give what it started time to go, and count what is left."""
+        """Wait for its end and for its child processes, and count what is left."""
         while self.running():
             time.sleep(LOOK_EVERY_S)
         wall_s = self.seconds()
@@ -155,7 +155,7 @@ class Watched:
         return ended
 
     def _alive(self) -> list[psutil.Process]:
-        """Return its living processes: those seen under it, and all with its temporary folder."""
+        """Return its live processes: recorded children, and all with its temporary folder."""
         mine = {process for process in psutil.process_iter() if self._is_mine(process)}
         return [process for process in self._seen | mine if alive(process)]
 
@@ -182,7 +182,7 @@ class Watched:
         self._remove(self._alive())
 
     def _remove(self, processes: Sequence[psutil.Process]) -> None:
-        """Leave nothing behind oneself, whatever the run did."""
+        """Kill the given processes and remove all temporary files."""
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -209,10 +209,10 @@ def start(
 
     Parameters
     ----------
-    limit_s : how long it may take.
-    within : a command that runs the command line given to it.
-    largest_file_bytes : a disk that is full for anything larger.
-    obeys_permissions : also where this process is root, who otherwise writes anywhere (Linux).
+    limit_s : time limit.
+    within : a command that runs the command line appended to it.
+    largest_file_bytes : limit on the size of files, as on a full disk.
+    obeys_permissions : respect file permissions even as root (Linux).
     """
 
     def limit() -> None:
@@ -241,7 +241,7 @@ def start(
 
 
 def results_of(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of everything that a run measured, without what the host took for it."""
+    """Return the bytes of all results of a run, without the measurements of the host."""
     return {name: (folder / name).read_bytes() for name in RESULTS if (folder / name).is_file()}
 
 

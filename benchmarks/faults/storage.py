@@ -1,4 +1,4 @@
-"""What happens to files: damaged checkpoints, folders that may only be read, full disks."""
+"""Faults of storage: damaged checkpoints, read-only folders, full disks."""
 
 import shutil
 import signal
@@ -14,7 +14,7 @@ WRITTEN_LAST = ("results.json", "report.html", "reconstructions/samples.npz")
 
 
 def checkpoint_damaged(campaign: Campaign, repeats: int) -> Outcome:
-    """Ask the run to end, damage its newest checkpoint in one of two ways, and resume."""
+    """Stop the run, damage its newest checkpoint in one of two ways, and resume."""
     damages: list[tuple[str, Callable[[bytes], bytes]]] = [
         ("cut off", lambda content: content[: campaign.dice.randrange(len(content))]),
         ("a byte changed", lambda content: _other_byte(campaign, content)),
@@ -54,7 +54,7 @@ def _other_byte(campaign: Campaign, content: bytes) -> bytes:
 
 
 def read_only(campaign: Campaign, repeats: int) -> Outcome:
-    """Write into a folder that may only be read, and over results that may only be read."""
+    """Write into a read-only folder, and over read-only results."""
     closed = campaign.new_folder()
     closed.mkdir()
     new, old = closed / "new", closed / "old"
@@ -83,7 +83,7 @@ def read_only(campaign: Campaign, repeats: int) -> Outcome:
 
 
 def disk_full(campaign: Campaign, repeats: int) -> Outcome:
-    """Let there be no room: at a checkpoint, at the results, and at the report."""
+    """Fill the disk at a checkpoint, at the results, and at the report."""
     disk = SmallDisk(campaign, mounts_are_permitted())
     folder = campaign.new_folder()
     newest = max(campaign.reference.glob("checkpoints/*/round-*"), key=lambda path: path.name)
@@ -115,5 +115,5 @@ def disk_full(campaign: Campaign, repeats: int) -> Outcome:
 
 
 def _without(campaign: Campaign, text: str) -> str:
-    """Return a sentence without the folder that this campaign works in."""
+    """Return a sentence without the working folder of the campaign."""
     return short(text.replace(f"{campaign.folder}/", ""))

@@ -1,1 +1,1 @@
-"""Generated bad input for every kind of file that the testbed reads."""
+"""Generated invalid input for every kind of file that the testbed reads."""

@@ -1,4 +1,4 @@
-"""Runs generated cases against a target and counts what became of them."""
+"""Runs generated cases against a target and counts the outcomes."""
 
 import contextlib
 import sys
@@ -25,12 +25,12 @@ def check_sentence(error: UserError) -> None:
 
 
 def run(target: Target, cases: int) -> Counter[str]:
-    """Feed the target's reader; return how many cases were accepted and how many refused.
+    """Run the target's reader on generated files; return the numbers of accepted and refused cases.
 
     Raises
     ------
-    Exception : whatever else a reader raised, with the smallest case that still raises it; an
-        AssertionError where it unpickled something, or changed files that it had to leave alone.
+    Exception : any other exception of a reader, with the smallest case that raises it; an
+        AssertionError if it unpickled something or changed files that it must not change.
     """
     counts: Counter[str] = Counter()
 
@@ -51,7 +51,7 @@ def run(target: Target, cases: int) -> Counter[str]:
 
 
 def feed(target: Target, content: bytes) -> str:
-    """Hand one file to the target's reader; return ``accepted`` or ``refused``."""
+    """Pass one file to the target's reader; return ``accepted`` or ``refused``."""
     target.path.write_bytes(content)
     before = everything_in(target.kept)
     refusal = None
@@ -93,11 +93,11 @@ sys.addaudithook(_note)
 
 @contextlib.contextmanager
 def nothing_unpickled() -> Iterator[None]:
-    """Fail where a pickle is loaded that could name a class or a function, which is all of them.
+    """Fail if any pickle is loaded: every pickle could name a class or a function.
 
     Raises
     ------
-    AssertionError : names what the pickle asked for.
+    AssertionError : names the class or function in the pickle.
     """
     global _watched
     _unpickled.clear()

@@ -1,4 +1,4 @@
-"""YAML that attacks its reader: documents that have to be refused, whatever is in them."""
+"""YAML that attacks its reader: documents that must always be refused."""
 
 import os
 import pickle
@@ -52,5 +52,5 @@ class _OpensAFile:
 
 
 def hostile_pickle() -> bytes:
-    """Return a pickle that would call something if anybody unpickled it."""
+    """Return a pickle that calls a function when it is unpickled."""
     return pickle.dumps(_OpensAFile())

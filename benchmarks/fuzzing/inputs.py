@@ -1,4 +1,4 @@
-"""What a user hands in: scenarios, sweeps, catalogues, traces, latencies and images."""
+"""Input files of users: scenarios, sweeps, catalogues, traces, latencies and images."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def _read_sweep(path: Path) -> None:
 
 
 def check_name(name: str) -> None:
-    """Fail unless a name that becomes a file or a folder stays where it is put."""
+    """Fail if a name used as a file or folder leaves its parent folder."""
     assert name == Path(name).name, f"{name!r} leaves the results folder"
     assert name not in ("", ".", ".."), f"{name!r} is no name of a file"
 
@@ -94,7 +94,7 @@ def sound_parquet(rows: int = 12) -> bytes:
 
 @st.composite
 def _strange_parquet(draw: st.DrawFn) -> bytes:
-    """Return a sound parquet file whose columns hold what nobody expects."""
+    """Return a valid parquet file whose columns hold unexpected types."""
     rows = draw(st.integers(0, 4))
     image = st.one_of(
         st.binary(max_size=40),
@@ -135,7 +135,7 @@ def _strange_parquet(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _hostile_texts(draw: st.DrawFn, texts: Sequence[bytes]) -> bytes:
-    """Return an attack on YAML's reader: alone, or between two lines of a scenario."""
+    """Return hostile YAML: alone, or between two lines of a scenario."""
     attack = draw(st.sampled_from(HOSTILE_YAML)).encode()
     lines = draw(st.sampled_from((b"", *texts))).splitlines(keepends=True)
     place = draw(st.integers(0, len(lines)))
@@ -143,7 +143,7 @@ def _hostile_texts(draw: st.DrawFn, texts: Sequence[bytes]) -> bytes:
 
 
 def input_targets(folder: Path, scenarios: Path, measurements: Path | None) -> list[Target]:
-    """Return the targets for everything that a user hands in.
+    """Return the targets for all input files of users.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ def places(tree: Tree, here: Place = ()) -> Iterator[Place]:
 
 @st.composite
 def damaged_trees(draw: st.DrawFn, valid: Tree) -> Tree:
-    """Return the tree with one to three places replaced, removed, repeated or added to."""
+    """Return the tree with one to three places replaced, removed, repeated or extended."""
     tree = copy.deepcopy(valid)
     for _ in range(draw(st.integers(1, 3))):
         known = list(places(tree))[1:]
@@ -94,7 +94,7 @@ def damaged_trees(draw: st.DrawFn, valid: Tree) -> Tree:
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Return the bytes with a part overwritten, removed, repeated, or the end cut off."""
+    """Return the bytes with a part overwritten, removed or repeated, or truncated."""
     data = bytearray(valid)
     for _ in range(draw(st.integers(1, 4))):
         if not data:

@@ -1,4 +1,4 @@
-"""What runs have left: results, checkpoints and sweeps, and the commands that write over them."""
+"""Files written by runs: results, checkpoints and sweeps, and the commands that overwrite them."""
 
 import contextlib
 import io
@@ -37,16 +37,16 @@ LARGEST_NUMBER = 5000
 
 
 class ReachedError(BaseException):
-    """A command has accepted its input and would begin to work."""
+    """A command accepted its input and reached the start of its work."""
 
 
 def result_targets(folder: Path, finished: Path) -> list[Target]:
-    """Return the targets for everything that is read of finished and interrupted runs.
+    """Return the targets for all files read from finished and interrupted runs.
 
     Parameters
     ----------
     folder : where copies of the run are made.
-    finished : a sound results folder.
+    finished : a valid results folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     targets = [
@@ -74,7 +74,7 @@ def _trees_and_bytes(sound: bytes, tree: Any, dump: Callable[[object], bytes]) -
 
 
 def _copied(finished: Path, copy: Path, *without: str) -> Path:
-    """Copy a results folder, without what takes room and is not read."""
+    """Copy a results folder, without large files that are not read."""
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("plots", *without))
     return copy
 
@@ -99,9 +99,9 @@ def _result(copy: Path, finished: Path, name: str) -> Target:
 
 
 def _pickled_arrays(sound: Path) -> bytes:
-    """Return the archive with objects in place of every array: pickles, where anybody reads them.
+    """Return the archive with an object in place of every array.
 
-    numpy writes objects as pickles; the one here would call something.
+    numpy writes objects as pickles; this pickle calls a function when it is loaded.
     """
     with np.load(sound, allow_pickle=False) as archive:
         names = archive.files
@@ -166,7 +166,7 @@ def _state(folder: Path) -> State:
 
 
 def _same(one: State, other: State) -> bool:
-    """Say whether two checkpoints are the same bytes; unknown numbers in them are NaN."""
+    """Say whether two checkpoints have the same bytes; unknown numbers in them are NaN."""
     return json.dumps(one[1]) == json.dumps(other[1]) and _bytes(one[0]) == _bytes(other[0])
 
 
@@ -263,7 +263,7 @@ def _over_results(copy: Path, finished: Path) -> Target:
 
 
 def _is_small(path: Path) -> bool:
-    """Say whether a scenario asks for little, or is none."""
+    """Say whether a scenario is small, or not a scenario."""
     try:
         scenario = load_scenario(path)
     except UserError:
@@ -323,7 +323,7 @@ def _list_of_points(copy: Path) -> Target:
 
 @contextlib.contextmanager
 def _stopped_at(function: str) -> Iterator[None]:
-    """Run a command within this, and it ends where it would call a function and begin to work."""
+    """Stop a command at the call of a function, before its work begins."""
     with mock.patch(function, side_effect=ReachedError), contextlib.suppress(ReachedError):
         yield
 
@@ -333,7 +333,7 @@ def _said(main: Callable[[list[str]], int], arguments: Sequence[str]) -> None:
 
     Raises
     ------
-    UserError : what it said on standard error, where it refused.
+    UserError : its message on standard error, if it refused the input.
     """
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):

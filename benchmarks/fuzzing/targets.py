@@ -1,4 +1,4 @@
-"""One kind of file to fuzz: sound ones, how they are damaged, and who reads them."""
+"""One kind of file to fuzz: valid files, how they are damaged, and their reader."""
 
 import json
 from collections.abc import Callable
@@ -16,12 +16,12 @@ class Target:
     Attributes
     ----------
     contents : generates the bytes of a file.
-    path : where they go.
-    read : reads the file; may raise ``UserError`` and nothing else.
-    sound : undamaged files, all of which are accepted.
-    weight : its share of the cases, relative to the others'.
-    kept : the folder in which a refusal changes nothing, for a command that would write there.
-    may_refuse : False where damage has to be got over without a sentence.
+    path : where the files are written.
+    read : reads the file; may raise ``UserError`` only.
+    sound : valid files, which must be accepted.
+    weight : its share of the cases, relative to other targets.
+    kept : a folder that a refusal must not change, for a command that writes there.
+    may_refuse : False if the reader must accept damaged files.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Target:
 
 
 def yaml_bytes(tree: object) -> bytes:
-    """Return a tree as YAML, whatever is in it."""
+    """Return any tree as YAML."""
     return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
 def json_bytes(tree: object) -> bytes:
-    """Return a tree as JSON, whatever is in it."""
+    """Return any tree as JSON."""
     return json.dumps(tree).encode("utf-8", "surrogatepass")

@@ -1,1 +1,1 @@
-"""What whole runs take: time and memory of all their processes, and of one idle device."""
+"""Time and memory of whole runs with all their processes, and of one idle device."""

@@ -1,4 +1,4 @@
-"""What a device that enrolled, got the front-end and was never chosen takes in memory."""
+"""Memory of an idle device: enrolled, with the front-end deployed, never selected."""
 
 import copy
 import gc
@@ -24,13 +24,13 @@ from testbed.scenario.loading import read_tree, validate_scenario
 SCENARIO = Path(__file__).resolve().parents[2] / "scenarios" / "smoke.yaml"
 IMAGES = 2
 BYTES_OF_IMAGES = 4 * IMAGES
-"""What the numbers of a device's images take wherever they are held."""
+"""Bytes of the image indices of a device, in each process that holds them."""
 STORE = "object store"
 WARM_UP = 20  # devices; reads and imports everything once
 
 
 def idle_tree(**engine: Any) -> dict[str, Any]:
-    """Return a scenario with two arms and two adversaries, and with devices that come and go."""
+    """Return a scenario with two arms, two adversaries and intermittent devices."""
     tree = read_tree(SCENARIO)
     tree["fleet"]["availability"] = {"name": "diurnal"}
     tree["engine"] = {"backend": "inline", "cloud_threads": 1, "shard_size": 20, **engine}
@@ -39,7 +39,7 @@ def idle_tree(**engine: Any) -> dict[str, Any]:
 
 @contextmanager
 def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tuple[Any, ...]]:
-    """Hold everything that a run holds once a fleet of two tiers is enrolled and deployed on."""
+    """Hold the state of a run whose fleet of two tiers is enrolled and deployed on."""
     tree = copy.deepcopy(dict(tree))
     tree["fleet"]["size"] = size
     tree["fleet"]["assignments"] = [
@@ -61,7 +61,7 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
 
 
 def _enrolled(arm: TrainedArm, size: int) -> Serving:
-    """Enrol the fleet and deploy on it; as many as are online and whose memory it fits."""
+    """Enrol the fleet and deploy the front-ends on all feasible devices that are online."""
     arm.server.eligible = arm.server._enrol(arm.grid)
     weights = [(tier.parameters, tier.statistics) for tier in arm.server.tiers]
     serving = Serving(arm.cloud, weights, NodeTiers(arm.models.tier_of))
@@ -72,7 +72,7 @@ def _enrolled(arm: TrainedArm, size: int) -> Serving:
 
 
 def held_bytes(tree: Mapping[str, Any], size: int, folder: Path) -> dict[str, int]:
-    """Return the bytes that each process holds for an idle fleet, and the object store does."""
+    """Return the bytes that each process and the object store hold for an idle fleet."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -85,7 +85,7 @@ def held_bytes(tree: Mapping[str, Any], size: int, folder: Path) -> dict[str, in
 
 
 def _held_on_ray(backend: Backend) -> dict[str, int]:
-    """Return what the hosts hold since they began anew; nothing if inline."""
+    """Return the bytes that hosts allocated since their restart; empty if inline."""
     if backend.name != "ray":
         return {}
     import ray
@@ -104,10 +104,9 @@ def _held_on_ray(backend: Backend) -> dict[str, int]:
 
 
 def _trace_hosts(backend: Backend) -> None:
-    """Let hosts on Ray begin anew, with everything that they allocate from now on traced.
+    """Restart the hosts on Ray, tracing all their allocations.
 
-    Tracing from a process's first import on slows Ray's own processes so much that Ray gives up
-    waiting for their start.
+    Tracing from the first import on slows Ray's processes so much that their start times out.
     """
     if backend.name != "ray":
         return
@@ -122,14 +121,14 @@ def _trace_hosts(backend: Backend) -> None:
 
 
 def bytes_per_device(tree: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float]:
-    """Return the slope of all memory that is held, by place, without the numbers of images."""
+    """Return the slope of held memory by process, without the image indices."""
     with tempfile.TemporaryDirectory(prefix="idle-") as temporary:
         held = [held_bytes(tree, size, Path(temporary)) for size in (WARM_UP, *sizes)][1:]
     return slopes(held[0], held[-1], sizes[-1] - sizes[0])
 
 
 def slopes(smaller: Mapping[str, int], larger: Mapping[str, int], devices: int) -> dict[str, float]:
-    """Return what each of so many more devices takes, by place, without the numbers of images."""
+    """Return the bytes per additional device by process, without the image indices."""
     images = {"driver": BYTES_OF_IMAGES, STORE: BYTES_OF_IMAGES}
     return {
         place: (larger[place] - held) / devices - images.get(place, 0)

@@ -1,4 +1,4 @@
-"""A command in a process of its own: what it and everything that it starts take."""
+"""Runs a command and measures the time and memory of it and all its child processes."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ import psutil
 from testbed.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOK_EVERY_S = 1.0  # a look takes the system tens of milliseconds
+LOOK_EVERY_S = 1.0  # a sample takes tens of milliseconds
 ENDS_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a command took.
+    """Time and memory of a command.
 
     Attributes
     ----------
-    cpu_s : of all its processes, as last seen: up to ``LOOK_EVERY_S`` less for each of them.
-    peak_bytes : the most memory of all its processes together, and how many those were.
+    cpu_s : CPU time of all its processes when last sampled: short by at most ``LOOK_EVERY_S`` each.
+    peak_bytes, peak_processes : peak memory of all processes together, and their number then.
     """
 
     wall_s: float
@@ -34,26 +34,26 @@ class Taken:
 
 
 def kind_of_memory() -> str:
-    """Return what is summed up here: PSS, which counts shared pages once, or RSS (not on Linux)."""
+    """Return the kind of memory: PSS, which counts shared pages once, or RSS (not on Linux)."""
     return "PSS" if hasattr(psutil.Process().memory_full_info(), "pss") else "RSS"
 
 
 def bytes_of(process: psutil.Process) -> int:
-    """Return a process's memory; of shared pages its part only, where the system says so."""
+    """Return a process's memory: PSS if the system provides it, otherwise RSS."""
     memory = process.memory_full_info()
     return int(getattr(memory, "pss", memory.rss))
 
 
 def measured(command: Sequence[str], log: Path, limit_s: float) -> Taken:
-    """Run a command from the project's folder to its end, and look at all its processes meanwhile.
+    """Run a command from the project's folder, and sample all its processes until it ends.
 
     Parameters
     ----------
-    log : gets what it prints.
+    log : receives its output.
 
     Raises
     ------
-    UserError : it failed, or took longer than the limit; it is ended then.
+    UserError : the command failed, or was stopped at the limit.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def measured(command: Sequence[str], log: Path, limit_s: float) -> Taken:
 
 
 def _look(root: int, cpu_s: dict[psutil.Process, float]) -> tuple[int, int]:
-    """Note the CPU time of all processes below; return their memory, and how many they are."""
+    """Record the CPU time of a process and its children; return their memory and number."""
     sizes = []
     with contextlib.suppress(psutil.Error):
         first = psutil.Process(root)
@@ -93,7 +93,7 @@ def _look(root: int, cpu_s: dict[psutil.Process, float]) -> tuple[int, int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command that is still running, with everything that it started."""
+    """Stop a running command with all its child processes."""
     if process.poll() is not None:
         return
     first = psutil.Process(process.pid)

@@ -38,13 +38,13 @@ def client_app(data: Any = None) -> ClientApp:
 
     Parameters
     ----------
-    data : the devices' images (``training(device)``); drawn in this process where there is none.
+    data : the devices' images (``training(device)``); by default the pool of this process.
     """
     app = ClientApp()
     decoded: dict[str, tuple[object, Weights]] = {}
 
     def weights_of(message: Message) -> Weights:
-        """Decode weights once per process, however many devices get the same record."""
+        """Decode weights once per process and record."""
         record = message.content["arrays"]
         assert isinstance(record, ArrayRecord)
         if "arrays" not in decoded or decoded["arrays"][0] is not record:

@@ -1,4 +1,4 @@
-"""The limit: the same arithmetic in two processes of torch, without messages or a Grid."""
+"""The upper bound: the same arithmetic in two torch processes, without messages or a Grid."""
 
 import multiprocessing
 import time

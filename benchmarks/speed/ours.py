@@ -20,17 +20,17 @@ SHARD_SIZE = 50
 
 
 class FreeOfCharge:
-    """Costs of devices that compute at once and fit everything, with true bytes."""
+    """Costs of devices with infinite speed and memory; bytes are charged."""
 
     def __init__(self, devices: int) -> None:
         self.devices = devices
 
     def can_train(self, device: int, tier: int | None = None) -> bool:
-        """Say that every device can."""
+        """Return True for every device."""
         return True
 
     def can_serve(self, device: int) -> bool:
-        """Say that every device can."""
+        """Return True for every device."""
         return True
 
     def charge(

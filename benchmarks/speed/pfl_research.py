@@ -30,7 +30,7 @@ from speed.workload import (
 
 
 class Network(torch.nn.Module):
-    """Workload A as pfl wants it."""
+    """Workload A in pfl's interface."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,18 +44,18 @@ class Network(torch.nn.Module):
         return F.cross_entropy(logits(weights, x), y)
 
     def metrics(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:
-        """Return nothing: nothing is evaluated."""
+        """Return no metrics: nothing is evaluated."""
         return {}
 
 
 class Stopwatch(TrainingProcessCallback):
-    """Notes when each central iteration ends."""
+    """Records the end of each central iteration."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, dict[str, object]]:
-        """Note the time; never stop."""
+        """Record the time; never stop."""
         from pfl.metrics import Metrics
 
         self.ends.append(time.perf_counter())

@@ -30,7 +30,7 @@ LOCAL_STEPS = 2  # one epoch of 20 images
 
 
 def device_spec() -> DeviceSpec:
-    """Return what the devices run."""
+    """Return the specification of the device program."""
     return DeviceSpec(
         arm="siftfunnel",
         seed=0,
@@ -46,7 +46,7 @@ def device_spec() -> DeviceSpec:
 
 
 def cloud_of(edge: EdgeModel, threads: int) -> Cloud:
-    """Return the cloud half, at its first weights."""
+    """Return the cloud half with its initial weights."""
     name, options = edge.front_end.cloud_model
     shape = edge.front_end.feature_shape
     trunk = CLOUD_MODELS.create(name, options, feature_shape=shape, num_classes=CLASSES)

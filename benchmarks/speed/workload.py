@@ -1,4 +1,4 @@
-"""The two workloads, in torch alone, so that every contender computes the same.
+"""The two workloads in plain torch, shared by all contenders.
 
 A: a convolutional network of 25,578 weights (conv 16, pool, conv 32, pool, linear 10), trained by
 each device on its own 20 images of 32x32x3 for one epoch of SGD with batches of 10, then averaged.
@@ -19,7 +19,7 @@ BATCH_SIZE = 10
 LEARNING_RATE = 0.05
 CLASSES = 10
 POOL_IMAGES = 2000
-"""Devices draw their images from so many, as slices of one shared array."""
+"""Number of images in the shared array; devices hold slices of it."""
 
 SHAPES = {
     "conv1.weight": (16, 3, 3, 3),
@@ -80,13 +80,13 @@ class Pool:
 
 
 def rows_of(device: int) -> slice:
-    """Return which rows of the pool a device holds."""
+    """Return the rows of the pool that a device holds."""
     start = device * IMAGES_PER_DEVICE % POOL_IMAGES
     return slice(start, start + IMAGES_PER_DEVICE)
 
 
 def to_input(images: NDArray[np.uint8]) -> Tensor:
-    """Return images as the network takes them, in the quicker memory layout."""
+    """Return images as network input, in the faster memory layout."""
     x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
     return x.float().div_(255.0)
 
