@@ -1,4 +1,4 @@
-"""A headless Chromium over its DevTools protocol, for what only a browser can say of a page."""
+"""Controls a headless Chromium over its DevTools protocol, for tests of the rendered page."""
 
 import json
 import os
@@ -33,7 +33,7 @@ PROBE = """(() => ({
 
 
 class Page:
-    """One tab: its commands, and everything it has told so far."""
+    """One tab: sends commands and records all events."""
 
     def __init__(self, socket):
         self._socket = socket
@@ -60,19 +60,19 @@ class Page:
             self.events.append(json.loads(self._socket.recv(timeout=LIMIT_S)))
 
     def measure(self, width_px):
-        """Return what ``PROBE`` finds in a window of this width."""
+        """Return the result of ``PROBE`` in a window of this width."""
         size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         found = self.call("Runtime.evaluate", expression=PROBE, returnByValue=True)
         return found["result"]["value"]
 
     def complaints(self):
-        """Return what went to the console or was thrown."""
+        """Return console messages, log entries and exceptions."""
         kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [event["params"] for event in self.events if event["method"] in kinds]
 
     def requests(self):
-        """Return the addresses that the page asked for, inline data apart."""
+        """Return the requested addresses, without inline data."""
         sent = [e["params"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         addresses = [each["request"]["url"] for each in sent]
         return [address for address in addresses if not address.startswith("data:")]
@@ -80,7 +80,7 @@ class Page:
 
 @contextmanager
 def open_page(profile):
-    """Start a browser with an empty profile folder, and end it by its process id."""
+    """Start a browser with an empty profile folder; stop it by its process id."""
     from websockets.sync.client import connect
 
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]

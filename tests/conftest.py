@@ -1,4 +1,4 @@
-"""Fixtures: small scenarios, programs and data that run in a second."""
+"""Fixtures: small scenarios, device programs and data; groups of tests for parallel runs."""
 
 import os
 
@@ -10,8 +10,8 @@ import copy
 import pytest
 import yaml
 
-# torch, flwr and what imports them are imported by the fixtures: the process that hands the tests
-# to the workers loads this file too, and the workers wait for it.
+# Fixtures import torch, flwr and the modules that use them: the controller of parallel runs loads
+# this file before it starts the workers, and runs no fixture.
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
@@ -23,10 +23,10 @@ def pytest_collection_modifyitems(items):
 
 
 def _group(item):
-    """Return a test's group: its file, so that module fixtures are set up once, unless ..."""
+    """Return the group of a test: its file by default, whose fixtures are then set up once."""
     if item.get_closest_marker("processes") is not None:
         return "processes"
-    if "finished_run" in item.fixturenames:  # ... it uses the run that takes longest to set up
+    if "finished_run" in item.fixturenames:
         return "finished_run"
     return item.path.stem
 
@@ -68,7 +68,7 @@ def write_scenario(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """Return the folder of one finished run of the tiny scenario with one round; do not change."""
+    """Return the folder of a finished run of the tiny scenario with one round; do not change it."""
     from small import TINY
 
     from testbed.run import main
@@ -83,14 +83,14 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Skip drawing, which takes most of the time, where a test is not about figures."""
+    """Skip drawing, which takes most of the time, in tests that do not look at figures."""
     for module in ("report", "compare"):
         monkeypatch.setattr(f"testbed.{module}.build.draw_all", lambda data: {})
 
 
 @pytest.fixture
 def identity():
-    """Give the test process the identity that Flower's messages ask for."""
+    """Set the identity that Flower's messages need in the test process."""
     from testbed.engine.hosts.host import set_identity
 
     set_identity()
@@ -98,7 +98,7 @@ def identity():
 
 @pytest.fixture
 def device_spec():
-    """Return a small program: CNN cut after block 1, no defence."""
+    """Return the specification of a small program: CNN cut after block 1, no defence."""
     from small import make_spec
 
     return make_spec()
@@ -119,7 +119,7 @@ def host_data():
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Start every test from the same global random state."""
+    """Start every test with the same global random state."""
     import torch
 
     torch.manual_seed(0)

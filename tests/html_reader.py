@@ -1,5 +1,6 @@
-"""Reads a report back: tables with the numbers behind their cells, and every attribute."""
+"""Parses a page: tables with the numbers of their cells, and all attributes."""
 
+import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -58,5 +59,20 @@ class Page(HTMLParser):
             self._cell = (self._cell[0] + data, self._cell[1])
 
     def row(self, table: str, label: str) -> list[tuple[str, float | None]]:
-        """The cells after the label of the first row so labelled."""
+        """Return the cells after the label of the first row with this label."""
         return next(row[1:] for row in self.tables[table] if row[0][0] == label)
+
+
+def self_contained(text: str) -> Page:
+    """Check that a page runs no script and refers to nothing outside itself; return it."""
+    page = Page(text)
+    assert not {"script", "link"} & page.tags
+    for tag, name, value in page.attributes:
+        if name in ("src", "srcset", "data", "action", "poster"):
+            assert value.startswith("data:image/png;base64,"), f"<{tag} {name}={value[:60]}>"
+        elif name == "href":
+            assert value.startswith("#")
+            assert value[1:] in page.ids
+        assert not name.startswith("on")
+    assert not re.search(r"url\(|@import", text)
+    return page

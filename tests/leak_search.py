@@ -1,9 +1,9 @@
-"""Searches what an adversary is handed for images, however they are kept.
+"""Searches the data passed to an adversary for images in any representation.
 
-Two searches, since neither finds everything. One walks the object graph and compares pixel values
-whatever their order, offset and scale, so that type, layout and normalisation do not matter. The
-other looks for an image's bytes at any place of a pickle, also inside what no walk understands.
-Compressed or encrypted images are found by neither.
+Two searches complement each other. One walks the object graph and compares pixel values independent
+of order, offset and scale, so that type, layout and normalisation do not matter. The other searches
+a pickle for an image's bytes at any offset, also inside objects that cannot be walked. Neither
+finds compressed or encrypted images.
 """
 
 import itertools
@@ -16,19 +16,19 @@ import numpy as np
 import torch
 
 TOLERANCE = 1e-3
-"""Of pixel values in units of an image's range: float16 passes, the next grey level does not."""
+"""Of pixel values, relative to an image's range: accepts float16, but not the next grey level."""
 
-_KEY = 8  # bytes of a needle that are looked up first
+_KEY = 8  # bytes of an encoded image that are looked up first
 _LEAVES = (str, bytes, bytearray, int, float, complex, type, ModuleType)
 
 
 def reachable(value):
-    """Yield every object that an object leads to, each once."""
+    """Yield every object reachable from an object, each once."""
     stack, seen = [value], {}
     while stack:
         item = stack.pop()
         if id(item) not in seen:
-            seen[id(item)] = item  # kept alive, so that no identity is used twice
+            seen[id(item)] = item  # kept alive, so that no id is reused
             yield item
             stack += _children(item)
 
@@ -56,7 +56,7 @@ def _children(item):
 
 
 def arrays_of(item):
-    """Return the numbers that an object is, as arrays; none for what is no numbers."""
+    """Return the numbers in an object as arrays; an empty list if it holds none."""
     if isinstance(item, torch.Tensor):
         whole = torch.empty(0, dtype=item.dtype).set_(item.untyped_storage())  # of a view, too
         return [part.detach().double().numpy() for part in (item, whole)]
@@ -72,7 +72,7 @@ def arrays_of(item):
 
 
 class ImageSearch:
-    """Knows some images, and says whether something contains one of them.
+    """Searches objects and bytes for any of the given images.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class ImageSearch:
             self._needles.setdefault(key, []).append((needle, place))
 
     def in_objects(self, value):
-        """Say whether an object leads to one of the images."""
+        """Say whether one of the images is reachable from an object."""
         return any(
             self._among(rows)
             for item in reachable(value)
@@ -128,7 +128,7 @@ def _profiles(rows):
 
 
 def _as_images(array, pixels):
-    """Yield an array as rows of so many values, whichever of its axes are the images'."""
+    """Yield an array as rows of ``pixels`` values, for every choice of axes as the image axes."""
     if array.size == 0 or array.size % pixels:
         return
     array = np.squeeze(array)
@@ -142,7 +142,7 @@ def _as_images(array, pixels):
 
 
 def _encodings(image):
-    """Yield an image (C, H, W) as bytes: number types and ranges, in any order of the axes."""
+    """Yield an image (C, H, W) as bytes, in all number types, ranges and axis orders."""
     kinds = [image.astype(kind) for kind in ("f2", "f4", "f8")]
     kinds.append((np.float32(255.0) * image).astype("f4"))
     if image.min() >= 0.0 and image.max() <= 1.0:
@@ -153,7 +153,7 @@ def _encodings(image):
 
 
 def _telling_key(needle):
-    """Return a word with as many different bytes as any in the needle, and its place."""
+    """Return the word with the most distinct bytes in the needle, and its offset."""
     words = [needle[place : place + _KEY] for place in range(0, len(needle) - _KEY + 1, _KEY)]
     best = max(range(len(words)), key=lambda number: len(set(words[number])))
     return int.from_bytes(words[best], "little"), best * _KEY

@@ -1,11 +1,11 @@
-"""The tests' own order: with several processes, a file's tests stay in one of them."""
+"""With several worker processes, all tests of a group run in one worker."""
 
 import os
 
 import pytest
 
 
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process for all tests")
-def test_the_process_knows_this_file_s_group(request):
-    """Which goes by the test's name; where xdist could not write it there, nothing is grouped."""
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="all tests run in one process")
+def test_the_group_is_part_of_the_test_id(request):
+    """xdist reads the group from the id; without it, nothing is grouped."""
     assert request.node.nodeid.endswith("@test_groups")

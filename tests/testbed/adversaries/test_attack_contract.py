@@ -28,6 +28,7 @@ REBUILDING = [
 ]
 # Attacks that may ask the front-end, or hold it, must invert what can be inverted.
 TRAINED = [name for name in REBUILDING if ATTACKS.entry(name).factory.threat.queries]
+HOLDING_WEIGHTS = [name for name in NAMES if ATTACKS.entry(name).factory.threat.weights]
 INFERRING = [name for name in NAMES if not ATTACKS.entry(name).factory.rebuilds_images]
 # Attacks without an answer to any query make a front-end of their own, and invert the identity
 # less well. fsha does not at all: it decodes what it has steered, and an identity cannot be steered
@@ -111,6 +112,7 @@ def _mount(name, evidence, seed=0):
 def test_the_known_attacks_are_registered():
     assert {"mean_image", "class_mean_image", "ridge", "residual_decoder"} <= set(NAMES)
     assert {"mean_image", "class_mean_image"} == set(ANCHORS)
+    assert {"white_box", "learned_prior"} <= set(HOLDING_WEIGHTS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,6 +210,19 @@ def test_query_access_is_declared(name, front_ends, build_case):
         found = _mount(name, blind)
         assert len(found.images) == len(case.victims)
         assert found.queries == 0
+
+
+@pytest.mark.parametrize("name", HOLDING_WEIGHTS)
+def test_weights_must_be_granted(name, front_ends, build_case):
+    case = build_case(front_ends["pooled"])
+
+    class QueriesOnly:
+        def query(self, images, draw):
+            return case.oracle.query(images, draw)
+
+    evidence = dataclasses.replace(case.evidence, oracle=QueriesOnly())
+    with pytest.raises(UserError, match="needs the weights"):
+        mount(name, SHORT.get(name, {}), evidence, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,14 +1,10 @@
 """The denoiser learns, its prior helps where features say little, and weights must be granted."""
 
-import dataclasses
-
 import numpy as np
-import pytest
 import torch
 
 from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions
 from testbed.adversaries.mounting import mount
-from testbed.core.errors import UserError
 
 
 def test_the_denoiser_removes_noise_and_changes_nothing_without(build_case, front_ends):
@@ -41,18 +37,6 @@ def test_it_beats_the_mean_image_where_features_are_coarse(build_case):
         0,
     )
     assert case.mse(found) < case.mse(without)
-
-
-def test_weights_must_be_granted(build_case, front_ends):
-    case = build_case(front_ends["pooled"])
-
-    class QueriesOnly:
-        def query(self, images, draw):
-            return case.oracle.query(images, draw)
-
-    evidence = dataclasses.replace(case.evidence, oracle=QueriesOnly())
-    with pytest.raises(UserError, match="needs the weights"):
-        mount("learned_prior", {}, evidence, 0)
 
 
 def test_no_intercepts_are_no_problem(build_case, front_ends):

@@ -1,15 +1,11 @@
 """White-box search: the prior, the projection, tuning, restarts, and what it may not do."""
 
-import dataclasses
-
 import numpy as np
-import pytest
 import torch
 
 from testbed.adversaries.feature_search import Descent, FeatureDistance, total_variation
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.released import ChannelNormaliser
-from testbed.core.errors import UserError
 
 FROM_MEAN = {"start": "mean_image", "steps": 80}
 
@@ -106,15 +102,3 @@ def test_random_releases_are_drawn_afresh_at_every_step(build_case, front_ends, 
     features, start = case.evidence.intercepts.features[:4], np.full_like(case.victims[:4], 0.5)
     Descent(10, 0.05).run(_distance(case, is_random=True), start, features, 0.0, [10])
     assert len(set(draws)) == len(draws) == 10
-
-
-def test_weights_must_be_granted(build_case, front_ends):
-    case = build_case(front_ends["pooled"])
-
-    class QueriesOnly:
-        def query(self, images, draw):
-            return case.oracle.query(images, draw)
-
-    evidence = dataclasses.replace(case.evidence, oracle=QueriesOnly())
-    with pytest.raises(UserError, match="needs the weights"):
-        mount("white_box", FROM_MEAN, evidence, 0)

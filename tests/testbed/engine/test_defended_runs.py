@@ -8,23 +8,16 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
+from grids import random_images, small_grid
 from small import TINY, make_spec
 from whole_runs import results_of, run
 
 from clients.deployed import FrontEndRunner
 from testbed.core.registries import DEFENCES
-from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import node_of
-from testbed.engine.network.costs import DeviceCosts, TierCosts
-from testbed.engine.network.grid import FleetGrid, GridOptions
-from testbed.engine.network.ledger import Ledger
+from testbed.engine.network.grid import GridOptions
 from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
-from testbed.fleet.catalogue import load_catalogue
-from testbed.fleet.layer_stats import layer_stats
-from testbed.fleet.links import load_links
-from testbed.fleet.sampling import sample_fleet
-from testbed.scenario.schema import FleetSection, MixEntry
 from testbed.wire import protocol
 from testbed.wire.encoding import decode, payload_bytes
 from testbed.wire.records import to_record, to_tensors
@@ -110,21 +103,10 @@ def test_noise_is_reported_as_a_ratio_to_the_signal(results):
 
 def defended_grid(name):
     """Return a grid of three devices that run a defence, its program, and a tap on all links."""
-    mix = [MixEntry(device="raspberry-pi-4", links={"wifi": 1.0})]
-    fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
     device_spec = make_spec(defence=name, options={"cut": 2, "width": 8})
-    rng = np.random.default_rng(0)
-    backend = InlineBackend(
-        rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8),
-        rng.integers(0, 10, 30),
-        [np.arange(10) + 10 * device for device in range(DEVICES)],
-    )
-    backend.install([device_spec])
-    stats = layer_stats(device_spec.build().on_device(), device_spec.image_shape)
-    costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     tap = Tap("all", frozenset(range(DEVICES)))
     options = GridOptions(1e9, 2, lambda *_: True, lambda images: 0.0, PacketLoss(0.0, seed=3))
-    return FleetGrid(backend, costs, Ledger(DEVICES), [tap], options), device_spec, tap
+    return small_grid(device_spec, DEVICES, options, [tap]), device_spec, tap
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +140,6 @@ def test_the_ledger_charges_what_travels_and_the_tap_reads_what_is_released(name
     assert np.array_equal(item.features, released[0].numpy())
     # The device ran the deployed weights, with the defence's release and the request's own draw.
     runner = FrontEndRunner(device_spec.build(), {**parameters, **statistics})
-    rng = np.random.default_rng(0)
-    image = torch.from_numpy(rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8)[12:13])
+    image = torch.from_numpy(random_images(DEVICES)[0][12:13])
     with torch.no_grad():
         assert torch.equal(runner.request_features(image, 1, 5), released)

@@ -4,22 +4,18 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
+from grids import small_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import make_spec
 
-from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import device_of, node_of
-from testbed.engine.network.costs import DeviceCosts, TierCosts
-from testbed.engine.network.grid import FleetGrid, GridOptions
+from testbed.engine.network.grid import GridOptions
 from testbed.engine.network.ledger import Charge, Ledger
 from testbed.engine.network.packet_loss import RETRY_AFTER_MS, PacketLoss
 from testbed.engine.network.taps import Tap
-from testbed.fleet.catalogue import load_catalogue
-from testbed.fleet.layer_stats import layer_stats
-from testbed.fleet.links import load_links, transfer_ms
-from testbed.fleet.sampling import sample_fleet
-from testbed.scenario.schema import FleetSection, MixEntry
+from testbed.fleet.links import transfer_ms
+from testbed.scenario.schema import MixEntry
 from testbed.wire import protocol
 from testbed.wire.records import to_record
 
@@ -37,22 +33,11 @@ def new_grid(
     cloud_ms=0.0,
     loss=0.0,
 ):
-    mix = mix or [MixEntry(device="raspberry-pi-4", links={"wifi": 1.0})]
-    fleet = sample_fleet(FleetSection(size=DEVICES, mix=mix), 0, load_catalogue(), load_links())
     device_spec = make_spec()
-    stats = layer_stats(device_spec.build().front_end, (1, 32, 32))
-    costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
-    rng = np.random.default_rng(0)
-    backend = InlineBackend(
-        rng.integers(0, 256, (60, 1, 32, 32), dtype=np.uint8),
-        rng.integers(0, 10, 60),
-        [np.arange(10) + 10 * device for device in range(DEVICES)],
-    )
-    backend.install([device_spec])
     options = GridOptions(
         deadline_ms, shard_size, online, lambda images: cloud_ms * images, PacketLoss(loss, seed=3)
     )
-    return FleetGrid(backend, costs, Ledger(DEVICES), taps, options), device_spec
+    return small_grid(device_spec, DEVICES, options, taps, mix), device_spec
 
 
 def nodes(*devices):
