@@ -1,4 +1,4 @@
-"""The attacks' benchmark: plain loops give the same numbers, and nothing else is timed."""
+"""The attack benchmark: plain loops give the same numbers, and all attacks are timed."""
 
 import dataclasses
 

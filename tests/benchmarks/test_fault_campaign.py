@@ -1,4 +1,4 @@
-"""The fault campaign in small: its table, its watch, and the most violent of its faults."""
+"""The fault campaign: its table, its supervision of runs, and its most violent fault."""
 
 import random
 import subprocess
@@ -57,11 +57,11 @@ def test_the_table_goes_between_the_marks(tmp_path):
     assert "| two | 1 | that | c | **NO** | 2 | **sf-x** | 10 of 60 | **FAILED** |" in lines
 
 
-# The watch --------------------------------------------------------------------------------------
+# Supervision ------------------------------------------------------------------------------------
 
 
 def watched(tmp_path, code, limit_s=60.0):
-    """Start Python code that gets the path of its temporary folder as its argument."""
+    """Start Python code with the path of its temporary folder as its argument."""
     temporary, errors = tmp_path / "temporary", tmp_path / "errors"
     temporary.mkdir()
     with errors.open("w") as file:
@@ -74,7 +74,7 @@ def watched(tmp_path, code, limit_s=60.0):
     return Watched(process, temporary, errors, time.monotonic() + limit_s)
 
 
-def test_what_hangs_is_killed_with_all_that_it_started(tmp_path):
+def test_a_hanging_run_is_killed_with_its_children(tmp_path):
     code = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -95,7 +95,7 @@ time.sleep(600)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whatever_is_left_is_counted_under_its_name(tmp_path, monkeypatch):
+def test_leftovers_are_counted_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "GONE_WITHIN_S", 0.2)
     code = """
 import pathlib, subprocess, sys
@@ -110,7 +110,7 @@ print("failed: the disk is full", file=sys.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_moments_lie_in_the_phases_asked_for(tmp_path):
+def test_moments_are_within_the_given_phases(tmp_path):
     phases = [("load", 4.0), ("train a", 2.0), ("serve a", 0.5), ("write", 1.0)]
     campaign = Campaign(tmp_path, tmp_path, random.Random(0), phases=phases)
     drawn = [campaign.random_moment(["train a", "serve a"]) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""The speed benchmark's tables, its order of turns, and how it goes on after an interrupt."""
+"""The speed benchmark: its tables, the order of its runs, and resuming."""
 
 import fleet_speed
 import pytest
@@ -37,7 +37,7 @@ def test_peers_do_not_run_at_the_largest_size():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Return the list of what was run; each takes no time."""
+    """Replace the contenders; return the list of runs."""
     made = []
 
     def run_once(*turn):

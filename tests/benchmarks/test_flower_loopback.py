@@ -26,7 +26,7 @@ def test_the_largest_difference_is_over_all_weights():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Return what was measured, without measuring; the difference of weights is its last item."""
+    """Replace the measurement; return the difference of weights that it reports, then its calls."""
     calls = [0.0]
 
     def measure(kinds, rounds, folder):

@@ -1,4 +1,4 @@
-"""A short fuzzing campaign over every reader, and the campaign itself: it fails when it should."""
+"""A short fuzzing campaign over all readers, and the failures that a campaign must detect."""
 
 import math
 import pickle
@@ -28,7 +28,7 @@ def targets(tmp_path, finished_run):
     return made + result_targets(tmp_path / "results", finished_run)
 
 
-def test_every_reader_accepts_sound_files_and_damaged_ones_or_refuses_them_in_a_sentence(targets):
+def test_readers_accept_valid_files_and_accept_or_refuse_damaged_ones(targets):
     for target in targets:
         assert target.sound, target.name
         for content in target.sound:

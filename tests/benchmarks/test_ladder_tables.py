@@ -1,4 +1,4 @@
-"""The command behind docs/ladder.md: which runs it makes, and what it does with the document."""
+"""The command behind docs/ladder.md: its runs, and the tables that it writes."""
 
 import copy
 from pathlib import Path
@@ -13,7 +13,7 @@ DOCUMENT = Path(ladder_tables.ROOT / "docs" / "ladder.md")
 
 @pytest.fixture
 def tiny_ladders(tmp_path, monkeypatch, without_figures):
-    """Let both names stand for a scenario that takes a second."""
+    """Replace both scenarios by one that takes a second."""
     tree = copy.deepcopy(TINY)
     tree["data"]["max_images"] = 200
     tree["training"]["rounds"] = 1
@@ -34,7 +34,7 @@ def between(text, data, table):
 
 
 @pytest.mark.usefixtures("tiny_ladders")
-def test_one_command_runs_compares_and_writes_and_goes_on_where_it_was(tmp_path, capsys):
+def test_one_command_runs_compares_writes_and_resumes(tmp_path, capsys):
     document = tmp_path / "ladder.md"
     document.write_text(DOCUMENT.read_text())
     command = ["--data", "cifar10", "--seeds", "0", "--out", "out", "--document", str(document)]

@@ -1,4 +1,4 @@
-"""The benchmark of large fleets: its tables, what it refuses, and how it measures processes."""
+"""The benchmark of large fleets: its tables, bad input, and the measurement of processes."""
 
 import sys
 
@@ -58,7 +58,7 @@ def test_idle_bytes_are_a_slope_and_are_added_up():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Return the list of commands that were run; each takes no time."""
+    """Replace the measurement; return the list of commands."""
     made = []
 
     def measure(command, log, limit_s):
@@ -99,7 +99,7 @@ def test_a_scenario_becomes_a_command_a_row_and_a_table(tmp_path, runs):
         (["--idle", "--document", "{page}"], "scale.py --idle: begin"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(tmp_path, runs, capsys, arguments, message):
+def test_bad_input_is_reported_before_anything_runs(tmp_path, runs, capsys, arguments, message):
     page = tmp_path / "page.md"
     page.write_text("no marks")
     given = [str(page) if text == "{page}" else text for text in arguments]

@@ -46,7 +46,7 @@ def conv_layer(image, layer):
 
 
 def randomise_norms(module):
-    """Give every batch norm statistics and an affine map that a wrong order would show in."""
+    """Give every batch norm statistics and an affine map that reveal a wrong order."""
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             for tensor in (layer.running_mean, layer.weight.data, layer.bias.data):

@@ -45,7 +45,7 @@ def with_gradients(weights):
 
 
 def train_adversary(model, weights, batch, steps=60):
-    """Let the adversary learn the batch; at first it knows nothing that a penalty could punish."""
+    """Train the adversary on the batch: an untrained one may leave the penalty at zero."""
     own = {key: value for key, value in weights.items() if key.startswith(ADVERSARY)}
     optimiser = torch.optim.Adam(own.values(), 0.005)
     for _ in range(steps):

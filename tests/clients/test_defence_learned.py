@@ -133,7 +133,7 @@ def adversary_loss(local_training, batch):
     return local_training._model.with_weights(weights, lambda: defence.adversary_loss(batch))
 
 
-def test_the_adversary_moves_by_adam_on_its_own_loss_alone(host_data):
+def test_adam_updates_the_adversary_on_its_own_loss_only(host_data):
     one = local_training(host_data, decoder_learning_rate=0.01)
     reference = local_training(host_data)
     own = {n: p for n, p in reference.parameters.items() if n.startswith(ADVERSARY)}
@@ -158,7 +158,7 @@ def test_the_adversary_moves_by_adam_on_its_own_loss_alone(host_data):
         torch.testing.assert_close(one.parameters[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_the_game_lowers_what_a_decoder_gets_right():
+def test_adversarial_training_increases_the_decoder_error():
     """With the penalty the decoder's error is several times what it is without."""
     blocks = np.random.default_rng(0).integers(0, 256, (32, 1, 4, 4), dtype=np.uint8)
     images = blocks.repeat(8, axis=2).repeat(8, axis=3)

@@ -102,7 +102,7 @@ def test_dropout_keeps_the_expectation_and_drops_the_share(probability):
     torch.testing.assert_close(z.grad, kept.float() / (1 - probability))
 
 
-def test_dropout_of_channels_drops_them_whole_and_per_image():
+def test_channel_dropout_drops_whole_channels_per_image():
     defence = DEFENCES.create("feature_dropout", {"unit": "channel"})
     dropped = (defence.release(torch.ones(8, 16, 3, 3), stream()) == 0).flatten(2)
     assert torch.equal(dropped.all(dim=2), dropped.any(dim=2))

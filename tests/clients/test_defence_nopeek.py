@@ -65,6 +65,6 @@ def test_constant_features_cost_nothing_and_have_finite_gradients():
     assert torch.isfinite(z.grad).all()
 
 
-def test_features_are_sent_as_they_are():
+def test_features_are_sent_unchanged():
     z = torch.randn(3, 2, 2, 2)
     assert torch.equal(DEFENCES.create("nopeek", {}).release(z, torch.Generator()), z)

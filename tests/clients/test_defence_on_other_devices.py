@@ -1,4 +1,4 @@
-"""No defence mixes devices: each runs where its images are, as training on a GPU needs it to."""
+"""Defences compute on the torch device of their images, which training on a GPU requires."""
 
 import pytest
 import torch

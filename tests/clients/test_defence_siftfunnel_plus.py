@@ -46,7 +46,7 @@ def test_view_removes_what_scipy_calls_the_lowest_frequencies(count):
     np.testing.assert_allclose(without_low_frequencies(x, count).numpy(), expected, atol=1e-6)
 
 
-def test_view_knows_nothing_of_low_frequencies_brightness_or_contrast():
+def test_view_is_invariant_to_low_frequencies_brightness_and_contrast():
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     low = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     low = low - without_low_frequencies(low, 3)
@@ -65,7 +65,7 @@ def test_equal_contrast_and_its_limit():
     torch.testing.assert_close(plain, without_low_frequencies(x, 3) + 0.5)
 
 
-def test_nothing_hidden_is_the_image_itself():
+def test_a_view_that_hides_nothing_is_the_image():
     x = torch.rand(2, 1, 16, 16)
     assert plus(hidden_frequencies=0).view(x) is x
 
@@ -236,7 +236,7 @@ def test_penalties_reach_every_front_end(front_end):
         ({"hidden_frequencies": 16}, r"hidden_frequencies: 16 of images of \(1, 16, 16\)"),
     ],
 )
-def test_what_leaves_nothing_is_refused_with_a_reason(options, message):
+def test_options_that_remove_everything_are_refused_with_a_reason(options, message):
     side = 16 if "hidden_frequencies" in options else 32
     device_spec = make_spec("cnn", {"cut": 4, "width": 8}, "siftfunnel_plus", options)
     with pytest.raises(ValueError, match=message):

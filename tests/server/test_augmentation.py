@@ -87,7 +87,7 @@ def test_grey_images_have_no_saturation_to_change():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_image_gets_its_own_change_and_the_seed_decides(channels):
+def test_changes_differ_between_images_and_depend_on_the_seed(channels):
     images = pictures(channels, 1).expand(64, -1, -1, -1)
     first = augment(images, EVERYTHING, torch.Generator().manual_seed(1))
     again = augment(images, EVERYTHING, torch.Generator().manual_seed(1))
@@ -113,6 +113,6 @@ def test_half_of_the_images_are_flipped_and_shifts_cover_their_range():
     assert places == {(row, column) for row in range(2, 7) for column in range(1, 6)}
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_without_options_nothing_changes():
     images = pictures(3)
     assert augment(images, AugmentationSection(), torch.Generator()) is images

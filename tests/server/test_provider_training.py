@@ -170,7 +170,7 @@ def test_another_seed_of_the_batches_gives_other_weights():
     assert everything(one)[0] != everything(other)[0]
 
 
-def test_training_learns_what_can_be_learnt():
+def test_training_learns_a_learnable_task():
     data = some_images(60)
     # The class is the brightness of one row: learnable, and the same for validation images.
     for images, labels in (
@@ -237,7 +237,7 @@ def test_tiers_count_by_their_share_and_the_cloud_sees_all_of_them():
 
 
 class Playing(Defence):
-    """Mixes channels before it releases, and plays against a classifier of the released means."""
+    """Mixes channels before the release; trained against a classifier of the released means."""
 
     def build(self, image_shape, feature_shape, num_classes):
         channels = feature_shape[0]
@@ -266,7 +266,7 @@ def playing(monkeypatch):
     return {"defence": "playing"}
 
 
-def test_a_defence_s_adversary_moves_in_alternation_from_the_same_weights(playing):
+def test_the_adversary_of_a_defence_is_updated_alternately_from_the_same_weights(playing):
     optimiser = {"method": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
     found = training(section(optimiser=optimiser), **playing)
     found.cloud.trunk.layers[-1][2].p = 0.0
@@ -301,7 +301,7 @@ def test_a_defence_s_adversary_moves_in_alternation_from_the_same_weights(playin
 
 
 @pytest.mark.parametrize("name", DEFENCES.names())
-def test_every_defence_trains_all_that_it_has(name):
+def test_every_defence_trains_all_its_parameters(name):
     found = training(section(epochs=1, batch_size=20), defence=name)
     before = found.weights()
     found.run()
@@ -396,7 +396,7 @@ def test_selection_takes_the_first_of_the_best_finite_epochs():
     assert best_epoch(section(selection="last"), history) == 4
 
 
-def test_training_is_over_when_nothing_gets_better_or_no_number_is_left():
+def test_training_ends_on_a_plateau_or_without_finite_numbers():
     options = section(epochs=50, early_stopping_epochs=2)
     history = [record(1, 1.0, 0.5), record(2, 1.0, 0.6), record(3, 1.0, 0.6)]
     assert not is_over(options, [])
@@ -406,7 +406,7 @@ def test_training_is_over_when_nothing_gets_better_or_no_number_is_left():
     assert is_over(section(epochs=3), history)
 
 
-def test_what_this_machine_cannot_do_is_one_sentence():
+def test_unsupported_hardware_is_reported_in_one_sentence():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert choose_device(section()) == CPU
@@ -418,7 +418,7 @@ def test_what_this_machine_cannot_do_is_one_sentence():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_gpu_trains_like_the_cpu_and_repeats_its_bits(precision):
+def test_a_gpu_trains_like_the_cpu_and_is_deterministic(precision):
     gpu = torch.device("cuda")
     device_spec = SMALL_FUNNEL | {"defence": "gaussian_noise"}
     runs = []

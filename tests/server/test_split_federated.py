@@ -223,7 +223,7 @@ def test_broken_updates_are_rejected_and_counted(host_data, key, change):
     assert all(torch.isfinite(value).all() for value in server.tiers[0].parameters.values())
 
 
-def test_a_device_that_stops_answering_is_left_out_for_the_round(host_data):
+def test_a_silent_device_is_excluded_for_the_round(host_data):
     def drop(message, reply):
         late = message.metadata.message_type == protocol.BACKWARD
         if late and message.metadata.dst_node_id == node_of(0):

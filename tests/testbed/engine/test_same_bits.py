@@ -99,7 +99,7 @@ def has_started(command):
     return "_JobActor" in command and "__init__" not in command
 
 
-def test_queries_replays_and_floors_do_not_depend_on_hosts(tiny, tmp_path, monkeypatch):
+def test_queries_replays_and_error_bounds_do_not_depend_on_hosts(tiny, tmp_path, monkeypatch):
     """What a query service answers and the driver computes, or steers, are results like any.
 
     So is what an attack finds that is killed while it runs, and starts over.
