@@ -14,7 +14,7 @@ from testbed.scenario.schema import DataSection
 
 @pytest.fixture(scope="module")
 def data():
-    return load_federated_data(DataSection(name="digits", max_images=200), 4, 0)
+    return load_federated_data(DataSection(name="digits", max_images=200, image_size_px=16), 4, 0)
 
 
 def test_both_hold_and_are_reproducible(data):
