@@ -1,4 +1,4 @@
-"""Every attack of every adversary on every entry, a row per attack: the ladder.
+"""Every attack of every adversary on every arm, a row per attack: the ladder.
 
 Each row is over the victims whom its adversary reads; an anchor's is that of the adversary who
 reads most. Attacks that rebuild no image have rows of their own: what they got right.
@@ -7,7 +7,7 @@ reads most. Attacks that rebuild no image have rows of their own: what they got 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from testbed.compare.analysis.arms import Entry
+from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.attacks import Attacked, Scored
 from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.request_table import Resamples, interval
@@ -23,8 +23,8 @@ class AttackRow:
 
     Attributes
     ----------
-    facts : the attack as the first entry that has it describes it.
-    cells : its scores on each entry, None on entries without it.
+    facts : the attack as the first arm that has it describes it.
+    cells : its scores on each arm, None on arms without it.
     """
 
     facts: AttackResult
@@ -32,7 +32,7 @@ class AttackRow:
 
     @property
     def victims(self) -> list[int]:
-        """Victims over all seeds, on the entries that have the attack."""
+        """Victims over all seeds, on the arms that have the attack."""
         return [len(cell.scored.places) for cell in self.cells if cell is not None]
 
 
@@ -49,14 +49,14 @@ class Inference:
 
 @dataclass(frozen=True)
 class InferenceRow:
-    """One attack that rebuilds no image, on each entry."""
+    """One attack that rebuilds no image, on each arm."""
 
     facts: AttackResult
     cells: Sequence[Inference | None]
 
     @property
     def victims(self) -> list[int]:
-        """Victims over all seeds, on the entries that have the attack."""
+        """Victims over all seeds, on the arms that have the attack."""
         return [cell.victims for cell in self.cells if cell is not None]
 
 
@@ -102,7 +102,7 @@ def inference_rows(comparison: Comparison) -> list[InferenceRow]:
     ``results.json`` holds one number per run, not one per victim: over several seeds its interval
     resamples seeds; that of one seed is the run's own, over victims.
     """
-    tables = [_inferring(item.entry) for item in comparison.measured]
+    tables = [_inferring(item.arm) for item in comparison.measured]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):
         cells = [
@@ -117,11 +117,11 @@ def _key(attack: AttackResult) -> Key:
     return attack.adversary, attack.attack
 
 
-def _inferring(entry: Entry) -> dict[Key, list[AttackResult]]:
+def _inferring(arm: ComparedArm) -> dict[Key, list[AttackResult]]:
     """Return the attacks that say something without an image and that every seed has, by seed."""
     tables = [
         {_key(attack): attack for attack in member.arm.attacks if attack.inferred is not None}
-        for member in entry.members
+        for member in arm.members
     ]
     return {
         key: [table[key] for table in tables]
@@ -132,7 +132,7 @@ def _inferring(entry: Entry) -> dict[Key, list[AttackResult]]:
 
 def _inference(item: ArmEstimates, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
     said = [attack.inferred for attack in found if attack.inferred is not None]
-    places = [seeds.index(seed) for seed in item.entry.seeds]
+    places = [seeds.index(seed) for seed in item.arm.seeds]
     draws = item.attacks.draws
     return Inference(
         right_class=_share([one.class_ for one in said], places, draws),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.compare.analysis.arms import Entry, entries_of, find_reference
+from testbed.compare.analysis.arms import ComparedArm, arms_of, find_reference
 from testbed.compare.analysis.comparable import check_comparable, training_differences
 from testbed.compare.analysis.estimates import ArmEstimates, measure
 from testbed.compare.analysis.groups import CLASS, TIER, Groups, groups_of
@@ -26,7 +26,7 @@ MAX_ACCURACY_LOSS = 0.03
 
 @dataclass(frozen=True)
 class Difference:
-    """An entry minus the reference, over the requests and victims that both have."""
+    """An arm minus the reference, over the requests and victims that both have."""
 
     accuracy: Interval
     mse: Interval
@@ -38,9 +38,9 @@ class Comparison:
 
     Attributes
     ----------
-    measured : the entries, in the order of their first appearance.
-    reference : the place of the entry that the others are compared with.
-    differences : per entry, None for the reference.
+    measured : the arms, in the order of their first appearance.
+    reference : the place of the arm that the others are compared with.
+    differences : per arm, None for the reference.
     notes : what a reader must know before believing a number.
     """
 
@@ -64,8 +64,8 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """The entries' labels."""
-        return [item.entry.label for item in self.measured]
+        """The arms' labels."""
+        return [item.arm.label for item in self.measured]
 
     def front(self, name: str) -> Front:
         """Return the front of a trade by its name."""
@@ -83,7 +83,7 @@ def compare(
     Parameters
     ----------
     folders : results folders of complete runs.
-    reference : label of the entry to compare with; None: the first undefended one.
+    reference : label of the arm to compare with; None: the first undefended one.
     max_accuracy_loss : how far below the reference's accuracy defences are matched, 0 to 1.
 
     Raises
@@ -99,11 +99,11 @@ def compare(
         raise UserError(f"--resamples {resamples}: give at least 100, or intervals mean nothing")
     runs = [read_run(folder) for folder in folders]
     check_comparable(runs)
-    entries = entries_of(runs)
-    place = entries.index(find_reference(entries, reference))
+    arms = arms_of(runs)
+    place = arms.index(find_reference(arms, reference))
     request_table = request_table_of(runs)
     draws = resample(request_table, resamples)
-    measured = [measure(entry, request_table, draws) for entry in entries]
+    measured = [measure(arm, request_table, draws) for arm in arms]
     return Comparison(
         runs=runs,
         seeds=request_table.seeds,
@@ -119,7 +119,7 @@ def compare(
         matched=match(measured, place, max_accuracy_loss),
         tiers=groups_of(measured, TIER),
         classes=groups_of(measured, CLASS),
-        notes=_notes(runs, entries, request_table.seeds),
+        notes=_notes(runs, arms, request_table.seeds),
     )
 
 
@@ -132,7 +132,7 @@ def _difference(item: ArmEstimates, other: ArmEstimates, draws: Resamples) -> Di
     return Difference(mean_interval(accuracy, draws.means(accuracy)), mse)
 
 
-def _notes(runs: Sequence[Run], entries: Sequence[Entry], seeds: Sequence[int]) -> list[str]:
+def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int]) -> list[str]:
     notes = []
     if len(seeds) == 1:
         notes.append(
@@ -140,9 +140,9 @@ def _notes(runs: Sequence[Run], entries: Sequence[Entry], seeds: Sequence[int]) 
             "another training, fleet or split would change is unknown; run more seeds."
         )
     else:
-        fewest = min(len(entry.members) for entry in entries)
+        fewest = min(len(arm.members) for arm in arms)
         if fewest < len(seeds):
-            fewer = [entry.label for entry in entries if len(entry.members) < len(seeds)]
+            fewer = [arm.label for arm in arms if len(arm.members) < len(seeds)]
             notes.append(
                 f"Not every arm has all {len(seeds)} seeds: {_listed(fewer)}. Their intervals "
                 "cover the seeds that they have."
@@ -156,7 +156,7 @@ def _notes(runs: Sequence[Run], entries: Sequence[Entry], seeds: Sequence[int]) 
     if changed:
         notes.append(
             f"The runs were not trained alike ({_listed(changed)} differs): arms of one name and "
-            "unlike training are entries of their own."
+            "unlike training are arms of their own."
         )
     if (runs[0].scenario.get("serving") or {}).get("cloud_service") == "recorded":
         notes.append(

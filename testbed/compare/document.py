@@ -41,7 +41,7 @@ def document(comparison: Comparison) -> Tree:
         "level": LEVEL,
         "data": data.model_dump(include={"name", "image_shape", "num_classes"}) if data else None,
         "devices": fleet.size if fleet else None,
-        "reference": reference.entry.label,
+        "reference": reference.arm.label,
         "max_accuracy_loss": comparison.max_accuracy_loss,
         "notes": list(comparison.notes),
         "entries": [
@@ -59,14 +59,14 @@ def table_csv(comparison: Comparison) -> str:
     """Return one line per entry: its facts, and each number with its interval."""
     rows = []
     for item in comparison.measured:
-        arm, best = item.entry.arm, item.best
+        arm, best = item.arm.first, item.best
         row: Tree = {
-            "label": item.entry.label,
-            "family": item.entry.family,
+            "label": item.arm.label,
+            "family": item.arm.family,
             "front_end": arm.front_end,
             "defence": arm.defence,
             "precision": arm.precision,
-            "seeds": " ".join(map(str, item.entry.seeds)),
+            "seeds": " ".join(map(str, item.arm.seeds)),
             "adversary": best.facts.adversary if best else None,
             "attack": best.facts.attack if best else None,
             "attack_failed": best.failed if best else None,
@@ -80,16 +80,16 @@ def table_csv(comparison: Comparison) -> str:
 
 
 def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
-    arm = item.entry.arm
+    arm = item.arm.first
     return {
-        "label": item.entry.label,
+        "label": item.arm.label,
         "name": arm.name,
-        "family": item.entry.family,
+        "family": item.arm.family,
         "front_end": arm.front_end,
         "defence": arm.defence,
         "precision": arm.precision,
-        "seeds": item.entry.seeds,
-        "runs": [member.run.name for member in item.entry.members],
+        "seeds": item.arm.seeds,
+        "runs": [member.run.name for member in item.arm.members],
         "accuracy": item["accuracy"].shown.model_dump(),
         "best_attack": _attacked(item.best),
         "by_adversary": [_attacked(found) for found in item.attacks.by_adversary.values()],

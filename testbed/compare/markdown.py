@@ -36,7 +36,7 @@ def arms_markdown(comparison: Comparison, command: str) -> str:
 
 
 def _arm_cells(item: ArmEstimates, figures: Sequence[Figure]) -> list[str]:
-    cells = [item.entry.label, item.entry.arm.defence]
+    cells = [item.arm.label, item.arm.first.defence]
     for figure in figures:
         shown = item[figure.key].shown
         text = figure.fmt(shown.value)

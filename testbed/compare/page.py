@@ -27,7 +27,7 @@ def render(comparison: Comparison, plots: dict[str, bytes], command: str) -> str
         level=LEVEL,
         in_short=in_short(comparison),
         tables={
-            "entries": tables.entry_table(comparison),
+            "entries": tables.arm_table(comparison),
             "adversaries": tables.adversary_table(comparison),
             "fronts": tables.front_table(comparison),
             "cost": tables.figure_table(comparison, COST),

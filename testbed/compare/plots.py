@@ -44,7 +44,7 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
     for place in known:
         item = comparison.measured[place]
         x, y = (estimate.shown for estimate in trade_off.of(item))
-        shade, mark = looks[item.entry.family]
+        shade, mark = looks[item.arm.family]
         on = bool(front.on_front[place])
         panel.errorbar(
             [x.value],
@@ -85,7 +85,7 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
 
 
 def _staircase(panel: "Axes", comparison: Comparison, front: Front) -> None:
-    """Join the entries on the front by the border of what they dominate."""
+    """Join the arms on the front by the border of what they dominate."""
     points = sorted(
         front.trade_off.point(item)
         for item, on_front in zip(comparison.measured, front.on_front, strict=True)
@@ -96,12 +96,12 @@ def _staircase(panel: "Axes", comparison: Comparison, front: Front) -> None:
 
 
 def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Sequence[int]) -> None:
-    """Name the entries on the front, and the reference, beside their marks."""
+    """Name the arms on the front, and the reference, beside their marks."""
     named = [place for place in known if front.on_front[place] or place == comparison.reference]
     for turn, place in enumerate(named[:MAX_LABELS]):
         item = comparison.measured[place]
         panel.annotate(
-            item.entry.label,
+            item.arm.label,
             front.trade_off.point(item),
             xytext=(6, 6) if turn % 2 == 0 else (6, -11),
             textcoords="offset points",

@@ -16,7 +16,7 @@ ACCURACY = FIGURES["accuracy"]
 TIMES_OR_FEWER = 2
 
 
-def entry_table(comparison: Comparison) -> Table:
+def arm_table(comparison: Comparison) -> Table:
     """Return utility and the best attack of every arm; those on the front are marked."""
     front = comparison.front("accuracy_mse").on_front
     mse, *others = shown_in("compare", SCORES)
@@ -25,7 +25,7 @@ def entry_table(comparison: Comparison) -> Table:
         difference = comparison.differences[place]
         rows.append(
             Row(
-                item.entry.label,
+                item.arm.label,
                 [
                     _cell(item, ACCURACY),
                     number(difference.accuracy, numbers.points)
@@ -49,14 +49,14 @@ def figure_table(comparison: Comparison, *groups: tuple[Figure, ...]) -> Table:
     """Return the declared figures of these groups, a row per arm."""
     figures = shown_in("compare", *groups)
     rows = [
-        Row(item.entry.label, [_cell(item, figure) for figure in figures])
+        Row(item.arm.label, [_cell(item, figure) for figure in figures])
         for item in comparison.measured
     ]
     return Table(["arm", *(figure.label for figure in figures)], rows)
 
 
 def adversary_table(comparison: Comparison) -> Table | None:
-    """Return the MSE of every adversary's best attack on every entry."""
+    """Return the MSE of every adversary's best attack on every arm."""
     names = list(
         dict.fromkeys(name for item in comparison.measured for name in item.attacks.by_adversary)
     )
@@ -72,12 +72,12 @@ def adversary_table(comparison: Comparison) -> Table | None:
             failed = "failed" if found and found.failed else ""
             note = "; ".join(filter(None, (cell.note, what, failed)))
             cells.append(Cell(cell.text, cell.value, note))
-        rows.append(Row(item.entry.label, cells))
+        rows.append(Row(item.arm.label, cells))
     return Table(["arm", *names], rows)
 
 
 def front_table(comparison: Comparison) -> Table:
-    """Return for every trade which entries are on the front, and how often in the resamples."""
+    """Return for every trade which arms are on the front, and how often in the resamples."""
     rows = []
     for place, item in enumerate(comparison.measured):
         cells = []
@@ -87,7 +87,7 @@ def front_table(comparison: Comparison) -> Table:
             text = numbers.ABSENT if not known else "front" if front.on_front[place] else "no"
             note = f"{100 * share:.0f}{numbers.THIN}% of resamples" if known else ""
             cells.append(Cell(text, share if known else None, note))
-        rows.append(Row(item.entry.label, cells))
+        rows.append(Row(item.arm.label, cells))
     trade_offs = [front.trade_off for front in comparison.fronts]
     return Table(["arm", *(f"{each.x.label} and {each.y.label}" for each in trade_offs)], rows)
 
@@ -137,7 +137,7 @@ def _mark(ranked_defence: RankedDefence) -> str:
 
 
 def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
-    """Return for every entry the group of devices that leaks most."""
+    """Return for every arm the group of devices that leaks most."""
     mse, *others = shown_in("groups", SCORES)
     rows = []
     for item, found in zip(comparison.measured, groups, strict=True):
@@ -166,7 +166,7 @@ def weakest_table(comparison: Comparison, groups: Sequence[Groups]) -> Table | N
 
 
 def group_matrix(comparison: Comparison, groups: Sequence[Groups]) -> Table | None:
-    """Return entries by groups: the MSE of the best attack, the group that leaks most marked."""
+    """Return arms by groups: the MSE of the best attack, the group that leaks most marked."""
     names = group_names(groups)
     if len(names) < TIMES_OR_FEWER:
         return None
@@ -209,8 +209,8 @@ def _which(item: ArmEstimates) -> Cell:
 
 
 def _kind(item: ArmEstimates) -> str:
-    arm = item.entry.arm
+    arm = item.arm.first
     precision = arm.precision if arm.precision not in ("", "float32") else ""
-    seeds = f"{len(item.entry.members)} {'seed' if len(item.entry.members) == 1 else 'seeds'}"
+    seeds = f"{len(item.arm.members)} {'seed' if len(item.arm.members) == 1 else 'seeds'}"
     parts = (readable(arm.front_end), readable(arm.defence), precision, seeds)
     return ", ".join(filter(None, parts))

@@ -14,7 +14,7 @@ MAX_ROWS = 30
 
 
 def short_table(comparison: Comparison, page: Path) -> RenderableType:
-    """Return the entries, the findings and the page's path as a rich renderable."""
+    """Return the arms, the findings and the page's path as a rich renderable."""
     front = comparison.front("accuracy_mse").on_front
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     drawn.add_column("arm", no_wrap=True)
@@ -25,7 +25,7 @@ def short_table(comparison: Comparison, page: Path) -> RenderableType:
         mark = " *" if front[place] else ""
         failed = " (failed)" if item.best is not None and item.best.failed else ""
         drawn.add_row(
-            Text(item.entry.label + mark, style="bold" if mark else ""),
+            Text(item.arm.label + mark, style="bold" if mark else ""),
             *(
                 figure.fmt(item[figure.key].shown.value) + (failed if figure.key == "mse" else "")
                 for figure in figures

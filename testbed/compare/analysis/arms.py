@@ -1,4 +1,4 @@
-"""Arms that are the same over runs, as one entry of the comparison with one or more seeds."""
+"""Arms of several runs, those that are the same joined into one arm with several seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedArm:
     """An arm over its seeds.
 
     Attributes
     ----------
-    label : its name, with a run's name after it where two unlike arms share the name.
-    family : the defence, whatever its strength and front-end.
+    label : its name; a run's name follows where two different arms have the same name.
+    family : the defence, at all strengths and front-ends.
     members : one per seed, by seed.
     """
 
@@ -39,7 +39,7 @@ class Entry:
     members: tuple[Member, ...]
 
     @property
-    def arm(self) -> ArmResult:
+    def first(self) -> ArmResult:
         """The arm of the first seed, for what all seeds share."""
         return self.members[0].arm
 
@@ -49,7 +49,7 @@ class Entry:
         return [member.run.seed for member in self.members]
 
 
-def entries_of(runs: Sequence[Run]) -> list[Entry]:
+def arms_of(runs: Sequence[Run]) -> list[ComparedArm]:
     """Group the arms of all runs; the order is that of their first appearance.
 
     Arms are the same if name, front-end, defence, precision, cloud model, tiers and training are.
@@ -61,42 +61,42 @@ def entries_of(runs: Sequence[Run]) -> list[Entry]:
     groups: dict[str, list[Member]] = {}
     for run in runs:
         for arm in run.results.arms:
-            own = groups.setdefault(_identity(run, arm), [])
-            for member in own:
+            members = groups.setdefault(_identity(run, arm), [])
+            for member in members:
                 if member.run.seed == run.seed:
                     raise UserError(
                         f"the arm '{arm.name}' with seed {run.seed} is in {member.run.path} and "
                         f"in {run.path}; give each seed of an arm once"
                     )
-            own.append(Member(run, arm))
-    labels = _labels([own[0] for own in groups.values()])
+            members.append(Member(run, arm))
+    labels = _labels([members[0] for members in groups.values()])
     return [
-        Entry(
+        ComparedArm(
             label,
-            family_of(own[0].run.arm_options(own[0].arm.name).get("defence")),
-            tuple(sorted(own, key=lambda member: member.run.seed)),
+            family_of(members[0].run.arm_options(members[0].arm.name).get("defence")),
+            tuple(sorted(members, key=lambda member: member.run.seed)),
         )
-        for label, own in zip(labels, groups.values(), strict=True)
+        for label, members in zip(labels, groups.values(), strict=True)
     ]
 
 
-def find_reference(entries: Sequence[Entry], wanted: str | None) -> Entry:
-    """Return the entry named, or the first without a defence.
+def find_reference(arms: Sequence[ComparedArm], wanted: str | None) -> ComparedArm:
+    """Return the arm named, or the first without a defence.
 
     Raises
     ------
-    UserError : there is no such entry, or none is undefended and none was named.
+    UserError : there is no such arm, or none is undefended and none was named.
     """
-    labels = [entry.label for entry in entries]
+    labels = [arm.label for arm in arms]
     if wanted is not None:
         if wanted in labels:
-            return entries[labels.index(wanted)]
+            return arms[labels.index(wanted)]
         raise UserError(
             f"--reference {wanted}: no such arm{nearest(wanted, labels)}; arms: {', '.join(labels)}"
         )
-    for entry in entries:
-        if entry.family == UNDEFENDED:
-            return entry
+    for arm in arms:
+        if arm.family == UNDEFENDED:
+            return arm
     raise UserError(
         f"no arm is undefended; name the one to compare with by --reference: {', '.join(labels)}"
     )

@@ -1,4 +1,4 @@
-"""The attacks on an entry over its seeds, overall and on a part of its victims."""
+"""The attacks on an arm over its seeds, overall and on a part of its victims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.analysis.arms import Entry
+from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.request_table import (
     Column,
     RequestTable,
@@ -19,6 +19,8 @@ from testbed.core.errors import UserError
 from testbed.results.figures import SCORE_COLUMNS, SCORES
 from testbed.results.schema import MEAN_IMAGE, AttackResult, Interval
 
+Group = tuple[str, str]
+"""A tier or a device class: the column of attacks.parquet and its value."""
 GROUPED = ("tier", "device_class")
 ESTIMATED = [score for score in SCORES if "compare" in score.places]
 
@@ -42,15 +44,10 @@ class Scored:
     groups: Mapping[str, NDArray[Any]]
     stopped: bool = False
 
-    def column(self, name: str, keep: NDArray[np.bool_] | None = None) -> Column:
-        """Return a score's column, of some victims only where ``keep`` is given."""
-        column = Column(self.places, self.scores[name])
-        return column if keep is None else column.only(keep)
-
-    def within(self, by: str, group: str) -> NDArray[np.bool_]:
-        """Return which victims belong to a tier or device class."""
-        inside: NDArray[np.bool_] = self.groups[by] == group
-        return inside
+    def column(self, key: str, group: Group | None = None) -> Column:
+        """Return a score's column over all victims, or over those of a group."""
+        column = Column(self.places, self.scores[key])
+        return column if group is None else column.only(self.groups[group[0]] == group[1])
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Attacks:
-    """All attacks on an entry that rebuild images, and the anchors beside them."""
+    """All attacks on an arm that rebuild images, and the anchors beside them."""
 
     rebuilding: tuple[Scored, ...]
     anchors: tuple[Scored, ...]
@@ -93,51 +90,40 @@ class Attacks:
         """Return the best attack on the victims of one tier or device class."""
         return self._best(self.rebuilding, (by, group))
 
-    def estimated(self, scored: Scored) -> Attacked:
-        """Return one of the attacks or anchors with its estimates over all of its victims."""
-        return self._estimate(scored, np.ones(len(scored.places), bool))
-
-    def _best(
-        self, candidates: Sequence[Scored], within: tuple[str, str] | None = None
-    ) -> Attacked | None:
-        """Return the attack with the lowest mean MSE over all seeds, on some victims."""
-        means: list[tuple[float, int, Scored, NDArray[np.bool_]]] = []
-        for scored in candidates:
-            keep = scored.within(*within) if within else np.ones(len(scored.places), bool)
-            if keep.any():
-                means.append((float(scored.scores["mse"][keep].mean()), len(means), scored, keep))
-        if not means:
-            return None
-        _, _, best, keep = min(means, key=lambda item: item[:2])
-        return self._estimate(best, keep, within)
-
-    def _estimate(
-        self, scored: Scored, keep: NDArray[np.bool_], within: tuple[str, str] | None = None
-    ) -> Attacked:
-        columns = {score.key: scored.column(score.key, keep) for score in ESTIMATED}
-        samples = {name: self.draws.means(column) for name, column in columns.items()}
+    def estimated(self, scored: Scored, group: Group | None = None) -> Attacked:
+        """Return an attack or anchor with its estimates over its victims, or over a group."""
+        columns = {score.key: scored.column(score.key, group) for score in ESTIMATED}
+        samples = {key: self.draws.means(column) for key, column in columns.items()}
         return Attacked(
             scored=scored,
-            scores={name: mean_interval(columns[name], samples[name]) for name in columns},
+            scores={key: mean_interval(columns[key], samples[key]) for key in columns},
             samples=samples,
-            mean_image_mse=self._mean_image(scored.facts.adversary, within),
+            mean_image_mse=self._mean_image_mse(scored.facts.adversary, group),
         )
 
-    def _mean_image(self, adversary: str, within: tuple[str, str] | None) -> float | None:
+    def _best(self, candidates: Sequence[Scored], group: Group | None = None) -> Attacked | None:
+        """Return the attack with the lowest mean MSE over all seeds, on some victims."""
+        errors = [(scored.column("mse", group).values, scored) for scored in candidates]
+        ranked = [(float(values.mean()), scored) for values, scored in errors if len(values)]
+        if not ranked:
+            return None
+        return self.estimated(min(ranked, key=lambda pair: pair[0])[1], group)
+
+    def _mean_image_mse(self, adversary: str, group: Group | None) -> float | None:
         for anchor in self.anchors:
             if anchor.facts.adversary == adversary and anchor.facts.attack == MEAN_IMAGE:
-                keep = anchor.within(*within) if within else np.ones(len(anchor.places), bool)
-                return float(anchor.scores["mse"][keep].mean()) if keep.any() else None
+                errors = anchor.column("mse", group).values
+                return float(errors.mean()) if len(errors) else None
         return None
 
 
-def attacks_of(entry: Entry, request_table: RequestTable, draws: Resamples) -> Attacks:
-    """Collect the attacks that every seed of an entry has, and find each adversary's best."""
-    found = [_scored(entry, facts, request_table) for facts in _common(entry)]
+def attacks_of(arm: ComparedArm, request_table: RequestTable, draws: Resamples) -> Attacks:
+    """Collect the attacks that every seed of an arm has, and find each adversary's best."""
+    scored = [_scored(arm, facts, request_table) for facts in _common(arm)]
     rebuilding = tuple(
-        item for item in found if not item.facts.is_anchor and item.facts.rebuilds_images
+        item for item in scored if not item.facts.is_anchor and item.facts.rebuilds_images
     )
-    anchors = tuple(item for item in found if item.facts.is_anchor)
+    anchors = tuple(item for item in scored if item.facts.is_anchor)
     empty = Attacks(rebuilding, anchors, draws, None, {})
     by_adversary = {}
     for name in dict.fromkeys(item.facts.adversary for item in rebuilding):
@@ -148,22 +134,22 @@ def attacks_of(entry: Entry, request_table: RequestTable, draws: Resamples) -> A
     return Attacks(rebuilding, anchors, draws, overall, by_adversary)
 
 
-def _common(entry: Entry) -> list[AttackResult]:
+def _common(arm: ComparedArm) -> list[AttackResult]:
     """Return the attacks of the first seed that the other seeds have as well."""
     others = [
         {(attack.adversary, attack.attack) for attack in member.arm.attacks}
-        for member in entry.members[1:]
+        for member in arm.members[1:]
     ]
     return [
         attack
-        for attack in entry.arm.attacks
+        for attack in arm.first.attacks
         if all((attack.adversary, attack.attack) in names for names in others)
     ]
 
 
-def _scored(entry: Entry, facts: AttackResult, request_table: RequestTable) -> Scored:
+def _scored(arm: ComparedArm, facts: AttackResult, request_table: RequestTable) -> Scored:
     parts: dict[str, list[Any]] = {"at": [], **{name: [] for name in (*SCORE_COLUMNS, *GROUPED)}}
-    for member in entry.members:
+    for member in arm.members:
         file = member.run.path / "attacks.parquet"
         rows = member.run.attacks.where(
             arm=member.arm.name, adversary=facts.adversary, attack=facts.attack
@@ -187,7 +173,7 @@ def _scored(entry: Entry, facts: AttackResult, request_table: RequestTable) -> S
         groups={name: joined[name] for name in GROUPED},
         stopped=any(
             attack.reached_plateau is False
-            for member in entry.members
+            for member in arm.members
             for attack in member.arm.attacks
             if (attack.adversary, attack.attack) == (facts.adversary, facts.attack)
         ),

@@ -96,7 +96,7 @@ def _settings(scenario: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sections that must be the same; where files lie is no difference."""
     skipped = {
         "data": {"path"},
-        "fleet": {"assignments"},  # part of the entries
+        "fleet": {"assignments"},  # part of the arms
         "serving": {"recorded_service_ms"},  # by arm
     }
     return {

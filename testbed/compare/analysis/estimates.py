@@ -1,11 +1,11 @@
-"""What is measured of an entry over its seeds: utility, cost, leakage and attacks."""
+"""What is measured of an arm over its seeds: utility, cost, leakage and attacks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from testbed.compare.analysis.arms import Entry
+from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.attacks import Attacked, Attacks, attacks_of
 from testbed.compare.analysis.request_table import (
     Column,
@@ -36,16 +36,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ArmEstimates:
-    """An entry with its estimates.
+    """An arm with its estimates.
 
     Attributes
     ----------
     estimates : by name: ``accuracy``, the costs, the leakage measures.
-    correct : the answers, for differences between entries.
+    correct : the answers, for differences between arms.
     attacks : what the adversaries reached.
     """
 
-    entry: Entry
+    arm: ComparedArm
     estimates: Mapping[str, Estimate]
     correct: Column
     attacks: Attacks
@@ -66,14 +66,14 @@ class ArmEstimates:
         return self.attacks.best
 
 
-def measure(entry: Entry, request_table: RequestTable, draws: Resamples) -> ArmEstimates:
-    """Estimate everything of one entry."""
-    served = _served(entry, request_table)
+def measure(arm: ComparedArm, request_table: RequestTable, draws: Resamples) -> ArmEstimates:
+    """Estimate everything of one arm."""
+    served = _served(arm, request_table)
     estimates = {}
     for figure in ESTIMATED:
         column = served.get(figure.column or figure.key)
         if column is None:
-            estimates[figure.key] = _over_seeds(entry, request_table, draws, figure)
+            estimates[figure.key] = _over_seeds(arm, request_table, draws, figure)
         elif figure.percentile is None:
             samples = draws.means(column)
             estimates[figure.key] = Estimate(mean_interval(column, samples), samples)
@@ -81,23 +81,21 @@ def measure(entry: Entry, request_table: RequestTable, draws: Resamples) -> ArmE
             value = float(np.percentile(column.values, figure.percentile)) if len(column) else None
             samples = draws.percentiles(column, figure.percentile)
             estimates[figure.key] = Estimate(interval(value, samples, len(column)), samples)
-    return ArmEstimates(
-        entry, estimates, served["correct"], attacks_of(entry, request_table, draws)
-    )
+    return ArmEstimates(arm, estimates, served["correct"], attacks_of(arm, request_table, draws))
 
 
-def _served(entry: Entry, request_table: RequestTable) -> dict[str, Column]:
+def _served(arm: ComparedArm, request_table: RequestTable) -> dict[str, Column]:
     """Return the columns over answered requests; unknown values are left out."""
     parts: dict[str, list[Values]] = {
         name: [] for name in (*SERVED, *(figure.key for figure in EDGE))
     }
     places = []
-    for member in entry.members:
+    for member in arm.members:
         rows = member.run.requests.where(arm=member.arm.name, status="answered")
         places.append(request_table.places(member.run.seed, rows["request"]))
         for name in SERVED:
             parts[name].append(rows[name].astype(np.float64))
-        costs = _edge_of_devices(entry, member.run.seed)
+        costs = _edge_of_devices(arm, member.run.seed)
         # Whoever sends the raw image runs no front-end.
         ran = rows["raw"] != 1.0
         for figure in EDGE:
@@ -112,9 +110,9 @@ def _served(entry: Entry, request_table: RequestTable) -> dict[str, Column]:
     return {name: column.only(np.isfinite(column.values)) for name, column in columns.items()}
 
 
-def _edge_of_devices(entry: Entry, seed: int) -> dict[int, Edge | None]:
+def _edge_of_devices(arm: ComparedArm, seed: int) -> dict[int, Edge | None]:
     """Return the front-end of every device, by its tier."""
-    member = next(member for member in entry.members if member.run.seed == seed)
+    member = next(member for member in arm.members if member.run.seed == seed)
     tiers = tiers_by_name(member.arm)
     rows = member.run.devices.where(arm=member.arm.name)
     found: dict[int, Edge | None] = {}
@@ -129,12 +127,12 @@ def _edge_of_devices(entry: Entry, seed: int) -> dict[int, Edge | None]:
 
 
 def _over_seeds(
-    entry: Entry, request_table: RequestTable, draws: Resamples, figure: Figure
+    arm: ComparedArm, request_table: RequestTable, draws: Resamples, figure: Figure
 ) -> Estimate:
     """Return a figure of which every seed has one number, the mean over seeds."""
     known = [
         (value, request_table.seeds.index(member.run.seed))
-        for member in entry.members
+        for member in arm.members
         if (value := figure.of(member.arm)) is not None
     ]
     if not known:

@@ -15,7 +15,7 @@ TIER, CLASS = "tier", "device_class"
 
 @dataclass(frozen=True)
 class GroupScore:
-    """The best attack on one group of an entry's devices.
+    """The best attack on one group of an arm's devices.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class Groups:
-    """An entry's groups in a fixed order, and the one that leaks most."""
+    """An arm's groups in a fixed order, and the one that leaks most."""
 
     by: str
     label: str
@@ -51,7 +51,7 @@ class Groups:
 
 
 def groups_of(measured: Sequence[ArmEstimates], by: str) -> list[Groups]:
-    """Score every tier (or device class) of every entry by the best attack on it."""
+    """Score every tier (or device class) of every arm by the best attack on it."""
     return [_scores(item, by) for item in measured]
 
 
@@ -63,7 +63,7 @@ def group_names(groups: Sequence[Groups]) -> list[str]:
 def relative_leakage(
     groups: Sequence[Groups], measured: Sequence[ArmEstimates]
 ) -> dict[str, float]:
-    """Return by group the mean over entries of its MSE divided by the entry's.
+    """Return by group the mean over arms of its MSE divided by the arm's.
 
     Below 1 the group leaks more than the devices of its arms do on average.
     """
@@ -91,7 +91,7 @@ def _scores(item: ArmEstimates, by: str) -> Groups:
             victims,
         )
         scores.append(GroupScore(name, attacked, victims, to_mean, share))
-    return Groups(by, item.entry.label, tuple(scores))
+    return Groups(by, item.arm.label, tuple(scores))
 
 
 def _weakest_shares(samples: Sequence[Values]) -> list[float]:

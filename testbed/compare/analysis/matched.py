@@ -103,10 +103,10 @@ class Matched:
 
 
 def families_of(measured: Sequence[ArmEstimates]) -> dict[str, list[int]]:
-    """Return the places of the entries of every family."""
+    """Return the places of the arms of every family."""
     families: dict[str, list[int]] = {}
     for place, item in enumerate(measured):
-        families.setdefault(item.entry.family, []).append(place)
+        families.setdefault(item.arm.family, []).append(place)
     return families
 
 
@@ -166,7 +166,7 @@ def _at(
             RankedDefence(
                 family=family,
                 reached=place.reached,
-                settings=tuple(measured[own[at]].entry.label for at in place.settings),
+                settings=tuple(measured[own[at]].arm.label for at in place.settings),
                 mse=interval(
                     place.mse,
                     np.where(known, samples[:, index], np.nan),

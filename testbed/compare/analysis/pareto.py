@@ -1,4 +1,4 @@
-"""Pareto fronts: the entries that no other entry beats in both of two measures."""
+"""Pareto fronts: the arms that no other arm beats in both of two measures."""
 
 from dataclasses import dataclass
 from math import nan
@@ -43,12 +43,12 @@ TRADE_OFFS = tuple(
 
 @dataclass(frozen=True)
 class Front:
-    """Which entries are on the front of a trade.
+    """Which arms are on the front of a trade.
 
     Attributes
     ----------
-    on_front : (entries,) whether the estimates are non-dominated.
-    share : (entries,) in which share of the resamples they are; NaN where a measure is unknown.
+    on_front : (arms,) whether the estimates are non-dominated.
+    share : (arms,) in which share of the resamples they are; NaN where a measure is unknown.
     """
 
     trade_off: TradeOff

@@ -61,8 +61,8 @@ def edit_results(run, change):
 
 def test_seeds_of_one_arm_are_one_entry(compared):
     assert compared.labels == [arm.name for arm in standard_arms()]
-    assert all(item.entry.seeds == [0, 1, 2] for item in compared.measured)
-    assert [item.entry.family for item in compared.measured][1:5] == [
+    assert all(item.arm.seeds == [0, 1, 2] for item in compared.measured)
+    assert [item.arm.family for item in compared.measured][1:5] == [
         "gaussian_noise",
         "gaussian_noise",
         "gaussian_noise",
