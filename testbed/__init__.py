@@ -1,6 +1,6 @@
-"""SiftFunnel fleet testbed: split inference on a fleet of unlike devices, attacked and measured.
+"""SiftFunnel fleet testbed: split inference on fleets of different devices, attacked and measured.
 
-Importing this loads nothing and changes nothing; the names below are loaded when they are used.
+Importing the package loads and changes nothing; its names are loaded on first use.
 """
 
 from typing import TYPE_CHECKING, Any

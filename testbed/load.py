@@ -43,7 +43,7 @@ class ArmLoad:
 
     Attributes
     ----------
-    requests, offloaded_raw : answered ones, and those of them that were sent as raw images.
+    requests, offloaded_raw : answered requests, and the number of them sent as raw images.
     infeasible_devices : devices that the front-end does not fit; they send raw images or, with
         ``fleet.infeasible: drop``, nothing.
     """

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="run so many scenarios or sweep points at once, each in its own process, on one Ray "
+        help="run N scenarios or sweep points at once, each in its own process, on one Ray "
         "cluster: a new one, or that of --ray-address (default: 1)",
     )  # fmt: skip
     parser.add_argument(

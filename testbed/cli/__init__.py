@@ -1,1 +1,1 @@
-"""What the command line shows: progress, listings, the dry run, and where the logs go."""
+"""Output of the command line: progress, tables, listings, the dry run, blocks of docs."""

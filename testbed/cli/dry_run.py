@@ -1,4 +1,4 @@
-"""``--dry-run``: what a scenario would run, what its front-ends cost, and how long it may take."""
+"""``--dry-run``: the resolved scenario, the sizes of its arms, and a time estimate."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +24,8 @@ from testbed.scenario.schema import Scenario
 START_S = 8.0  # libraries, hosts and report, measured on two cores
 ATTACK_GMAC_PER_IMAGE = 0.05  # forward and backward of the default decoder, per image and epoch
 ATTACK_EPOCHS = 40
-FEWEST_PER_EPOCH = 320  # few images are passed over several times in an epoch
-OVERHEAD = 1.3  # of training over its arithmetic, measured on two cores
+FEWEST_PER_EPOCH = 320  # an epoch repeats few images several times
+OVERHEAD = 1.3  # training time over its arithmetic, measured on two cores
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Estimate:
 
 
 def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
-    """Print the resolved scenario, the fleet, the sizes of every arm and an estimate of the time.
+    """Print the resolved scenario, the fleet, the sizes of every arm and a time estimate.
 
     Raises
     ------
-    UserError : anything that would stop the run before it starts.
+    UserError : the run could not start.
     """
     console = console or Console()
     inputs = read_run_inputs(scenario)
@@ -106,7 +106,7 @@ def _data(inputs: RunInputs) -> Table:
 def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimate:
     """Estimate one arm's wall time from a measured rate of this machine, in one thread.
 
-    A training step costs three forward passes; ``OVERHEAD`` is what is not arithmetic.
+    A training step costs three forward passes; ``OVERHEAD`` covers the rest.
     """
     scenario = inputs.scenario
     cores = min(scenario.engine.hosts or default_hosts(), default_hosts())
@@ -124,7 +124,7 @@ def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimat
     parallel = min(cores, scenario.engine.cloud_threads)
     train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel
     pixels = torch.tensor(inputs.data.pool.images.shape[2:]).prod().item() / 32**2
-    train_s += OVERHEAD * _companions_gmac(scenario, models, pixels) / gmac_per_s
+    train_s += OVERHEAD * _training_attacks_gmac(scenario, models, pixels) / gmac_per_s
     parts = inputs.data.parts
     serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
     trained_images = sum(
@@ -136,11 +136,11 @@ def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimat
     return Estimate(train_s, serve_s, attack_s)
 
 
-def _companions_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> float:
-    """Return the work of those who sit at the cloud while the fleet trains, in one thread.
+def _training_attacks_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> float:
+    """Return the work of the attacks that learn while the fleet trains, in one thread.
 
-    A simulator trains beside the fleet, with the cloud's task and a decoder; a malicious cloud
-    trains its pilot once, whose features it then only looks at.
+    A simulator trains a front-end, the cloud's task and a decoder at every step. A malicious cloud
+    trains its pilot once and then only computes the pilot's features.
     """
     arm = next(item for item in scenario.arms if item.name == models.arm)
     edge, cloud = models.main.edge_stats.macs / 1e9, models.main.cloud_stats.macs / 1e9

@@ -1,4 +1,4 @@
-"""``--list``: everything that is registered, one line each."""
+"""``--list``: all registered components, devices and links."""
 
 from collections.abc import Iterable, Sequence
 

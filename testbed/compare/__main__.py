@@ -1,4 +1,4 @@
-"""Command line: ``python -m testbed.compare RUN RUN ...`` compares runs made apart."""
+"""Command line: ``python -m testbed.compare RUN RUN ...`` compares separate runs."""
 
 import argparse
 import shlex
@@ -26,7 +26,7 @@ examples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m testbed.compare",
-        description="Compare runs made apart: seeds of one scenario, or scenarios on the same "
+        description="Compare separate runs: seeds of one scenario, or scenarios on the same "
         "data, fleet and adversaries.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-accuracy-loss", type=float, default=MAX_ACCURACY_LOSS, metavar="SHARE",
-        help="match defences at the reference's accuracy minus this (default: %(default)s)",
+        help="match defences at the reference's accuracy minus this share (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--resamples", type=int, default=RESAMPLES, metavar="N",
@@ -50,15 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE",
-        help="put the table of all arms between the two marks of this document",
+        help="write the table of all arms into its block of this document",
     )  # fmt: skip
     parser.add_argument(
         "--attacks-markdown", type=Path, metavar="FILE",
-        help="put the table of all attacks by arm between two marks of this document",
+        help="write the table of all attacks by arm into its block of this document",
     )  # fmt: skip
     parser.add_argument(
         "--label", metavar="NAME",
-        help="name in the marks, so that one document can hold the tables of several comparisons",
+        help="name of the blocks, so that one document can hold tables of several comparisons",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print compare.json, not the table")
     return parser
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(chosen: argparse.Namespace) -> str:
-    """Return the command that makes the comparison again; absolute paths keep their names only."""
+    """Return the command of the comparison; absolute paths are reduced to their names."""
     words = ["python", "-m", "testbed.compare"]
     words += [str(run) if not run.is_absolute() else run.name for run in chosen.runs]
     if chosen.reference is not None:

@@ -1,7 +1,7 @@
-"""Every attack of every adversary on every arm, a row per attack: the ladder.
+"""Every attack of every adversary on every arm, one row per attack.
 
-Each row is over the victims whom its adversary reads; an anchor's is that of the adversary who
-reads most. Attacks that rebuild no image have rows of their own: what they got right.
+Each row covers the victims that its adversary reads; an anchor's row covers those of the adversary
+that reads most. Attacks that infer classes or persons have rows of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class AttackRow:
-    """One attack that rebuilds images, or an anchor.
+    """One attack that reconstructs images, or an anchor.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Inference:
-    """What an attack said of classes and persons, beside chance; None where it says nothing."""
+    """The classes and persons that an attack inferred, and chance; None where it infers none."""
 
     right_class: Interval | None
     majority_class: float | None
@@ -49,7 +49,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class InferenceRow:
-    """One attack that rebuilds no image, on each arm."""
+    """One attack that reconstructs no image, on each arm."""
 
     facts: AttackResult
     cells: Sequence[Inference | None]
@@ -61,7 +61,7 @@ class InferenceRow:
 
 
 def anchor_rows(comparison: Comparison) -> list[AttackRow]:
-    """Return one row per anchor, by the adversary who reads most victims."""
+    """Return one row per anchor, of the adversary that reads most victims."""
 
     def of(item: ArmEstimates) -> dict[Key, Scored]:
         found: dict[Key, Scored] = {}
@@ -75,7 +75,7 @@ def anchor_rows(comparison: Comparison) -> list[AttackRow]:
 
 
 def attack_rows(comparison: Comparison) -> list[AttackRow]:
-    """Return one row per adversary and attack that rebuilds images, as first listed."""
+    """Return one row per adversary and attack that reconstructs images, in order."""
     return _rows(
         comparison,
         lambda item: {_key(scored.facts): scored for scored in item.attacks.rebuilding},
@@ -97,7 +97,7 @@ def _rows(
 
 
 def inference_rows(comparison: Comparison) -> list[InferenceRow]:
-    """Return one row per adversary and attack that rebuilds no image.
+    """Return one row per adversary and attack that reconstructs no image.
 
     ``results.json`` holds one number per run, not one per victim: over several seeds its interval
     resamples seeds; that of one seed is the run's own, over victims.
@@ -118,7 +118,7 @@ def _key(attack: AttackResult) -> Key:
 
 
 def _inferring(arm: ComparedArm) -> dict[Key, list[AttackResult]]:
-    """Return the attacks that say something without an image and that every seed has, by seed."""
+    """Return the attacks that infer classes or persons and that every seed has, by seed."""
     tables = [
         {_key(attack): attack for attack in member.arm.attacks if attack.inferred is not None}
         for member in arm.members
@@ -131,14 +131,14 @@ def _inferring(arm: ComparedArm) -> dict[Key, list[AttackResult]]:
 
 
 def _inference(item: ArmEstimates, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
-    said = [attack.inferred for attack in found if attack.inferred is not None]
+    inferred = [attack.inferred for attack in found if attack.inferred is not None]
     places = [seeds.index(seed) for seed in item.arm.seeds]
     draws = item.attacks.draws
     return Inference(
-        right_class=_share([one.class_ for one in said], places, draws),
-        majority_class=_mean([one.majority_class for one in said]),
-        same_person=_share([one.same_person for one in said], places, draws),
-        chance_same_person=_mean([one.chance_same_person for one in said]),
+        right_class=_share([one.class_ for one in inferred], places, draws),
+        majority_class=_mean([one.majority_class for one in inferred]),
+        same_person=_share([one.same_person for one in inferred], places, draws),
+        chance_same_person=_mean([one.chance_same_person for one in inferred]),
         victims=sum(attack.victims or 0 for attack in found),
     )
 

@@ -14,7 +14,7 @@ JSON, PAGE, CSV = "compare.json", "compare.html", "entries.csv"
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """Refuse a folder that holds anything which the comparison would overwrite or mix with.
+    """Reject a folder whose files the comparison would overwrite or mix with.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def check_folder(folder: Path, force: bool) -> None:
         raise UserError(f"{folder}: is the results folder of a run; give another with --out")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / JSON).exists():
-            raise UserError(f"{folder}: holds files that are no comparison; give another folder")
+            raise UserError(f"{folder}: holds files that are not a comparison; give another folder")
         if not force:
             raise UserError(f"{folder}: holds a comparison; give --force to replace it")
 
@@ -39,7 +39,7 @@ def json_text(comparison: Comparison) -> str:
 def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:
     """Write the comparison; the same runs give the same bytes.
 
-    Each file is replaced as a whole, ``compare.json`` last: it says that the rest is there.
+    Each file is replaced as a whole; ``compare.json`` comes last and marks a complete folder.
 
     Returns
     -------

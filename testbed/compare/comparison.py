@@ -1,4 +1,4 @@
-"""The whole comparison of some runs, made in one readable function."""
+"""The comparison of several runs: ``compare`` makes all of it, step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Comparison:
     measured : the arms, in the order of their first appearance.
     reference : the place of the arm that the others are compared with.
     differences : per arm, None for the reference.
-    notes : what a reader must know before believing a number.
+    notes : limits that a reader must know before using the numbers.
     """
 
     runs: Sequence[Run]
@@ -93,10 +93,10 @@ def compare(
     if not 0.0 <= max_accuracy_loss < 1.0:
         raise UserError(
             f"--max-accuracy-loss {max_accuracy_loss:g}: give a share from 0 to below 1, "
-            "for instance 0.03 for three points"
+            "such as 0.03 for three points"
         )
     if resamples < 100:
-        raise UserError(f"--resamples {resamples}: give at least 100, or intervals mean nothing")
+        raise UserError(f"--resamples {resamples}: give at least 100 for meaningful intervals")
     runs = [read_run(folder) for folder in folders]
     check_comparable(runs)
     arms = arms_of(runs)
@@ -136,8 +136,8 @@ def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int
     notes = []
     if len(seeds) == 1:
         notes.append(
-            f"There is one seed ({seeds[0]}): intervals cover devices and images alone. How much "
-            "another training, fleet or split would change is unknown; run more seeds."
+            f"There is only one seed ({seeds[0]}): intervals cover devices and images, but not "
+            "other trainings, fleets or data splits. Run more seeds."
         )
     else:
         fewest = min(len(arm.members) for arm in arms)
@@ -145,23 +145,23 @@ def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int
             fewer = [arm.label for arm in arms if len(arm.members) < len(seeds)]
             notes.append(
                 f"Not every arm has all {len(seeds)} seeds: {_listed(fewer)}. Their intervals "
-                "cover the seeds that they have."
+                "cover the seeds they have."
             )
         if len(seeds) < 5:
             notes.append(
-                f"Intervals resample {len(seeds)} seeds, their devices and images. So few seeds "
-                "tell the spread between trainings roughly: it may well be larger."
+                f"Intervals resample {len(seeds)} seeds, their devices and images. With fewer than "
+                "5 seeds they estimate the spread between trainings roughly; it can be larger."
             )
     changed = training_differences(runs)
     if changed:
         notes.append(
-            f"The runs were not trained alike ({_listed(changed)} differs): arms of one name and "
-            "unlike training are arms of their own."
+            f"The runs were trained differently ({_listed(changed)} differs): arms of the same "
+            "name and different training are separate arms."
         )
     if (runs[0].scenario.get("serving") or {}).get("cloud_service") == "recorded":
         notes.append(
-            "The cloud's service times were measured on the machines that made the runs: latencies "
-            "differ with them."
+            "The cloud's service times were measured on the machines of the runs: latencies depend "
+            "on the machine."
         )
     versions = sorted({run.results.summary.testbed_version for run in runs})
     if len(versions) > 1:

@@ -1,4 +1,4 @@
-"""The short table at the end of a comparison."""
+"""The short table that ends a comparison."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""Finished runs for other tools: TensorBoard and MLflow, from the results folder alone."""
+"""Export of finished runs to TensorBoard and MLflow, from the results folder alone."""

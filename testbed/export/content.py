@@ -1,4 +1,4 @@
-"""What is exported of a run: per arm its curves, headline figures, options and pictures."""
+"""The exported content of a run: curves, headline figures, options and pictures per arm."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -37,8 +37,8 @@ class ExportedArm:
     Attributes
     ----------
     figures : the headline figures that are numbers, by name with unit.
-    facts : those that are words: front-end, defence, best attack.
-    options : the arm's section of the scenario and what all arms share, flat, by key path.
+    facts : the headline figures that are text: front-end, defence, best attack.
+    options : the scenario's values for this arm, by key path.
     curves : per round of training, and per epoch of every attack that is trained in epochs.
     pictures : victims (originals) and reconstructions, uint8 (N, H, W, C), by name.
     """
@@ -57,7 +57,7 @@ class ExportedRun:
 
     Attributes
     ----------
-    name : the scenario's; ``folder`` is what tells runs of one scenario apart.
+    name : name of the scenario; runs of one scenario differ in ``folder``.
     scenario_text : the resolved scenario as YAML.
     """
 
@@ -134,7 +134,7 @@ def _pictures(results: Results, arm: ArmResult) -> dict[str, Picture]:
 
 
 def _flat(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield key path and text of every value; items of a list go by name where they have one."""
+    """Yield key path and text of every value; list items are keyed by their name, if any."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from _flat(value, f"{above}.{key}" if above else str(key))

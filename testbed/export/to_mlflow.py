@@ -9,7 +9,7 @@ from testbed.core.errors import UserError
 from testbed.export.content import ExportedArm, ExportedRun
 from testbed.results.writing import RESOLVED
 
-MAX_PARAMS, MAX_METRICS, MAX_TEXT = 100, 1000, 500  # of one request, and of one value
+MAX_PARAMS, MAX_METRICS, MAX_TEXT = 100, 1000, 500  # limits of a request, and of a value
 ARTIFACTS = ("report.html", "results.json", RESOLVED)
 
 
@@ -18,7 +18,7 @@ def export_to_mlflow(run: ExportedRun, uri: str) -> list[str]:
 
     Raises
     ------
-    UserError : MLflow is not installed, or refuses the address or the data.
+    UserError : MLflow is not installed, or rejects the address or the data.
     """
     try:
         mlflow = importlib.import_module("mlflow")

@@ -1,4 +1,4 @@
-"""A run as TensorBoard logs: one log per arm, so that arms and runs lie over each other."""
+"""A run as TensorBoard logs: one log per arm, so that one chart shows arms and runs together."""
 
 import importlib
 from pathlib import Path
@@ -30,7 +30,7 @@ def export_to_tensorboard(run: ExportedRun, folder: Path) -> list[Path]:
 
     Raises
     ------
-    UserError : no writer is installed, or a log exists already: it would show every curve twice.
+    UserError : no writer is installed, or a log exists already; every curve would appear twice.
     """
     writer = writer_class()
     logs = [folder / run.folder.resolve().name / arm.name for arm in run.arms]

@@ -1,1 +1,1 @@
-"""Pages."""
+"""The parts that all HTML pages, figures and generated documents share."""

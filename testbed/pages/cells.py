@@ -1,8 +1,7 @@
-"""Tables as plain cells; the template only lays them out.
+"""Tables as plain cells; templates only lay them out.
 
-A cell holds the text to show and, where it shows a number, the number as it stands in
-``results.json``: the template writes it beside the text (``data-value``), so that what is shown can
-be checked and reused without rounding.
+A cell holds its text and, for a number, the unrounded value of ``results.json``: the template
+writes it into ``data-value``, so that numbers of a page can be checked and reused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from testbed.results.schema import Interval
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: text, the number behind it, and a smaller second line."""
+    """One cell: its text, its unrounded number, and a smaller second line."""
 
     text: str
     value: float | None = None
@@ -45,7 +44,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Say for each column after the first whether its cells are numbers."""
+        """Whether each column after the first holds numbers."""
         rows = [row for row in self.rows if row.kind != "group"]
         return [
             any(row.cells[column].is_number for row in rows)

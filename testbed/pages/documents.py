@@ -112,7 +112,7 @@ def write_blocks(path: Path, texts: Mapping[Block, str]) -> None:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Return a Markdown table whose last columns, so many, hold numbers."""
+    """Return a Markdown table; its last ``numbers`` columns are aligned to the right."""
     rules = ["---"] * (len(headings) - numbers) + ["---:"] * numbers
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""A page's figures: what each is and how it is to be read, and drawing them all."""
+"""The figures of a page: their titles and captions, and how to draw them all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plot(Generic[T]):
-    """A figure: its file name without ending, its section, title and how to read it."""
+    """A figure: its file name without ending, its section, title and caption."""
 
     name: str
     section: str
@@ -24,7 +24,7 @@ class Plot(Generic[T]):
 
 
 def draw_figures(plots: Sequence[Plot[T]], data: T) -> dict[str, bytes]:
-    """Return the PNG bytes of every figure that there is data for, by name."""
+    """Return the PNG bytes of every figure that has data, by name."""
     drawn: dict[str, bytes] = {}
     with style.applied():
         for plot in plots:

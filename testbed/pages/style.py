@@ -1,4 +1,4 @@
-"""How every figure looks: one colour per arm, sober axes, sizes that fit the report's column."""
+"""The look of all figures: one colour per arm, plain axes, the width of the report."""
 
 import io
 from contextlib import AbstractContextManager
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 WIDTH_IN = 8.2
 DPI = 120
 
-# Okabe and Ito's palette, distinguishable under the common colour-vision deficiencies; yellow is
-# left out, as lines of it vanish on white.
+# The palette of Okabe and Ito, distinguishable under the common colour-vision deficiencies, without
+# its yellow, which is hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -59,7 +59,7 @@ _RC: Any = {
 
 
 def applied() -> AbstractContextManager[None]:
-    """Return a context in which figures are drawn; settings of the caller are restored after."""
+    """Return a context for drawing figures that restores the caller's settings."""
     import matplotlib as mpl
 
     return mpl.rc_context(_RC)
@@ -71,14 +71,14 @@ def colour(index: int) -> str:
 
 
 def dash(index: int) -> Any:
-    """Return the line style of an arm: it tells apart arms beyond the palette's end."""
+    """Return the line style of an arm, which distinguishes arms of the same colour."""
     return DASHES[(index // len(PALETTE)) % len(DASHES)]
 
 
 def figure(rows: int, columns: int, height_in: float, **options: Any) -> "tuple[Figure, Any]":
     """Return a figure of the report's width and its axes, (rows, columns) of them.
 
-    Figures are made without pyplot, so that no global state and no display is involved.
+    Figures do not use pyplot, which needs global state and may open a display.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def figure(rows: int, columns: int, height_in: float, **options: Any) -> "tuple[
 
 
 def png(made: "Figure") -> bytes:
-    """Return the figure as PNG bytes that depend on the figure alone."""
+    """Return the figure as PNG bytes, the same for the same figure."""
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -150,7 +150,7 @@ def pale(shade: str) -> str:
 
 
 def plain_log_ticks(axis: "Axis") -> None:
-    """Label a log axis 0.1, 1, 10, 1,000 in place of powers, more densely on a short one."""
+    """Label a log axis 0.1, 1, 10, 1,000 instead of powers, more densely on a short axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -161,7 +161,7 @@ def plain_log_ticks(axis: "Axis") -> None:
 
 
 def arm_legend(made: "Figure", names: list[str], marks: bool = False) -> None:
-    """Explain the arms' colours above the axes."""
+    """Draw a legend of the arms above the axes."""
     from matplotlib.lines import Line2D
 
     handles: list[Artist] = [

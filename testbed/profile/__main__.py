@@ -1,4 +1,4 @@
-"""Profiles every front-end and defence on every device, beside the alternatives to splitting.
+"""Profiles every front-end and defence on every device, with the alternatives to splitting.
 
 ::
 
@@ -129,7 +129,7 @@ def _size_row(variant: Variant) -> dict[str, Any]:
 def _chosen(variants: list[Variant]) -> tuple[list[str], list[str]]:
     """Return the variants to draw, and the splits among them.
 
-    The alternatives and as many splits as are readable, small ones first.
+    All alternatives, and the smallest splits up to ``MOST_DRAWN`` variants.
     """
     kept = {variant.name for variant in variants if variant.kind != "split"}
     for variant in sorted(variants, key=_weight):

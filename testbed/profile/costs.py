@@ -1,4 +1,4 @@
-"""What every variant costs on every device: memory, time, energy, and when splitting pays."""
+"""Costs of every variant on every device: memory, time, energy, break-even uplink rates."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,14 +15,14 @@ from testbed.fleet.links import LinkProfile, radio_energy_mj, transfer_ms
 from testbed.profile.variants import Variant
 
 ANSWER_BYTES = 4
-"""The class that comes back, as a 32-bit integer."""
+"""The answered class, as a 32-bit integer."""
 
 SecondEstimate = Callable[[CatalogueDevice, Variant], float | None]
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """For which uplink rates one way is faster than another.
+    """The uplink rates at which one variant is faster than another.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class DeviceCost:
     ----------
     compute_ms, second_ms : device time by the cost model, and scaled from this host's.
     disagreement : second over first.
-    compute_mj, radio_mj, total_mj : energy that the work adds on the device.
+    compute_mj, radio_mj, total_mj : energy that a request adds on the device.
     faster_than_raw, faster_than_whole : uplink rates at which splitting beats sending the raw
         image, and running the whole classifier on the device.
     """
@@ -74,7 +74,7 @@ class DeviceCost:
     faster_than_whole: Crossing | None
 
     def flat(self) -> dict[str, Any]:
-        """Return the columns of a table; a crossing becomes two."""
+        """Return the columns of a table; a crossing takes two."""
         row: dict[str, Any] = asdict(self)
         for name in ("faster_than_raw", "faster_than_whole"):
             crossing = row.pop(name)
@@ -88,10 +88,10 @@ def crossing(fixed_ms: float, more_bytes: int) -> Crossing:
 
     Parameters
     ----------
-    fixed_ms : what the first way takes more than the second, apart from the uplink.
-    more_bytes : what it sends more.
+    fixed_ms : extra time of the first variant over the second, without the uplink.
+    more_bytes : extra bytes of the first variant.
     """
-    kbit = 8.0 * more_bytes / 1000.0  # kbit over Mbit/s is milliseconds
+    kbit = 8.0 * more_bytes / 1000.0  # kbit / (Mbit/s) = ms
     if fixed_ms < 0.0 and kbit <= 0.0:
         return Crossing("always")
     if fixed_ms >= 0.0 and kbit >= 0.0:
@@ -192,7 +192,7 @@ def _against(
     edge_ms: dict[str, float],
     network_ms: float,
 ) -> Crossing | None:
-    """Compare a split with the alternative of ``kind``; ``network_ms`` only the split waits for."""
+    """Compare a split with the alternative of ``kind``; only the split waits ``network_ms``."""
     other = next((each for each in variants if each.kind == kind), None)
     if variant.kind != "split" or other is None:
         return None

@@ -1,4 +1,4 @@
-"""The profile's figures: latency stacks, break-even uplink rates, savings."""
+"""The figures of the profile: latency stacks, break-even uplink rates, savings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,11 +59,11 @@ def latency_stacks(costs: list[DeviceCost], variants: list[str], link: str) -> "
 
 
 def break_even(costs: list[DeviceCost], variants: list[str], link_mbit_s: float) -> "Figure":
-    """Draw the uplink rate at which each split breaks even with either alternative.
+    """Draw the break-even uplink rate of each split against both alternatives.
 
-    Left: splitting is faster than the whole classifier on the device at rates above the mark.
-    Right: splitting is faster than sending the raw image at rates below it. No mark: never, or a
-    front-end that does not fit the device; a mark on the edge: always.
+    Left: above the mark, splitting is faster than the whole classifier on the device. Right: below
+    the mark, it is faster than sending the raw image. No mark: never, or the front-end does not fit
+    the device. A mark at the edge: always.
     """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -107,7 +107,7 @@ def _plain_rate(mbit_s: float, _: int) -> str:
 
 
 def _mark(found: Crossing | None, when: str, always_at: float) -> float | None:
-    """Return where a crossing of the panel's kind is marked, None for none."""
+    """Return the place of the mark of a crossing, None without a mark."""
     if found is None or found.when not in (when, "always"):
         return None
     if found.mbit_s is None:
@@ -116,7 +116,7 @@ def _mark(found: Crossing | None, when: str, always_at: float) -> float | None:
 
 
 def savings_bars(found: list[Saving]) -> "Figure | None":
-    """Draw how many times less the funnel needs than each alternative, on a log axis."""
+    """Draw the cost of each alternative as a multiple of the funnel's, on a log axis."""
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -152,8 +152,8 @@ def savings_bars(found: list[Saving]) -> "Figure | None":
     axes[0][0].axvline(PAPERS_CLAIM, color=style.INK, linewidth=0.8, linestyle=":")
     axes[0][0].set_yticks(places, [f"{saving.against}" for saving in found])
     made.supxlabel(
-        "times less than the alternative on the left, log scale "
-        "(left of the line: more; dotted: the paper's 20x)",
+        "cost of the alternative on the left, as a multiple of the funnel's; log scale "
+        "(dotted: the paper's 20x)",
         fontsize=9,
     )
     handles = [Patch(color=style.colour(index), label=name) for index, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""The profile's tables: sizes, how much is saved against what, and costs by device."""
+"""The tables of the profile: sizes, savings against the alternatives, and costs by device."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SERVERS = "server-desktop"
 
 @dataclass(frozen=True)
 class Saving:
-    """How many times smaller one variant's edge is than another's."""
+    """How much smaller the device half of one variant is than that of another."""
 
     variant: str
     against: str
@@ -44,7 +44,7 @@ def show_ms(value: float | None) -> str:
 
 
 def sizes_table(variants: list[Variant], image_shape: tuple[int, int, int]) -> Table:
-    """Return the exact sizes of every variant's edge."""
+    """Return the exact sizes of the device half of every variant."""
     shape = "x".join(str(size) for size in image_shape)
     made = table(
         f"Edge sizes for images of {shape}",
@@ -107,9 +107,9 @@ def _median_ratio(costs: list[DeviceCost], above: str, below: str) -> float | No
 
 
 def savings_table(found: list[Saving]) -> Table:
-    """Return how many times less the funnel needs, against each alternative."""
+    """Return the cost of each alternative as a multiple of the funnel's."""
     made = table(
-        "Times less than the alternative",
+        "Cost of the alternative, as a multiple of the front-end's",
         *("front-end", "<against", "MACs", "params", "bytes up", "device time (median)"),
     )
     for saving in found:
@@ -125,7 +125,7 @@ def savings_table(found: list[Saving]) -> Table:
 
 
 def claim_sentences(found: list[Saving]) -> list[str]:
-    """Say which comparison yields the paper's "almost 20x" and which does not."""
+    """Return for which comparisons the paper's "almost 20x" holds."""
     lowest, highest = PAPERS_CLAIM * (1 - CLAIM_TOLERANCE), PAPERS_CLAIM * (1 + CLAIM_TOLERANCE)
     hits = [saving for saving in found if lowest <= saving.macs <= highest]
     others = [saving for saving in found if saving not in hits]
@@ -145,13 +145,13 @@ def claim_sentences(found: list[Saving]) -> list[str]:
     slower = [s for s in found if s.compute_ms is not None and s.compute_ms < s.macs / 2]
     if slower:
         sentences.append(
-            "Time shrinks less than MACs: attention moves activations, which MACs do not count."
+            "Time decreases less than MACs: attention moves activations, which MACs do not count."
         )
     return sentences
 
 
 def bytes_sentence(variants: list[Variant]) -> str | None:
-    """Say which features are no smaller than the image itself, None if all are."""
+    """Return which features are not smaller than the image itself; None if all are smaller."""
     raw = next((variant for variant in variants if variant.kind == "raw"), None)
     if raw is None:
         return None
@@ -159,8 +159,8 @@ def bytes_sentence(variants: list[Variant]) -> str | None:
     if not larger:
         return None
     return (
-        f"The image itself is {raw.uplink_bytes:,} B at 8 bits, uncompressed: float32 features of "
-        f"{', '.join(larger)} are no smaller. There, splitting buys privacy, not bandwidth."
+        f"The image itself has {raw.uplink_bytes:,} B at 8 bits, uncompressed. The float32 "
+        f"features of {', '.join(larger)} are not smaller: splitting there does not save bandwidth."
     )
 
 
@@ -228,7 +228,7 @@ def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
 
 
 def representatives(devices: list[CatalogueDevice]) -> list[CatalogueDevice]:
-    """Return the first device of every class, with two of the most unlike classes; no servers."""
+    """Return the first device of every class, with two of the most diverse classes; no servers."""
     chosen: dict[str, list[CatalogueDevice]] = {}
     for device in devices:
         if device.device_class == SERVERS:

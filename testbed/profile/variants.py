@@ -1,4 +1,4 @@
-"""What is profiled: every registered front-end and defence, and the alternatives to splitting."""
+"""The profiled variants: all front-ends and defences, and the alternatives to splitting."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,11 +29,11 @@ class Variant:
 
     Attributes
     ----------
-    name : short name in tables, for instance ``cnn cut 2``.
+    name : short name in tables, such as ``cnn cut 2``.
     kind : ``split``, ``whole`` (all on the device) or ``raw`` (the image goes to the cloud).
     edge, cloud : costs of the two halves; None where there is none.
-    uplink_bytes : what is sent up for one image.
-    defences : defences that cost the device nothing more than this.
+    uplink_bytes : bytes sent to the cloud for one image.
+    defences : defences that add no cost on the device.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Variant:
 
     @property
     def defended(self) -> bool:
-        """Say whether a defence makes this dearer for the device than the plain front-end."""
+        """Whether a defence adds cost on the device to the plain front-end."""
         return self.kind == "split" and self.module is None
 
 
 class _Release(nn.Module):
-    """What a defence does to the features before they are sent."""
+    """The release of a defence, as a module whose cost can be counted."""
 
     def __init__(self, defence: Defence) -> None:
         super().__init__()
@@ -126,16 +126,16 @@ def _with_defences(
 def _with_release(
     plain: LayerStats, defence: str, image_shape: Shape, num_classes: int
 ) -> tuple[LayerStats, int] | None:
-    """Add what a defence computes on the features, and return what it sends in bytes.
+    """Add the cost of a defence's release; return the sum and the bytes that are sent.
 
-    None where it needs options of its own.
+    None if the defence needs options without a default.
     """
     channels, height, width = plain.output_shape
     try:
         built = DEFENCES.create(defence, {})
         built.build(image_shape, (channels, height, width), num_classes)
         if type(built).release is Defence.release:
-            return plain, FLOAT_BYTES * plain.output_elements  # it changes the training only
+            return plain, FLOAT_BYTES * plain.output_elements  # affects training only
         rng = torch_generator(0, "profile features")
         with torch.no_grad():
             z = torch.randn(1, channels, height, width, generator=rng)
@@ -175,5 +175,5 @@ def alternatives(image_shape: Shape, num_classes: int) -> list[Variant]:
 
 
 def all_variants(image_shape: Shape, num_classes: int) -> list[Variant]:
-    """Return everything that is profiled; registered front-ends come first."""
+    """Return all variants; registered front-ends come first."""
     return front_end_variants(image_shape, num_classes) + alternatives(image_shape, num_classes)

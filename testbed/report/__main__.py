@@ -1,4 +1,4 @@
-"""Command line: ``python -m testbed.report FOLDER`` makes the report of a results folder again."""
+"""Command line: ``python -m testbed.report FOLDER`` rebuilds the report of a results folder."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from testbed.report.summary import print_summary
 def main(arguments: list[str] | None = None) -> int:
     """Build the report; return 0, or 2 with one sentence on standard error for bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m testbed.report", description="Make the report of a results folder again."
+        prog="python -m testbed.report", description="Rebuild the report of a results folder."
     )
     parser.add_argument("folder", type=Path, help="the results folder of a run")
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")

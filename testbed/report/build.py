@@ -1,4 +1,4 @@
-"""Makes the report of a results folder: plots, strips and ``report.html``."""
+"""Makes the report of a results folder: plots, rows of images and ``report.html``."""
 
 from pathlib import Path
 

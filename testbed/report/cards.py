@@ -1,4 +1,4 @@
-"""Attack cards: what each attack was granted, what it cost, how it trained, what it made."""
+"""Attack cards: the threat model, cost, training and reconstructions of each attack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SPARK_WIDTH, SPARK_HEIGHT = 180, 44
 
 @dataclass(frozen=True)
 class Card:
-    """One attack of one adversary on one arm; ``cards.html.j2`` puts it into sentences.
+    """One attack of one adversary on one arm; ``cards.html.j2`` words it.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ TABLES: Mapping[str, Callable[[Results], Table | None]] = {
     "arms": arms.arm_table,
     "fleet": arms.fleet_table,
 }
-"""The report's tables by the names that its template gives them."""
+"""The tables of the report, by their names in its template."""
 
 
 def render(results: Results, plots: dict[str, bytes]) -> str:

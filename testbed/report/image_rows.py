@@ -1,4 +1,4 @@
-"""Rows of small images: originals and what attacks made of them."""
+"""Rows of small images: originals and reconstructions."""
 
 import io
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from testbed.results.findings import adversaries, readable
 from testbed.results.reading import Images, Results
 
 TILE_PX = 64
-"""Small images are enlarged, by a whole factor and without smoothing, to about this size."""
+"""Small images are enlarged to about this size, by a whole factor and without smoothing."""
 GAP_PX = 4
 MAX_SHOWN = 12
 
@@ -52,7 +52,7 @@ def png(image: Images) -> bytes:
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """A row of the report's comparison: whose it is, and up to ``MAX_SHOWN`` images."""
+    """A row of the report's comparison: its label and up to ``MAX_SHOWN`` images."""
 
     label: str
     note: str
@@ -62,7 +62,7 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one adversary made of the images it intercepted, over all arms."""
+    """The reconstructions of one adversary on all arms."""
 
     adversary: str
     rows: list[LabelledRow]
@@ -71,8 +71,8 @@ class Comparison:
 def comparisons(results: Results) -> list[Comparison]:
     """Return originals and reconstructions per adversary, each distinct row once.
 
-    Arms usually share their victims and the mean image: a row equal to one that is already there
-    is left out, and the arms it holds for are named where they are not all.
+    Arms usually share their victims and the mean image: equal rows are merged, and the note names
+    their arms unless the row holds for all arms.
     """
     found = []
     for adversary in adversaries(results.summary):
@@ -94,7 +94,7 @@ def comparisons(results: Results) -> list[Comparison]:
 
 @dataclass
 class _Draft:
-    """A row that is being collected, with the arms that it holds for."""
+    """A row under construction, with the arms it holds for."""
 
     label: str
     is_anchor: bool
@@ -112,7 +112,7 @@ def _add(rows: list[_Draft], row: _Draft, arm: str) -> None:
 
 
 def _ordered(rows: list[_Draft]) -> list[LabelledRow]:
-    """Label the rows; put anchors right below the originals where all arms share their victims."""
+    """Label the rows; where all arms share their victims, anchors follow the originals."""
     originals = [row for row in rows if row.label == "original"]
     shown = len({arm for row in originals for arm in row.arms})
     if len(originals) == 1:
@@ -126,7 +126,7 @@ def _ordered(rows: list[_Draft]) -> list[LabelledRow]:
 
 
 def write_image_rows(results: Results) -> list[Path]:
-    """Write ``reconstructions/<arm>+<adversary>+<attack>.png``, originals above, and list them."""
+    """Write ``reconstructions/<arm>+<adversary>+<attack>.png``, originals on top; return paths."""
     written = []
     for arm in results.arms:
         for attack in arm.attacks:

@@ -1,4 +1,4 @@
-"""The one-screen summary at the end of a run (100 columns, 40 lines)."""
+"""The summary at the end of a run, on one screen of 100 columns and 40 lines."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from testbed.results.schema import ArmResult
 MAX_ARMS = 4
 MAX_PHASES = 6
 ROOMY_ARMS = 2
-"""Up to this many arms there is room for intervals and ratios beside the numbers."""
+"""Up to this many arms, intervals and ratios fit beside the numbers."""
 BAR_WIDTH = 30
 _SHOWN = {
     FIGURES[key].label
@@ -50,7 +50,7 @@ def summary(results: Results) -> RenderableType:
         head.append(f", {facts.data.name}", style="not bold")
     parts: list[RenderableType] = [head]
     if facts.status == "interrupted":
-        parts.append(Text("Interrupted: results are partial; go on with --resume.", style="yellow"))
+        parts.append(Text("Interrupted: partial results; continue with --resume.", style="yellow"))
     parts += [_arms(results), *_failed_checks(results), _wall_time(results)]
     report = results.path / "report.html"
     parts.append(
@@ -145,7 +145,7 @@ def _wall_time(results: Results) -> RenderableType:
 
 
 def _largest(phases: list[Phase]) -> list[Phase]:
-    """Return the longest phases in their order, the others added up as one."""
+    """Return the longest phases in their order, and the sum of the others as one."""
     if len(phases) <= MAX_PHASES:
         return phases
     ranked = sorted(phases, key=lambda phase: -(phase.wall_s or 0.0))

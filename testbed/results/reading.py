@@ -166,7 +166,7 @@ def read_arrow(folder: Path, table: TableName, may_be_missing: bool = False) -> 
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")
-            return file.read(columns=schema.names)
+            return file.read(columns=schema.names).select(schema.names).cast(schema)
     except FileNotFoundError:
         reason = "missing, although results.json says the run is complete"
         raise UserError(f"{path}: {reason}") from None

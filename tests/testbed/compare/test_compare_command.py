@@ -103,7 +103,7 @@ def test_unlike_training_makes_unlike_entries_and_is_noted(runs):
 def test_one_seed_has_no_seed_interval_and_says_so(runs, tmp_path, capsys):
     out = tmp_path / "one"
     assert main([str(runs[0]), "--out", str(out), "--resamples", "100"]) == 0
-    assert "There is one seed (0)" in capsys.readouterr().out
+    assert "There is only one seed (0)" in capsys.readouterr().out
     tree = json.loads((out / "compare.json").read_text())
     assert tree["resampled"] == ["device", "image"]
     leakage = tree["entries"][0]["leakage"]["dcor_u"]
