@@ -16,6 +16,7 @@ from testbed.export.content import read_run
 def test_everything_exported_is_in_the_results(finished_run):
     run = read_run(finished_run)
     results = json.loads((finished_run / "results.json").read_text())
+    channels, height, width = results["data"]["image_shape"]
     assert (run.name, run.seed) == ("tiny", 3)
     assert [arm.name for arm in run.arms] == ["undefended", "sift"]
     rows = pq.read_table(finished_run / "rounds.parquet").to_pylist()
@@ -35,7 +36,8 @@ def test_everything_exported_is_in_the_results(finished_run):
             for what in ("original", "ridge", "mean_image", "class_mean_image")
         }
         assert all(
-            p.dtype == np.uint8 and p.shape[1:] == (32, 32, 1) for p in arm.pictures.values()
+            p.dtype == np.uint8 and p.shape[1:] == (height, width, channels)
+            for p in arm.pictures.values()
         )
     assert run.arms[1].options["arm.defence.name"] == "siftfunnel"
 
