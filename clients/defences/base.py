@@ -130,7 +130,7 @@ class Defence:
         return z
 
     def equivalent_noise_std(self) -> float | None:
-        """Return s, if the additive noise tells as much about ``signal`` as N(0, s^2) would.
+        """Return s, if the additive noise is as informative about ``signal`` as N(0, s^2).
 
         That is, 1 / s^2 is the Fisher information of the noise's location. Error bounds on any
         attack follow from it. None for a release that is not signal plus independent noise.

@@ -44,7 +44,7 @@ def signal_to_noise_db(signal: Tensor, noise_power: float) -> float:
     """Return 10 log10(signal power / noise power), dB.
 
     Signal power is the mean square of the deviations from each feature's mean over the images:
-    a part that all images share tells nothing about one. Identical images give -inf, no noise
+    a part that all images share has no information about one. Identical images give -inf, no noise
     gives inf.
 
     Parameters
@@ -87,7 +87,7 @@ class BoundedNoise(Defence):
         return bound_power(z, self.options.bound)
 
     def equivalent_noise_std(self) -> float:
-        """Return the scale: Gaussian N(0, s^2) and Laplace of scale s both tell 1 / s^2."""
+        """Return the scale s: the Fisher information of Gaussian and Laplace noise is 1 / s^2."""
         return float(self.options.scale)
 
     @property
@@ -100,7 +100,7 @@ class BoundedNoise(Defence):
         return signal_to_noise_db(self.signal(z.detach()), self.noise_std**2)
 
     def largest_signal_to_noise_db(self) -> float:
-        """Return the ratio that no features can exceed, whatever the front-end learns, dB."""
+        """Return the largest possible ratio for any front-end, dB."""
         return 20.0 * math.log10(self.options.bound / self.noise_std)
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:

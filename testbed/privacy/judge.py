@@ -1,6 +1,6 @@
 """An independent classifier, trained on clean images, that classifies reconstructions.
 
-It measures whether the class is recognisable in a reconstruction, which pixel errors hardly tell.
+It measures whether the class is recognisable in a reconstruction; pixel errors hardly do.
 Only the scoring uses it; adversaries do not have it. Kernel classification of principal components
 is strong on few images, and needs no training schedule.
 

@@ -29,7 +29,7 @@ def test_quantisation_follows_the_affine_formula_by_a_slow_reference(bits):
         assert (near | on_the_edge).all()
 
 
-def test_quantised_bytes_fall_with_the_bits():
+def test_fewer_bits_are_fewer_bytes():
     z = torch.relu(torch.randn(1, 12, 16, 16))
     sizes = {}
     for bits in (8, 4, 2):
@@ -47,7 +47,7 @@ def test_top_k_keeps_the_largest_by_hand():
     assert released.tolist() == [[[[3.0, -5.0, 0.0, 0.0, 0.0]]], [[[0.0, 0.0, 0.0, -0.5, 0.25]]]]
     weights = torch.arange(10.0).reshape(z.shape)
     (released * weights).sum().backward()
-    assert torch.equal(z.grad, weights)  # straight through, dropped features included
+    assert torch.equal(z.grad, weights)  # straight-through, also for dropped features
 
 
 def test_top_k_sends_an_exact_number_even_of_equal_features():

@@ -1,4 +1,4 @@
-"""The contract that every registered defence keeps, tried on every registered front-end."""
+"""The contract of every registered defence, tested on every registered front-end."""
 
 import functools
 
@@ -57,7 +57,7 @@ def train_adversary(model, weights, batch, steps=60):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_targets_are_distributions_with_the_true_class_on_top(name):
+def test_targets_are_distributions_with_the_true_class_most_likely(name):
     labels = torch.tensor([0, 3, 9, 3])
     targets = DEFENCES.create(name, {}).targets(labels, 10)
     assert targets.shape == (4, 10)
@@ -84,9 +84,9 @@ def test_release_keeps_the_shape_repeats_under_its_seed_and_passes_gradients(nam
 
 @pytest.mark.parametrize("front_end_name", FRONT_ENDS.names())
 @pytest.mark.parametrize("name", NAMES)
-def test_penalty_is_a_finite_scalar_that_reaches_what_is_deployed(name, front_end_name):
+def test_penalty_is_a_finite_scalar_with_gradients_to_deployed_weights(name, front_end_name):
     model = built(front_end_name, name)
-    # Images that a decoder can learn in a moment: each of one grey.
+    # Uniform grey images, which a decoder learns in a few steps.
     x = torch.tensor([0.0, 0.2, 0.7, 1.0]).reshape(4, 1, 1, 1).repeat(1, 1, 32, 32)
     weights, labels = weights_of(model), torch.tensor([0, 0, 1, 2])
     z, released, pre = model.features(weights, x, torch.Generator().manual_seed(3))
@@ -129,7 +129,7 @@ def test_a_repeated_forward_step_releases_and_trains_with_equal_bits(name, host_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_builds_have_equal_weights_and_other_seeds_have_others(name):
+def test_first_weights_depend_on_the_seed_alone(name):
     one, same, other = (
         make_spec(defence=name, seed=seed).build().initial_weights()[0] for seed in (5, 5, 6)
     )
@@ -139,7 +139,7 @@ def test_two_builds_have_equal_weights_and_other_seeds_have_others(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_encoding_gives_back_what_was_released(name):
+def test_decoding_gives_the_released_features(name):
     model = built("siftfunnel_cnn", name)
     weights, x = weights_of(model), torch.rand(5, 1, 32, 32)
     released = model.features(weights, x, torch.Generator().manual_seed(3))[1].detach()
@@ -154,7 +154,7 @@ def deployed(name, options=None):
         defence=name, options={"cut": 2, "width": 8}, defence_options=options or {}
     )
     parameters, statistics = device_spec.build().initial_weights()
-    # Of unlike scale in unlike channels, as after training.
+    # Channels of different scales, as after training.
     generator = torch.Generator().manual_seed(1)
     scaled = {
         key: value * (0.5 + torch.rand(value.shape, generator=generator))
@@ -168,7 +168,7 @@ def deployed(name, options=None):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_an_adversary_samples_is_what_devices_release(name):
+def test_queries_return_what_devices_release(name):
     front_end = deployed(name)
     image = torch.randint(0, 256, (1, 1, 32, 32), generator=torch.Generator().manual_seed(2))
     x = image.numpy().astype(np.float32) / np.float32(255.0)

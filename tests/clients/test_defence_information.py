@@ -34,7 +34,7 @@ def test_the_bound_by_hand_on_a_small_mixture():
     assert float(information_bound(z, labels, 2.0)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_last_image_alone_counts_as_much_as_all_of_them_vary():
+def test_a_single_image_of_a_class_gets_the_variance_of_the_batch():
     z = torch.tensor([[0.0], [2.0], [4.0]])
     found = information_bound(z, torch.tensor([0, 0, 1]), 1.0)
     expected = (2 / 3) * (0.5 * math.log(3.0) - math.log(2 / 3))
@@ -114,7 +114,7 @@ def test_mid_rate_is_the_divergence_from_the_standard_normal():
     )
 
 
-def test_mid_and_vib_agree_where_the_encoder_is_the_identity():
+def test_mid_and_vib_agree_for_an_identity_encoder():
     mid, vib = built_mid(initial_scale=0.6), DEFENCES.create("vib", {"scale": 0.6})
     z = torch.randn(5, 3, 4, 4)
     torch.testing.assert_close(mid.rate(z), vib.rate(z))

@@ -1,4 +1,4 @@
-"""Shredder, DISCO and adversarial decoders against their formulas, and the game in training."""
+"""Shredder, DISCO and adversarial decoders against their formulas, and adversarial training."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_disco_refuses_a_share_that_drops_nothing():
 
 
 class Fixed(torch.nn.Module):
-    """A decoder that returns what it was given at the start."""
+    """A decoder that always returns the same images."""
 
     def __init__(self, images):
         super().__init__()
@@ -141,7 +141,7 @@ def test_adam_updates_the_adversary_on_its_own_loss_only(host_data):
     for step in range(3):
         released, _ = one.forward(step)
         reference.forward(step)
-        # Whatever the front-end does, both adversaries see the features of the same front-end.
+        # Both adversaries see the features of the same front-end.
         batch = reference._graph.batch
         seen = make_batch(batch.x, batch.z.detach(), released=batch.released.detach())
         optimiser.zero_grad()
@@ -166,10 +166,10 @@ def test_adversarial_training_increases_the_decoder_error():
 
     def error(weight):
         """Return the decoder's error after 50 steps, as a share of the mean image's."""
-        played = local_training(data, "sgd", 16, weight=weight, decoder_learning_rate=0.01)
+        trained = local_training(data, "sgd", 16, weight=weight, decoder_learning_rate=0.01)
         for step in range(50):
-            released, _ = played.forward(step)
-            value = played.backward(step, torch.zeros_like(released))
+            released, _ = trained.forward(step)
+            value = trained.backward(step, torch.zeros_like(released))
         return 1.0 - value / weight
 
     undefended = error(1e-6)
@@ -177,7 +177,7 @@ def test_adversarial_training_increases_the_decoder_error():
     assert error(3.0) > 2.0 * undefended
 
 
-def test_a_combination_that_cannot_work_is_refused_with_its_reason(tiny):
+def test_an_impossible_combination_is_refused_with_its_reason(tiny):
     tiny["arms"] = [
         {
             "name": "odd",

@@ -37,7 +37,7 @@ def test_penalty_is_alpha_times_the_distance_correlation():
     assert float(squared) == pytest.approx(3.0 * expected**2, rel=1e-5)
 
 
-def test_features_that_are_the_image_cost_the_whole_weight():
+def test_features_that_equal_the_image_have_the_full_penalty():
     x = torch.rand(16, 1, 4, 4)
     assert float(
         DEFENCES.create("nopeek", {"alpha": 2.0}).penalty(make_batch(x, x))
@@ -57,7 +57,7 @@ def test_descending_the_penalty_lowers_the_dependence():
     assert float(defence.penalty(make_batch(x, torch.relu(x @ mix)))) < 0.8 * before
 
 
-def test_constant_features_cost_nothing_and_have_finite_gradients():
+def test_constant_features_have_no_penalty_and_finite_gradients():
     z = torch.zeros(6, 4, requires_grad=True)
     penalty = DEFENCES.create("nopeek", {}).penalty(make_batch(torch.rand(6, 8), z))
     penalty.backward()

@@ -6,7 +6,7 @@ from small import make_spec
 
 from testbed.core.registries import DEFENCES
 
-META = torch.device("meta")  # shapes without numbers: it stands for any device but the CPU
+META = torch.device("meta")  # shapes without values, in place of any device other than the CPU
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -25,6 +25,6 @@ def test_a_training_step_stays_on_the_device_of_the_images(name, precision):
         if edge.own_adversary():
             edge.defence.adversary_loss(batch.without_gradients()).backward()
     except NotImplementedError:
-        pytest.skip("what it computes depends on numbers, which this device has none of")
+        pytest.skip("its computation depends on values, which this device does not have")
     assert batch.released.device == batch.z.device == META
     assert all(value.device == META for value in edge.own_weights().values())

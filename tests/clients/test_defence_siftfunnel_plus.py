@@ -1,4 +1,4 @@
-"""SiftFunnel+: every term against a slow reference, and the invariances it is built for."""
+"""SiftFunnel+: every term against a slow reference, and its invariances."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_view_removes_what_scipy_calls_the_lowest_frequencies(count):
+def test_view_removes_the_lowest_frequencies_of_scipy(count):
     x = torch.rand(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
     coefficients = dctn(x.numpy().astype(np.float64), axes=(2, 3), norm="ortho")
     coefficients[:, :, :count, :count] = 0.0
@@ -71,7 +71,7 @@ def test_a_view_that_hides_nothing_is_the_image():
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "siftfunnel_cnn"])
-def test_released_features_do_not_depend_on_what_is_hidden(front_end):
+def test_released_features_do_not_depend_on_hidden_frequencies(front_end):
     device_spec = make_spec(front_end, {"width": 32}, "siftfunnel_plus", {"noise": 0.5})
     model = device_spec.build()
     parameters, statistics = model.initial_weights()
@@ -119,11 +119,11 @@ def test_leak_against_refitting_without_each_image():
     z = normal(14, 5, dtype=torch.float64)
     x = torch.tanh(z @ normal(5, 9, seed=1, dtype=torch.float64)) + 0.1 * normal(14, 9, seed=2)
     expected = max(slow_leak(x, z, penalty) for penalty in PENALTIES)
-    # Within what the finite constant of the kernel differs from a free intercept.
+    # Up to the difference between the kernel's finite constant and a free intercept.
     assert float(decoder_leak(x, z)) == pytest.approx(expected, abs=0.02)
 
 
-def test_leak_of_a_copy_is_high_and_of_noise_none():
+def test_leak_is_high_for_a_copy_and_zero_for_noise():
     x = normal(64, 6)
     assert float(decoder_leak(x, 3.0 * x + 1.0)) > 0.9
     noise = [float(decoder_leak(x, normal(64, 6, seed=seed))) for seed in range(1, 9)]
@@ -134,7 +134,7 @@ def test_leak_of_a_copy_is_high_and_of_noise_none():
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_scale_shift_and_dead_channels_change_nothing(name):
+def test_scale_shift_and_dead_channels_have_no_effect(name):
     x, z = torch.rand(20, 1, 6, 6), normal(20, 4, 3, 3)
     z = z + x[:, :, :3, :3]
     term = TERMS[name]
@@ -147,7 +147,7 @@ def test_scale_shift_and_dead_channels_change_nothing(name):
 
 @pytest.mark.parametrize("dimensions", [1, 12, 768])
 @pytest.mark.parametrize("name", TERMS)
-def test_independent_features_cost_nothing_in_any_dimension(name, dimensions):
+def test_independent_features_have_no_penalty_in_any_dimension(name, dimensions):
     # The V-statistic of the published loss is 0.15 to 0.98 here.
     values = [
         float(TERMS[name](normal(128, 300, seed=seed), normal(128, dimensions, seed=seed + 100)))
@@ -157,7 +157,7 @@ def test_independent_features_cost_nothing_in_any_dimension(name, dimensions):
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_equal_features_cost_nothing_and_have_finite_gradients(name):
+def test_equal_features_have_no_penalty_and_finite_gradients(name):
     z = torch.zeros(8, 3, 2, 2, requires_grad=True)
     value = TERMS[name](torch.rand(8, 1, 4, 4), z)
     value.backward()
@@ -166,7 +166,7 @@ def test_equal_features_cost_nothing_and_have_finite_gradients(name):
 
 
 @pytest.mark.parametrize("weight", ["leak_weight", "correlation_weight"])
-def test_descending_a_penalty_lowers_what_the_measure_reports(weight):
+def test_descending_a_penalty_lowers_the_reported_measure(weight):
     x = torch.rand(48, 12, generator=torch.Generator().manual_seed(4))
     own = normal(48, 12, seed=5)
     defence = plus(**{weight: 1.0})
@@ -192,7 +192,7 @@ def test_distance_correlation_is_the_reported_measure():
 # The defence as a whole
 
 
-def test_penalty_is_the_weighted_sum_of_what_is_released():
+def test_penalty_is_the_weighted_sum_on_released_features():
     x, z = torch.rand(9, 1, 8, 8), normal(9, 3, 4, 4)
     defence = plus(leak_weight=2.0, correlation_weight=0.5, grid=2)
     pooled = z.reshape(9, 3, 2, 2, 2, 2).mean(dim=(3, 5))
@@ -215,7 +215,7 @@ def test_release_repeats_cells_and_noise_has_the_stated_strength():
     assert float(many.std(dim=0).mean()) == pytest.approx(2.0, rel=0.02)
     clean = many.mean(dim=0)
     assert float(clean.square().mean()) == pytest.approx(1.0 + 4.0 / 200, rel=0.05)
-    # Larger features are not less noisy.
+    # Larger features do not have less noise.
     louder = defence.release(50.0 * z, torch.Generator().manual_seed(0))
     torch.testing.assert_close(louder, many[0], atol=1e-3, rtol=1e-3)
 
@@ -243,7 +243,7 @@ def test_options_that_remove_everything_are_refused_with_a_reason(options, messa
         replace(device_spec, image_shape=(1, side, side)).build()
 
 
-def test_the_view_is_measured_with_what_the_device_runs():
+def test_the_view_counts_in_the_device_s_costs():
     def macs(**options):
         device_spec = make_spec("cnn", {"width": 8}, "siftfunnel_plus", options)
         return layer_stats(device_spec.build().on_device(), device_spec.image_shape).macs

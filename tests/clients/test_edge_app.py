@@ -38,7 +38,7 @@ def weights_of(device_spec):
 
 
 def run_round(device_spec, data, keep_in_memory, new_process_each_message=False, **extra):
-    """Play the server for one device and one round; return all replies' arrays."""
+    """Act as the server for one device and one round; return all replies' arrays."""
     app = build_client_app([device_spec], data, keep_in_memory)
     here, replies = context(), []
     for step in range(STEPS):
@@ -89,7 +89,7 @@ def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, 
     assert any(key.startswith(protocol.ARRAYS) for key in in_memory[-1])
 
 
-def test_the_last_reply_alone_carries_the_front_end(host_data):
+def test_only_the_last_reply_carries_the_front_end(host_data):
     replies = run_round(make_spec(), host_data, keep_in_memory=True)
     carrying = [any(key.startswith(protocol.ARRAYS) for key in reply) for reply in replies]
     assert carrying == [False] * (2 * STEPS - 1) + [True]

@@ -1,4 +1,4 @@
-"""Front-ends: published sizes, and the contract that every registered one keeps."""
+"""Front-ends: published sizes, and the contract of every registered one."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_every_cut_works_at_other_widths_and_sizes(name, options, size):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "siftfunnel_vgg16"])
-def test_vgg16_refuses_images_that_its_pools_would_use_up(name):
+def test_vgg16_refuses_images_that_are_too_small_for_its_pools(name):
     with pytest.raises(ValueError, match="at least 32 x 32"):
         FRONT_ENDS.create(name, {}, image_shape=(3, 28, 32))
 
@@ -135,7 +135,7 @@ def test_contract(name, shape):
     logits = cloud_of(front_end, 7)(z)
     assert logits.shape == (3, 7)
     logits.square().sum().backward()
-    # The few hidden units of a squeeze-excitation may all be dead at the start, others not.
+    # Only the few hidden units of a squeeze-excitation may all be dead at the start.
     assert all(p.grad is not None for p in front_end.parameters())
     assert bool(next(front_end.parameters()).grad.any())
 
@@ -162,7 +162,7 @@ def test_output_before_the_funnel_can_be_regularised(name):
     front_end(x)
     (output, at_the_time), *others = kept
     assert not others
-    assert torch.equal(output, at_the_time)  # nothing after it writes over it
+    assert torch.equal(output, at_the_time)  # later layers do not overwrite it
     defence = DEFENCES.create("siftfunnel", {"regularise": "pre_funnel"})
     defence.penalty(make_batch(x, torch.zeros(2, *front_end.feature_shape), output)).backward()
     before = [p for p in layers.parameters() if p.grad is not None and bool(p.grad.any())]

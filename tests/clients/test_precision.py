@@ -19,7 +19,7 @@ def test_weights_by_hand():
     assert torch.equal(quantise_weight(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
-def test_folding_batch_norm_changes_nothing_about_the_quantised_weights():
+def test_folding_batch_norm_does_not_change_the_quantised_weights():
     torch.manual_seed(0)
     weight, scale = torch.randn(4, 3, 3, 3), torch.tensor([0.1, 3.0, 0.7, 12.0]).reshape(4, 1, 1, 1)
     torch.testing.assert_close(quantise_weight(weight * scale), quantise_weight(weight) * scale)
@@ -28,7 +28,7 @@ def test_folding_batch_norm_changes_nothing_about_the_quantised_weights():
 def test_activations_by_hand():
     quantiser = ActivationQuantiser()
     x = torch.tensor([-1.0, 0.0, 0.011, 1.55])
-    assert torch.equal(quantiser.eval()(x), x)  # nothing seen: nothing known to round to
+    assert torch.equal(quantiser.eval()(x), x)  # without a training batch there is no range
     rounded = quantiser.train()(x)
     # range -1 to 1.55, step 0.01, zero point 100
     torch.testing.assert_close(rounded, torch.tensor([-1.0, 0.0, 0.01, 1.55]))
@@ -68,7 +68,7 @@ def test_every_front_end_runs_in_int8_close_to_float(name):
     assert all(len(image.unique()) <= 256 for image in outputs["int8"])
 
 
-def test_only_what_a_kernel_writes_to_memory_is_rounded():
+def test_only_activations_that_kernels_write_to_memory_are_rounded():
     chain = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1)
     )
@@ -77,7 +77,7 @@ def test_only_what_a_kernel_writes_to_memory_is_rounded():
     assert hooked == [0, 0, 0, 1, 1]
 
 
-def test_released_features_travel_as_bytes_and_come_back_exactly():
+def test_released_features_travel_as_bytes_without_loss():
     model = make_spec(precision="int8").build()
     parameters, statistics = model.initial_weights()
     rng = torch.Generator().manual_seed(0)

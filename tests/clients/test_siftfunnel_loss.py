@@ -55,7 +55,7 @@ def test_known_bias_on_independent_gaussians(dimensions, expected):
         )
         for _ in range(3)
     ]
-    # dCor is the root of dCor^2; the figures known are of one or the other within rounding.
+    # dCor is the root of dCor^2; the published figures are of either, within rounding.
     assert min(abs(np.mean(values) - expected), abs(np.sqrt(np.mean(values)) - expected)) < 0.03
 
 
@@ -85,7 +85,7 @@ def test_smoothed_targets():
     torch.testing.assert_close(targets, expected)
 
 
-def test_penalty_is_the_weighted_sum_and_respects_the_place():
+def test_penalty_is_the_weighted_sum_on_the_chosen_tensor():
     x, z, pre = torch.rand(5, 1, 8, 8), torch.randn(5, 3, 4, 4), torch.randn(5, 6, 4, 4)
     wire = SiftFunnel(SiftFunnelOptions(beta=2.0, gamma=0.5, sparsity=0.1))
     expected = (

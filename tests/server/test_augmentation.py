@@ -48,7 +48,7 @@ def test_flip_mirrors_the_chosen_images():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crop_cuts_out_of_the_padded_image(channels):
+def test_crop_is_a_part_of_the_padded_image(channels):
     images = pictures(channels)
     shifts = torch.tensor([[0, 2, 4, 1, 3], [4, 2, 0, 3, 1]])
     cut = crop(images, 2, shifts)

@@ -65,7 +65,7 @@ def test_state_restores_model_and_optimiser_exactly():
     assert torch.equal(one.answer(z), other.answer(z))
 
 
-def test_answers_are_log_probabilities_whatever_the_chunks():
+def test_answers_are_log_probabilities_for_any_chunks():
     cloud = new_cloud()
     z, _ = batch(70, 5)
     answers = cloud.answer(z)
@@ -74,7 +74,7 @@ def test_answers_are_log_probabilities_whatever_the_chunks():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_thread_setting_is_put_back(threads):
+def test_thread_setting_is_restored(threads):
     before = torch.get_num_threads()
     cloud = new_cloud()
     cloud.threads = threads

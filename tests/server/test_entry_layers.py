@@ -22,7 +22,7 @@ def test_every_shape_reaches_the_trunk(shape):
     assert isinstance(layers, nn.Identity) == (shape == TRUNK)
 
 
-def test_a_shallower_cut_gets_the_block_that_its_devices_leave_out():
+def test_a_shallower_cut_gets_the_block_that_its_devices_lack():
     # conv 3x3 8 -> 16 with bias, and batch norm: the second block of the CNN
     assert (
         sum(p.numel() for p in entry_layers((8, 16, 16), TRUNK).parameters())
@@ -79,7 +79,7 @@ def test_features_of_the_wrong_shape_are_not_accepted():
     assert not cloud.accepts(z, targets[:, :3], 0)
 
 
-def test_sizes_of_a_tiers_way_count_its_entry_and_the_trunk():
+def test_costs_of_a_tiers_path_count_its_entry_and_the_trunk():
     cloud = new_cloud()
     own = layer_stats(cloud.model.path(0), TRUNK)
     other = layer_stats(cloud.model.path(1), (8, 16, 16))

@@ -236,7 +236,7 @@ def test_tiers_count_by_their_share_and_the_cloud_sees_all_of_them():
         assert torch.allclose(new, by_hand, atol=1e-5)
 
 
-class Playing(Defence):
+class Adversarial(Defence):
     """Mixes channels before the release; trained against a classifier of the released means."""
 
     def build(self, image_shape, feature_shape, num_classes):
@@ -259,16 +259,18 @@ class Playing(Defence):
 
 
 @pytest.fixture
-def playing(monkeypatch):
-    """Register that defence for one test."""
+def adversarial(monkeypatch):
+    """Register this defence for one test."""
     DEFENCES.names()
-    monkeypatch.setitem(DEFENCES._entries, "playing", Entry("playing", "", NoOptions, Playing))
-    return {"defence": "playing"}
+    monkeypatch.setitem(
+        DEFENCES._entries, "adversarial", Entry("adversarial", "", NoOptions, Adversarial)
+    )
+    return {"defence": "adversarial"}
 
 
-def test_the_adversary_of_a_defence_is_updated_alternately_from_the_same_weights(playing):
+def test_the_adversary_of_a_defence_is_updated_alternately_from_the_same_weights(adversarial):
     optimiser = {"method": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
-    found = training(section(optimiser=optimiser), **playing)
+    found = training(section(optimiser=optimiser), **adversarial)
     found.cloud.trunk.layers[-1][2].p = 0.0
     found.train_mode(True)
     edge, defence = found.tiers[0].edge, found.tiers[0].edge.defence
@@ -313,8 +315,8 @@ def test_every_defence_trains_all_its_parameters(name):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_modules_of_a_defence_and_int8_front_ends_are_kept_and_resumed(playing, precision):
-    options, device_spec = section(epochs=2), playing | {"precision": precision}
+def test_modules_of_a_defence_and_int8_front_ends_are_kept_and_resumed(adversarial, precision):
+    options, device_spec = section(epochs=2), adversarial | {"precision": precision}
     whole, cut = training(options, **device_spec), training(section(epochs=1), **device_spec)
     names = set(whole.weights())
     assert {"tier0.defence.release.weight", "tier0.defence.adversary.bias"} <= names
@@ -341,7 +343,7 @@ def test_bf16_trains_close_to_fp32():
     assert all(value.dtype != torch.bfloat16 for value in rough.selected().values())
 
 
-def test_the_last_single_image_is_left_out():
+def test_a_single_last_image_is_dropped():
     found = training(section(batch_size=13), some_images(40))
     assert [len(batch) for batch in found.batches(np.arange(40))] == [13, 13, 13]
     found.run()
@@ -370,7 +372,7 @@ def test_plateaus_are_those_of_torch(patience):
         history.append(record(epoch, float(loss)))
         reference.step(float(loss))
         wanted = optimiser.param_groups[0]["lr"]
-        if wanted > 1e-7:  # torch stops where a change would be smaller than its eps
+        if wanted > 1e-7:  # torch stops if a change would be smaller than its eps
             assert learning_rate_scale(options, history) == pytest.approx(wanted)
     assert plateaus([float(loss) for loss in losses], patience) > 2
 
@@ -384,7 +386,7 @@ def test_cosine_and_constant_scales():
     assert learning_rate_scale(section(learning_rate_schedule="constant"), history) == 1.0
 
 
-def test_selection_takes_the_first_of_the_best_finite_epochs():
+def test_selection_takes_the_first_best_finite_epoch():
     history = [
         record(1, 2.0, 0.4),
         record(2, 1.0, 0.6),

@@ -1,4 +1,4 @@
-"""Evidence on small smooth images, with front-ends whose privacy is known."""
+"""Evidence on small smooth images, with front-ends of known privacy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def smooth_images(count, channels=1, seed=0, size=SIZE):
 
 @dataclass
 class Case:
-    """Evidence, and apart from it the truth."""
+    """Evidence, and the true images."""
 
     evidence: Evidence
     victims: np.ndarray

@@ -1,4 +1,4 @@
-"""What holds for every registered attack, whatever it does."""
+"""The contract of every registered attack."""
 
 import ast
 import dataclasses
@@ -26,13 +26,13 @@ ANCHORS = [name for name in NAMES if ATTACKS.create(name, {}).is_anchor]
 REBUILDING = [
     name for name in NAMES if name not in ANCHORS and ATTACKS.entry(name).factory.rebuilds_images
 ]
-# Attacks that may ask the front-end, or hold it, must invert what can be inverted.
+# Attacks with queries or weights must invert an invertible front-end.
 TRAINED = [name for name in REBUILDING if ATTACKS.entry(name).factory.threat.queries]
 HOLDING_WEIGHTS = [name for name in NAMES if ATTACKS.entry(name).factory.threat.weights]
 INFERRING = [name for name in NAMES if not ATTACKS.entry(name).factory.rebuilds_images]
-# Attacks without an answer to any query make a front-end of their own, and invert the identity
-# less well. fsha does not at all: it decodes what it has steered, and an identity cannot be steered
-# (test_attack_in_training.py has it steer a front-end that can).
+# Attacks without queries train a shadow front-end, and invert the identity less well. fsha does not
+# invert it at all: it decodes a front-end that it has steered, and an identity cannot be steered
+# (test_attack_in_training.py steers another front-end).
 BLIND = {
     "substitute": {
         "steps": 150,
@@ -41,7 +41,7 @@ BLIND = {
     },
     "sdar": {"updates_per_step": 4, "learning_rate": 0.01},
 }
-# Small images need no long training; the substitute's own tests are of how well it works.
+# Small images need little training; the substitute's own tests measure its quality.
 SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
     "white_box": {"steps": 80, "tv_weights": [0.0, 1e-3], "decoder": {"min_epoch_steps": 1}},
@@ -67,7 +67,7 @@ def with_architecture(name, evidence):
 
 
 def watched(name, evidence, features, options=None, architecture=DESIGN, steps=2):
-    """Return what an attack has learned in a few steps of training, with these features finite."""
+    """Return what an attack learns in a few steps of training, from finite values of features."""
     if not ATTACKS.entry(name).factory.threat.watches_training:
         return None
     view = TrainingView(evidence.num_classes, evidence.auxiliary, architecture, features.shape[1:])
@@ -82,7 +82,7 @@ def watched(name, evidence, features, options=None, architecture=DESIGN, steps=2
 
 
 class OwnUnits(FrontEnd):
-    """An identity in units of its own, which are all that an attacker has to find out."""
+    """An identity with an unknown scale and shift, which an attacker must infer."""
 
     def __init__(self, options, image_shape):
         super().__init__()
@@ -96,8 +96,8 @@ class OwnUnits(FrontEnd):
 
 @pytest.fixture
 def own_units(monkeypatch):
-    """Register the identity as an architecture that attackers know; return its name."""
-    FRONT_ENDS.names()  # whatever registers itself has done so
+    """Register the identity as an architecture; return its name."""
+    FRONT_ENDS.names()  # loads the registry
     entry = Entry("own_units", "identity", NoOptions, OwnUnits)
     monkeypatch.setitem(FRONT_ENDS._entries, entry.name, entry)
     return Component(name=entry.name, options={})
@@ -129,7 +129,7 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
     assert 0.0 <= first.images.min() <= first.images.max() <= 1.0
     np.testing.assert_array_equal(first.images, second.images)
     assert first.training_curve == second.training_curve
-    # What was learned can be applied to further features: to the same ones with the same images.
+    # The learned attack applied to the same features gives the same images.
     assert second.again is None
     if name in REBUILDING:
         np.testing.assert_array_equal(second.applied["same"], first.images)
@@ -138,7 +138,7 @@ def test_shape_range_determinism_and_untouched_inputs(name, front_ends, build_ca
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_attacks_beat_the_mean_image_on_telling_features(name, front_ends, build_case):
+def test_attacks_beat_the_mean_image_on_informative_features(name, front_ends, build_case):
     case = build_case(front_ends["pooled"])
     assert case.mse(_mount(name, case.evidence)) < 0.5 * case.mean_image_mse
 
@@ -152,7 +152,7 @@ def test_identity_features_are_inverted_almost_perfectly(name, front_ends, build
 @pytest.mark.parametrize("name", BLIND)
 def test_identity_features_are_inverted_without_a_query(name, own_units, build_case, draw_images):
     case = build_case(lambda x, rng: 2.5 * x - 0.7, victims=32)
-    # What devices sent in training, of images that are neither the attacker's nor the victims'.
+    # Features sent in training, of images that are neither the attacker's nor the victims'.
     others = 2.5 * draw_images(64, seed=5) - 0.7
     granted = dataclasses.replace(
         case.evidence,
@@ -177,12 +177,12 @@ def test_constant_features_give_exactly_the_mean_image(name, front_ends, build_c
 @pytest.mark.parametrize("name", INFERRING)
 def test_inference_from_constant_features_is_at_chance(name, front_ends, build_case):
     case = build_case(front_ends["constant"], victims=30)
-    said = _mount(name, case.evidence).inferred
-    # The same is said of everybody, so it is right as often as a guess that never looks.
-    assert len(set(said.classes.tolist())) == 1
-    right = np.mean(said.classes == case.evidence.intercepts.answers)
+    inferred = _mount(name, case.evidence).inferred
+    # The prediction is the same for all, so it is right as often as a constant guess.
+    assert len(set(inferred.classes.tolist())) == 1
+    right = np.mean(inferred.classes == case.evidence.intercepts.answers)
     assert right == pytest.approx(1 / case.evidence.num_classes, abs=0.04)
-    assert len(set(said.same_person[1:].tolist())) == 1
+    assert len(set(inferred.same_person[1:].tolist())) == 1
 
 
 @pytest.mark.parametrize("name", ANCHORS)
@@ -279,7 +279,7 @@ def test_evidence_has_no_place_for_a_victims_image():
     assert fields(base.LabelledImages) == {"images", "labels"}
 
 
-def test_attacks_import_nothing_that_holds_the_truth():
+def test_attacks_import_nothing_that_holds_true_images():
     folder = Path(testbed.adversaries.__file__).parent
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -296,7 +296,7 @@ def test_attacks_import_nothing_that_holds_the_truth():
                 assert allowed or not own, f"{path.name} imports {module}"
 
 
-def test_mounting_puts_the_thread_count_back_and_needs_images(front_ends, build_case):
+def test_mounting_restores_the_thread_count_and_needs_images(front_ends, build_case):
     case = build_case(front_ends["pooled"])
     torch.set_num_threads(2)
     try:

@@ -1,4 +1,4 @@
-"""Attackers at the cloud during training: their losses, their state, and what they achieve."""
+"""Attackers at the cloud during training: their losses, their state, and their success."""
 
 import math
 
@@ -28,7 +28,7 @@ def digits():
 
 
 class Fleet:
-    """Devices in lockstep with an honest cloud, in a plain loop that an attacker is shown."""
+    """Devices in lockstep with an honest cloud, in a plain loop that an attacker watches."""
 
     def __init__(self, learning_rate=0.02):
         images, labels = digits()
@@ -52,7 +52,7 @@ class Fleet:
         return ATTACKS.create(name, SHORT[name] | options).training_attacker(view, seed=7)
 
     def seen(self):
-        """Return what one step shows to the cloud, per device, and the devices' features."""
+        """Return the cloud's view of one step, per device, and the devices' features."""
         chosen = torch.randperm(len(self.x), generator=self.rng)[: DEVICES * BATCH]
         self.front_end.train()
         z = self.front_end((self.x[chosen] - 0.3) / 0.35)
@@ -76,7 +76,7 @@ class Fleet:
 
     @torch.no_grad()
     def error(self, training_attacker):
-        """Return the decoder's error on the victims, in those of the mean image."""
+        """Return the decoder's error on the victims, relative to the mean image's."""
         self.front_end.eval()
         rebuilt = training_attacker.decoded(self.front_end((self.victims - 0.3) / 0.35)).clamp(0, 1)
         mean = torch.tensor(self.auxiliary.images).mean(dim=0)
@@ -102,10 +102,10 @@ def test_a_discriminator_sees_the_class():
     assert not torch.equal(judge(samples, one), judge(samples, other))
 
 
-def test_features_are_scaled_by_what_varies_between_samples():
+def test_features_are_scaled_by_their_variation_between_samples():
     rng = torch.Generator().manual_seed(0)
     z = 5.0 + 3.0 * torch.randn(400, 2, 4, 4, generator=rng)
-    z[:, 1] = torch.arange(16.0).reshape(4, 4)  # varies over space only: tells nothing
+    z[:, 1] = torch.arange(16.0).reshape(4, 4)  # varies over space only: no information
     scale = FeatureScale(2)
     for part in z.split(100):
         scale.update(part)
@@ -135,7 +135,7 @@ def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
         honest, sent = fleet.step(training_attacker)
     assert fleet.error(training_attacker) < 0.6
     for one, other in zip(honest, sent, strict=True):
-        # Its size gives nothing away; its direction is another.
+        # The norm is that of the honest gradient, the direction is not.
         assert float(one.norm()) == pytest.approx(float(other.norm()), rel=1e-4)
         cosine = functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
         assert abs(float(cosine)) < 0.5
@@ -150,7 +150,7 @@ def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
 
 
 @pytest.mark.parametrize("name", ["sdar", "fsha"])
-def test_a_companion_goes_on_from_its_state_with_the_same_bits(name):
+def test_a_training_attacker_resumes_from_its_state_with_the_same_bits(name):
     options = {"pilot_steps": 3} if name == "fsha" else {}
     first, fleet = Fleet(), Fleet()
     whole = first.training_attacker(name, **options)

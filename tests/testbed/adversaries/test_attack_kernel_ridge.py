@@ -1,4 +1,4 @@
-"""Kernel ridge: the fit against an independent solution, and what it can that a line cannot."""
+"""Kernel ridge: the fit against an independent solution, and a nonlinear code."""
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ def test_fit_equals_an_independent_solution():
     np.testing.assert_allclose(found, independent.predict(fresh), atol=2e-3)
 
 
-def test_a_code_that_no_line_inverts(build_case):
-    # A sign that says nothing of the image flips all other features: no line can undo that.
+def test_a_code_that_no_linear_map_inverts(build_case):
+    # A sign that does not depend on the image flips all features, which no linear map can undo.
     def coded(x, rng):
         coarse = torch.nn.functional.avg_pool2d(x - 0.5, 8)
         sign = torch.sign(torch.sin(40.0 * x[:, :, :1, :1]))
@@ -51,7 +51,7 @@ def test_samples_are_capped(build_case, front_ends):
 
 
 def test_features_of_one_dimension_are_attacked_too(build_case):
-    # Their kernel is singular but for its rounding, which no small penalty outweighs.
+    # Their kernel is singular up to rounding errors, which exceed a small penalty.
     def collapsed(x, rng):
         return x.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 12, 8, 8).contiguous()
 

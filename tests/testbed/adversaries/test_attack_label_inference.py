@@ -1,4 +1,4 @@
-"""Inference without images: classes where features tell them, and images of the same group."""
+"""Inference without images: classes and same-person pairs from informative features."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ GROUPS = 6
 
 
 def _evidence(informative=True, seed=0):
-    """Return images whose brightness tells their group, and features that may tell it too."""
+    """Return images whose brightness depends on their group, and features that may too."""
     rng = np.random.default_rng(seed)
 
     def images(count):
@@ -37,20 +37,20 @@ def _evidence(informative=True, seed=0):
     ), victims.labels
 
 
-def test_classes_and_companions_are_found_where_features_tell_them():
+def test_classes_and_same_person_pairs_are_inferred_from_informative_features():
     evidence, labels = _evidence()
-    said = mount("label_inference", {}, evidence, 0).inferred
-    assert np.mean(said.classes == labels) > 0.95
-    assert np.mean(labels[said.same_person] == labels) > 0.95
-    assert (said.same_person != np.arange(len(labels))).all()
+    inferred = mount("label_inference", {}, evidence, 0).inferred
+    assert np.mean(inferred.classes == labels) > 0.95
+    assert np.mean(labels[inferred.same_person] == labels) > 0.95
+    assert (inferred.same_person != np.arange(len(labels))).all()
 
 
 def test_noise_gives_about_chance():
     rates = []
     for seed in range(4):
         evidence, labels = _evidence(informative=False, seed=seed)
-        said = mount("label_inference", {}, evidence, seed).inferred
-        rates.append(np.mean(said.classes == labels))
+        inferred = mount("label_inference", {}, evidence, seed).inferred
+        rates.append(np.mean(inferred.classes == labels))
     assert np.mean(rates) < 2.5 / GROUPS
 
 
@@ -62,7 +62,7 @@ def test_its_images_are_class_means():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_intercepts_are_no_problem(count):
+def test_an_attack_with_few_intercepts_works(count):
     evidence, _ = _evidence()
     few = Intercepts(evidence.intercepts.features[:count], evidence.intercepts.answers[:count])
     found = mount("label_inference", {}, dataclasses.replace(evidence, intercepts=few), 0)

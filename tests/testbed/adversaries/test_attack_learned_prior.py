@@ -1,4 +1,4 @@
-"""The denoiser learns, its prior helps where features say little, and weights must be granted."""
+"""The denoiser learns, its prior helps with coarse features, and weights must be granted."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions
 from testbed.adversaries.mounting import mount
 
 
-def test_the_denoiser_removes_noise_and_changes_nothing_without(build_case, front_ends):
+def test_the_denoiser_removes_noise_and_keeps_clean_images(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     denoiser = Denoiser(case.evidence.auxiliary.images, LearnedPriorOptions(), 0)
     clean = torch.from_numpy(case.victims)
@@ -18,7 +18,7 @@ def test_the_denoiser_removes_noise_and_changes_nothing_without(build_case, fron
     assert torch.equal(denoiser(clean, 0.0 * level), clean)
 
 
-def test_it_beats_the_mean_image_where_features_are_coarse(build_case):
+def test_it_beats_the_mean_image_on_coarse_features(build_case):
     def coarse(x, rng):
         return torch.nn.functional.avg_pool2d(x, 4)
 

@@ -46,7 +46,7 @@ def test_every_shape_maps_to_the_image(shape, image_shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_zero_features_give_a_zero_residual_whatever_the_weights(shape):
+def test_zero_features_give_a_zero_residual_for_any_weights(shape):
     network = _network(shape)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_zero_features_give_a_zero_residual_whatever_the_weights(shape):
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 16), (3, 8, 8), (40, 1, 1), (6, 2, 4)])
-def test_the_adapter_loses_nothing_but_what_it_mixes_away(shape):
+def test_the_adapter_loses_nothing_before_its_convolution(shape):
     """With enough width the adapter is injective: no position is dropped or merged."""
     adapter = InputAdapter(shape, (8, 8), 48, torch.Generator().manual_seed(0))
     size = int(np.prod(shape))
@@ -86,7 +86,7 @@ def test_normaliser_undoes_scale_shift_and_dead_channels():
         np.testing.assert_allclose(deviations[:, :2].std(axis=(0, 2, 3)), 1.0, atol=1e-3)
 
 
-def test_scaling_features_does_not_look_like_privacy(build_case, front_ends):
+def test_scaling_features_does_not_weaken_the_attack(build_case, front_ends):
     plain = build_case(front_ends["pooled"])
     shrunk = build_case(lambda x, rng: 1e-4 * front_ends["pooled"](x, rng))
     errors = [
@@ -123,7 +123,7 @@ def test_training_ends_on_a_plateau(build_case):
     assert case.mse(found) < 1.1 * case.mean_image_mse
 
 
-def test_random_releases_are_drawn_afresh_every_epoch(build_case, front_ends):
+def test_random_releases_are_drawn_anew_every_epoch(build_case, front_ends):
     case = build_case(front_ends["noisy"])
     found = mount("residual_decoder", {"max_epochs": 5} | PLAIN, case.evidence, 0)
     full = [draw for count, draw in case.oracle.queries if count == 48]
@@ -162,15 +162,15 @@ def test_images_are_varied_with_every_pass_unless_queries_are_limited(build_case
     assert sum(len(images) == 48 for images in asked) == 1
 
 
-def test_a_training_that_runs_away_goes_on_from_its_best_weights(build_case, front_ends):
-    """A learning rate far too large wrecks the weights; after decays the result is still good."""
+def test_a_diverging_training_continues_from_its_best_weights(build_case, front_ends):
+    """With a far too large learning rate the training diverges; after decays it is still good."""
     case = build_case(front_ends["pooled"])
     options = {"learning_rate": 0.3, "decays": 6, "max_epochs": 40} | PLAIN
     found = mount("residual_decoder", options, case.evidence, 0)
     assert case.mse(found) < 0.7 * case.mean_image_mse
 
 
-def test_seeds_differ_and_no_intercepts_are_no_problem(build_case, front_ends):
+def test_seeds_differ_and_an_attack_without_intercepts_works(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     runs = [
         mount("residual_decoder", {"max_epochs": 3} | PLAIN, case.evidence, seed) for seed in (0, 1)

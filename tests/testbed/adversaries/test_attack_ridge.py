@@ -24,14 +24,14 @@ def test_both_forms_equal_an_independent_solution(samples, dimensions, alpha):
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
-def test_a_strong_penalty_is_chosen_when_features_say_nothing(build_case):
+def test_a_strong_penalty_is_chosen_for_uninformative_features(build_case):
     def noise(x, rng):
         return torch.randn(len(x), 6, 4, 4, generator=rng)
 
     case = build_case(noise)
-    said = []
-    reconstruction = ATTACKS.create("ridge", {}).mount(case.evidence, 0, said.append)
-    penalty = float(said[0].split()[1].rstrip(","))
+    lines = []
+    reconstruction = ATTACKS.create("ridge", {}).mount(case.evidence, 0, lines.append)
+    penalty = float(lines[0].split()[1].rstrip(","))
     assert penalty >= 10.0
     assert case.mse(reconstruction) < 1.1 * case.mean_image_mse
 

@@ -1,4 +1,4 @@
-"""The query-free attack: the discrepancy by hand, and that it beats the mean image without help."""
+"""The query-free attack: the discrepancy by hand, and its success against the mean image."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ SHORT = {"steps": 2, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
 
 @pytest.fixture
 def cnn_case(build_case, front_ends):
-    """Return features of a CNN with weights that the attacker has never seen, and no oracle."""
+    """Return features of a CNN with weights unknown to the attacker, and no oracle."""
     torch.manual_seed(3)
     network = FRONT_ENDS.create("cnn", DESIGN.options, image_shape=(1, 16, 16))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""White-box search: the prior, the projection, tuning, restarts, and what it may not do."""
+"""White-box search: the prior, the projection, tuning, restarts, and its grants."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def test_total_variation_by_hand():
     assert total_variation(torch.full((2, 3, 4, 4), 0.3)).tolist() == [0.0, 0.0]
 
 
-def test_distance_is_per_image_and_free_of_the_features_scale(build_case, front_ends):
+def test_distance_is_per_image_and_independent_of_the_features_scale(build_case, front_ends):
     plain = build_case(front_ends["pooled"])
     scaled = build_case(lambda x, rng: 500.0 * front_ends["pooled"](x, rng))
     start = plain.evidence.auxiliary.images[: len(plain.victims)].copy()
@@ -55,7 +55,7 @@ def test_search_finds_the_image_of_invertible_features_and_stays_in_range(build_
     assert 0.0 <= stops[1].min() <= stops[1].max() <= 1.0
 
 
-def test_a_victims_result_does_not_depend_on_who_is_searched_with_it(build_case, front_ends):
+def test_a_victims_result_does_not_depend_on_its_chunk(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     features, start = case.evidence.intercepts.features, np.full_like(case.victims, 0.5)
     descent, distance = Descent(20, 0.05), _distance(case)
@@ -64,7 +64,7 @@ def test_a_victims_result_does_not_depend_on_who_is_searched_with_it(build_case,
     np.testing.assert_allclose(together[2:3], alone, atol=1e-4)
 
 
-def test_the_start_is_kept_where_searching_only_fits_noise(build_case):
+def test_the_start_is_kept_if_searching_only_fits_noise(build_case):
     def drowned(x, rng):
         coarse = torch.nn.functional.avg_pool2d(x, 4)
         return coarse + 20.0 * torch.randn(coarse.shape, generator=rng)
@@ -88,7 +88,7 @@ def test_restarts_are_chosen_by_feature_distance_alone(build_case, front_ends):
     assert (four < 0.999 * one).any()
 
 
-def test_random_releases_are_drawn_afresh_at_every_step(build_case, front_ends, monkeypatch):
+def test_random_releases_are_drawn_anew_at_every_step(build_case, front_ends, monkeypatch):
     case = build_case(front_ends["noisy"])
     draws = []
     plain = case.oracle.differentiable_query

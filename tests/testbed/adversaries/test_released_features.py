@@ -1,4 +1,4 @@
-"""Queries of trained attacks: replays, limits, and what averaging gains against noise."""
+"""Queries of trained attacks: replays, limits, and averaging against noise."""
 
 import dataclasses
 
@@ -37,8 +37,8 @@ def test_auxiliary_features_carry_the_same_noise_as_intercepts(build_case, repla
         assert float((features - clean).std()) == pytest.approx(SCALE / replays**0.5, rel=0.1)
 
 
-def test_averaging_lowers_an_unbiased_estimates_error_by_its_number(build_case):
-    """Where the features are the image plus noise, the error of z itself falls as 1 / m."""
+def test_averaging_divides_an_unbiased_estimates_error_by_the_replays(build_case):
+    """If the features are the image plus noise, the error of z itself decreases as 1 / m."""
 
     def image_and_noise(x, rng):
         return x + SCALE * torch.randn(x.shape, generator=rng)
@@ -58,7 +58,7 @@ def test_averaging_lowers_the_error_of_an_attack(build_case):
     assert errors[2] < 0.75 * errors[1]
 
 
-def test_replays_of_a_deterministic_release_cost_nothing(build_case, front_ends):
+def test_replays_of_a_deterministic_release_need_no_queries(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     replayed = dataclasses.replace(case.evidence, replays=8)
     once, again = (mount("ridge", {}, evidence, 0) for evidence in (case.evidence, replayed))
@@ -69,7 +69,7 @@ def test_replays_of_a_deterministic_release_cost_nothing(build_case, front_ends)
 @pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "residual_decoder", "label_inference"])
 @pytest.mark.parametrize("front_end", ["pooled", "noisy"])
 @pytest.mark.parametrize("limit", [20, 45, 300])
-def test_attacks_keep_within_their_queries(build_case, front_ends, name, front_end, limit):
+def test_attacks_stay_within_their_query_limit(build_case, front_ends, name, front_end, limit):
     case = build_case(front_ends[front_end])
     options = {"max_epochs": 2, "min_epoch_steps": 1} if name == "residual_decoder" else {}
     evidence = dataclasses.replace(case.evidence, query_limit=limit)
@@ -78,7 +78,7 @@ def test_attacks_keep_within_their_queries(build_case, front_ends, name, front_e
     assert len(found.images) == len(case.victims)
 
 
-def test_more_queries_serve_the_attacker(build_case, front_ends):
+def test_more_queries_help_the_attacker(build_case, front_ends):
     case = build_case(front_ends["pooled"])
     errors = []
     for limit in (24, 60):

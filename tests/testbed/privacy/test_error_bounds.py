@@ -1,4 +1,4 @@
-"""Bounds: exact on Gaussian channels, valid where nothing is Gaussian, matrix-free equals dense."""
+"""Bounds: exact on Gaussian channels, valid on others, matrix-free equals dense."""
 
 import itertools
 import math
@@ -38,7 +38,7 @@ def _mmse_attack_error(matrix, noise_std, count=40_000):
 
 @pytest.mark.parametrize("rows", [D, 10])
 @pytest.mark.parametrize("noise_std", [0.05, 0.3])
-def test_the_mmse_attack_lands_on_the_spectrum_bound(rows, noise_std):
+def test_the_mmse_attack_reaches_the_spectrum_bound(rows, noise_std):
     matrix = _linear(rows)
     gram = matrix.T @ matrix
     bound = error_bounds.spectrum_bound(gram, noise_std, prior=1 / PRIOR_STD**2)
@@ -50,7 +50,7 @@ def test_the_mmse_attack_lands_on_the_spectrum_bound(rows, noise_std):
     assert error_bounds.spectrum_bound(gram, noise_std, matrix_prior) == pytest.approx(bound)
 
 
-def test_the_mmse_attack_lands_on_the_noise_free_bound():
+def test_the_mmse_attack_reaches_the_noise_free_bound():
     u, _, v = torch.linalg.svd(_linear(10), full_matrices=False)
     matrix = u @ torch.diag(torch.linspace(1.0, 0.1, 10, dtype=torch.float64)) @ v
     bound = error_bounds.noise_free_bound(matrix.T @ matrix, prior=1 / PRIOR_STD**2)
@@ -58,7 +58,7 @@ def test_the_mmse_attack_lands_on_the_noise_free_bound():
     assert _mmse_attack_error(matrix, 0.0) == pytest.approx(bound, rel=0.01)
 
 
-def test_the_noise_free_bound_is_zero_where_every_direction_is_seen():
+def test_the_noise_free_bound_is_zero_if_every_direction_is_seen():
     assert error_bounds.noise_free_bound(torch.eye(D, dtype=torch.float64)) == 0.0
     faint = torch.diag(torch.tensor([1.0, 1e-3, 1e-5], dtype=torch.float64))
     assert error_bounds.noise_free_bound(faint) == pytest.approx(0.01 / 3)
@@ -74,7 +74,7 @@ def test_the_spectrum_bound_of_an_isotropic_encoder_is_dfil():
 
 @pytest.mark.parametrize("slope", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize("noise_std", [0.1, 0.5])
-def test_the_any_distribution_floor_holds_for_black_and_white_pixels(slope, noise_std):
+def test_the_any_distribution_bound_holds_for_black_and_white_pixels(slope, noise_std):
     """x is 0 or 1 plus the smoothing; the exact posterior mean is a sum over a fine grid."""
     x = np.linspace(-0.7, 1.7, 2401)
     density = sum(
@@ -90,7 +90,7 @@ def test_the_any_distribution_floor_holds_for_black_and_white_pixels(slope, nois
     error = float((joint * (posterior_mean[:, None] - x) ** 2).sum())
     bound = error_bounds.spectrum_bound(torch.tensor([[slope**2]]), noise_std)
     assert bound <= error * (1 + 1e-3)
-    if slope / noise_std > 20:  # the level is certain, the smoothing is what remains
+    if slope / noise_std > 20:  # the level is certain, only the smoothing remains
         assert bound == pytest.approx(error, rel=0.01)
 
 
@@ -127,7 +127,7 @@ def test_matrix_free_agrees_with_dense_within_its_error():
         error_bounds.spectrum_bound_matrix_free(gram, 0.05, rng, probes=1)
 
 
-def test_more_lanczos_steps_only_raise_the_floor():
+def test_more_lanczos_steps_only_raise_the_bound():
     encoder = _network()
     rng = torch.Generator().manual_seed(0)
     gram = ExpectedGram(encoder, torch.rand(4, 1, 8, 8, generator=rng, dtype=torch.float64))
@@ -147,7 +147,7 @@ def test_smoothing_has_the_stated_deviation():
     assert float(noise.std()) == pytest.approx(0.1, rel=0.05)
 
 
-def test_the_conservative_floor_is_three_errors_lower_and_never_negative():
+def test_the_conservative_bound_is_three_errors_lower_and_never_negative():
     assert error_bounds.BoundEstimate(0.008, 0.001, 4).conservative == pytest.approx(0.005)
     assert error_bounds.BoundEstimate(0.002, 0.001, 4).conservative == 0.0
 

@@ -94,7 +94,7 @@ def test_the_optimal_critic_gives_the_true_information():
 
 @pytest.mark.parametrize("estimator", ["mine", "infonce"])
 def test_gaussian_information_is_found_and_not_exceeded(estimator):
-    """0.83 nats; stated bias: up to 25 % of it may be missed, none invented beyond sampling."""
+    """0.83 nats; up to 25 % of it may be missed, and the excess is at most sampling error."""
     x, z = _gaussian_pairs(0.75, 2)
     true = _information(0.75, 2)
     found = estimate_information(x, z, estimator, seed=0)
@@ -103,7 +103,7 @@ def test_gaussian_information_is_found_and_not_exceeded(estimator):
 
 
 @pytest.mark.parametrize("estimator", ["mine", "infonce", "mine_bounded"])
-def test_independent_sides_and_constants_carry_nothing(estimator):
+def test_independent_sides_and_constants_have_no_information(estimator):
     x, z = _gaussian_pairs(0.0, 4)
     assert abs(estimate_information(x, z, estimator, seed=0).nats) < 0.1
     constant = np.full((len(x), 2, 3, 3), 0.7, dtype=np.float32)

@@ -46,7 +46,7 @@ def test_same_seed_same_interval_and_another_seed_another():
     assert bootstrap_interval(sample, 200, 7) != bootstrap_interval(sample, 200, 7, 1)
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_blocks_have_no_effect(monkeypatch):
     sample = np.random.default_rng(0).random(30)
     whole = intervals.bootstrap_means(sample, 50, 0)
     monkeypatch.setattr(intervals, "_MAX_DRAWS", 100)

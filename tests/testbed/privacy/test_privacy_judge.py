@@ -14,13 +14,13 @@ def digits():
     return to_unit(pool.images), pool.labels
 
 
-def test_it_recognises_what_is_clear_and_nothing_in_noise(digits):
+def test_it_recognises_clear_images_and_nothing_in_noise(digits):
     images, labels = digits
     judge = Judge(images[:300], labels[:300])
     assert np.mean(judge(images[300:]) == labels[300:]) > 0.85
     rng = np.random.default_rng(0)
     rough = images[300:] + 0.05 * rng.standard_normal(images[300:].shape).astype(np.float32)
-    assert np.mean(judge(rough) == judge(images[300:])) > 0.97  # small errors do not mislead it
+    assert np.mean(judge(rough) == judge(images[300:])) > 0.97  # robust to small errors
     grey = np.full_like(images[300:], 0.5)
     assert len(set(judge(grey).tolist())) == 1
     assert np.array_equal(judge(images[300:]), Judge(images[:300], labels[:300])(images[300:]))

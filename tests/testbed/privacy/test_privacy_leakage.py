@@ -113,7 +113,7 @@ def test_effective_ranks_by_hand():
     assert leakage.participation_ratio(nothing) == leakage.spectral_rank(nothing) == 0.0
 
 
-def test_live_channels_are_relative_to_the_liveliest():
+def test_live_channels_are_relative_to_the_largest_deviation():
     z = np.random.default_rng(0).normal(size=(50, 4, 3, 3)).astype(np.float32)
     z *= np.array([1.0, 0.5, 0.02, 0.001], dtype=np.float32)[:, None, None]
     assert leakage.live_channels(z) == 3
@@ -137,7 +137,7 @@ def test_measures_of_one_arm():
     assert found.participation_ratio < found.spectral_rank <= 31.0
 
 
-def test_what_cannot_be_measured_is_none():
+def test_measures_that_do_not_exist_are_none():
     images = np.zeros((8, 1, 8, 8), dtype=np.float32)
     features = np.full((8, 2, 2, 2), np.nan, dtype=np.float32)
     found = leakage.measure_leakage(images, features).as_dict()

@@ -116,7 +116,7 @@ def test_reidentification_of_copies_noise_and_permuted_copies():
     assert not scores.reidentified(np.roll(pool, 1, axis=0), pool, own).any()
 
 
-def test_one_answer_for_everybody_identifies_at_most_one():
+def test_one_reconstruction_for_all_identifies_at_most_one():
     pool = _images(20)
     constant = np.broadcast_to(pool.mean(axis=0), pool.shape)
     assert scores.reidentified(constant, pool, np.arange(20)).sum() == 1
