@@ -31,8 +31,6 @@ def front_figure(name: str) -> "Callable[[Comparison], Figure | None]":
 
 
 def _front(comparison: Comparison, front: Front) -> "Figure | None":
-    from matplotlib.ticker import PercentFormatter
-
     trade_off = front.trade_off
     points = [trade_off.point(item) for item in comparison.measured]
     known = [place for place, point in enumerate(points) if all(map(isfinite, point))]
@@ -46,11 +44,10 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
         x, y = (estimate.shown for estimate in trade_off.of(item))
         shade, mark = looks[item.arm.family]
         on = bool(front.on_front[place])
-        panel.errorbar(
-            [x.value],
-            [y.value],
-            xerr=style.error_arms(x),
-            yerr=style.error_arms(y),
+        style.mark(
+            panel,
+            x,
+            y,
             fmt=mark,
             color=shade if on else style.pale(shade),
             markersize=7.5 if on else 5.5,
@@ -65,19 +62,9 @@ def _front(comparison: Comparison, front: Front) -> "Figure | None":
         panel.set_yscale("log")
         style.plain_log_ticks(panel.yaxis)
     _name_points(panel, comparison, front, known)
-    panel.annotate(
-        "better ↗" if trade_off.y.better == "higher" else "better ↘",
-        (1, 1 if trade_off.y.better == "higher" else 0),
-        xycoords="axes fraction",
-        xytext=(-4, -4 if trade_off.y.better == "higher" else 4),
-        textcoords="offset points",
-        ha="right",
-        va="top" if trade_off.y.better == "higher" else "bottom",
-        fontweight="bold",
-        color=style.INK,
-    )
+    style.better(panel, up=trade_off.y.better == "higher")
     panel.margins(0.09)
-    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    style.percent_axis(panel.xaxis)
     owner = "best attack's " if isinstance(trade_off.y, Score) else ""
     panel.set(xlabel=trade_off.x.axis_label, ylabel=f"{owner}{trade_off.y.axis_label}")
     _family_legend(made, looks)
@@ -117,21 +104,17 @@ def matched_figure(comparison: Comparison) -> "Figure | None":
     if not shown:
         return None
     shown = shown[:4]
-    columns = min(2, len(shown))
-    rows = -(-len(shown) // columns)
     most = max(sum(1 for s in found.ranked_defences if s.rank) for found in shown)
-    made, axes = style.figure(rows, columns, rows * (0.9 + ROW_IN * most), sharex=True)
+    made, axes = style.panels(len(shown), 2, 0.9 + ROW_IN * most, sharex=True)
     looks = _looks(comparison)
-    for spare in axes.flat[len(shown) :]:
-        spare.set_axis_off()
     for panel, found in zip(axes.flat, shown, strict=False):
         ranked = [ranked_defence for ranked_defence in found.ranked_defences if ranked_defence.rank]
         for at, ranked_defence in enumerate(ranked):
             shade, mark = looks[ranked_defence.family]
-            panel.errorbar(
-                [ranked_defence.mse.value],
-                [at],
-                xerr=style.error_arms(ranked_defence.mse),
+            style.mark(
+                panel,
+                ranked_defence.mse,
+                at,
                 fmt=mark,
                 color=shade,
                 markersize=6.5,
@@ -139,9 +122,7 @@ def matched_figure(comparison: Comparison) -> "Figure | None":
                 capsize=2.5,
                 elinewidth=1.2,
             )
-        panel.set_yticks(range(len(ranked)), [ranked_defence.family for ranked_defence in ranked])
-        panel.set_ylim(len(ranked) - 0.5, -0.5)
-        panel.grid(axis="y", visible=False)
+        style.rows(panel, [ranked_defence.family for ranked_defence in ranked])
         below = found.below_reference
         title = f"at {100 * found.accuracy:.1f} % accuracy"
         if below is not None:
@@ -169,16 +150,15 @@ def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None"
         return None
     made, axes = style.figure(1, 1, 1.1 + ROW_IN * len(groups))
     panel = axes[0][0]
-    width = 0.7 / len(names)
     for place, item in enumerate(groups):
         for index, name in enumerate(names):
             score = item.score(name)
             if score is None or score.attacked.scores["mse"].value is None:
                 continue
-            panel.errorbar(
-                [score.attacked.mse],
-                [place + (index - (len(names) - 1) / 2) * width],
-                xerr=style.error_arms(score.attacked.scores["mse"]),
+            style.mark(
+                panel,
+                score.attacked.scores["mse"],
+                style.within_row(place, index, len(names), 0.7),
                 fmt=style.MARKERS[index % len(style.MARKERS)],
                 color=style.colour(index),
                 markersize=4.5,
@@ -186,8 +166,7 @@ def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None"
                 capsize=1.5,
                 fillstyle="full" if score is item.weakest else "none",
             )
-    panel.set_yticks(range(len(groups)), [item.label for item in groups])
-    panel.set_ylim(len(groups) - 0.5, -0.5)
+    style.rows(panel, [item.label for item in groups])
     panel.set_xlim(left=0)
     panel.set_xlabel(f"best attack's {MSE}, further left leaks more")
     style.arm_legend(made, names, marks=True)
@@ -210,7 +189,7 @@ def _family_legend(made: "Figure", looks: dict[str, tuple[str, str]]) -> None:
         Line2D([], [], color=shade, marker=mark, linestyle="", label=family)
         for family, (shade, mark) in looks.items()
     ]
-    made.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)))
+    style.legend_above(made, handles, 5)
 
 
 _INTERVALS = "95 % intervals resample seeds, devices and images. "

@@ -1,6 +1,7 @@
 """The look of all figures: one colour per arm, plain axes, the width of the report."""
 
 import io
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +96,77 @@ def png(made: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def error_arms(interval: Interval) -> list[list[float]]:
-    """Return matplotlib's lower and upper error of an interval whose value is known."""
-    value = interval.value or 0.0
-    low = value if interval.low is None else min(interval.low, value)
-    high = value if interval.high is None else max(interval.high, value)
-    return [[value - low], [high - value]]
+def mark(panel: "Axes", x: Interval | float, y: Interval | float, **look: Any) -> None:
+    """Draw a mark at known numbers, with an arm over each interval."""
+    (at, across), (height, along) = _with_error(x), _with_error(y)
+    panel.errorbar([at], [height], xerr=across, yerr=along, **look)
+
+
+def _with_error(number: Interval | float) -> tuple[float, list[list[float]] | None]:
+    """Return a number, and matplotlib's lower and upper error where it has an interval."""
+    if not isinstance(number, Interval):
+        return number, None
+    value = number.value or 0.0
+    low = value if number.low is None else min(number.low, value)
+    high = value if number.high is None else max(number.high, value)
+    return value, [[value - low], [high - value]]
+
+
+def rows(panel: "Axes", labels: Sequence[str]) -> None:
+    """Label the rows of a chart from the top, without grid lines between them."""
+    panel.set_yticks(range(len(labels)), labels)
+    panel.set_ylim(len(labels) - 0.5, -0.5)
+    panel.grid(visible=False, axis="y")
+
+
+def within_row(row: int, index: int, count: int, step: float, width: float = 0.7) -> float:
+    """Return where one of several marks of a row goes, ``step`` apart or as the row allows."""
+    return row + (index - (count - 1) / 2) * min(step, width / count)
+
+
+def percent_axis(axis: "Axis") -> None:
+    """Label an axis of shares in per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def beside(panel: "Axes", text: str, at: tuple[float, float], **look: Any) -> None:
+    """Write a small text to the right of a point."""
+    usual: dict[str, Any] = {"xytext": (6, 0), "va": "center", "fontsize": 7.5, "color": MUTED}
+    panel.annotate(text, at, textcoords="offset points", **(usual | look))
+
+
+def better(panel: "Axes", up: bool = True) -> None:
+    """Point to the corner in which the best arms are: to the right, up or down."""
+    panel.annotate(
+        "better ↗" if up else "better ↘",
+        (1, int(up)),
+        xycoords="axes fraction",
+        xytext=(-4, -4 if up else 4),
+        textcoords="offset points",
+        ha="right",
+        va="top" if up else "bottom",
+        fontweight="bold",
+        color=INK,
+    )
+
+
+def panels(
+    count: int, most_columns: int, row_in: float, extra_in: float = 0.0, **options: Any
+) -> "tuple[Figure, Any]":
+    """Return a figure of so many panels, row by row, and its axes; spare ones are empty."""
+    columns = min(most_columns, count)
+    lines = -(-count // columns)
+    made, axes = figure(lines, columns, extra_in + lines * row_in, **options)
+    for spare in axes.flat[count:]:
+        spare.set_axis_off()
+    return made, axes
+
+
+def legend_above(made: "Figure", handles: "Sequence[Artist]", columns: int = 4) -> None:
+    """Draw a legend above the axes."""
+    made.legend(handles=handles, loc="outside upper left", ncols=min(columns, len(handles)))
 
 
 def reference_line(
@@ -175,4 +241,4 @@ def arm_legend(made: "Figure", names: list[str], marks: bool = False) -> None:
         )
         for index, name in enumerate(names)
     ]
-    made.legend(handles=handles, loc="outside upper left", ncols=min(4, len(names)))
+    legend_above(made, handles)

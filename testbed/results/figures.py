@@ -261,7 +261,6 @@ COST = (
         scaled,
         "lower",
         ARMS | {"tiers", "terminal", "markdown"},
-        axis="edge MACs per request",
         note="multiply-accumulates of the front-end for one image",
     ),
     Figure("edge.parameters", "edge parameters", scaled, "lower", ARMS | {"markdown"}),
@@ -326,7 +325,6 @@ COST = (
         name="uplink_bytes",
         column="uplink_bytes",
         index="uplink_bytes_per_request",
-        axis="uplink bytes per request",
     ),
 )
 _MEASURE: Places = frozenset({"leakage", "compare", "markdown"})

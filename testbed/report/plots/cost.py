@@ -32,8 +32,6 @@ def _answered(results: Results, arm: str) -> Rows:
 
 def latency_distribution(results: Results) -> "Figure | None":
     """Draw the empirical distribution of latency per arm on a log axis."""
-    from matplotlib.ticker import PercentFormatter
-
     made, axes = style.figure(1, 1, 3.1)
     panel = axes[0][0]
     drawn = False
@@ -62,7 +60,7 @@ def latency_distribution(results: Results) -> "Figure | None":
     panel.set(
         xscale="log", xlabel="latency (ms, log scale)", ylabel="share of requests", ylim=(0, 1.02)
     )
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    style.percent_axis(panel.yaxis)
     style.plain_log_ticks(panel.xaxis)
     panel.legend(loc="upper left")
     return made
@@ -85,15 +83,7 @@ def latency_parts(results: Results) -> "Figure | None":
         total = float(means.sum())
         mark = style.MARKERS[index % len(style.MARKERS)]
         left.plot([total], [y], mark, color=style.colour(index), markersize=5)
-        left.annotate(
-            numbers.milliseconds(total),
-            (total, y),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-            color=style.MUTED,
-        )
+        style.beside(left, numbers.milliseconds(total), (total, y), fontsize=7)
         start = 0.0
         for mean, (_, _, shade) in zip(means, PARTS, strict=True):
             share = float(mean) / total
@@ -103,9 +93,7 @@ def latency_parts(results: Results) -> "Figure | None":
     left.set(xscale="log", xlabel="mean latency (ms, log scale)")
     left.set_xlim(right=left.get_xlim()[1] * 3)
     style.plain_log_ticks(left.xaxis)
-    left.set_yticks(range(len(classes)), classes)
-    left.set_ylim(len(classes) - 0.5, -0.5)
-    left.grid(visible=False, axis="y")
+    style.rows(left, classes)
     _shares(right)
     style.arm_legend(made, [arm.name for arm in results.arms], marks=True)
     return made
@@ -113,10 +101,9 @@ def latency_parts(results: Results) -> "Figure | None":
 
 def _shares(panel: "Axes") -> None:
     from matplotlib.patches import Patch
-    from matplotlib.ticker import PercentFormatter
 
     panel.set(xlabel="share of mean latency", xlim=(-0.02, 1))
-    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    style.percent_axis(panel.xaxis)
     panel.grid(visible=False)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
@@ -168,8 +155,7 @@ def byte_budget(results: Results) -> "Figure | None":
     made, axes = style.figure(1, len(panels), 0.9 + 0.55 * len(arms), sharey=True)
     for (title, pairs), panel in zip(panels, axes[0], strict=True):
         _byte_bars(panel, title, pairs)
-    axes[0][0].set_yticks(range(len(arms)), [arm.name for arm in arms])
-    axes[0][0].set_ylim(len(arms) - 0.5, -0.5)
+    style.rows(axes[0][0], [arm.name for arm in arms])
     return made
 
 
@@ -194,15 +180,8 @@ def _byte_bars(
                 height=0.34,
                 color=style.colour(index) if name == "up" else style.pale(style.colour(index)),
             )
-            panel.annotate(
-                f"{name} {numbers.scaled(value, 'B')}",
-                (value / factor, y),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7.5,
-                color=style.MUTED,
-            )
+            text = f"{name} {numbers.size(value)}"
+            style.beside(panel, text, (value / factor, y), xytext=(3, 0))
     scale = "log" if log else "linear"
     panel.set(title=title, xscale=scale, xlabel=f"{unit}{', log scale' if log else ''}")
     top = max(known) / factor
@@ -229,26 +208,23 @@ def energy(results: Results) -> "Figure | None":
     panel = axes[0][0]
     for row, index, value in values:
         if value:
-            y = row + (index - (len(arms) - 1) / 2) * min(0.26, 0.7 / len(arms))
+            y = style.within_row(row, index, len(arms), 0.26)
             mark = style.MARKERS[index % len(style.MARKERS)]
             panel.plot([value], [y], mark, color=style.colour(index), markersize=5.5)
     panel.set(xscale="log", xlabel="energy per request (mJ, log scale)")
     for row in range(len(classes)):
         if not any(value for at, _, value in values if at == row):
             served = any(at == row for at, _, _ in values)
-            panel.annotate(
-                "unknown: no power figure published" if served else "served no request",
+            text = "unknown: no power figure published" if served else "served no request"
+            style.beside(
+                panel,
+                text,
                 (0, row),
                 xycoords=("axes fraction", "data"),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
                 fontsize=8,
-                fontstyle="italic",
-                color=style.MUTED,
+                style="italic",
             )
     style.plain_log_ticks(panel.xaxis)
-    panel.set_yticks(range(len(classes)), classes)
-    panel.set_ylim(len(classes) - 0.5, -0.5)
+    style.rows(panel, classes)
     style.arm_legend(made, [arm.name for arm in arms], marks=True)
     return made

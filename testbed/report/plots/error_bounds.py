@@ -53,9 +53,8 @@ def attacks_and_bounds(results: Results) -> "Figure | None":
         if line.arm is None:
             style.reference_line(panel, line.at, readable(line.name), vertical=True)
     style.plain_log_ticks(panel.xaxis)
-    panel.set_yticks(range(len(arms)), [arm.name for _, arm in arms])
+    style.rows(panel, [arm.name for _, arm in arms])
     panel.set_ylim(len(arms) - 0.4, -0.6)
-    panel.grid(visible=False, axis="y")
     return made
 
 

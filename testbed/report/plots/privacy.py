@@ -23,8 +23,6 @@ MSE, ACCURACY = FIGURES["mse"].axis_label, FIGURES["accuracy"].axis_label
 
 def privacy_utility(results: Results) -> "Figure | None":
     """Scatter test accuracy against the best attack's MSE, per arm and adversary."""
-    from matplotlib.ticker import PercentFormatter
-
     points = _points(results)
     if not points:
         return None
@@ -35,11 +33,10 @@ def privacy_utility(results: Results) -> "Figure | None":
         test = arm.accuracy.test if arm.accuracy else None
         if test is None or test.value is None:
             continue
-        panel.errorbar(
-            [test.value],
-            [attack.mse],
-            xerr=style.error_arms(test),
-            yerr=style.error_arms(attack.scores.mse),
+        style.mark(
+            panel,
+            test,
+            attack.scores.mse,
             fmt=style.MARKERS[names.index(attack.adversary) % len(style.MARKERS)],
             color=style.colour(index),
             # Open marks after the first adversary: they stay visible where adversaries agree.
@@ -60,18 +57,8 @@ def privacy_utility(results: Results) -> "Figure | None":
     data = results.summary.data
     if data and data.majority_class_accuracy is not None:
         style.reference_line(panel, data.majority_class_accuracy, "majority class", vertical=True)
-    panel.annotate(
-        "better ↗",
-        (1, 1),
-        xycoords="axes fraction",
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontweight="bold",
-        color=style.INK,
-    )
-    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    style.better(panel)
+    style.percent_axis(panel.xaxis)
     panel.set(xlabel=ACCURACY, ylabel=f"best attack's {MSE}")
     _legend(made, results, names)
     return made
@@ -126,7 +113,7 @@ def _legend(made: "Figure", results: Results, names: list[str]) -> None:
         )
         for index, name in enumerate(names)
     ]
-    made.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
+    style.legend_above(made, handles)
 
 
 def attack_training(results: Results) -> "Figure | None":
@@ -140,12 +127,8 @@ def attack_training(results: Results) -> "Figure | None":
     names = list(dict.fromkeys(attack.adversary for _, attack in curves))
     if not names:
         return None
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    made, axes = style.figure(rows, columns, 0.4 + 2.7 * rows, sharey=True)
+    made, axes = style.panels(len(names), 2, 2.7, 0.4, sharey=True)
     panels = dict(zip(names, axes.flat, strict=False))
-    for spare in axes.flat[len(names) :]:
-        spare.set_axis_off()
     for index, attack in curves:
         _curve(panels[attack.adversary], index, results.arms[index], attack)
     for name, panel in panels.items():
@@ -198,22 +181,17 @@ def attack_by_class(results: Results) -> "Figure | None":
     classes = _classes(results)
     arms = len(summary.arms)
     height = 1.1 + max(1.4, len(classes) * max(0.24, 0.13 * arms))
-    columns = min(MAX_COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    made, axes = style.figure(rows, columns, height * rows, sharey=True, sharex=True)
-    for spare in axes.flat[len(names) :]:
-        spare.set_axis_off()
+    made, axes = style.panels(len(names), MAX_COLUMNS, height, sharey=True, sharex=True)
     for name, panel in zip(names, axes.flat, strict=False):
         for index, arm in enumerate(summary.arms):
             best = arm.best_attack(name)
             for score in best.by_device_class if best else []:
-                if score.mse is None or score.mse.value is None:
+                if score.mse.value is None:
                     continue
-                offset = (index - (arms - 1) / 2) * min(0.26, 0.7 / arms)
-                panel.errorbar(
-                    [score.mse.value],
-                    [classes.index(score.device_class) + offset],
-                    xerr=style.error_arms(score.mse),
+                style.mark(
+                    panel,
+                    score.mse,
+                    style.within_row(classes.index(score.device_class), index, arms, 0.26),
                     fmt=style.MARKERS[index % len(style.MARKERS)],
                     color=style.colour(index),
                     markersize=4.5,
@@ -229,8 +207,7 @@ def attack_by_class(results: Results) -> "Figure | None":
     # The axes share their range: it is set once, when everything that must fit is known.
     right = max(panel.dataLim.x1 for panel in axes.flat[: len(names)])
     axes[0][0].set_xlim(-0.03 * right, 1.05 * right)
-    axes[0][0].set_yticks(range(len(classes)), classes)
-    axes[0][0].set_ylim(len(classes) - 0.5, -0.5)
+    style.rows(axes[0][0], classes)
     style.arm_legend(made, [arm.name for arm in summary.arms], marks=True)
     return made
 

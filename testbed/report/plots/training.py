@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def training_curves(results: Results) -> "Figure | None":
     """Draw training loss and validation accuracy per round (or provider's epoch) and arm."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     if len(results.rounds) == 0:
         return None
@@ -32,7 +32,7 @@ def training_curves(results: Results) -> "Figure | None":
         _mark_deployed(right, arm, rows, style.colour(index))
     left.set(title="Loss", ylabel="training loss (nats)", xlabel=_steps(results.rounds))
     right.set(title="Accuracy", ylabel="validation accuracy", xlabel=_steps(results.rounds))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    style.percent_axis(right.yaxis)
     right.set_ylim(0, 1.02)
     left.set_ylim(bottom=0)
     data = results.summary.data
