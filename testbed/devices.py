@@ -70,7 +70,7 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
             show_number(rate_gmac_s(device), 2),
             show_number(device.power_active_w, 2),
             show_number(device.power_idle_w, 2),
-            f"{device.calibration.network} {show_number(device.calibration.latency_ms)} ms",
+            f"{device.calibration_network} {show_number(device.calibration_latency_ms)} ms",
         )
     return made
 
@@ -78,12 +78,11 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
 def device_card(device: CatalogueDevice) -> Table:
     """Return everything about one device, each number beside its source."""
     made = table(device.title, "property", "<value", "<source")
-    known = device.calibration
     made.add_row("class", device.device_class, "")
     made.add_row("memory", show_memory(device), device.source_ram or "unpublished")
     made.add_row(
-        f"{known.network}, {device.precision}, {device.backend}",
-        f"{show_number(known.latency_ms)} ms",
+        f"{device.calibration_network}, {device.precision}, {device.backend}",
+        f"{show_number(device.calibration_latency_ms)} ms",
         device.source_latency,
     )
     made.add_row("threads", show_number(device.threads), device.source_latency)

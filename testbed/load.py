@@ -188,13 +188,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(options: argparse.Namespace) -> None:
-    if not 0.0 <= options.requests_per_s < float("inf"):
-        raise UserError(
-            f"--requests-per-s: must be at least 0 and finite, got {options.requests_per_s:g}"
-        )
-
-
 def _overrides(options: argparse.Namespace) -> list[str]:
     given = {key: getattr(options, key) for key in SHORTHANDS}
     short = [f"serving.{key}={value}" for key, value in given.items() if value is not None]
@@ -205,7 +198,9 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    _check(options)
+    if not 0.0 <= options.requests_per_s < float("inf"):
+        given = f"{options.requests_per_s:g}"
+        raise UserError(f"--requests-per-s: must be at least 0 and finite, got {given}")
     scenario = load_scenario(options.scenario, _overrides(options))
     inputs = read_run_inputs(scenario, share_out=False)
     loads = [load_arm(inputs, arm_models(inputs, arm), options) for arm in scenario.arms]

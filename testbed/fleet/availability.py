@@ -10,7 +10,7 @@ from pydantic import Field
 
 from testbed.core import seeds
 from testbed.core.registries import AVAILABILITIES
-from testbed.core.registry import NoOptions, Options
+from testbed.core.registry import Options
 
 DAY_S = 86_400.0
 Positive = Annotated[float, Field(gt=0.0)]
@@ -53,9 +53,6 @@ def drops_out(device: int, draw_key: int, seed: int, probability: float) -> bool
 @AVAILABILITIES.register("always", "Every device always answers")
 class Always(Availability):
     """Every device always answers."""
-
-    def __init__(self, options: NoOptions, fleet_size: int) -> None:
-        super().__init__(options, fleet_size)
 
 
 class BernoulliOptions(Options):

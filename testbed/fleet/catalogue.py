@@ -1,6 +1,5 @@
 """The device catalogue: published devices, one row each, with the source of every number."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -36,14 +35,6 @@ DEVICE_CLASSES = (
 PRECISIONS = ("fp32", "fp16", "int8")
 MIB = 2**20
 HOW_TO_LIST = "list the devices with: python -m testbed.devices"
-
-
-@dataclass(frozen=True)
-class Calibration(NetworkCosts[float]):
-    """A published latency of a known network, and that network's costs for one input."""
-
-    network: str
-    latency_ms: float
 
 
 class CatalogueDevice(NamedRow):
@@ -95,15 +86,13 @@ class CatalogueDevice(NamedRow):
         return None if self.ram_mb is None else int(self.ram_mb * MIB)
 
     @cached_property
-    def calibration(self) -> Calibration:
-        """Return the published latency, with plain counts of the network's costs."""
-        return Calibration(
+    def calibration_costs(self) -> NetworkCosts[float]:
+        """Return the costs of the calibration network."""
+        return NetworkCosts(
             self.calibration_macs_m * 1e6,
             self.calibration_macs_conv3x3s1_m * 1e6,
             self.calibration_params_m * 1e6,
             self.calibration_activations_m * 1e6,
-            self.calibration_network,
-            self.calibration_latency_ms,
         )
 
 

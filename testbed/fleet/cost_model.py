@@ -55,10 +55,9 @@ class Feasibility:
 
 def seconds_per_unit(device: CatalogueDevice) -> float:
     """Return s_device: seconds per discounted MAC, from the device's calibration measurement."""
-    calibration = device.calibration
-    family = FAMILIES[device.latency_family]
-    overhead_ms = family.overhead_ms(calibration.latency_ms)
-    return (calibration.latency_ms - overhead_ms) / 1000.0 / form_units(family, calibration)
+    family, measured_ms = FAMILIES[device.latency_family], device.calibration_latency_ms
+    seconds = (measured_ms - family.overhead_ms(measured_ms)) / 1000.0
+    return seconds / form_units(family, device.calibration_costs)
 
 
 def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) -> float:
@@ -67,7 +66,7 @@ def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) ->
     The call's overhead t0 is paid once; the rest is proportional to the images.
     """
     family = FAMILIES[device.latency_family]
-    overhead_ms = family.overhead_ms(device.calibration.latency_ms)
+    overhead_ms = family.overhead_ms(device.calibration_latency_ms)
     return overhead_ms + images * form_units(family, stats) * seconds_per_unit(device) * 1000.0
 
 

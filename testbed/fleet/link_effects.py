@@ -41,8 +41,11 @@ class RadioTimers:
         self._place = rng.random(len(fleet))
         self._link_of = fleet.link_index
         self._sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
-        self._wake_mw = _power_mw(self._sleeps, [link.radio_wake_mw for link in fleet.profiles])
-        self._tail_mw = _power_mw(self._sleeps, [link.radio_tail_mw for link in fleet.profiles])
+        wake_mw = np.array([link.radio_wake_mw for link in fleet.profiles], np.float64)
+        tail_mw = np.array([link.radio_tail_mw for link in fleet.profiles], np.float64)
+        # NaN: unpublished
+        self._wake_mw = np.where(self._sleeps, wake_mw, 0.0)
+        self._tail_mw = np.where(self._sleeps, tail_mw, 0.0)
         self._active_until_s: dict[int, float] = {}
 
     def wake_ms(self, device: int, at_s: float) -> float:
@@ -74,12 +77,6 @@ class RadioTimers:
             asleep * (_between(DROWSY_RTT_MS, place) - active),
             asleep * (_between(DORMANT_RTT_MS, place) - active),
         )
-
-
-def _power_mw(sleeps: NDArray[np.bool_], given: list[float | None]) -> Floats:
-    """Return the powers of links: 0 for radios that never sleep."""
-    known = np.array([np.nan if power is None else power for power in given])
-    return np.where(sleeps, known, 0.0)
 
 
 def _between(limits: tuple[float, float], place: Floats) -> Floats:

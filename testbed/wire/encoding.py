@@ -65,21 +65,19 @@ def encode(released: Tensor, wire: WireFormat = FLOAT32) -> dict[str, Tensor]:
     flat = values.reshape(len(values), -1)
     grid = _grid(flat, wire.bits) if wire.bits < FLOAT_BITS else None
     bits = FLOAT_BITS if grid is None else wire.bits
-    positions, kept = _positions(flat, bits) if wire.sparse else (_form(DENSE), flat.ravel())
-    if bits == FLOAT_BITS and positions[0] == DENSE:
+    form, positions, kept = _positions(flat, bits) if wire.sparse else _dense(flat)
+    if bits == FLOAT_BITS and form == DENSE:
         return {Z: released}
-    parts = [np.array([bits, positions[0], values.ndim]), np.array(values.shape, "<u4")]
+    parts = [np.array([bits, form, values.ndim]), np.array(values.shape, "<u4")]
     if grid is None:
-        parts += [positions[1:], kept.astype("<f4")]
+        parts += [positions, kept.astype("<f4")]
     else:
         step, zero_point = grid
         rows = (
-            np.nonzero(flat)[0]
-            if positions[0] != DENSE
-            else np.repeat(np.arange(len(flat)), flat.shape[1])
+            np.nonzero(flat)[0] if form != DENSE else np.repeat(np.arange(len(flat)), flat.shape[1])
         )
         codes = np.rint(kept / np.where(step == 0.0, 1.0, step)[rows]) + zero_point[rows]
-        parts += [step.astype("<f4"), zero_point, positions[1:], _pack(codes, bits)]
+        parts += [step.astype("<f4"), zero_point, positions, _pack(codes, bits)]
     return {Z_PACKED: torch.from_numpy(np.concatenate([_as_bytes(part) for part in parts]))}
 
 
@@ -142,11 +140,8 @@ def _grid(flat: Floats, bits: int) -> tuple[Floats, Bytes] | None:
     return step, (-low).astype(np.uint8)
 
 
-def _positions(flat: Floats, bits: int) -> tuple[Bytes, Floats]:
-    """Return the positions of the non-zero values in the fewest bytes, and those values.
-
-    The first byte is the form, the rest is sent.
-    """
+def _positions(flat: Floats, bits: int) -> tuple[int, Bytes, Floats]:
+    """Return the form of the positions of non-zero values in the fewest bytes, them, the values."""
     rows, columns = np.nonzero(flat)
     counts = np.bincount(rows, minlength=len(flat)).astype("<u4")
     width = _index_type(flat.shape[1])
@@ -157,12 +152,16 @@ def _positions(flat: Floats, bits: int) -> tuple[Bytes, Floats]:
     }
     form = min(forms, key=lambda name: forms[name])
     if form == DENSE:
-        return _form(DENSE), flat.ravel()
+        return _dense(flat)
     kept = flat[rows, columns]
     if form == BITMASK:
-        return np.concatenate([_form(BITMASK), np.packbits(flat != 0.0)]), kept
+        return BITMASK, np.packbits(flat != 0.0), kept
     indices = _as_bytes(columns.astype(width))
-    return np.concatenate([_form(INDICES), _as_bytes(counts), indices]), kept
+    return INDICES, np.concatenate([_as_bytes(counts), indices]), kept
+
+
+def _dense(flat: Floats) -> tuple[int, Bytes, Floats]:
+    return DENSE, np.empty(0, dtype=np.uint8), flat.ravel()
 
 
 def _read_positions(
@@ -213,10 +212,6 @@ class _Reader:
 def _index_type(elements: int) -> "np.dtype[Any]":
     """Return the smallest integer type that counts the elements of an image."""
     return np.dtype("u1" if elements <= 2**8 else "<u2" if elements <= 2**16 else "<u4")
-
-
-def _form(form: int) -> Bytes:
-    return np.array([form], dtype=np.uint8)
 
 
 def _as_bytes(values: NDArray[Any]) -> Bytes:

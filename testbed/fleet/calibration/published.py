@@ -6,7 +6,9 @@ threads, or the nearest one.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,7 +173,7 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
     for row in to_predict:
         candidates = calibrations.get((row.device, row.backend), [])
         if row.costs_known and candidates:
-            paired.append((row, min(candidates, key=lambda known, row=row: _distance(row, known))))  # type: ignore[misc]
+            paired.append((row, min(candidates, key=partial(_distance, row))))
     ratios = {key: _int8_ratio(rows) for key, rows in calibrations.items()}
     rows = [row for row, _ in paired]
     knowns = [known for _, known in paired]
@@ -181,25 +183,24 @@ def pair(measurements: list[Measurement]) -> tuple[Pairs, int]:
         family=np.array([row.family for row in rows], dtype=np.str_),
         wanted=_costs(rows),
         known=_costs(knowns),
-        latency_ms=np.array([row.latency_ms for row in rows], dtype=np.float64),
-        known_ms=np.array([_known_ms(row, known) for row, known in paired], dtype=np.float64),
-        threads=np.array([float(row.threads or 1) for row in rows], dtype=np.float64),
-        int8_ratio=np.array(
-            [
-                ratios[row.device, row.backend].get((known.threads, known.note), 0.0)
-                for row, known in paired
-            ],
-            dtype=np.float64,
+        latency_ms=_column(row.latency_ms for row in rows),
+        known_ms=_column(_known_ms(row, known) for row, known in paired),
+        threads=_column(row.threads or 1 for row in rows),
+        int8_ratio=_column(
+            ratios[row.device, row.backend].get((known.threads, known.note), 0.0)
+            for row, known in paired
         ),
         exact=np.array([_distance(row, known)[:4] == (0, 0, 0.0, 0) for row, known in paired]),
     ), len(to_predict) - len(paired)
 
 
-def _costs(rows: list[Measurement]) -> Costs:
-    def counts(column: str) -> Floats:
-        return np.array([getattr(row, column) for row in rows], dtype=np.float64) * 1e6
+def _column(values: Iterable[float]) -> Floats:
+    return np.array(list(values), dtype=np.float64)
 
-    return Costs(*map(counts, ("macs_m", "macs_conv3x3s1_m", "params_m", "act_elems_m")))
+
+def _costs(rows: list[Measurement]) -> Costs:
+    names = ("macs_m", "macs_conv3x3s1_m", "params_m", "act_elems_m")
+    return Costs(*(_column(getattr(row, name) for row in rows) * 1e6 for name in names))
 
 
 def _distance(row: Measurement, known: Measurement) -> tuple[int, int, float, int, float]:

@@ -78,10 +78,10 @@ class HostRates:
         device : the device.
         front_end_host_ms : CPU milliseconds of the front-end on this host (``host_cpu_ms``).
         """
-        known = device.calibration
-        if known.network not in REFERENCE_NETWORKS:
+        network = device.calibration_network
+        if network not in REFERENCE_NETWORKS:
             return None
-        if known.network not in self._reference_ms:
-            build, shape = REFERENCE_NETWORKS[known.network]
-            self._reference_ms[known.network] = host_cpu_ms(build(), shape, self._repeats)
-        return front_end_host_ms * known.latency_ms / self._reference_ms[known.network]
+        if network not in self._reference_ms:
+            build, shape = REFERENCE_NETWORKS[network]
+            self._reference_ms[network] = host_cpu_ms(build(), shape, self._repeats)
+        return front_end_host_ms * device.calibration_latency_ms / self._reference_ms[network]

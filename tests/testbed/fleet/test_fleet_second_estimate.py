@@ -62,7 +62,7 @@ def test_the_estimate_scales_by_the_reference(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_device_has_a_reference_network() -> None:
-    assert {device.calibration.network for device in load_catalogue()} <= set(REFERENCE_NETWORKS)
+    assert {device.calibration_network for device in load_catalogue()} <= set(REFERENCE_NETWORKS)
 
 
 def test_host_time_grows_with_the_work_and_threads_stay() -> None:
