@@ -57,7 +57,7 @@ def test_a_resumed_benchmark_runs_only_what_is_missing(tmp_path, runs, capsys):
     assert "| B | 100 | this testbed | 2 x 1 to 3 | 10 |" in capsys.readouterr().out
 
 
-def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, runs, capsys):
+def test_a_document_without_the_block_is_rejected_before_anything_runs(tmp_path, runs, capsys):
     document = tmp_path / "speed.md"
     document.write_text("nothing")
     assert main(["--out", str(tmp_path / "out"), "--document", str(document)]) == 2

@@ -53,7 +53,7 @@ def test_the_document_gets_the_table_and_a_difference_is_a_failure(tmp_path, mea
     assert "| deployment | 2 | 3 | 2.0 | 0 |" in capsys.readouterr().out
 
 
-def test_a_document_without_marks_is_refused_before_anything_runs(tmp_path, measured, capsys):
+def test_a_document_without_the_block_is_rejected_before_anything_runs(tmp_path, measured, capsys):
     document = tmp_path / "page.md"
     document.write_text("nothing")
     assert main(["--document", str(document)]) == 2

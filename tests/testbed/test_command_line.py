@@ -275,7 +275,7 @@ def test_dry_run_writes_nothing(tiny, write_scenario, tmp_path, capsys, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenario.yaml"]
 
 
-def test_attackers_in_training_cost_what_their_steps_cost():
+def test_training_attacks_are_in_the_time_estimate():
     tree = yaml.safe_load((ROOT / "scenarios" / "training_attacks.yaml").read_text())
     sdar, fsha, ridge = tree["adversaries"]
 
@@ -306,7 +306,7 @@ def test_listing_names_every_kind(capsys):
         assert word in text
 
 
-def test_an_unwritable_place_is_one_sentence(tiny, write_scenario, tmp_path, capsys):
+def test_an_unwritable_folder_is_one_sentence(tiny, write_scenario, tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("I am a file")
     assert main([str(write_scenario(tiny)), "--out", str(blocked / "run")]) == 2
@@ -315,7 +315,7 @@ def test_an_unwritable_place_is_one_sentence(tiny, write_scenario, tmp_path, cap
     assert_one_sentence(capsys, ["existing file"])
 
 
-def test_no_folder_for_compiled_code_is_made(tmp_path, monkeypatch):
+def test_no_folder_for_compiled_code_is_created(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     no_compiler_cache()

@@ -27,7 +27,7 @@ def test_importing_the_package_loads_nothing_and_changes_nothing():
 
 
 def logging_set_up():
-    """Return everything that says where the libraries log, and how much."""
+    """Return where the libraries log, and at which level."""
     loggers = [logging.getLogger(name) for name in (None, *NOISY)]
     return [(item.name, list(item.handlers), item.level, item.propagate) for item in loggers]
 
@@ -117,7 +117,7 @@ def test_bad_input_is_a_user_error_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_scenario_that_is_no_regular_file_is_not_waited_for(tmp_path):
+def test_a_scenario_that_is_not_a_regular_file_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(UserError, match=r"pipe\.yaml: not a regular file"):
         run_scenario(tmp_path / "pipe.yaml")

@@ -15,7 +15,7 @@ def pristine_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def runs(pristine_runs: list[Path], tmp_path: Path) -> list[Path]:
-    """Three seeds of the test's own, to change."""
+    """Copies of three seeds, which a test can change."""
     return [Path(shutil.copytree(run, tmp_path / run.name)) for run in pristine_runs]
 
 

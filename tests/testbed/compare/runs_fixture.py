@@ -25,7 +25,7 @@ OTHER_SCORES = dict.fromkeys(
 
 @dataclass
 class Arm:
-    """An arm: exact accuracy (a multiple of 1/200) and mean MSE, by seed offset if wanted."""
+    """An arm: exact accuracy (a multiple of 1/200) and mean MSE, optionally by seed."""
 
     name: str
     defence: str = "none"

@@ -1,4 +1,4 @@
-"""The table of all attacks by arm: its rows and figures, and the documents that it goes into."""
+"""The table of all attacks by arm: its rows, figures, and documents."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_the_table_marks_failures_and_the_best_of_each_column(tmp_path):
     assert strong[6].startswith("**24.")
     assert strong[8].startswith("**0.0750** (")
     assert weak[8].startswith("0.112\\* (") or weak[8].startswith("0.113\\* (")
-    # Nobody is re-identified on the second arm, so nobody is best at it.
+    # No victim is re-identified on the second arm, so no attack is best at it.
     assert [row[10] for row in (weak, strong)] == ["0.0\u202f%", "0.0\u202f%"]
     assert weak[7] == strong[7] == "**100.0\u202f%**"
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}

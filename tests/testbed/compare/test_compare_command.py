@@ -1,4 +1,4 @@
-"""The command: grouping, refusals, and what it writes."""
+"""The compare command: grouping, errors, and output files."""
 
 import csv
 import json
@@ -86,13 +86,13 @@ def test_scenarios_of_other_arms_on_the_same_data_are_merged(tmp_path):
     assert made.differences[1].mse.n == 200  # paired, although from another run
 
 
-def test_unlike_arms_of_one_name_are_told_apart(tmp_path):
+def test_different_arms_of_one_name_are_distinguished(tmp_path):
     first = write_run(tmp_path / "a", 0, [UNDEFENDED, Arm("x", "nopeek", {"alpha": 0.1})])
     second = write_run(tmp_path / "b", 0, [Arm("x", "nopeek", {"alpha": 1.0})])
     assert compare([first, second], resamples=100).labels == ["undefended", "x@a", "x@b"]
 
 
-def test_unlike_training_makes_unlike_entries_and_is_noted(runs):
+def test_different_training_makes_separate_arms_and_a_note(runs):
     edit_scenario(runs[1], lambda tree: tree["training"].update(rounds=50))
     made = compare(runs[:2], resamples=100)
     assert len(made.labels) == 2 * len(standard_arms())
@@ -100,7 +100,7 @@ def test_unlike_training_makes_unlike_entries_and_is_noted(runs):
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_one_seed_has_no_seed_interval_and_says_so(runs, tmp_path, capsys):
+def test_one_seed_has_no_seed_interval_and_a_note(runs, tmp_path, capsys):
     out = tmp_path / "one"
     assert main([str(runs[0]), "--out", str(out), "--resamples", "100"]) == 0
     assert "There is only one seed (0)" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_other_images_are_refused(runs, refused):
     assert "data.image_shape is [1, 32, 32] in the first and [3, 32, 32]" in refused(*runs)
 
 
-def test_parts_of_other_sizes_but_not_quite_other_numbers_of_images_may_be_compared(runs, refused):
+def test_slightly_different_splits_of_the_same_images_can_be_compared(runs, refused):
     edit_results(runs[1], lambda tree: tree["data"].update(images={"training": 210, "victims": 74}))
     assert len(compare(runs, resamples=100).labels) == len(standard_arms())
     # A test file's spare images: how many there are depends on the seed.
@@ -147,7 +147,7 @@ def test_parts_of_other_sizes_but_not_quite_other_numbers_of_images_may_be_compa
     assert "data.images is 284 in the first and 18 in the second" in refused(*runs)
 
 
-def test_where_the_data_lie_is_no_difference(runs):
+def test_the_location_of_the_data_does_not_matter(runs):
     edit_scenario(runs[1], lambda tree: tree["data"].update(path="/elsewhere"))
     assert len(compare(runs, resamples=100).labels) == len(standard_arms())
 
@@ -186,7 +186,7 @@ def test_runs_without_attacks_are_refused(runs, refused):
     assert "mounted no attack" in refused(runs[0])
 
 
-def test_rows_that_results_promise_must_be_there(runs, refused):
+def test_rows_announced_by_results_must_exist(runs, refused):
     path = runs[0] / "attacks.parquet"
     table = pq.read_table(path)
     pq.write_table(table.slice(0, 10), path)
@@ -298,7 +298,7 @@ def test_json_is_printed(runs, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_markdown_goes_between_the_marks(runs, tmp_path, capsys):
+def test_markdown_is_written_into_its_block(runs, tmp_path, capsys):
     document = tmp_path / "defences.md"
     document.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
     command = [str(runs[0]), "--resamples", "100", "--markdown", str(document), "--force"]

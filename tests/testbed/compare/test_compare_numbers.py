@@ -29,7 +29,7 @@ def ranked_defence(found, family):
 
 
 @given(POINTS)
-def test_front_is_exactly_what_nothing_dominates(points):
+def test_front_is_the_set_of_non_dominated_points(points):
     front = non_dominated(points)
     for index, point in enumerate(points):
         dominated = any((other >= point).all() and (other > point).any() for other in points)
@@ -37,7 +37,7 @@ def test_front_is_exactly_what_nothing_dominates(points):
     assert front.any()
 
 
-def test_unknown_points_are_on_no_front_and_push_nobody_off():
+def test_unknown_points_neither_join_nor_change_a_front():
     points = np.array([[1.0, np.nan], [0.5, 0.5], [np.nan, 9.0]])
     assert non_dominated(points).tolist() == [False, True, False]
 
@@ -105,7 +105,7 @@ def test_interpolation_at_known_points(target, mse, reached, settings):
     arrays(np.float64, 6, elements=st.floats(0, 1)),
     st.floats(0, 1),
 )
-def test_interpolation_stays_within_the_settings_and_rises_as_accuracy_is_given_up(
+def test_interpolation_stays_within_the_settings_and_rises_with_lower_accuracy(
     accuracy, mse, target
 ):
     found = place_at(accuracy, mse, target)
@@ -156,7 +156,7 @@ def test_equal_defences_are_not_distinguishable(tmp_path):
     assert 0 < ranked_defence(found, "nopeek").rank_shares[0] < 1
 
 
-def test_a_defence_that_seldom_reaches_the_accuracy_is_said_to(compared):
+def test_a_defence_that_seldom_reaches_the_accuracy_is_marked(compared):
     found = next(item for item in compared.matched if item.accuracy == pytest.approx(0.94))
     noise = ranked_defence(found, "gaussian_noise")
     assert noise.rank == 1

@@ -1,4 +1,4 @@
-"""Export of a finished run: what is read and written, and the sentence where a package lacks."""
+"""Export of a finished run: contents, outputs, and errors where a package is missing."""
 
 import importlib.util
 import json

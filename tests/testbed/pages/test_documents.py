@@ -28,7 +28,7 @@ def test_only_the_text_of_the_blocks_is_replaced(tmp_path):
     )
 
 
-def test_a_new_document_holds_the_texts_alone(tmp_path):
+def test_a_new_document_contains_only_the_blocks(tmp_path):
     path = tmp_path / "new" / "page.md"
     write_blocks(path, {FACES: "one", DIGITS: "two"})
     text = path.read_text()
@@ -55,7 +55,7 @@ def test_documents_without_the_block_are_rejected_and_stay_as_they_are(tmp_path,
     assert path.read_text() == document
 
 
-def test_one_missing_block_keeps_all_texts_out(tmp_path):
+def test_one_missing_block_stops_all_writes(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(f"{FACES.begin}\n{FACES.end}\n")
     with pytest.raises(UserError, match=r"made \(digits\): begin"):
@@ -69,7 +69,7 @@ def test_labels_are_names(label):
         Block("made", label)
 
 
-def test_what_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_documents_are_rejected(tmp_path):
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for path, said in ((tmp_path / "bytes.md", "not UTF-8"), (tmp_path, "cannot be read")):
         with pytest.raises(UserError, match=said):
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("sound", "code"), [(True, 0), (False, 1)])
-def test_what_was_measured_is_printed_and_written(tmp_path, capsys, sound, code):
+def test_measured_text_is_printed_and_written(tmp_path, capsys, sound, code):
     path = tmp_path / "page.md"
     assert measured_into(path, PLAIN, lambda: ("found", sound)) == code
     assert path.read_text() == f"{PLAIN.begin}\n\nfound\n\n{PLAIN.end}\n"
@@ -95,7 +95,7 @@ def test_nothing_is_measured_for_a_document_without_the_block(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {path}: needs the lines")
 
 
-def test_a_refusal_while_measuring_leaves_the_document_as_it_was(tmp_path, capsys):
+def test_an_error_while_measuring_leaves_the_document_unchanged(tmp_path, capsys):
     path = tmp_path / "page.md"
     path.write_text(f"{PLAIN.begin}\nold\n{PLAIN.end}\n")
 
@@ -121,6 +121,6 @@ def test_blocks_are_found_by_their_own_lines_only(tmp_path):
         blocks_of(path)
 
 
-def test_tables_escape_what_would_end_a_cell():
+def test_tables_escape_column_separators():
     table = markdown_table(("name", "count"), [("a|b", "1")], numbers=1)
     assert table == "| name | count |\n|---|---:|\n| a\\|b | 1 |"

@@ -50,7 +50,7 @@ def test_sizes_are_the_published_ones(name: str) -> None:
         assert variant.uplink_bytes == sent
 
 
-def test_the_funnel_does_not_lower_the_peak() -> None:
+def test_the_funnel_does_not_reduce_peak_memory() -> None:
     peaks = {
         variant.edge.peak_activation_elements
         for name in ("cnn cut 1", "cnn cut 4", "siftfunnel_cnn")
@@ -59,7 +59,7 @@ def test_the_funnel_does_not_lower_the_peak() -> None:
     assert len(peaks) == 1
 
 
-def test_almost_20x_holds_against_the_autoencoder_alone() -> None:
+def test_almost_20x_holds_only_against_the_autoencoder() -> None:
     for size, ratio in ((64, 20.8), (32, 20.0)):
         found = savings(VARIANTS[size], [])
         against = {s.against: s.macs for s in found if s.variant == "siftfunnel_cnn"}
@@ -70,7 +70,7 @@ def test_almost_20x_holds_against_the_autoencoder_alone() -> None:
         assert "autoencoder" not in second
 
 
-def test_a_defence_that_adds_work_is_a_variant_of_its_own() -> None:
+def test_a_defence_that_adds_work_is_a_separate_variant() -> None:
     variants = all_variants((3, 32, 32), 10)
     plain = {variant.name: variant for variant in variants if not variant.defended}
     for variant in variants:
@@ -85,7 +85,7 @@ def test_a_defence_that_adds_work_is_a_variant_of_its_own() -> None:
 
 @given(st.floats(-1e4, 1e4), st.integers(-(10**7), 10**7), st.floats(1e-3, 1e4))
 def test_crossings(fixed_ms: float, more_bytes: int, mbit_s: float) -> None:
-    """Whatever the crossing says of a rate, comparing the two times at that rate says it too."""
+    """A crossing agrees with the comparison of both times at any rate."""
     difference_ms = fixed_ms + 8.0 * more_bytes / 1000.0 / mbit_s
     found = crossing(fixed_ms, more_bytes)
     if abs(difference_ms) < 1e-6:

@@ -15,7 +15,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(pristine: Path, tmp_path: Path) -> Path:
-    """A results folder of the test's own, without a report."""
+    """A copy of the results folder, without a report."""
     return Path(shutil.copytree(pristine, tmp_path / "fixture"))
 
 

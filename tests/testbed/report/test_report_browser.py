@@ -1,4 +1,4 @@
-"""report.html in a browser: silent console, no request, every figure there, nothing too wide."""
+"""report.html in a browser: no console message, no request, all figures, no overflow."""
 
 import browser
 import pytest
@@ -21,7 +21,7 @@ def test_the_report_works_alone_in_a_browser(finished_run, tmp_path):
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here")
-def test_the_browser_test_sees_what_it_looks_for(tmp_path):
+def test_the_browser_test_detects_defects(tmp_path):
     pytest.importorskip("websockets")
     bad = tmp_path / "bad.html"
     bad.write_text(

@@ -1,4 +1,4 @@
-"""Reading: partial folders are shown as far as they go, broken ones named in one sentence."""
+"""Reading: partial folders are shown, damaged ones are rejected in one sentence."""
 
 import io
 import json
@@ -174,7 +174,7 @@ def test_damage_is_one_sentence_naming_the_file(
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
-def test_names_that_leave_the_folder_are_refused(folder: Path, edit: Edit) -> None:
+def test_names_outside_the_folder_are_rejected(folder: Path, edit: Edit) -> None:
     def climb(tree: dict[str, Any]) -> None:
         tree["arms"][0]["attacks"][0]["attack"] = "../../climb"
 

@@ -46,7 +46,7 @@ def tree(built: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_page_refers_to_nothing_outside_itself(built: Path) -> None:
+def test_page_is_self_contained(built: Path) -> None:
     self_contained((built / "report.html").read_text(encoding="utf-8"))
 
 
@@ -166,7 +166,7 @@ def test_bounds_on_information_stand_beside_their_ceilings(folder: Path, edit: E
     assert "too few pairs: 80 of 256" in page.text
 
 
-def test_an_attack_below_the_mean_image_is_called_failed_not_private(page: Page) -> None:
+def test_an_attack_worse_than_the_mean_image_is_called_failed(page: Page) -> None:
     assert "worse than the mean image: the attack failed, which is not privacy" in page.text
 
 
@@ -180,13 +180,13 @@ def test_device_classes_and_unknown_energy(page: Page, tree: dict[str, Any]) -> 
     assert page.row("table-class-0", "phone-gpu")[3] == ("unknown", None)
 
 
-def test_costs_of_the_simulation_are_apart(page: Page) -> None:
+def test_costs_of_the_simulation_have_their_own_section(page: Page) -> None:
     assert page.row("table-phases", "attack")[0] == ("31.9\u202fs", 31.9)
     assert page.row("table-processes", "driver")[1] == ("712\u202fMB", 712.0)
     assert page.text.index("Cost of the simulation itself") > page.text.index("Self-checks")
 
 
-def test_strips_hold_originals_above_reconstructions(built: Path) -> None:
+def test_image_rows_show_originals_above_reconstructions(built: Path) -> None:
     for arm in ARMS:
         for adversary in ADVERSARIES:
             name = f"{arm}+{adversary}+residual_decoder.png"
@@ -210,7 +210,7 @@ def test_the_same_folder_gives_the_same_bytes(built: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_requests_sent_raw_are_counted_and_called_exposed(folder: Path, edit: Edit) -> None:
+def test_raw_requests_are_counted_and_called_exposed(folder: Path, edit: Edit) -> None:
     def send_raw(tree: dict[str, Any]) -> None:
         for arm, count in zip(tree["arms"], (17, 0), strict=True):
             arm["serving"]["offloaded_raw"] = count
@@ -272,7 +272,7 @@ def test_colour_images_and_their_mse_note(folder: Path, edit: Edit) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_better_re_identifying_attack_is_not_hidden(folder: Path, edit: Edit) -> None:
+def test_an_attack_that_re_identifies_more_is_shown(folder: Path, edit: Edit) -> None:
     def swap(tree: dict[str, Any]) -> None:
         ridge = next(a for a in tree["arms"][1]["attacks"] if a["attack"] == "ridge")
         ridge["scores"]["reidentification"]["value"] = 0.77
@@ -316,7 +316,7 @@ def test_drawing_library_is_not_loaded_for_the_summary(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_provider_s_epochs_come_first_and_the_deployed_one_is_named(
+def test_provider_epochs_come_first_and_the_deployed_epoch_is_marked(
     folder: Path, edit: Edit
 ) -> None:
     rows = pq.read_table(folder / "rounds.parquet").to_pylist()

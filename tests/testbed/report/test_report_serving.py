@@ -1,4 +1,4 @@
-"""What the report says of serving: the cloud, its cost and radios."""
+"""Serving in the report: the cloud, its cost, and radios."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_serving_by_class_has_the_numbers_of_the_results(page: Page) -> None:
     assert "all" in [row[0][0] for row in page.tables["table-serving"]]
 
 
-def test_energy_without_the_radio_stands_in_the_comparison(page: Page) -> None:
+def test_energy_without_the_radio_is_in_the_comparison(page: Page) -> None:
     row = page.row("table-headline", "the same without keeping radios awake")
     assert [value for _, value in row] == [40.0] * len(ARMS)
     row = page.row("table-headline", "busy cloud servers, per 1,000 images")

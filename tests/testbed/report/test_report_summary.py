@@ -1,4 +1,4 @@
-"""The terminal summary fits one screen and says what matters; numbers are written as promised."""
+"""The terminal summary fits one screen and shows the key figures; the format of numbers."""
 
 import io
 from collections.abc import Callable

@@ -95,7 +95,7 @@ def results(folder):
     return read_results(folder)
 
 
-def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
+def test_each_threat_model_shows_its_best_attack_and_the_weakest_error_bound(results):
     table = threat_table(results)
     links, cloud = (
         f"{position}; 100 images of its own"
@@ -129,7 +129,7 @@ def test_each_threat_model_shows_its_best_attack_and_the_weakest_floor(results):
     assert "no error bound" in rows["CEM's bound, relative to no release", ""].cells[1].note
 
 
-def test_a_floor_that_was_not_computed_is_no_zero(results):
+def test_an_error_bound_that_was_not_computed_is_not_zero(results):
     first = results.arms[0]
 
     def bounded(**level):
@@ -143,14 +143,14 @@ def test_a_floor_that_was_not_computed_is_no_zero(results):
     assert "no feature responds to" in _bound_cell(bounded(mse=0.001, noise_free=0.001)).note
 
 
-def test_differences_say_when_nothing_is_shown(results):
+def test_inconclusive_differences_are_marked(results):
     (row,) = comparison_table(results).rows
     assert [cell.value for cell in row.cells[1:3]] == [0.02, 0.01]
     assert "not shown to differ" not in row.cells[1].note
     assert "not shown to differ" in row.cells[2].note
 
 
-def test_inference_stands_beside_the_majority_class(results):
+def test_inference_is_shown_with_the_majority_class(results):
     (row,) = inference_table(results).rows
     assert [cell.value for cell in row.cells[:2]] == [0.8, 0.1]
 
@@ -168,7 +168,7 @@ def paragraphs(results, title):
     return re.findall("<p>(.*)</p>", card), re.findall("<small>(.*)</small>", card)
 
 
-def test_cards_tell_threat_cost_and_extremes(results):
+def test_cards_show_threat_cost_and_extremes(results):
     first, second = (arm.name for arm in results.arms)
     eavesdropper = dict(cards(results))["eavesdropper"]
     by_attack = {(card.attack.attack, card.arm): card for card in eavesdropper}
@@ -219,7 +219,7 @@ def test_cards_tell_threat_cost_and_extremes(results):
         ({"reached_plateau": None}, None),
     ],
 )
-def test_cards_say_whether_a_training_was_stopped(folder, edit, facts, sentence):
+def test_cards_state_whether_training_reached_a_plateau(folder, edit, facts, sentence):
     def change(tree):
         for attack in tree["arms"][0]["attacks"]:
             if attack["attack"] == "residual_decoder":
@@ -231,7 +231,7 @@ def test_cards_say_whether_a_training_was_stopped(folder, edit, facts, sentence)
     assert said == ([] if sentence is None else [sentence])
 
 
-def test_the_page_holds_all_of_it(results):
+def test_the_page_contains_all_tables_and_cards(results):
     page = render(results, {})
     for part in ("table-threats", "table-comparisons", "table-inference", "table-links"):
         assert f'id="{part}"' in page

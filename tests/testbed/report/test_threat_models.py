@@ -1,4 +1,4 @@
-"""Best of all attacks per threat model: who is granted more inherits, other victims stay apart."""
+"""The best attack of each threat model: attackers with more grants can mount weaker attacks too."""
 
 import pytest
 from small import filled, write_results, write_rows
@@ -15,12 +15,12 @@ FREE = {"queries": False, "architecture": True}
 
 
 def granted(grants):
-    """Return what is granted; what is not named is not."""
+    """Return grants; everything that is not named is denied."""
     return Grants(**filled(Grants, {"auxiliary_classes": "all", **grants}))
 
 
 def attack(adversary, name, level, grants, victims=EVERYBODY, **more):
-    """Describe an attack whose error is ``level`` on every victim, or what a function says."""
+    """Describe an attack whose error is ``level`` on every victim, or given by a function."""
     errors = {victim: level(victim) if callable(level) else level for victim in victims}
     facts = {
         "adversary": adversary,
@@ -88,7 +88,7 @@ class Found:
         return self.best[words].attack.attack
 
 
-def test_who_holds_the_weights_inherits_the_decoder_of_who_does_not(ladder):
+def test_white_box_attackers_can_mount_black_box_decoders(ladder):
     found = ladder(
         attack("asks", "decoder", 0.01, QUERIES),
         attack("insider", "white_box", 0.03, WEIGHTS),
@@ -105,7 +105,7 @@ def test_who_holds_the_weights_inherits_the_decoder_of_who_does_not(ladder):
     assert "100 images of its own" in table.rows[1].note
 
 
-def test_who_may_not_ask_inherits_nothing_from_who_may(ladder):
+def test_attackers_without_queries_cannot_mount_query_attacks(ladder):
     found = ladder(
         attack("blind", "substitute", 0.05, FREE),
         attack("asks", "decoder", 0.01, QUERIES),
@@ -116,7 +116,7 @@ def test_who_may_not_ask_inherits_nothing_from_who_may(ladder):
     assert found.name("decoder") == "decoder"
 
 
-def test_the_own_attack_is_kept_where_less_does_not_do_better(ladder):
+def test_a_weaker_attack_with_fewer_grants_does_not_replace_the_own_attack(ladder):
     found = ladder(
         attack("blind", "substitute", 0.03, {"queries": False}),
         attack("asks", "decoder", 0.03, QUERIES),
@@ -151,7 +151,7 @@ def test_the_own_attack_is_kept_where_less_does_not_do_better(ladder):
         ({"weights": True}, {"watches_training": True}, False),
     ],
 )
-def test_grants_are_compared_part_by_part(more, less, allowed):
+def test_grants_are_compared_item_by_item(more, less, allowed):
     assert allows(granted(more), granted(less)) is allowed
 
 
@@ -171,7 +171,7 @@ def test_attacks_are_compared_on_the_victims_that_both_read(ladder):
     assert "its own attacks reaches 0.0800" in note
 
 
-def test_easier_victims_make_no_attack_better(ladder):
+def test_easier_victims_do_not_make_an_attack_better(ladder):
     # The decoder reads easy victims alone; on those the white-box attack does as well.
     found = ladder(
         attack("asks", "decoder", 0.02, QUERIES, range(20)),
@@ -182,7 +182,7 @@ def test_easier_victims_make_no_attack_better(ladder):
 
 
 @pytest.mark.parametrize("shared", [0, 19])
-def test_too_few_shared_victims_decide_nothing(ladder, shared):
+def test_too_few_shared_victims_are_not_compared(ladder, shared):
     found = ladder(
         attack("asks", "decoder", 0.01, QUERIES, range(40 - shared, 80)),
         attack("insider", "white_box", 0.03, WEIGHTS),
@@ -191,7 +191,7 @@ def test_too_few_shared_victims_decide_nothing(ladder, shared):
 
 
 @pytest.mark.parametrize(("learns", "best"), [(True, "decoder"), (False, "substitute")])
-def test_what_learns_from_intercepts_needs_a_position_that_reads_them(ladder, learns, best):
+def test_attacks_that_learn_from_intercepts_need_a_position_that_reads_them(ladder, learns, best):
     everything = attack(
         "blind", "substitute", 0.01, {"queries": False}, learns_from_intercepts=learns
     )
@@ -200,7 +200,7 @@ def test_what_learns_from_intercepts_needs_a_position_that_reads_them(ladder, le
     assert found.best["decoder"].victims == 30
 
 
-def test_the_same_grants_elsewhere_are_a_row_of_their_own(ladder):
+def test_the_same_grants_at_another_position_have_their_own_row(ladder):
     found = ladder(
         attack("first", "decoder", 0.03, QUERIES),
         attack("beside", "decoder", 0.02, QUERIES),
@@ -234,7 +234,7 @@ def test_without_errors_of_victims_only_one_adversarys_attacks_are_compared(ladd
     assert found.name("white_box") == "ridge"
 
 
-def test_the_floor_is_that_of_the_most_releases_averaged(ladder):
+def test_the_error_bound_is_for_the_most_releases_averaged(ladder):
     levels = [{"mse": mse, "replays": replays} for mse, replays in ((0.02, 1), (0.005, 8))]
     higher = [{"mse": mse, "replays": replays} for mse, replays in ((0.015, 1), (0.009, 8))]
     found = ladder(
@@ -253,7 +253,7 @@ def test_the_floor_is_that_of_the_most_releases_averaged(ladder):
     assert averaged.cells[0].note.endswith("; error bound 0.0050")
 
 
-def test_a_deterministic_release_has_no_floor_whatever_is_averaged(ladder):
+def test_a_deterministic_release_has_no_error_bound_for_any_average(ladder):
     none = {
         "tier": "own",
         "reason": "the error bound is 0: deterministic",
