@@ -1,7 +1,7 @@
-"""The figures of the report: which there are, how each is to be read, and drawing them all.
+"""The figures of the report: their titles and captions, and how to draw them all.
 
-Every figure is one function from results to a matplotlib figure, or None where the results hold
-nothing to draw. Adding a figure is a function and a row of :data:`PLOTS`.
+A figure is a function from results to a matplotlib figure, or to None without data. To add a
+figure, write the function and a row of :data:`PLOTS`.
 """
 
 from testbed.pages.plots import Plot, draw_figures
@@ -16,38 +16,38 @@ PLOTS: tuple[Plot[Results], ...] = (
         "privacy_utility",
         "privacy",
         "Privacy against utility",
-        "Each mark is one arm under one adversary's best attack, with 95 % intervals: further "
-        "right answers better, further up is reconstructed worse, so up and right is better; "
-        "above the mean-image line the attack has failed, left of the majority-class line the "
-        "arm has. Dotted anchors belong to the arm of their colour.",
+        "Each mark is one arm under one adversary's best attack, with 95 % intervals. Arms further "
+        "right classify better; arms further up are reconstructed worse. Above the mean-image "
+        "line the attack has failed; left of the majority-class line the classifier has failed. "
+        "Dotted anchors belong to the arm of their colour.",
         plots_privacy.privacy_utility,
     ),
     Plot(
         "attacks_and_bounds",
         "privacy",
         "Attacks, anchors and error bounds",
-        "Every attack of every arm on one axis, the strongest one named. A bound holds for any "
-        "attack there will ever be, on images smoothed by noise of deviation 0.1: open marks are "
-        "attacks on such images, and none of them may lie left of it; filled marks, on the images "
-        "as they are, may. An arm without a bound is guaranteed nothing. Where releases of one "
-        "image are averaged, the error bound is lower.",
+        "Every attack on every arm; the strongest is named. A bound holds for any attack, known or "
+        "unknown, on images smoothed by noise of standard deviation 0.1. Open marks are attacks "
+        "on such images: none can lie left of the bound. Filled marks are attacks on the images "
+        "themselves and can lie left of it. An arm without a bound has no guarantee. Averaging "
+        "several releases of one image lowers the bound.",
         plots_bounds.attacks_and_bounds,
     ),
     Plot(
         "by_intercepts",
         "privacy",
         "Success by the number of intercepts",
-        "Error of attacks that learn from what they intercept, over how many features they had. "
-        "The victims are those intercepted, so they differ from mark to mark.",
+        "Error of attacks that learn from intercepted features, over the number of features. The "
+        "victims are the intercepted ones, so they differ between marks.",
         plots_bounds.by_intercepts,
     ),
     Plot(
         "attack_by_class",
         "privacy",
         "Best attack by device class",
-        "MSE of each arm's best attack on the victims of one device class, with 95 % intervals: "
-        "overlapping intervals do not show a difference between classes. Dashed and "
-        "dotted lines are the anchors.",
+        "MSE of each arm's best attack on the victims of each device class, with 95 % intervals. "
+        "Overlapping intervals do not show a difference between classes. Dashed and dotted lines "
+        "are the anchors.",
         plots_privacy.attack_by_class,
     ),
     Plot(
@@ -55,33 +55,32 @@ PLOTS: tuple[Plot[Results], ...] = (
         "privacy",
         "Training of the attacks",
         "Error on the attacker's own validation images (solid) and training images (faint) per "
-        "epoch; the mark is the epoch used. A curve still falling at its end would mean an attack "
-        "stopped too early, which would flatter the defence.",
+        "epoch; the mark is the epoch used. If a curve still falls at its end, the attack stopped "
+        "too early and understates the leakage.",
         plots_privacy.attack_training,
     ),
     Plot(
         "training_curves",
         "utility",
         "Training of the arms",
-        "Left, training loss per round; right, accuracy on the validation images, which must "
-        "leave the majority-class line well behind.",
+        "Left: training loss per round. Right: accuracy on the validation images, which must end "
+        "far above the majority-class line.",
         plots_training.training_curves,
     ),
     Plot(
         "latency",
         "cost",
         "Latency of answered requests",
-        "Share of answered requests that took at most the time on the axis: a curve further left "
-        "is faster; dots mark the median and squares the 95th percentile.",
+        "Share of answered requests that took at most the time on the axis. Curves further left "
+        "are faster. Dots mark the median, squares the 95th percentile.",
         plots_cost.latency_distribution,
     ),
     Plot(
         "latency_parts",
         "cost",
         "Where the latency goes",
-        "Left, the mean latency of answered requests; right, what share of it each part takes: a "
-        "long computing part is relieved by a smaller front-end, a long uplink by fewer feature "
-        "bytes.",
+        "Left: mean latency of answered requests. Right: the share of each part. A smaller "
+        "front-end shortens the computing part, fewer feature bytes the uplink.",
         plots_cost.latency_parts,
     ),
     Plot(
@@ -96,9 +95,9 @@ PLOTS: tuple[Plot[Results], ...] = (
         "energy",
         "cost",
         "Energy of a request at the device",
-        "Mean energy a device spends on one request, with what a cellular radio draws while waking "
-        "up before and staying awake after it; where no power figure is published for a device "
-        "class its energy is unknown, which is not zero.",
+        "Mean energy of one request at the device, including a cellular radio that wakes up before "
+        "it and stays awake after it. The energy of device classes without a published power "
+        "figure is unknown, not zero.",
         plots_cost.energy,
     ),
 )
