@@ -69,8 +69,8 @@ SCENARIO: dict[str, Any] = {
 def weights_on_fleet_grid(config: RunConfig, folder: Path) -> dict[str, Tensor]:
     """Train a configuration's arm on the testbed's Grid; return its last checkpoint."""
     chosen = chosen_arm(config)
-    data, models = chosen.inputs.data, chosen.new_models()
-    backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
+    models = chosen.new_models()
+    backend = InlineBackend(chosen.inputs.host_data())
     backend.install([tier.device_spec for tier in models.tiers])
     run_context = RunContext(chosen.inputs, backend, folder, Progress())
     train(run_context, prepare(run_context, models, fleet_grid(run_context, models, [])))

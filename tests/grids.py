@@ -3,6 +3,7 @@
 import numpy as np
 
 from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.hosts.host import HostData
 from testbed.engine.network.costs import DeviceCosts, TierCosts
 from testbed.engine.network.grid import FleetGrid
 from testbed.engine.network.ledger import Ledger
@@ -24,7 +25,7 @@ def small_grid(device_spec, devices, options, taps=(), mix=None):
     costs = DeviceCosts(fleet, [TierCosts.of(fleet, stats, "cnn", 4, seed=0)])
     images, labels = random_images(devices)
     rows = [np.arange(IMAGES_EACH) + IMAGES_EACH * device for device in range(devices)]
-    backend = InlineBackend(images, labels, rows)
+    backend = InlineBackend(HostData(images, labels, rows))
     backend.install([device_spec])
     return FleetGrid(backend, costs, Ledger(devices), taps, options)
 

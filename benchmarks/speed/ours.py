@@ -11,6 +11,7 @@ from speed.apps import ROUNDS, client_app
 from speed.split_round import device_spec, train_rounds
 from speed.workload import Pool, rows_of
 from testbed.core.process import tune_malloc
+from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Charge, Ledger
@@ -48,7 +49,7 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
     os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     pool = Pool.make()
     rows = [np.arange(len(pool.labels))[rows_of(device)] for device in range(devices)]
-    with RayBackend(HOSTS, pool.images, pool.labels, rows) as backend:
+    with RayBackend(HOSTS, HostData(pool.images, pool.labels, rows)) as backend:
         if workload == "C":
             backend.install([device_spec()])
         else:

@@ -10,6 +10,8 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+from testbed.core.project import PROJECT_ROOT
+
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGEST_ON_HEAP_BYTES = 32 << 20
@@ -59,6 +61,11 @@ def no_compiler_cache() -> None:
     unless the variable names an existing folder.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
+
+
+def project_python_path() -> str:
+    """Return ``PYTHONPATH`` with the project first, for processes that this one starts."""
+    return os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
 
 
 class Interrupts:

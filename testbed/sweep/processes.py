@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import HostError
-from testbed.core.project import PROJECT_ROOT
+from testbed.core.process import project_python_path
 from testbed.results.writing import RESOLVED
 from testbed.scenario.loading import dump_scenario
 from testbed.sweep.folder import JOBS, SweepFolder
@@ -96,14 +96,13 @@ def _start(
     if (folder / RESOLVED).exists():
         command.append("--resume")
     command += shared.options(point)
-    paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
     with messages.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
             command,
             stdin=subprocess.PIPE,  # closes when this process ends, which stops the worker
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+            env=os.environ | {"PYTHONPATH": project_python_path()},
             start_new_session=True,  # the terminal's Ctrl-C would otherwise come twice
         )
     return _Running(title, point, process, messages)

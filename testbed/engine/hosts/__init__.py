@@ -1,1 +1,1 @@
-"""Hosts."""
+"""Processes that simulate devices and run attacks."""

@@ -1,4 +1,4 @@
-"""Where hosts and adversaries run: in this process, or in Ray actors (``ray_backend``)."""
+"""Where hosts and adversaries run: in this process, or in Ray actors (``on_ray``)."""
 
 import os
 from abc import ABC, abstractmethod
@@ -6,17 +6,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import Message
 from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
-from testbed.engine.hosts.host import AppBuilder, Delivery, Host, Usage, edge_app, process_usage
+from testbed.core.threads import torch_threads
+from testbed.engine.hosts.host import (
+    AppBuilder,
+    Delivery,
+    Host,
+    HostData,
+    Usage,
+    edge_app,
+    process_usage,
+)
 from testbed.engine.hosts.queries import QueryAccess, QueryService
 
 T = TypeVar("T")
-MOST_HOSTS = 64  # unless a scenario asks for more
+MOST_HOSTS = 64  # by default; a scenario may ask for more
 _INLINE_QUERIES = QueryService()
 
 
@@ -36,9 +44,9 @@ Job = tuple[str, Callable[..., T], tuple[Any, ...]]
 
 
 class Backend(ABC):
-    """Runs shards of devices on hosts, and independent jobs in processes of their own.
+    """Runs shards of devices on hosts, and independent jobs in other processes.
 
-    The number of hosts changes the wall time and nothing else.
+    The number of hosts changes only the wall time.
     """
 
     name: str
@@ -46,16 +54,16 @@ class Backend(ABC):
 
     @property
     def restarts(self) -> int:
-        """Return how many hosts died and were replaced so far."""
+        """Return the number of hosts that died and were replaced."""
         return 0
 
     @property
     def job_restarts(self) -> int:
-        """Return how many adversary processes died and were replaced so far."""
+        """Return the number of adversary processes that died and were replaced."""
         return 0
 
     def install(self, device_specs: Sequence[DeviceSpec]) -> None:
-        """Install an arm's programs, one per tier of the fleet, on every host."""
+        """Install an arm on every host, with one front-end per tier."""
         self.install_app(edge_app(device_specs))
 
     @abstractmethod
@@ -64,7 +72,7 @@ class Backend(ABC):
 
     @abstractmethod
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
-        """Run (host, messages) shards, and return their deliveries in the order given.
+        """Run (host, messages) shards and return their deliveries in the same order.
 
         Raises
         ------
@@ -78,31 +86,31 @@ class Backend(ABC):
         on_done: Callable[[str], None] = lambda name: None,
         accesses: Sequence[QueryAccess | None] = (),
     ) -> list[T]:
-        """Run independent jobs, each in one thread, several at once where possible.
+        """Run independent jobs, each in one thread, several at once if possible.
 
         Parameters
         ----------
-        on_done : called with a job's name when it is done; results come in the jobs' order.
-        accesses : by job, what it asks a service with, and gets back whole if it starts over.
+        on_done : called with a job's name when it is done.
+        accesses : each job's query access, if any; its budget is restored if the job is repeated.
 
         Raises
         ------
-        HostError : a job failed, or its process died again and again.
+        HostError : a job failed, or its process died repeatedly.
         """
 
     @abstractmethod
     def open_queries(
         self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
     ) -> QueryAccess:
-        """Serve a front-end's queries to one adversary, at most ``limit`` images of them."""
+        """Serve a front-end's queries to one adversary, for at most ``limit`` images."""
 
     @abstractmethod
     def close_queries(self, access: QueryAccess) -> None:
-        """Serve them no longer."""
+        """Stop serving them."""
 
     @abstractmethod
     def usage(self) -> dict[str, Usage]:
-        """Return what each process has cost."""
+        """Return the cost of each process."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,18 +124,13 @@ class Backend(ABC):
 
 
 class InlineBackend(Backend):
-    """One host in this process: slower, and readable in a debugger."""
+    """One host in this process: slower, but easy to debug."""
 
     name = "inline"
     hosts = 1
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        device_rows: Sequence[NDArray[np.int64]],
-    ) -> None:
-        self._host = Host(images, labels, device_rows)
+    def __init__(self, data: HostData) -> None:
+        self._host = Host(data)
 
     def install_app(self, build: AppBuilder) -> None:
         """Install a ClientApp."""
@@ -143,26 +146,22 @@ class InlineBackend(Backend):
         on_done: Callable[[str], None] = lambda name: None,
         accesses: Sequence[QueryAccess | None] = (),
     ) -> list[T]:
-        """Run the jobs one after another, in one thread like everywhere."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            results = []
+        """Run the jobs one after another."""
+        results = []
+        with torch_threads(1):
             for name, function, arguments in jobs:
                 results.append(function(*arguments))
                 on_done(name)
-            return results
-        finally:
-            torch.set_num_threads(threads)
+        return results
 
     def open_queries(
         self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
     ) -> QueryAccess:
-        """Serve a front-end's queries from a table of this process."""
+        """Serve a front-end's queries from this process."""
         return QueryAccess(_INLINE_QUERIES.open(deployed, adversary, limit), _ask_inline)
 
     def close_queries(self, access: QueryAccess) -> None:
-        """Serve them no longer."""
+        """Stop serving them."""
         _INLINE_QUERIES.close(access.ticket)
 
     def usage(self) -> dict[str, Usage]:
@@ -170,4 +169,4 @@ class InlineBackend(Backend):
         return {"driver": process_usage()}
 
     def close(self) -> None:
-        """Stop nothing: there is no other process."""
+        """Do nothing: there is no other process."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from clients.device_spec import DeviceSpec
 from clients.edge import DeviceData, build_client_app
+from testbed.core.threads import torch_threads
 from testbed.wire import protocol
 from testbed.wire.arrays import quicken
 from testbed.wire.size import serialised_bytes
@@ -31,18 +31,18 @@ RUN_ID = 1
 SERVER_NODE = 1
 FIRST_NODE = 2**62
 _LOG = logging.getLogger(__name__)
-NOT_ON_THE_WIRE = frozenset({protocol.INFER})  # the trigger of a request is on the device itself
+NOT_ON_THE_WIRE = frozenset({protocol.INFER})  # a request starts on the device itself
 
 
 def set_identity() -> None:
-    """Give this process the identity that Flower's messages ask for outside its own runtime."""
+    """Set the identity that Flower's messages need outside Flower's own runtime."""
     TaskIdentity.run_id = RUN_ID
     TaskIdentity.node_id = SERVER_NODE
     TaskIdentity.task_id = 1
 
 
 def node_of(device: int) -> int:
-    """Return the Flower node id of a device; all of one width, like Flower's own random ones."""
+    """Return the Flower node id of a device; all have the same width, like Flower's own."""
     return FIRST_NODE + device
 
 
@@ -62,7 +62,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process of the simulation has cost so far; never part of the results."""
+    """The cost of a process of the simulation; never part of the results."""
 
     cpu_s: float
     peak_rss_mb: float
@@ -77,39 +77,34 @@ def process_usage() -> Usage:
 
 
 def edge_app(device_specs: Sequence[DeviceSpec]) -> AppBuilder:
-    """Return what installs an arm's programs, one per tier of the fleet."""
+    """Return the builder of an arm's ClientApp, with one front-end per tier."""
     return partial(build_client_app, device_specs, keep_in_memory=True)
 
 
+@dataclass(frozen=True)
 class HostData:
     """The devices' images: one shared read-only array and each device's rows in it."""
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        device_rows: Sequence[NDArray[np.int64]],
-    ) -> None:
-        self._images = images
-        self._labels = labels
-        self._rows = device_rows
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    device_rows: Sequence[NDArray[np.int64]]
 
     def training(self, device: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the device's training images and labels."""
-        rows = self._rows[device]
-        return self._images[rows], self._labels[rows]
+        rows = self.device_rows[device]
+        return self.images[rows], self.labels[rows]
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return one image (C, H, W)."""
-        image: NDArray[np.uint8] = self._images[index]
+        image: NDArray[np.uint8] = self.images[index]
         return image
 
 
 class _States:
-    """What Flower's contexts keep between messages: 2 bytes a device, and each distinct state once.
+    """The state of Flower's contexts between messages: each distinct state is stored once.
 
-    On a host that is the deployed front-end, whose records all devices of a tier share. A device
-    takes 8 bytes where there are more distinct states than 2 can number.
+    A host's state is the deployed front-end, whose records all devices of a tier share. A device
+    takes 2 bytes, or 8 if there are more distinct states than 2 bytes can number.
     """
 
     def __init__(self, devices: int) -> None:
@@ -120,18 +115,18 @@ class _States:
         self._next = 0
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all states."""
         self._number_of[:] = -1
         self._distinct, self._holders, self._numbers = {}, {}, {}
         self._next = 0
 
     def of(self, device: int) -> RecordDict:
-        """Return a device's state, in a dictionary of its own."""
+        """Return a device's state as a new dictionary."""
         number = int(self._number_of[device])
         return RecordDict(dict(self._distinct[number].items()) if number >= 0 else None)
 
     def keep(self, device: int, state: RecordDict) -> None:
-        """Note a device's state; equal means that the records are the same objects."""
+        """Store a device's state; states are equal if their records are the same objects."""
         before = int(self._number_of[device])
         number = self._numbered(state) if state else -1
         if number == before:
@@ -162,32 +157,23 @@ def _identity(state: RecordDict) -> tuple[tuple[str, int], ...]:
 class Host:
     """Runs the installed ClientApp for any of the fleet's devices, one message at a time."""
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        device_rows: Sequence[NDArray[np.int64]],
-    ) -> None:
+    def __init__(self, data: HostData) -> None:
         set_identity()
-        self._data = HostData(images, labels, device_rows)
+        self._data = data
         self._app: ClientApp | None = None
-        self._states = _States(len(device_rows))
+        self._states = _States(len(data.device_rows))
 
     def install_app(self, build: AppBuilder) -> None:
-        """Install a ClientApp on all devices; earlier state is gone."""
+        """Install a ClientApp on all devices; earlier state is lost."""
         self._app = build(self._data)
         self._states.clear()
 
     def handle(self, messages: list[Message]) -> list[Delivery]:
-        """Let the addressed devices handle their messages; a failing device fails alone."""
+        """Run the addressed devices; a failing device does not affect the others."""
         assert self._app is not None
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            sizes: dict[int, int] = {}
+        sizes: dict[int, int] = {}
+        with torch_threads(1):
             return [self._deliver(self._app, message, sizes) for message in messages]
-        finally:
-            torch.set_num_threads(threads)
 
     def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
         device = device_of(message.metadata.dst_node_id)
@@ -202,8 +188,7 @@ class Host:
             reply = app(message, context)
             uplink_bytes = serialised_bytes(reply)
         except Exception as error:
-            # One device's handler failed, or its reply is none: it is counted as failed, and the
-            # others go on.
+            # The device's handler failed or returned no valid reply: count it as failed.
             trace = _encodable("".join(traceback.format_exception(error)))
             _LOG.error("device %d failed\n%s", device, trace)
             reason = _encodable(f"device {device}: {type(error).__name__}: {error}")
@@ -216,12 +201,12 @@ class Host:
 
 
 def _encodable(text: str) -> str:
-    """Return a text that a message and a log can hold, whatever a device's error says."""
+    """Return a text without characters that a message and a log cannot hold."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _downlink_bytes(message: Message, sizes: dict[int, int]) -> int:
-    """Return the size of a message; a content shared by many messages is serialised once."""
+    """Return the size of a message; a shared content is serialised once."""
     if message.metadata.message_type in NOT_ON_THE_WIRE:
         return 0
     key = id(message.content)

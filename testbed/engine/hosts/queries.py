@@ -1,7 +1,7 @@
-"""Query access without weights: a service answers, and what travels holds a ticket alone.
+"""Query access without weights: a service answers queries, and the adversary holds a ticket.
 
 An adversary that is granted queries but no weights runs in a process that never receives the
-front-end. Its oracle sends images to the service and gets released features back.
+front-end. Its oracle sends images to the service and receives released features.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from testbed.core.errors import UserError
 
 
 class QueryService:
-    """Answers queries to deployed front-ends, each known by a ticket and with its own limit."""
+    """Answers queries to deployed front-ends; each has a ticket and its own limit."""
 
     def __init__(self) -> None:
         self._served: dict[int, tuple[DeployedFrontEnd, str]] = {}
@@ -36,7 +36,7 @@ class QueryService:
 
         Raises
         ------
-        UserError : more images than the adversary may ask for.
+        UserError : the adversary exceeds its limit.
         """
         deployed, adversary = self._served[ticket]
         left = self._left[ticket]
@@ -50,17 +50,17 @@ class QueryService:
         return deployed.query(np.ascontiguousarray(images), draw)
 
     def renew(self, ticket: int) -> None:
-        """Give an adversary whose process died, and starts over, its queries back."""
+        """Restore the query budget of an adversary whose job is repeated."""
         self._left[ticket] = self._limits[ticket]
 
     def close(self, ticket: int) -> None:
-        """Serve this front-end no longer."""
+        """Stop serving a front-end."""
         del self._served[ticket], self._left[ticket], self._limits[ticket]
 
 
 @dataclass(frozen=True)
 class QueryAccess:
-    """A query oracle without weights: a ticket, and how to reach the service with it."""
+    """A query oracle without weights: a ticket, and a function that asks the service."""
 
     ticket: int
     ask: Callable[[int, FloatArray, int], FloatArray]

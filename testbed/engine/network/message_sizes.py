@@ -11,7 +11,7 @@ from clients.device_spec import deployable
 from server.cloud import Cloud
 from server.serving import FrontEndInCloud, Request, Serving
 from testbed.engine.hosts.backend import InlineBackend
-from testbed.engine.hosts.host import node_of
+from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.network.costs import DeviceCosts
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Ledger
@@ -58,7 +58,8 @@ def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -
     fits : whether the front-end fits the device; otherwise it sends the raw image.
     """
     image = np.zeros((1, *models.main.device_spec.image_shape), dtype=np.uint8)
-    backend = InlineBackend(image, np.zeros(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)])
+    zero = np.zeros(1, dtype=np.int64)
+    backend = InlineBackend(HostData(image, zero, [zero]))
     backend.install([each.device_spec for each in models.tiers])
     every_model = np.full(len(costs.fleet.models), fits)
     of_tier = DeviceCosts(

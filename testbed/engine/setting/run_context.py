@@ -12,6 +12,7 @@ from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.registry import nearest
 from testbed.data.federated import FederatedData, load_federated_data
 from testbed.engine.hosts.backend import Backend, InlineBackend
+from testbed.engine.hosts.host import HostData
 from testbed.engine.setting.auxiliary_data import ForeignImages, foreign_images
 from testbed.engine.setting.positions import check_positions
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
@@ -33,6 +34,10 @@ class RunInputs:
     fleet: Fleet
     cloud_device: CatalogueDevice
     foreign: Mapping[str, ForeignImages] = field(default_factory=dict)
+
+    def host_data(self) -> HostData:
+        """Return the training images and their devices, as hosts hold them."""
+        return HostData(self.data.pool.images, self.data.pool.labels, self.data.device_images)
 
     def online(self) -> Callable[[int, float, int], bool]:
         """Return a fresh availability model: (device, virtual seconds, draw) -> reachable."""
@@ -140,9 +145,8 @@ def start_backend(inputs: RunInputs, hosts: int | None, address: str | None = No
     hosts : how many; None: as many as there are cores.
     address : of a Ray cluster to join.
     """
-    arrays = (inputs.data.pool.images, inputs.data.pool.labels, inputs.data.device_images)
     if inputs.scenario.engine.backend == "inline":
-        return InlineBackend(*arrays)
+        return InlineBackend(inputs.host_data())
     from testbed.engine.hosts.on_ray.backend import RayBackend  # importing Ray takes a second
 
-    return RayBackend(hosts, *arrays, address=address)
+    return RayBackend(hosts, inputs.host_data(), address)

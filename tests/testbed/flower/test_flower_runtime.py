@@ -63,8 +63,8 @@ def test_flower_simulates_the_same_weights_as_fleet_grid(
     assert len((out / "rounds.csv").read_text().splitlines()) == 1 + 2
 
     chosen = chosen_arm(config)
-    data, models = chosen.inputs.data, chosen.new_models()
-    backend = InlineBackend(data.pool.images, data.pool.labels, data.device_images)
+    models = chosen.new_models()
+    backend = InlineBackend(chosen.inputs.host_data())
     backend.install([tier.device_spec for tier in models.tiers])
     run_context = RunContext(chosen.inputs, backend, tmp_path / "grid", Progress())
     arm = prepare(run_context, models, fleet_grid(run_context, models, []))

@@ -1,4 +1,4 @@
-"""The processes of a run on Ray: hosts, adversaries, and the service that answers queries."""
+"""Ray actors of a run: hosts, adversaries, and the service that answers queries."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from testbed.core.process import freeze_gc, tune_malloc
-from testbed.engine.hosts.host import Delivery, Host, Usage, process_usage
+from testbed.engine.hosts.host import Delivery, Host, HostData, Usage, process_usage
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
 from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
 from testbed.engine.hosts.queries import QueryService
@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 
 def _settle_process() -> None:
-    """One thread, since there is a process per core, and memory that stays."""
+    """Use one thread, since there is one process per core, and keep freed memory."""
     torch.set_num_threads(1)
     tune_malloc()
 
 
 class _HostActor(Host):
-    """Ray's side of a host: the host itself, in one thread, saying what it has cost."""
+    """A host as a Ray actor, in one thread."""
 
     def __init__(self, *data: Any) -> None:
         _settle_process()
-        super().__init__(*data)
+        super().__init__(HostData(*data))
         freeze_gc()
 
     def carry(self, payload: ShardPayload, *shared: RecordDict) -> list[Delivery]:
@@ -47,7 +47,7 @@ class _HostActor(Host):
 
 
 class _JobActor:
-    """A process that runs one job after another in one thread; adversaries live here."""
+    """A process that runs adversaries' jobs one after another, in one thread."""
 
     def __init__(self) -> None:
         _settle_process()
@@ -60,7 +60,7 @@ class _JobActor:
 
 
 class _QueryActor(QueryService):
-    """A process that holds front-ends and answers queries; adversaries live elsewhere."""
+    """A process that holds front-ends and answers adversaries' queries."""
 
     def __init__(self) -> None:
         _settle_process()
@@ -71,7 +71,7 @@ class _QueryActor(QueryService):
 
 
 class AskActor:
-    """Sends queries to the actor; this, with a ticket, is all that travels to an adversary."""
+    """Sends queries to the actor; an adversary gets this and a ticket, but no weights."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor

@@ -15,7 +15,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 
     Raises
     ------
-    UserError : it is no such address.
+    UserError : it is no valid address.
     """
     match = re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})", address)
     if match is None or not 0 < int(match.group(2)) < 2**16:
@@ -27,7 +27,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def answers(address: str, within_s: float = ANSWERS_WITHIN_S) -> bool:
-    """Say whether anything listens at an address."""
+    """Return whether anything listens at an address."""
     try:
         with socket.create_connection(host_and_port(address), timeout=within_s):
             return True
@@ -36,10 +36,10 @@ def answers(address: str, within_s: float = ANSWERS_WITHIN_S) -> bool:
 
 
 def found_address(address: str) -> str:
-    """Return an address as it is, and for ``auto`` that of this machine's cluster.
+    """Return the address of a cluster; ``auto`` means this machine's cluster.
 
-    Which is the one that ``RAY_ADDRESS`` names, or that ``ray start`` was last used for here; never
-    another run's own, which Ray would find among this machine's processes.
+    That is the cluster that ``RAY_ADDRESS`` names or that ``ray start`` last started here. It is
+    never another run's own Ray, which Ray itself would find among this machine's processes.
 
     Raises
     ------
@@ -59,11 +59,11 @@ def found_address(address: str) -> str:
 
 
 def check_address(address: str) -> None:
-    """Check that something listens where a run is to join a cluster.
+    """Check that a cluster listens at an address.
 
     Raises
     ------
-    UserError : nothing does, or it is no address.
+    UserError : nothing listens there, or it is no valid address.
     """
     address = found_address(address)
     if not answers(address):

@@ -1,23 +1,21 @@
-"""Hosts and adversaries as Ray actors, bound to loopback, with nothing phoning home."""
+"""The Ray backend: hosts and adversaries as actors, on loopback and without telemetry."""
 
 import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 import ray
 from flwr.app import Message
-from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError
 from testbed.core.process import freeze_gc
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.hosts.backend import MOST_HOSTS, Backend, Job, default_hosts
-from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, process_usage
+from testbed.engine.hosts.host import AppBuilder, Delivery, HostData, Usage, process_usage
 from testbed.engine.hosts.on_ray.actors import AskActor, QueryActor
-from testbed.engine.hosts.on_ray.cluster import Cluster, LocalCluster, said
+from testbed.engine.hosts.on_ray.cluster import Cluster, LocalCluster, first_line
 from testbed.engine.hosts.on_ray.external_cluster import ExternalCluster
 from testbed.engine.hosts.on_ray.hosts import DEATHS, RayHosts, fetch
 from testbed.engine.hosts.on_ray.jobs import RayJobs
@@ -27,37 +25,30 @@ T = TypeVar("T")
 
 
 class RayBackend(Backend):
-    """One host actor per core by default, each simulating many devices.
+    """Host actors, by default one per core; each simulates many devices.
 
     Parameters
     ----------
     hosts : number of host actors; None: one per core of this machine, or of the cluster.
-    address : of a Ray cluster to join, instead of starting one here for this run alone.
+    address : Ray cluster to join; None starts Ray on this machine for this run.
 
     Raises
     ------
     UserError : Ray cannot start here, or the cluster cannot be joined.
-    HostError : the cluster gave no room to the hosts.
+    HostError : the cluster has no free CPUs for the hosts.
     """
 
     name = "ray"
 
-    def __init__(
-        self,
-        hosts: int | None,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        device_rows: Sequence[NDArray[np.int64]],
-        address: str | None = None,
-    ) -> None:
+    def __init__(self, hosts: int | None, data: HostData, address: str | None = None) -> None:
         self._query_actor: Any = None
         self._hosts: RayHosts | None = None
         self._jobs: RayJobs | None = None
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
-            known = isinstance(device_rows, DeviceRows)
-            rows = device_rows if known else DeviceRows(device_rows)
-            shared = (ray.put(images), ray.put(labels), ray.put(rows))
+            rows = data.device_rows
+            rows = rows if isinstance(rows, DeviceRows) else DeviceRows(rows)
+            shared = [ray.put(part) for part in (data.images, data.labels, rows)]
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
             self._jobs = RayJobs(self._cluster, self.hosts)
             self._hosts.wait_for_room(range(self.hosts))
@@ -76,16 +67,16 @@ class RayBackend(Backend):
         self._alive.install_app(build)
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
-        """Run all shards at once, each on its host."""
+        """Run all shards concurrently, each on its host."""
         return self._alive.handle(shards)
 
     def _answer(self, reference: Any, what: str) -> Any:
-        """Wait for one call to an actor whose process is not replaced."""
+        """Return the result of one call to an actor that is not replaced if it dies."""
         self._cluster.wait([reference], what)
         try:
             return fetch(reference, what)
         except DEATHS as error:
-            reason = said(error)
+            reason = first_line(error)
             raise HostError(f"{what}: a process died ({reason}); continue with --resume") from None
 
     def run_jobs(
@@ -107,14 +98,14 @@ class RayBackend(Backend):
     def open_queries(
         self, deployed: DeployedFrontEnd, adversary: str, limit: int | None
     ) -> QueryAccess:
-        """Serve a front-end's queries from an actor of its own, the same for all adversaries."""
+        """Serve a front-end's queries from one actor that all adversaries share."""
         if self._query_actor is None:
             self._query_actor = QueryActor.remote()
         opening = self._query_actor.open.remote(deployed, adversary, limit)
         return QueryAccess(self._answer(opening, "queries"), AskActor(self._query_actor))
 
     def close_queries(self, access: QueryAccess) -> None:
-        """Serve them no longer."""
+        """Stop serving them."""
         self._answer(self._query_actor.close.remote(access.ticket), "queries")
 
     def usage(self) -> dict[str, Usage]:
@@ -130,16 +121,16 @@ class RayBackend(Backend):
 
     @property
     def restarts(self) -> int:
-        """Return how many hosts died and were replaced so far."""
+        """Return the number of hosts that died and were replaced."""
         return self._alive.restarts
 
     @property
     def job_restarts(self) -> int:
-        """Return how many adversary processes died and were replaced so far."""
+        """Return the number of adversary processes that died and were replaced."""
         return self._jobs.restarts if self._jobs else 0
 
     def close(self) -> None:
-        """Stop Ray, or leave the cluster that was joined, and leave nothing behind."""
+        """Stop Ray, or leave the joined cluster, with no actor left."""
         gc.unfreeze()
         if self._cluster.foreign and ray.is_initialized():
             hosts = self._hosts.actors if self._hosts else []
@@ -147,7 +138,7 @@ class RayBackend(Backend):
             queries = [] if self._query_actor is None else [self._query_actor]
             for actor in [*hosts, *jobs, *queries]:
                 with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
-                    ray.kill(actor)  # a cluster that is gone must not hide why the run ends
+                    ray.kill(actor)  # a dead cluster must not hide why the run ends
         self._cluster.close()
 
 
@@ -156,11 +147,11 @@ def _cluster(hosts: int | None, address: str | None) -> tuple[Cluster, int]:
     if address is None:
         count = hosts or default_hosts()
         return LocalCluster(count), count
-    joined = ExternalCluster(address)
-    count = hosts or min(joined.cpus(), MOST_HOSTS)
+    cluster = ExternalCluster(address)
+    count = hosts or min(cluster.cpus(), MOST_HOSTS)
     try:
-        joined.check_hosts(count)
+        cluster.check_hosts(count)
     except BaseException:
-        joined.close()
+        cluster.close()
         raise
-    return joined, count
+    return cluster, count

@@ -1,4 +1,4 @@
-"""Starts Ray here or joins a cluster, watches that it lives, and leaves nothing behind."""
+"""Starts Ray on this machine, checks that it lives, and leaves nothing behind."""
 
 import contextlib
 import logging
@@ -17,18 +17,17 @@ import psutil
 import ray
 
 from testbed.core.errors import HostError, UserError
-from testbed.core.project import PROJECT_ROOT
+from testbed.core.process import project_python_path
 from testbed.engine.hosts.on_ray.watchdog import GONE as RAY_GONE
 from testbed.engine.hosts.on_ray.watchdog import Watchdog, alive, processes_of
 
 _LOG = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
-SLICE_S = 0.25  # how often a wait looks whether Ray is still there
-CHECK_EVERY_S = 2.0  # how often that is looked at where no wait takes so long
-REMEMBER_EVERY_S = 2.0
+SLICE_S = 0.25  # how often a wait checks that Ray lives
+LOOK_EVERY_S = 2.0  # how often a wait looks closely, also if no wait takes so long
 MAX_TEMPORARY_PATH = 30
 GONE = (ray.exceptions.RaySystemError, ConnectionError)
-VITAL = ("raylet", "gcs_server")  # without either, no call is ever answered
+VITAL = ("raylet", "gcs_server")  # processes without which Ray answers no call
 
 
 def short_temporary_folder() -> str:
@@ -38,18 +37,18 @@ def short_temporary_folder() -> str:
 
 
 def _to_log(data: Any, ignore_prefix: bool = False) -> None:
-    """Take what Ray would print on the terminal, such as the last words of its raylet."""
+    """Log what Ray would print on the terminal, such as its raylet's last messages."""
     for line in data["lines"]:
         _LOG.warning("%s: %s", data.get("pid"), line)
 
 
 @contextlib.contextmanager
 def quiet_ray() -> Iterator[None]:
-    """Initialise Ray within this: it prints into the log, and SIGTERM stays what it was.
+    """Initialise Ray in this context: it prints to the log, and the SIGTERM handler is restored.
 
     Raises
     ------
-    KeyboardInterrupt : a SIGTERM came while Ray's own handler, which exits, was in place.
+    KeyboardInterrupt : a SIGTERM came while Ray's own handler was installed, which exits.
     """
     main = threading.current_thread() is threading.main_thread()
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -65,12 +64,11 @@ def quiet_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def few_services() -> Iterator[None]:
-    """Initialise Ray within this, and it starts no process that a run has no use for.
+    """Initialise Ray in this context without processes that a run does not need.
 
-    That is its dashboard, which it starts even with ``include_dashboard=False``, without pages (in
-    Ray 2.55 that process asks 169.254.169.254 and metadata.google.internal which cloud it runs
-    in); the autoscaler's monitor, on one machine; and the reader of log files that nobody asked
-    to see. ``ray.init`` has no switches for these.
+    These are the dashboard, which Ray starts even with ``include_dashboard=False`` (in Ray 2.55 it
+    queries 169.254.169.254 and metadata.google.internal for the cloud it runs in), the
+    autoscaler's monitor, and the log monitor. ``ray.init`` has no switches for them.
     """
     services: Any = ray._private.services
     parameter: Any = ray._private.parameter
@@ -83,22 +81,22 @@ def few_services() -> Iterator[None]:
         services.start_api_server, parameter.RayParams = start_api_server, params
 
 
-def said(error: Exception) -> str:
-    """Return the first line of what an error says, for a sentence."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def gone(what: str, error: Exception) -> HostError:
-    """Return the error that ends the run: Ray itself does not answer any more."""
-    return HostError(f"{what}: Ray is gone ({said(error)}); continue with --resume")
+    """Return the error that ends the run: Ray itself no longer answers."""
+    return HostError(f"{what}: Ray is gone ({first_line(error)}); continue with --resume")
 
 
 def check_alive(vital: Sequence[psutil.Process]) -> None:
-    """Check that processes of Ray's live without which it answers nothing.
+    """Check that Ray's vital processes live.
 
     Raises
     ------
-    HostError : one does not.
+    HostError : one is dead.
     """
     for process in vital:
         if not alive(process):
@@ -112,25 +110,33 @@ class Cluster:
     ----------
     spread : the scheduling strategy of actors.
     host_cpus : cores that a host actor reserves.
-    foreign : whether it was there before this run, and others may use it.
+    foreign : whether it existed before this run; others may use it.
     """
 
     spread = "DEFAULT"
     host_cpus = 0
     foreign = False
-    _checked = 0.0
+    _vital: Sequence[psutil.Process] = ()
+    _looked = 0.0
 
     def check(self) -> None:
-        """Check that the cluster is there.
+        """Check that Ray's own processes live, and now and then look closely.
 
         Raises
         ------
-        HostError : it is not; nothing will ever be answered.
+        HostError : the cluster is gone and will answer no call.
         """
+        check_alive(self._vital)
+        if time.monotonic() - self._looked > LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the cluster in ways that take longer."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Leave the cluster as it was found; one that was started here is gone afterwards."""
+        """Leave a joined cluster as it was; stop one that was started here."""
         raise NotImplementedError
 
     def wait(
@@ -144,13 +150,12 @@ class Cluster:
 
         Raises
         ------
-        HostError : the cluster died, or the time is over.
+        HostError : the cluster died, or the time is up.
         """
         wanted = len(references) if count is None else count
         deadline = time.monotonic() + within_s
-        if time.monotonic() - self._checked > CHECK_EVERY_S:
-            # Hosts that answer at once do so without a head, until Ray ends this process for it.
-            self._checked = time.monotonic()
+        if time.monotonic() - self._looked > LOOK_EVERY_S:
+            # Hosts answer at once even without a head, until Ray ends this process.
             self.check()
         while True:
             try:
@@ -166,15 +171,15 @@ class Cluster:
 
 
 class LocalCluster(Cluster):
-    """Ray on this machine, for this run or sweep alone: on loopback, in a folder of its own.
+    """Ray on this machine for one run or sweep: on loopback, in a folder of its own.
 
     Parameters
     ----------
-    cores : how many Ray may use.
+    cores : cores that Ray may use.
 
     Attributes
     ----------
-    address : where other processes of this machine may join it.
+    address : at which other processes of this machine may join it.
 
     Raises
     ------
@@ -183,9 +188,8 @@ class LocalCluster(Cluster):
 
     def __init__(self, cores: int) -> None:
         self.folder = tempfile.mkdtemp(prefix="sf-", dir=short_temporary_folder())
-        self._started: list[psutil.Process] = []
+        self._vital: list[psutil.Process] = []
         self._known: set[psutil.Process] = set()
-        self._remembered = 0.0
         self._watchdog = Watchdog(self.folder)
         try:
             self._start(cores)
@@ -194,8 +198,7 @@ class LocalCluster(Cluster):
             raise
 
     def _start(self, cores: int) -> None:
-        paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        os.environ["PYTHONPATH"] = project_python_path()
         before = set(psutil.Process().children(recursive=True))
         try:
             with quiet_ray(), few_services():
@@ -211,26 +214,20 @@ class LocalCluster(Cluster):
                     _temp_dir=self.folder,
                 )
             self.address = str(ray.get_runtime_context().gcs_address)
-        except Exception as error:  # Ray raises bare ones, for instance where it starts too slowly
+        except Exception as error:  # Ray raises bare ones, such as when it starts too slowly
             raise UserError(
-                f"Ray could not start ({said(error)}); engine.backend=inline runs without it"
+                f"Ray could not start ({first_line(error)}); engine.backend=inline runs without it"
             ) from error
         finally:
             after = set(psutil.Process().children(recursive=True))
             self._known = {child for child in after - before if child.pid != self._watchdog.pid}
-            self._started = [child for child in self._known if child.name() in VITAL]
-            self._watchdog.watch(self._started)
-
-    def check(self) -> None:
-        """Check that Ray's own processes are alive."""
-        if time.monotonic() - self._remembered > REMEMBER_EVERY_S:
-            self._remember()
-        check_alive(self._started)
+            self._vital = [child for child in self._known if child.name() in VITAL]
+            self._watchdog.watch(self._vital)
 
     def close(self) -> None:
-        """Stop Ray, wait for its processes to be gone, and remove its folder."""
-        self._remember()
-        if not all(alive(process) for process in self._started):
+        """Stop Ray, wait for its processes to end, and remove its folder."""
+        self._look()
+        if not all(alive(process) for process in self._vital):
             self._kill()  # a graceful end would wait for the dead
         if ray.is_initialized():
             ray.shutdown()
@@ -240,19 +237,15 @@ class LocalCluster(Cluster):
         self._watchdog.dismiss()
         sys.stdout.flush()
 
-    def _remember(self) -> None:
-        """Note the workers too: they are children of the raylet's, and orphans once that is gone.
-
-        One look through the machine's processes; all the others that Ray needs it starts at once.
-        """
-        self._remembered = time.monotonic()
-        for process in self._started:
+    def _look(self) -> None:
+        """Remember the workers: the raylet's children, which are orphans when it is gone."""
+        for process in self._vital:
             with contextlib.suppress(psutil.Error):
                 if process.name() == "raylet":
                     self._known |= set(process.children(recursive=True))
 
     def _kill(self) -> None:
-        """Kill what is left; a worker that was just being started has no living parent to tell."""
+        """Kill the remaining processes; one that was just starting may have lost its parent."""
         named = processes_of(self.folder)
         self._known |= {process for process in named if process.pid != self._watchdog.pid}
         left = [process for process in self._known if alive(process)]

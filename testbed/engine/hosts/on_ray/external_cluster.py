@@ -1,4 +1,4 @@
-"""A Ray cluster of somebody else's: joined for as long as the run lasts, and left as it was."""
+"""An external Ray cluster: a run joins it, and leaves it as it was."""
 
 import importlib.metadata
 import logging
@@ -14,17 +14,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from testbed.core.errors import HostError, UserError
 from testbed.core.project import PROJECT_ROOT, VERSION, source_digest
 from testbed.engine.hosts.on_ray.address import answers, found_address
-from testbed.engine.hosts.on_ray.cluster import Cluster, check_alive, quiet_ray
+from testbed.engine.hosts.on_ray.cluster import Cluster, quiet_ray
 from testbed.engine.hosts.on_ray.watchdog import Watchdog
 
-LOOK_EVERY_S = 2.0
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
 LIBRARIES = ("ray", "flwr", "torch", "numpy")
 PACKAGES = ("testbed", "clients", "server")
 
 
 def versions() -> dict[str, str]:
-    """Return what has to be equal on all nodes for equal results."""
+    """Return the versions that must be equal on all nodes for equal results."""
     files = [path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")]
     source = source_digest(
         {path.relative_to(PROJECT_ROOT).as_posix(): path.read_bytes() for path in files}
@@ -37,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 class ExternalCluster(Cluster):
-    """A cluster that runs already; this machine is one of its nodes.
+    """A cluster that already runs; this machine is one of its nodes.
 
     Parameters
     ----------
@@ -72,8 +71,8 @@ class ExternalCluster(Cluster):
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
-            self._raylet = _raylet_here()
-            self._watchdog.watch(self._raylet)
+            self._vital = _raylet_here()
+            self._watchdog.watch(self._vital)
             self._check_versions()
         except BaseException:
             self.close()
@@ -86,11 +85,11 @@ class ExternalCluster(Cluster):
         return int(resources.get("CPU", 0))
 
     def check_hosts(self, hosts: int) -> None:
-        """Check that so many hosts, of one CPU each, fit the cluster.
+        """Check that the cluster has one CPU for each host.
 
         Raises
         ------
-        UserError : they do not.
+        UserError : it has fewer.
         """
         if hosts > self.cpus():
             raise UserError(
@@ -108,7 +107,7 @@ class ExternalCluster(Cluster):
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             probe = ray.remote(num_cpus=0)(versions).options(scheduling_strategy=place)
             try:
-                found: dict[str, str] = ray.get(probe.remote(), timeout=PROBED_WITHIN_S)
+                theirs: dict[str, str] = ray.get(probe.remote(), timeout=PROBED_WITHIN_S)
             except (ray.exceptions.RayError, ImportError) as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(
@@ -116,25 +115,21 @@ class ExternalCluster(Cluster):
                     "version there"
                 ) from None
             for name, version in own.items():
-                if found.get(name) != version:
+                if theirs.get(name) != version:
                     raise UserError(
-                        f"--ray-address: {where} has {name} {found.get(name)}, this process "
+                        f"--ray-address: {where} has {name} {theirs.get(name)}, this process "
                         f"has {version}; results are equal only where versions are"
                     )
 
-    def check(self) -> None:
-        """Check that this node's raylet lives, and that the cluster's head still listens."""
-        check_alive(self._raylet)
-        if time.monotonic() - self._looked < LOOK_EVERY_S:
-            return
-        self._looked = time.monotonic()
+    def _look(self) -> None:
+        """Check that the cluster's head still listens."""
         if not answers(self.address):
             raise HostError(
                 f"the cluster at {self.address} does not answer any more; continue with --resume"
             )
 
     def close(self) -> None:
-        """Disconnect; the cluster goes on."""
+        """Disconnect from the cluster."""
         if ray.is_initialized():
             ray.shutdown()
         self._watchdog.dismiss()
@@ -151,7 +146,7 @@ def _raylet_here() -> list[psutil.Process]:
 
 
 def cpus_of(address: str) -> int:
-    """Join a cluster for a moment, and return its number of CPUs.
+    """Join a cluster, return its number of CPUs, and leave it.
 
     Raises
     ------

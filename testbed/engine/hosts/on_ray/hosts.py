@@ -17,14 +17,14 @@ from flwr.app import Message
 from testbed.core.errors import HostError, UserError
 from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, device_of
 from testbed.engine.hosts.on_ray.actors import HostActor
-from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, gone, said
+from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, first_line, gone
 from testbed.engine.hosts.on_ray.replay_log import ReplayLog
 from testbed.engine.hosts.on_ray.shared_payloads import pack, shared_contents
 
 _LOG = logging.getLogger(__name__)
 MOST_DEATHS = 3
 ROOM_WITHIN_S = 180.0
-READY_WITHIN_S = 10.0  # a reference that is ready can be fetched at once, unless its node died
+READY_WITHIN_S = 10.0  # a ready reference can be fetched at once, unless its node died
 DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.ObjectLostError,
@@ -39,7 +39,7 @@ def fetch(reference: Any, what: str) -> Any:
 
     Raises
     ------
-    UserError : the call said so.
+    UserError : the call raised one.
     HostError : the call failed otherwise; the traceback is in the log.
     """
     try:
@@ -55,11 +55,11 @@ def fetch(reference: Any, what: str) -> Any:
 
 
 class RayHosts:
-    """A fixed number of hosts, each always there.
+    """A fixed number of hosts; a dead one is replaced transparently.
 
     Parameters
     ----------
-    shared : references to the devices' images, which every host gets.
+    shared : references to the parts of ``HostData``, passed to every host.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class RayHosts:
         return HostActor.options(**options).remote(*self._shared)
 
     def wait_for_room(self, hosts: Sequence[int]) -> None:
-        """Wait until a cluster that others may be using has started these hosts.
+        """Wait until a cluster that others may use has started these hosts.
 
         Raises
         ------
@@ -104,12 +104,12 @@ class RayHosts:
         self._of_all("installing", lambda actor: actor.install_app.remote(build))
 
     def usage(self) -> list[Usage]:
-        """Return what each host's present process has cost."""
+        """Return the cost of each host's present process."""
         usages: list[Usage] = self._of_all("measuring", lambda actor: actor.usage.remote())
         return usages
 
-    def _of_all(self, what: str, start: Callable[[Any], Any]) -> list[Any]:
-        return self._results([_Call(host, what, start) for host in range(len(self.actors))])
+    def _of_all(self, purpose: str, start: Callable[[Any], Any]) -> list[Any]:
+        return self._results([_Call(host, purpose, start) for host in range(len(self.actors))])
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host, and return their deliveries in order."""
@@ -123,7 +123,7 @@ class RayHosts:
 
     @staticmethod
     def _store(shards: Sequence[Sequence[Message]]) -> dict[int, Any]:
-        """Put what shards share into the object store, once for all hosts of a node."""
+        """Put contents that shards share into the object store, once for all hosts of a node."""
         shared = shared_contents(shards)
         try:
             return {key: ray.put(content) for key, content in shared.items()}
@@ -131,11 +131,11 @@ class RayHosts:
             raise gone("sending", error) from None
 
     def _results(self, calls: Sequence["_Call"]) -> list[Any]:
-        """Make the calls, repeat what a dead host leaves undone, and return all results in order.
+        """Make the calls, repeat those that a dead host left undone, and return all results.
 
         Raises
         ------
-        HostError : a host died on the same call ``MOST_DEATHS`` times in a row, or all of Ray did.
+        HostError : a host died ``MOST_DEATHS`` times in a row on the same call, or Ray is gone.
         """
         results: dict[int, Any] = {}
         deaths: Counter[int] = Counter()
@@ -145,7 +145,7 @@ class RayHosts:
                 references[index]: index for index in range(len(calls)) if index not in results
             }
             lost: dict[int, tuple[int, str]] = {}
-            # What is ready is taken while the others compute.
+            # Fetch ready results while the others compute.
             for reference in self._cluster.wait(list(missing), "a host", count=1):
                 index = missing[reference]
                 try:
@@ -158,7 +158,7 @@ class RayHosts:
                 deaths[first] += 1
                 if deaths[first] == MOST_DEATHS:
                     raise HostError(
-                        f"host {host} died {MOST_DEATHS} times in a row, {calls[first].what} "
+                        f"host {host} died {MOST_DEATHS} times in a row, {calls[first].purpose} "
                         f"({reason}); continue with --resume"
                     )
                 self._replace(host, reason)
@@ -178,18 +178,18 @@ class RayHosts:
         missing: Sequence[int],
         results: dict[int, Any],
     ) -> dict[int, tuple[int, str]]:
-        """Take what a dead host has finished; return the host with its next call and its death."""
+        """Fetch what a dead host has finished; return the host, its next call and its death."""
         for index in missing:  # in the order in which it made them
             try:
                 results[index] = fetch(references[index], calls[index].title)
             except DEATHS as error:
-                return {calls[index].host: (index, said(error))}
+                return {calls[index].host: (index, first_line(error))}
         return {}
 
     def _replace(self, host: int, reason: str) -> None:
-        """Put a new process in a dead one's place, and its devices where they were."""
+        """Replace a dead process by a new one, and replay its devices' state."""
         self.restarts += 1
-        ray.kill(self.actors[host])  # it may be alive and out of reach
+        ray.kill(self.actors[host])  # it may be alive but unreachable
         self.actors[host] = self._new_actor()
         self.wait_for_room([host])
         replayed = self._replay_logs[host].shards()
@@ -205,23 +205,29 @@ class RayHosts:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call to a host: how to make it, and how to make it again for its effect alone."""
+    """A call to a host.
+
+    Attributes
+    ----------
+    start : makes the call on an actor.
+    repeat : makes it again for its effect on the devices only; None if it has none.
+    """
 
     host: int
-    what: str
+    purpose: str
     start: Callable[[Any], Any]
     repeat: Callable[[Any], Any] | None = None
 
     @property
     def title(self) -> str:
-        """Which host does what."""
-        return f"host {self.host}, {self.what}"
+        """The host and the purpose of the call."""
+        return f"host {self.host}, {self.purpose}"
 
 
 def _ways(
     messages: Sequence[Message], stored: Mapping[int, Any]
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return how an actor is given a shard: to reply to it, and to be as it was after it."""
+    """Return two calls that hand a shard to an actor: for its replies, and for its effect."""
     payload, keys = pack(messages, stored)
     shared = [stored[key] for key in keys]
     return (

@@ -1,7 +1,7 @@
-"""The adversaries' processes of a run, and how a job whose process died is done again.
+"""The adversaries' processes of a run; a job whose process died is repeated.
 
-A job is a function of its arguments, so that another process comes to the same bytes. Queries that
-it had spent are given back first. A job that dies again and again stops the run instead.
+A job is a function of its arguments, so that another process computes the same bytes. Its query
+budget is restored first. A job whose process dies repeatedly stops the run.
 """
 
 import logging
@@ -14,7 +14,7 @@ import ray
 from testbed.core.errors import HostError
 from testbed.engine.hosts.backend import Job
 from testbed.engine.hosts.on_ray.actors import JobActor
-from testbed.engine.hosts.on_ray.cluster import Cluster, said
+from testbed.engine.hosts.on_ray.cluster import Cluster, first_line
 from testbed.engine.hosts.on_ray.hosts import DEATHS, MOST_DEATHS, fetch
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class RayJobs:
-    """As many processes as there are hosts, at most, started when there are jobs for them.
+    """At most as many processes as there are hosts, started when there are jobs for them.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class RayJobs:
 
         Parameters
         ----------
-        renew : called with a job's place before it is done again.
+        renew : called with a job's index before it is repeated.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class RayJobs:
             try:
                 results[index] = fetch(done, name)
             except DEATHS as error:
-                reason = said(error)
+                reason = first_line(error)
                 deaths[index] += 1
                 if deaths[index] == MOST_DEATHS:
                     raise HostError(
@@ -87,9 +87,9 @@ class RayJobs:
         return JobActor.options(scheduling_strategy=self._cluster.spread).remote()
 
     def _replace(self, worker: Any) -> Any:
-        """Put a new process in a dead one's place."""
+        """Replace a dead process by a new one."""
         self.restarts += 1
-        ray.kill(worker)  # it may be alive and out of reach
+        ray.kill(worker)  # it may be alive but unreachable
         actor = self._new_actor()
         self.actors[self.actors.index(worker)] = actor
         return actor

@@ -1,8 +1,8 @@
-"""What a host has been told that its devices remember, so that a new process can be told again.
+"""Records the messages that define a host's state, to replay them to a new process.
 
-A device keeps something from one message to the next in two cases: its front-end and optimiser
-within a training round, and the front-end deployed on it. Everything a device does is a function of
-(seed, device, round, step) and of these messages, so that repeating them gives equal bits.
+A device keeps state between messages in two cases: its front-end and optimiser within a training
+round, and the front-end deployed on it. A device's computations depend only on (seed, device,
+round, step) and on these messages, so that a replay gives equal bits.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
 
 
 class ReplayLog:
-    """The messages, shard by shard, that made the present state of one host's devices.
+    """The messages, shard by shard, that led to the present state of one host's devices.
 
-    The whole fleet is sent the deployed front-end: of those messages only the content, which they
-    share, and the devices' numbers are kept, 4 bytes each.
+    Every device of the fleet receives the deployed front-end. Of those messages only the shared
+    content and the device numbers are kept, 4 bytes each.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class ReplayLog:
         self._deployed: list[tuple[RecordDict, NDArray[np.uint32]]] = []
 
     def clear(self) -> None:
-        """Forget everything: another arm's programs are being installed."""
+        """Forget everything, when another arm is installed."""
         self._group, self._round, self._deployed = "", [], []
 
     def note(self, messages: Sequence[Message]) -> None:
-        """Add a shard that the host has handled; a new round ends the one before."""
+        """Add a shard that the host has handled; a new round replaces the previous one."""
         training = [item for item in messages if item.metadata.message_type in OF_A_ROUND]
         deploying = [item for item in messages if item.metadata.message_type == protocol.DEPLOY]
         if training:
@@ -49,7 +49,7 @@ class ReplayLog:
             self._deployed.append((content, devices))
 
     def shards(self) -> list[list[Message]]:
-        """Return what has to be repeated, in order."""
+        """Return the shards to replay, in order."""
         deployed = [
             [Message(content, node_of(int(device)), protocol.DEPLOY) for device in devices]
             for content, devices in self._deployed

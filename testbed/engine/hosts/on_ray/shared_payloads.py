@@ -1,8 +1,8 @@
-"""Shards on their way to a host: what many messages share travels once, beside them.
+"""Payloads of shards: contents that several shards share travel once, beside them.
 
-The front-end's weights are one record that every device of a cohort is sent. A parcel leaves such
-records out and names them by number; the backend puts each into the object store once, from where
-it reaches every node once, whatever the number of shards and hosts.
+The front-end's weights are one record that every device of a cohort receives. A payload leaves such
+records out and refers to them by number. The backend puts each record into the object store once,
+and it reaches every node once, independent of the number of shards and hosts.
 """
 
 import copy
@@ -19,15 +19,15 @@ class ShardPayload:
 
     Attributes
     ----------
-    messages : as sent, empty where the content was left out.
-    shared : per message, the number of its content among those that come along; None: its own.
+    messages : as sent, but empty if the content was left out.
+    shared : per message, the number of its content among the shared ones; None if it has its own.
     """
 
     messages: list[Message]
     shared: list[int | None]
 
     def unpack(self, contents: Sequence[RecordDict]) -> list[Message]:
-        """Return the messages whole; those that shared a content share one object again."""
+        """Return the complete messages; those that shared a content share one object again."""
         for message, number in zip(self.messages, self.shared, strict=True):
             if number is not None:
                 message.content = contents[number]
@@ -48,7 +48,7 @@ def shared_contents(shards: Sequence[Sequence[Message]]) -> dict[int, RecordDict
 def pack(
     messages: Sequence[Message], shared: Mapping[int, object]
 ) -> tuple[ShardPayload, list[int]]:
-    """Return one shard's parcel, and which shared contents have to come with it, in order."""
+    """Return one shard's payload, and the keys of the shared contents it needs, in order."""
     places: dict[int, int] = {}
     empty = RecordDict()
     packed: list[Message] = []

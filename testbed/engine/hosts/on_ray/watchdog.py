@@ -1,12 +1,12 @@
-"""Waits for the end of a process that uses Ray: says what it could not, removes what Ray left.
+"""Cleans up after a process that uses Ray, and reports its death if Ray killed it.
 
-A run starts it beside Ray and holds the other end of its standard input, which closes when the run
-ends in whatever way: also by SIGKILL, when no ``finally`` runs any more, or by Ray itself, which
-ends every process whose raylet is gone as soon as that touches the object store, with exit code 1
-and without a word. The watchdog knows the processes that Ray needs and the folder of one session,
-and touches nothing else. Points of a sweep that have joined this Ray may first write what they
-have: they notice by themselves that their starter is gone. It is run by its path, in a session of
-its own, and imports nothing of the testbed: it has to start in no time and to outlive everything.
+A run starts the watchdog beside Ray and holds the other end of its standard input. The pipe closes
+when the run ends in any way, even by SIGKILL, when no ``finally`` block runs. Ray itself also ends
+every process whose raylet is gone, on the next access to the object store, with exit code 1 and no
+message. The watchdog knows Ray's vital processes and the folder of one session, and touches nothing
+else. Points of a sweep that have joined this Ray first write their results: they notice by
+themselves that their starter is gone. The watchdog runs as a script in a session of its own, and
+imports nothing of the testbed: it must start quickly and outlive everything.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ GONE = (
 )
 DRIVERS_END_WITHIN_S = 60.0
 DRIVERS_LOG = "python-core-driver"
-PATIENCE_S = 20.0  # for processes that are on their way out, with their parent gone
+PATIENCE_S = 20.0  # for processes that are ending after their parent's death
 LOOK_EVERY_S = 0.1
-ORPHANS_END_WITHIN_S = 1.0  # one that was just being started may show up late
+ORPHANS_END_WITHIN_S = 1.0  # a process that was just starting may appear late
 
 
 class Watchdog:
-    """The watchdog of this process, which starts it.
+    """The watchdog of this process.
 
     Parameters
     ----------
-    folder : of a Ray session that is this process's own; None where Ray goes on without it.
+    folder : folder of the Ray session that this process started; None if it joined a cluster.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -48,11 +48,11 @@ class Watchdog:
         self.pid = self._process.pid
 
     def watch(self, vital: Iterable[psutil.Process]) -> None:
-        """Name the processes without which Ray ends this one."""
+        """Register the processes without which Ray ends this one."""
         self._say(" ".join(str(process.pid) for process in vital))
 
     def dismiss(self) -> None:
-        """Tell it that this process can speak for itself; wait until it has cleaned up."""
+        """Announce a regular end, and wait until the watchdog has cleaned up."""
         self._say(FAREWELL)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -64,13 +64,13 @@ class Watchdog:
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it is gone, or was dismissed before
+        with contextlib.suppress(OSError, ValueError):  # it is gone or was dismissed
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
 
 
 def alive(process: psutil.Process) -> bool:
-    """Say whether a process is there, and not merely unburied."""
+    """Return whether a process runs and is no zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -78,7 +78,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def wait_for_the_end(run: TextIO) -> str | None:
-    """Wait until a run ends; return what it could not say any more, if Ray ended it."""
+    """Wait until a run ends; return its last message if Ray ended it, else None."""
     vital: dict[int, psutil.Process | None] = {}
     for line in map(str.strip, run):
         if line == FAREWELL:
@@ -97,9 +97,9 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def processes_of(folder: str) -> list[psutil.Process]:
-    """Return the processes of the session: they name its folder, or hold one of its logs open.
+    """Return the processes of the session: they name its folder, or have one of its logs open.
 
-    Ray's agents and workers rename themselves; their logs still give them away.
+    Ray's agents and workers rename themselves; their open logs still identify them.
     """
     own = psutil.Process().pid
     others = [process for process in psutil.process_iter() if process.pid != own]
@@ -107,7 +107,7 @@ def processes_of(folder: str) -> list[psutil.Process]:
 
 
 def let_drivers_end(folder: str) -> None:
-    """Wait for the processes that have joined the session to run something of their own on it."""
+    """Wait for other drivers that have joined the session to end."""
     deadline = time.monotonic() + DRIVERS_END_WITHIN_S
     drivers = [process for process in psutil.process_iter() if _drives(process, folder)]
     while drivers and time.monotonic() < deadline:
@@ -134,7 +134,7 @@ def _open_files(process: psutil.Process, folder: str) -> list[str]:
 
 
 def clean_up(folder: str) -> None:
-    """Kill the session's processes and remove its folder, until neither comes back."""
+    """Kill the session's processes and remove its folder, until neither reappears."""
     deadline = time.monotonic() + PATIENCE_S
     quiet_since = time.monotonic()
     while time.monotonic() < deadline:
@@ -142,7 +142,7 @@ def clean_up(folder: str) -> None:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        if not left:  # open files are recognised for as long as they are there
+        if not left:  # keep the folder while processes are identified by open files in it
             shutil.rmtree(folder, ignore_errors=True)
         if left or Path(folder).exists():
             quiet_since = time.monotonic()

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from whole_runs import results_of, run
 
-from testbed.engine.hosts.host import Host, node_of
+from testbed.engine.hosts.host import Host, HostData, node_of
 from testbed.wire.size import serialised_bytes
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_reply_is_a_failure_of_its_device_alone(answer, said):
         return Message(RecordDict(), reply_to=message)
 
     rows = [np.arange(1), np.arange(1)]
-    host = Host(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), rows)
+    host = Host(HostData(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), rows))
     host.install_app(lambda data: app)
     messages = [Message(RecordDict(), node_of(device), "query") for device in range(2)]
     bad, good = host.handle(messages)

@@ -9,6 +9,7 @@ from whole_runs import run
 
 from testbed.core.errors import UserError
 from testbed.engine.hosts.backend import InlineBackend
+from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.queries import QueryAccess
 
 
@@ -20,7 +21,8 @@ def deployed():
 @pytest.fixture
 def backend():
     images = np.zeros((8, 1, 32, 32), dtype=np.uint8)
-    return InlineBackend(images, np.zeros(8, dtype=np.int64), [np.arange(4), np.arange(4, 8)])
+    rows = [np.arange(4), np.arange(4, 8)]
+    return InlineBackend(HostData(images, np.zeros(8, dtype=np.int64), rows))
 
 
 def test_answers_equal_those_of_the_front_end(deployed, backend):

@@ -1,4 +1,4 @@
-"""What the Ray backend starts: loopback only, one thread each, and nothing left behind."""
+"""Processes of the Ray backend: loopback only, one thread each, and nothing left behind."""
 
 import operator
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import ray
 import torch
 from small import make_deployed, make_spec
 
 from testbed.core.errors import HostError, UserError
+from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.hosts.on_ray.hosts import _Call
 from testbed.scenario.loading import parse_yaml
@@ -25,7 +25,8 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 @pytest.fixture(scope="module")
 def backend():
     images = np.zeros((8, 1, 32, 32), dtype=np.uint8)
-    backend = RayBackend(2, images, np.zeros(8, dtype=np.int64), [np.arange(4), np.arange(4, 8)])
+    rows = [np.arange(4), np.arange(4, 8)]
+    backend = RayBackend(2, HostData(images, np.zeros(8, dtype=np.int64), rows))
     yield backend
     backend.close()
 
@@ -42,7 +43,7 @@ def test_every_process_listens_on_loopback_only(backend):
     assert listening <= set(LOOPBACK)
 
 
-def test_no_process_runs_that_a_run_has_no_use_for(backend):
+def test_no_useless_process_runs(backend):
     commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     for needed in ("gcs_server", "raylet", "_HostActor"):
         assert any(needed in command for command in commands), needed
@@ -59,14 +60,14 @@ def test_jobs_run_in_one_thread_each_and_keep_their_order(backend):
     assert backend.run_jobs(threads) == [1, 1]
 
 
-def test_failures_of_jobs_come_back_as_what_they_are(backend):
+def test_failures_of_jobs_keep_their_type(backend):
     with pytest.raises(HostError, match="job failed: ZeroDivisionError"):
         backend.run_jobs([("job", operator.floordiv, (1, 0))])
     with pytest.raises(UserError, match="line 1"):
         backend.run_jobs([("job", parse_yaml, ("a: [", "file"))])
 
 
-def test_queries_are_answered_by_a_process_that_is_not_the_adversarys(backend):
+def test_queries_are_answered_by_another_process_than_the_adversarys(backend):
     front_end = make_deployed()
     images = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
     access = backend.open_queries(front_end, "spy", 20)
@@ -109,8 +110,8 @@ def test_usage_names_every_process(backend):
 
 def test_a_host_that_always_dies_stops_the_run_and_is_named(backend):
     def die(actor):
-        ray.kill(actor)
-        return actor.usage.remote()
+        # Inside the call: ``ray.kill`` is asynchronous, and a call after it may still be answered.
+        return actor.install_app.remote(lambda data: os._exit(1))
 
     with pytest.raises(HostError, match=r"host 1 died 3 times in a row, with this.*--resume"):
         backend._hosts._results([_Call(1, "with this", die)])

@@ -13,6 +13,7 @@ from server.serving import Serving
 from testbed.core.errors import HostError
 from testbed.core.progress import Progress
 from testbed.data.device_rows import DeviceRows
+from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
@@ -79,7 +80,7 @@ class InProcessRay(Cluster):
         pass
 
     def forwarded(self):
-        """Return the packed parcels with which a step begins."""
+        """Return the packed payloads with which a step begins."""
         payloads = [packed[0] for name, packed in self.sent if name == "carry"]
         return [
             payload
@@ -165,9 +166,9 @@ def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
     assert [len(payload) > size for payload in payloads] == [True, False] * ROUNDS
 
 
-def test_garbage_collection_passes_over_what_was_there_until_the_backend_ends(on_ray):
-    data = (np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), [np.arange(1)])
-    with ray_backend.RayBackend(1, *data):
+def test_garbage_collection_skips_earlier_objects_until_the_backend_ends(on_ray):
+    data = HostData(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), [np.arange(1)])
+    with ray_backend.RayBackend(1, data):
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
 
@@ -178,7 +179,7 @@ def test_a_head_that_is_gone_is_noticed_however_quickly_hosts_answer(monkeypatch
     monkeypatch.setattr(ray_cluster.time, "monotonic", lambda: now[0])
 
     class Watched(Cluster):
-        def check(self):
+        def _look(self):
             looks.append(now[0])
             if now[0] > 110.0:
                 raise HostError("gone")

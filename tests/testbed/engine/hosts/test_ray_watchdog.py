@@ -92,7 +92,7 @@ from testbed.engine.hosts.on_ray.cluster import LocalCluster
 logging.basicConfig(filename=os.devnull)  # for the last words of the raylet, which Ray repeats
 cluster = LocalCluster(1)
 reference = ray.put(bytes(1 << 20))
-for process in cluster._started:
+for process in cluster._vital:
     process.kill()
     process.wait()
 ray.put(bytes(1 << 20))
