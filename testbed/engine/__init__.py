@@ -1,9 +1,9 @@
-"""Carries Flower messages to hosts, keeps virtual time and the ledger, feeds the taps."""
+"""The run of a scenario; ``experiment.py`` shows it on one page."""
 
 import os
 
-# Read by Ray when it is imported, hence before any module of this package. Without the last, Ray on
-# Linux replaces 127.0.0.1 by the machine's outward address, and listens on every interface.
+# Ray reads these when it is imported, hence before any module of this package. Without the last,
+# Ray on Linux replaces 127.0.0.1 by the machine's external address and listens everywhere.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"

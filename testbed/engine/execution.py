@@ -1,4 +1,4 @@
-"""Runs one scenario into one folder: what the command line, the Python API and sweeps share."""
+"""Runs one scenario into one folder, for the command line, the Python API and sweeps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,11 @@ from testbed.scenario.schema import Scenario
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """An interrupt that came after the results folder was opened: partial results are in it.
+    """An interrupt after the results folder was opened: it holds partial results.
 
     Attributes
     ----------
-    folder : the results folder, which ``resume`` continues.
+    folder : the results folder, for ``resume``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,7 +23,7 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 def default_folder(scenario: Scenario) -> Path:
-    """Return the results folder of a scenario whose user chose none."""
+    """Return the default results folder of a scenario."""
     return Path("results") / scenario.name
 
 
@@ -40,17 +40,17 @@ def execute(
 
     Parameters
     ----------
-    display : shows the phases; None shows nothing.
+    display : shows the phases; None: no output.
     stop_requested : asked between two steps whether to stop.
     force : replace a results folder that exists.
     resume : continue the run whose folder it is.
-    ray_address : of a Ray cluster to join; None starts Ray on this machine, for this run.
+    ray_address : Ray cluster to join; None starts Ray on this machine for this run.
 
     Raises
     ------
-    UserError : input that a person has to put right; nothing has been overwritten.
+    UserError : the input is wrong; nothing was overwritten.
     HostError : a host or adversary process died; the run can be resumed.
-    RunInterrupted : the partial results have been written.
+    RunInterrupted : the run was interrupted; partial results are written.
     """
     with log_to(folder / "run.log") as log:
         progress = Progress(display, stop_requested)

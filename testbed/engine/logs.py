@@ -1,4 +1,4 @@
-"""Sends every library's log to run.log, so that the terminal shows the run and nothing else."""
+"""Sends every library's log to run.log, so that the terminal shows only the run."""
 
 import logging
 import warnings
@@ -12,10 +12,10 @@ NOISY = ("flwr", "ray", "datasets", "matplotlib", "urllib3", "fsspec", "filelock
 
 
 class _LogFile(logging.FileHandler):
-    """The file; a full disk must not bury the run's own sentence under tracebacks of its log."""
+    """The log file; on a full disk it drops lines instead of printing tracebacks."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """Lose the line."""
+        """Drop the line."""
 
 
 class RunLog:
@@ -28,7 +28,7 @@ class RunLog:
         self.begun = False
 
     def begin(self) -> None:
-        """Open the file, in the results folder that now exists."""
+        """Open the file in the results folder, which now exists."""
         file = _LogFile(self._path, encoding="utf-8")
         file.setFormatter(logging.Formatter(FORMAT))
         self.begun = True
@@ -48,7 +48,7 @@ class RunLog:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[RunLog]:
-    """Route all logging to a run log for the time of the block; then it is as it was before."""
+    """Route all logging to a run log within this context."""
     log = RunLog(path)
     root = logging.getLogger()
     loggers = [root, *(logging.getLogger(name) for name in NOISY)]
@@ -71,6 +71,6 @@ def log_to(path: Path) -> Iterator[RunLog]:
         for logger, level in levels:
             logger.setLevel(level)
         for logger, handlers, propagate in before:
-            # a library that was imported meanwhile has set up its own logging: that stays
+            # Keep the handlers of libraries that were imported meanwhile.
             logger.handlers[:0] = [item for item in handlers if item not in logger.handlers]
             logger.propagate = logger.propagate and propagate

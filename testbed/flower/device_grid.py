@@ -1,7 +1,7 @@
-"""Flower's nodes as the devices of a fleet: node ids that say which device they are.
+"""A Grid that identifies Flower's nodes by the devices of a fleet.
 
-Flower gives nodes random ids. The cohort of a round and the order of every sum follow from the ids,
-so here a node is known by its device (``partition-id``), exactly as on the testbed's own Grid.
+Flower gives nodes random ids. The cohort of a round and the order of every sum depend on the ids.
+Here a node's id follows from its device (``partition-id``), as on the testbed's own Grid.
 """
 
 import time
@@ -25,7 +25,7 @@ class DeviceGrid(Grid):
     ----------
     grid : Flower's own.
     nodes : its node id of every device.
-    timeout_s : longest wait for the replies of one exchange, on the host's clock.
+    timeout_s : longest wait for the replies of one exchange, in real time.
     """
 
     def __init__(self, grid: Grid, nodes: Mapping[int, int], timeout_s: float) -> None:
@@ -55,7 +55,7 @@ class DeviceGrid(Grid):
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
-        """Return the node ids of the devices, in the order of the devices."""
+        """Return the node ids in the order of the devices."""
         return [node_of(device) for device in sorted(self._nodes)]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -63,13 +63,13 @@ class DeviceGrid(Grid):
         return list(self._grid.push_messages([self._outward(message) for message in messages]))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have come."""
+        """Return the replies that have arrived."""
         return [self._inward(reply) for reply in self._grid.pull_messages(message_ids)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Send messages and return the replies that come in time."""
+        """Send messages and return the replies that arrive in time."""
         replies = self._grid.send_and_receive(
             [self._outward(message) for message in messages],
             timeout=self._timeout_s if timeout is None else timeout,
@@ -100,29 +100,29 @@ def find_devices(
     wait_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[int, int]:
-    """Wait for nodes and return the node id of every device among them.
+    """Wait for nodes and return their ids by device.
 
     Parameters
     ----------
     devices : size of the scenario's fleet; a node's ``partition-id`` is below it.
     wanted : nodes to wait for.
-    wait_s : longest wait for them, and then for their answers.
+    wait_s : longest wait for them, and again for their answers.
 
     Raises
     ------
-    UserError : too few came in time, or one does not say which device it is, or two say the same.
+    UserError : too few nodes, a node without a valid device, or two with the same device.
     """
     due = clock() + wait_s
     while len(nodes := list(grid.get_node_ids())) < wanted:
         if clock() >= due:
             raise UserError(
-                f"{len(nodes)} of {wanted} nodes came within {wait_s:g} s; start more SuperNodes "
-                "(in a simulation: --federation-config num-supernodes=N), or set the run-config's "
+                f"{len(nodes)} of {wanted} nodes connected within {wait_s:g} s; start more "
+                "SuperNodes (in a simulation: --federation-config num-supernodes=N), or set the run-config's "
                 "nodes or the scenario's fleet.size"
             )
         time.sleep(POLL_S)
     asked = [Message(RecordDict(), node, protocol.IDENTIFY) for node in nodes]
-    found: dict[int, int] = {}
+    node_of_device: dict[int, int] = {}
     for reply in grid.send_and_receive(asked, timeout=wait_s):
         node = reply.metadata.src_node_id
         if not reply.has_content():
@@ -133,9 +133,11 @@ def find_devices(
         device = reply.content.metric_records[protocol.METRICS][protocol.DEVICE]
         if not isinstance(device, int) or not 0 <= device < devices:
             raise UserError(f"node {node}: partition-id {device} is not below fleet.size {devices}")
-        if device in found:
-            raise UserError(f"nodes {found[device]} and {node} both have partition-id {device}")
-        found[device] = node
-    if len(found) < wanted:
-        raise UserError(f"{len(found)} of {wanted} nodes answered within {wait_s:g} s")
-    return found
+        if device in node_of_device:
+            raise UserError(
+                f"nodes {node_of_device[device]} and {node} both have partition-id {device}"
+            )
+        node_of_device[device] = node
+    if len(node_of_device) < wanted:
+        raise UserError(f"{len(node_of_device)} of {wanted} nodes answered within {wait_s:g} s")
+    return node_of_device

@@ -1,4 +1,4 @@
-"""What a Flower run is about: the scenario and arm that its ``run_config`` names."""
+"""The scenario and arm of a Flower run, from its ``run_config``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class RunConfig:
     scenario : a scenario file, relative to the working directory or to the project.
     arm : an arm of it by name; empty: the first.
     overrides : ``KEY.PATH=VALUE`` texts, separated by semicolons.
-    nodes : SuperNodes to wait for; 0: as many as the scenario's fleet has devices.
+    nodes : SuperNodes to wait for; 0: one per device of the scenario's fleet.
     wait_s : longest wait for them, and for the replies of one exchange.
     out : folder for the trained weights, relative to the working directory; empty: nowhere.
     """
@@ -70,7 +70,7 @@ class ChosenArm:
         self.inputs: RunInputs = read_run_inputs(self.scenario)
 
     def new_models(self) -> ArmModels:
-        """Build the halves anew, with their first weights.
+        """Build new halves with initial weights.
 
         Raises
         ------
@@ -80,17 +80,17 @@ class ChosenArm:
 
     @cached_property
     def device_specs(self) -> list[DeviceSpec]:
-        """What is installed on the devices, one program per tier."""
+        """The devices' specifications, one per tier."""
         return [tier.device_spec for tier in self.new_models().tiers]
 
 
 @lru_cache(maxsize=2)
 def chosen_arm(config: RunConfig) -> ChosenArm:
-    """Return the arm that a configuration names, read once per process.
+    """Return the arm of a configuration, read once per process.
 
     Raises
     ------
-    UserError : the scenario, the arm or the data is wrong, or cannot run on Flower's own runtime.
+    UserError : the scenario, the arm or the data is wrong, or does not run on Flower's runtime.
     """
     chosen = ChosenArm(config)
     if chosen.scenario.training.protocol != "split_federated":

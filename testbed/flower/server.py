@@ -1,7 +1,7 @@
 """The ServerApp that Flower loads (``testbed.flower.server:app``): trains one scenario's arm.
 
-Devices, links and the cloud are real or Flower's simulation here: nothing is charged, no time is
-virtual, and nobody attacks. What is the same is the training, to the bit.
+Devices, links and the cloud are real or Flower's simulation: there are no virtual costs and no
+attacks. The training equals that of a run, bit by bit.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from testbed.engine.training.fleet import new_server
 from testbed.flower.device_grid import DeviceGrid, find_devices
 from testbed.flower.run_config import RunConfig, chosen_arm
 
-_LOG = logging.getLogger("flwr")  # what ``flwr run --stream`` and ``flwr log`` show
+_LOG = logging.getLogger("flwr")  # shown by ``flwr run --stream`` and ``flwr log``
 
 
 def train_on(grid: Grid, config: RunConfig) -> tuple[SplitFederated, list[RoundRecord]]:
@@ -68,7 +68,7 @@ def write_result(folder: Path, server: SplitFederated, rounds: Sequence[RoundRec
 
 
 def new_server_app(config: RunConfig | None = None) -> ServerApp:
-    """Return a ServerApp for a configuration; None: for the one of its ``run_config``."""
+    """Return a ServerApp for a configuration; None: the one in its ``run_config``."""
     made = ServerApp()
 
     @made.main()

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of a sweep.
+    """The results of a sweep.
 
     Attributes
     ----------
-    folder : holds a results folder per point, ``index.csv``, ``index.html`` and, where the points
-        can be compared, ``comparison/``.
+    folder : holds a results folder per point, ``index.csv``, ``index.html`` and, if the points are
+        comparable, ``comparison/``.
     points : the complete points by name.
     failed : why the others are not complete, by name.
     index : the headline figures, one row per point and arm (a ``pyarrow.Table``).
@@ -51,16 +51,16 @@ def run_sweep(
     scenario : a scenario file, or a mapping of its sections, with a section ``sweep``.
     overrides : as of ``run_scenario``; applied to every point, before the sweep's own values.
     out : the sweep's folder; ``results/NAME`` by default.
-    jobs : points that run at once, each in a process of its own, on one Ray; changes no result.
-    resume : run what the folder lacks.
-    force : replace the sweep that the folder holds.
+    jobs : points that run at once, each in its own process, on one Ray; does not affect results.
+    resume : run the points that the folder lacks.
+    force : replace the sweep in the folder.
     progress : show points and phases on standard error.
 
     Raises
     ------
-    UserError : input that a person has to put right; nothing has been overwritten. A point that
-        fails later does not raise: it is in ``failed``.
-    KeyboardInterrupt : what there is has been written, and ``resume`` goes on.
+    UserError : the input is wrong; nothing was overwritten. A point that fails later does not
+        raise: it is in ``failed``.
+    KeyboardInterrupt : the sweep was interrupted; ``resume`` continues it.
     """
     stop_telemetry()
     import pyarrow as pa
@@ -103,7 +103,7 @@ def run_sweep(
 
 
 def _say_nothing(line: str) -> None:
-    """Take a line of progress and show nothing."""
+    """Ignore a line of progress."""
 
 
 def _aligned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

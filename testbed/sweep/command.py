@@ -64,7 +64,7 @@ def run_many(chosen: argparse.Namespace, overrides: Sequence[str], interrupts: I
 
 
 def default_sweep_folder(points: Sequence[Point], files: int) -> Path:
-    """Return the folder of a sweep or batch whose user chose none."""
+    """Return the default folder of a sweep or batch."""
     first = points[0].scenario.name
     return Path("results") / (first if files == 1 else f"{first}+{files - 1}")
 

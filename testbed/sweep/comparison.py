@@ -1,4 +1,4 @@
-"""Compares the points of a sweep with one another, where their differences mean something."""
+"""Compares the points of a sweep, if they are comparable."""
 
 import shlex
 
@@ -9,10 +9,10 @@ from testbed.sweep.folder import COMPARISON, COMPLETE, SweepFolder
 
 
 def compare_points(sweep: SweepFolder) -> None:
-    """Write ``comparison/`` once all points are complete, or note why there is none.
+    """Write ``comparison/`` when all points are complete, or note why there is none.
 
-    Points on other data, fleets or adversaries cannot be compared: their differences would be
-    taken for differences between defences (``testbed.compare``).
+    Points with different data, fleets or adversaries are not comparable: their differences would
+    look like differences between defences (``testbed.compare``).
     """
     folders = [sweep.of(point) for point in sweep.points]
     if len(folders) < 2 or any(sweep.status(point) != COMPLETE for point in sweep.points):

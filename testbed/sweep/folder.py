@@ -1,4 +1,4 @@
-"""The folder of a sweep: a results folder per point, and ``sweep.json``, the list of them."""
+"""The folder of a sweep: a results folder per point, and ``sweep.json``, which lists them."""
 
 import json
 import shutil
@@ -10,15 +10,12 @@ from typing import Any
 
 from testbed.core.errors import UserError
 from testbed.core.files import write_json
-from testbed.results.writing import (
-    RESOLVED,
-    check_folder,
-)
+from testbed.results.writing import RESOLVED, check_folder
 from testbed.sweep.grid import Point
 
 MANIFEST = "sweep.json"
 COMPARISON = "comparison"
-JOBS = ".jobs"  # what is passed to the processes of points that run at once
+JOBS = ".jobs"  # input files of concurrent points' processes
 MANIFEST_VERSION = 1
 COMPLETE, INTERRUPTED, FAILED, PENDING = "complete", "interrupted", "failed", "pending"
 
@@ -30,7 +27,7 @@ class SweepFolder:
     Attributes
     ----------
     errors : why points failed, by name.
-    note : what became of the comparison of all points.
+    note : about the comparison of all points.
     """
 
     path: Path
@@ -80,8 +77,8 @@ def check_sweep_folder(
 
     Raises
     ------
-    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on, or
-        a point in it was run with another scenario.
+    UserError : it is not empty, and neither ``force`` nor ``resume`` allows to use it; or a point
+        in it was run with another scenario.
     """
     if any(point.name == COMPARISON for point in points):
         raise UserError(f"{COMPARISON}: this name is kept for the comparison; rename the scenario")
@@ -107,18 +104,18 @@ def check_sweep_folder(
 
 
 def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> SweepFolder:
-    """Make a checked folder ready, without the points of the sweep that ``force`` replaces.
+    """Prepare a checked folder; remove the points of a sweep that ``force`` replaces.
 
-    What a sweep that was killed has left in ``JOBS`` goes too.
+    Also remove the ``JOBS`` folder of a killed sweep.
 
     Raises
     ------
-    UserError : it cannot be written; nothing has been removed.
+    UserError : it cannot be written; nothing was removed.
     """
     try:
         if force and folder.is_dir():
             with tempfile.TemporaryFile(dir=folder):
-                pass  # else a point would be emptied before its own folder turns out to stay
+                pass  # check that the folder can be written before any point is removed
             for name in [*_points_of(folder), COMPARISON]:
                 old = folder / name
                 if (old / RESOLVED).exists() or (old / "compare.json").exists():
@@ -133,7 +130,7 @@ def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> Swe
 
 
 def _points_of(folder: Path) -> list[str]:
-    """Return the names of the points that ``sweep.json`` lists; a name never leaves the folder."""
+    """Return the names of the points in ``sweep.json``, except paths out of the folder."""
     try:
         points: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["points"]
         names = [point["name"] for point in points if isinstance(point, Mapping)]

@@ -1,4 +1,4 @@
-"""What a ``sweep:`` section means: every combination of its values is a scenario of its own."""
+"""Expands a ``sweep:`` section: every combination of its values is a scenario."""
 
 import copy
 import hashlib
@@ -27,7 +27,7 @@ class Point:
 
     Attributes
     ----------
-    name : its folder's name; made of its values, so that it stays when the sweep grows.
+    name : its folder's name, made of its values: it does not change when the sweep grows.
     values : the swept keys and this point's values.
     """
 
@@ -37,7 +37,7 @@ class Point:
 
 
 def has_sweep(path: Path, overrides: Sequence[str]) -> bool:
-    """Say whether a scenario file, or an override of it, asks for a sweep.
+    """Return whether a scenario file or an override asks for a sweep.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def has_sweep(path: Path, overrides: Sequence[str]) -> bool:
 
 
 def expand_files(paths: Sequence[Path], overrides: Sequence[str]) -> list[Point]:
-    """Return the points of one or several scenario files, all of them validated.
+    """Return the validated points of one or several scenario files.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def expand_files(paths: Sequence[Path], overrides: Sequence[str]) -> list[Point]
         taken = {point.name for point in points}
         if twice := [point.name for point in found if point.name in taken]:
             raise UserError(
-                f"{path}: name: another scenario of this batch is called '{twice[0]}' as well; "
-                "give each a name of its own"
+                f"{path}: name: another scenario of this batch has the name '{twice[0]}' "
+                "too; give each its own name"
             )
         points += found
     return points
@@ -71,9 +71,9 @@ def expand_files(paths: Sequence[Path], overrides: Sequence[str]) -> list[Point]
 def expand(
     tree: Mapping[str, Any], changes: Changes, where: str, prefixed: bool = False
 ) -> list[Point]:
-    """Return the points of a scenario's tree; one without ``sweep:`` is a single point.
+    """Return the points of a scenario's tree; without ``sweep:`` it is a single point.
 
-    The first key changes slowest, as written. Nested keys and key paths mean the same.
+    The first key changes slowest. Nested keys and key paths are equivalent.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def expand(
         scenario = validate_scenario(base, where)
         return [Point(scenario.name, scenario, {})]
     grid = _grid(base.pop(SWEEP), where)
-    _refuse_decided_twice(grid, changes, where)
+    _refuse_overridden(grid, changes, where)
     shorts = _short_keys(list(grid))
     points = []
     for values in itertools.product(*grid.values()):
@@ -104,7 +104,7 @@ def expand(
         scenario = validate_scenario(own, f"{where}, sweep point {shown}")
         name = _fitting("_".join(f"{shorts[key]}-{_slug(value)}" for key, value in chosen.items()))
         points.append(Point(f"{scenario.name}_{name}" if prefixed else name, scenario, chosen))
-    _refuse_alike(points, where)
+    _refuse_equal_names(points, where)
     return points
 
 
@@ -112,7 +112,7 @@ def _grid(section: Any, where: str) -> dict[str, list[Any]]:
     """Return key path -> values of a ``sweep:`` section."""
     grid: dict[str, list[Any]] = {}
     if not isinstance(section, dict) or not section:
-        raise UserError(f"{where}: {SWEEP}: give key paths with lists, for instance seed: [0, 1]")
+        raise UserError(f"{where}: {SWEEP}: give key paths with lists, such as seed: [0, 1]")
     _flatten(section, "", grid, where)
     points = math.prod(len(values) for values in grid.values())
     if points > MAX_POINTS:
@@ -141,23 +141,23 @@ def _flatten(section: Mapping[str, Any], above: str, grid: dict[str, list[Any]],
         grid[path] = value
 
 
-def _refuse_decided_twice(grid: Mapping[str, Any], changes: Changes, where: str) -> None:
-    """Refuse an override of a key that the sweep decides: one of the two would be lost."""
+def _refuse_overridden(grid: Mapping[str, Any], changes: Changes, where: str) -> None:
+    """Refuse an override of a swept key: one of the two would be lost."""
     for key, _ in changes:
         for swept in grid:
             if swept == key or swept.startswith(f"{key}."):
                 raise UserError(
-                    f"{where}: {SWEEP}.{swept} decides what --set {key} would; change the sweep "
+                    f"{where}: {SWEEP}.{swept} sets the same key as --set {key}; change the sweep "
                     "or leave the override out"
                 )
 
 
-def _refuse_alike(points: Sequence[Point], where: str) -> None:
+def _refuse_equal_names(points: Sequence[Point], where: str) -> None:
     seen: dict[str, Point] = {}
     for point in points:
         if point.name in seen:
             raise UserError(
-                f"{where}: {SWEEP}: two points would both be called '{point.name}': "
+                f"{where}: {SWEEP}: two points would both have the name '{point.name}': "
                 f"{_shown(dict(seen[point.name].values))} and {_shown(dict(point.values))}"
             )
         seen[point.name] = point
@@ -167,7 +167,7 @@ def _refuse_alike(points: Sequence[Point], where: str) -> None:
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return the fewest last parts of each key path that tell it from the others."""
+    """Return the shortest ending of each key path that no other key path has."""
     shorts = {}
     for key in keys:
         parts = key.split(".")
@@ -180,7 +180,7 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _slug(value: Any) -> str:
-    """Return a value as part of a folder's name; what cannot be shown in full gets a digest."""
+    """Return a value as part of a folder's name; with a digest if it is shortened."""
     if isinstance(value, dict | list):
         named = value.get("name") if isinstance(value, dict) else None
         return f"{_slug(named) if isinstance(named, str) else 'value'}-{_digest(value)}"
@@ -190,7 +190,7 @@ def _slug(value: Any) -> str:
 
 
 def _fitting(name: str) -> str:
-    """Return the name, shortened where file systems would refuse it."""
+    """Return the name, shortened if it is too long for file systems."""
     if len(name) <= MAX_NAME_LETTERS:
         return name
     return f"{name[:MAX_NAME_LETTERS]}-{_digest(name)}"

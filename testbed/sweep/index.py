@@ -1,4 +1,4 @@
-"""The index of a sweep: ``index.csv`` for tools and ``index.html`` for people, of what is there."""
+"""The index of a sweep: ``index.csv`` for tools and ``index.html`` for readers."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Entry = dict[str, Any]
 def rows_of(sweep: SweepFolder) -> list[Entry]:
     """Return one row per point and arm: the swept values, then the headline figures.
 
-    A point that is not complete has one row, without figures.
+    An incomplete point has one row without figures.
     """
     rows: list[Entry] = []
     for point in sweep.points:

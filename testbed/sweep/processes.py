@@ -1,4 +1,4 @@
-"""Several points at once: each is a run of its own in a process of its own, all on one Ray."""
+"""Runs several points at once, each in a process of its own, all on one Ray."""
 
 import contextlib
 import os
@@ -40,18 +40,18 @@ def run_in_processes(
     say: Callable[[str], None],
     on_point: Callable[[], None],
 ) -> None:
-    """Run points, ``jobs`` at a time; a failing point is noted in ``sweep.errors``.
+    """Run points, ``jobs`` at a time; a failing point is recorded in ``sweep.errors``.
 
-    Where the Ray that they share dies, the points on it fail, and those that are left get another.
+    If the shared Ray dies, the points on it fail, and the remaining points get another.
 
     Parameters
     ----------
-    shared : is closed at the end, in whatever way that comes.
+    shared : closed at the end in any case.
 
     Raises
     ------
     UserError : Ray cannot start here.
-    KeyboardInterrupt : every running point was told to stop and has written what it had.
+    KeyboardInterrupt : every running point was stopped and has written its partial results.
     """
     left = list(waiting)
     running: list[_Running] = []
@@ -74,9 +74,9 @@ def run_in_processes(
 
 @contextlib.contextmanager
 def _passing_files(sweep: SweepFolder) -> Iterator[Path]:
-    """Make a folder for what the processes are passed.
+    """Make a folder for the processes' input files.
 
-    Where no ``finally`` runs any more, the next start of the sweep removes it.
+    If no ``finally`` block runs, the next start of the sweep removes it.
     """
     folder = sweep.path / JOBS
     folder.mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def _start(
 
 
 def _ended(running: Sequence[_Running], shared: SharedRay) -> list[tuple[_Running, str | None]]:
-    """Return the points whose process has ended, and why, where it cannot know that as well."""
+    """Return the points whose process has ended, with the reason if the process cannot know it."""
     try:
         shared.check()
     except HostError as error:
@@ -133,19 +133,19 @@ def _note(
 
 
 def _last_words(one: _Running) -> str:
-    """Return why a point failed; where Ray has ended it, its watchdog says so a moment later."""
+    """Return why a point failed; if Ray ended it, its watchdog reports that shortly after."""
     due = time.monotonic() + LAST_WORDS_WITHIN_S
     while True:
         lines = one.messages.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1] if lines else f"its process ended with code {one.process.returncode}"
-        reason = said.removeprefix("error: ").removeprefix("failed: ")
-        if reason != said or time.monotonic() > due:
+        message = lines[-1] if lines else f"its process ended with code {one.process.returncode}"
+        reason = message.removeprefix("error: ").removeprefix("failed: ")
+        if reason != message or time.monotonic() > due:
             return reason
         time.sleep(POLL_S)
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Let every worker write its partial results; end those that do not within a bound."""
+    """Let every worker write its partial results; kill those that exceed the time limit."""
     for one in running:
         if one.process.poll() is None:
             one.process.send_signal(signal.SIGINT)

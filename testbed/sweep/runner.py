@@ -1,4 +1,4 @@
-"""Runs the points of a sweep, one after another in this process or several at once in others."""
+"""Runs the points of a sweep: one after another in this process, or several at once in others."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -39,27 +39,27 @@ def run_points(
     resume: bool = False,
     ray_address: str | None = None,
 ) -> SweepFolder:
-    """Run every point that is not complete yet; a point that fails does not stop the others.
+    """Run every incomplete point; a failing point does not stop the others.
 
-    The index is written anew after every point. The number of jobs changes no result.
+    The index is rewritten after every point. The number of jobs does not affect results.
 
     Parameters
     ----------
-    say : gets one line per point.
-    make_display : the display of a point's phases, where points run one after another.
+    say : receives one line per point.
+    make_display : creates the display of a point's phases, if points run one after another.
     jobs : points that run at once, each in a process of its own, on one Ray.
-    ray_address : of a Ray cluster that the points join; None starts Ray on this machine.
+    ray_address : Ray cluster that the points join; None starts Ray on this machine.
 
     Raises
     ------
-    UserError : a point is wrong in a way that can be seen before anything runs, or the folder
-        cannot be used; nothing has been overwritten.
+    UserError : a point is wrong in a way that is detected before the run, or the folder cannot be
+        used; nothing was overwritten.
     KeyboardInterrupt : the running points have written their partial results.
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a number of at least 1")
     if ray_address is not None:
-        ray_address = found_address(ray_address)  # the same for all points, whatever it names later
+        ray_address = found_address(ray_address)  # resolved once for all points
         check_address(ray_address)
     for point in points:
         _check(point)
@@ -91,11 +91,11 @@ def run_points(
 
 
 def _check(point: Point) -> None:
-    """Refuse what is wrong about a point before any data is read.
+    """Check a point before any data is read.
 
     Raises
     ------
-    UserError : names the point.
+    UserError : the point is wrong; names it.
     """
     try:
         fleet, _ = read_fleet(point.scenario)

@@ -1,4 +1,4 @@
-"""One Ray for all points of a sweep that run at once: each point's process joins it."""
+"""One Ray for all concurrent points of a sweep: each point's process joins it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class SharedRay:
-    """A cluster that is there already, or a Ray on this machine for as long as the sweep lasts.
+    """A running cluster, or a Ray on this machine for the duration of the sweep.
 
-    The latter starts with the first point that needs it: none does where all are inline. One that
-    was closed because it died is followed by another when the next point asks for its address.
+    The latter starts with the first point that needs it. If it dies, it is closed, and the next
+    point starts another.
 
     Parameters
     ----------
-    points : what may run. Those on Ray get the hosts that they ask for, or else an equal share of
-        the cluster's CPUs, or of this machine's cores.
-    jobs : how many of them run at once.
+    points : points that may run. Those on Ray get the hosts that they ask for, or else an equal
+        share of the CPUs of the cluster or this machine.
+    jobs : points that run at once.
     address : of the cluster; None starts Ray here.
 
     Raises
     ------
-    UserError : the cluster cannot be joined, or has too few CPUs for so many points at once.
+    UserError : the cluster cannot be joined, or has too few CPUs for the concurrent points.
     """
 
     def __init__(self, points: Sequence[Point], jobs: int, address: str | None = None) -> None:
@@ -49,7 +49,7 @@ class SharedRay:
         return scenario.engine.hosts or self._share
 
     def scenario(self, point: Point) -> Scenario:
-        """Return a point's scenario with its number of hosts, which changes no result."""
+        """Return a point's scenario with its number of hosts, which does not affect results."""
         scenario = point.scenario
         if not on_ray(point):
             return scenario
@@ -57,7 +57,7 @@ class SharedRay:
         return scenario.model_copy(update={"engine": engine})
 
     def options(self, point: Point) -> list[str]:
-        """Return what tells a point's process where to join; starts Ray if it is not there.
+        """Return the option with Ray's address for a point's process; start Ray if necessary.
 
         Raises
         ------
@@ -69,32 +69,31 @@ class SharedRay:
         if self._address is not None:
             return self._address
         if self._started is None:
-            from testbed.engine.hosts.on_ray.cluster import (
-                LocalCluster,  # importing Ray takes a second
-            )
+            # importing Ray takes a second
+            from testbed.engine.hosts.on_ray.cluster import LocalCluster
 
             self._started = LocalCluster(self._most_hosts)
         return self._started.address
 
     def check(self) -> None:
-        """Check that a Ray that was started here lives; others' are their points' to watch.
+        """Check that a Ray that was started here lives; points check an external cluster.
 
         Raises
         ------
-        HostError : it does not.
+        HostError : it is dead.
         """
         if self._started is not None:
             self._started.check()
 
     def close(self) -> None:
-        """End a Ray that was started here, with all its processes and its folder."""
+        """Stop a Ray that was started here, with all its processes and its folder."""
         started, self._started = self._started, None
         if started is not None:
             started.close()
 
 
 def on_ray(point: Point) -> bool:
-    """Say whether a point's hosts are Ray's."""
+    """Return whether a point runs on Ray."""
     return point.scenario.engine.backend == "ray"
 
 

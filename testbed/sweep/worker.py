@@ -1,4 +1,4 @@
-"""One point of a sweep in its own process: the command line, ended when its starter ends."""
+"""One point of a sweep in its own process: the command line, stopped when its starter ends."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from testbed.run import main
 
 
 def _stop_with_starter() -> None:
-    """Wait until standard input closes, which it does however the starter ends, then interrupt."""
+    """Interrupt when standard input closes, which it does when the starter ends in any way."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os.kill(os.getpid(), signal.SIGINT)

@@ -1,1 +1,1 @@
-"""Serving."""
+"""Serving: requests, their times, the cloud's queue and its cost."""

@@ -16,14 +16,14 @@ MS = 1000.0
 
 @dataclass(frozen=True)
 class CloudTimes:
-    """The cloud's servers and what they take.
+    """The cloud's servers and their service times.
 
     Attributes
     ----------
     batch : service times by the size of a batch.
     servers : equal servers that share one queue.
-    window_ms : how long a batch waits to fill, from its first request on.
-    tier_of : the tier of each node; nodes that are missing are in tier 0.
+    window_ms : how long a batch waits to fill, from its first request.
+    tier_of : the tier of each node; missing nodes are in tier 0.
     """
 
     batch: BatchTimes
@@ -38,9 +38,9 @@ class Batch:
 
     Attributes
     ----------
-    waited_ms : of each request, from its arrival to the start.
-    share_ms : of each request, its share of the server's time: an equal one of what its tier takes
-        in the cloud model, and for a raw image an equal one of what these take in the front-end.
+    waited_ms : each request's time from its arrival to the start.
+    share_ms : each request's share of the server's time. A tier's requests share its time in the
+        cloud model equally; its raw images also share their time in the front-end.
     """
 
     requests: list[int]
@@ -70,7 +70,7 @@ class CloudQueue:
         return self.last_ms - self.first_ms if self.first_ms is not None else 0.0
 
     def arrive(self, request: int, tier: int, raw: bool, now_ms: float) -> float:
-        """Queue a request; return when to ask for a start (``start``) on its behalf."""
+        """Queue a request; return when to call ``start`` for it."""
         if self.first_ms is None:
             self.first_ms = now_ms
         self._waiting.append((now_ms, request, tier, raw))
@@ -87,7 +87,7 @@ class CloudQueue:
 
         Returns
         -------
-        The batch, and when to ask again; None where nothing is due, or nothing waits.
+        The batch, or None if none is due; and when to call again, or None if no request waits.
         """
         if not self._waiting or self._due_ms() > now_ms:
             return None, None
@@ -110,7 +110,7 @@ class CloudQueue:
         return batch, max(now_ms, self._due_ms()) if self._waiting else None
 
     def _shares_ms(self, taken: list[tuple[int, bool]]) -> list[float]:
-        """Return each request's share of the service, from its tier and whether it is raw."""
+        """Return each request's share of the service time."""
         of_tier = Counter(tier for tier, _ in taken)
         raw_of_tier = Counter(tier for tier, raw in taken if raw)
         times = self.times.batch

@@ -90,7 +90,7 @@ def _listed(seconds: NDArray[np.float64] | None, tiers: Sequence[str]) -> dict[s
 
 
 def _work_mj(answered: Sequence[Row]) -> float | None:
-    """Return the mean energy of computing, sending and receiving, where all of it is known."""
+    """Return the mean energy of computing, sending and receiving, where it is known."""
     known = [row for row in answered if row["energy_mj"] is not None]
     work = [row["energy_mj"] - row["wake_tail_mj"] for row in known]
     return float(np.mean(work)) if work else None

@@ -1,4 +1,4 @@
-"""Serves the victims' requests with a trained arm, and lays out what each of them cost."""
+"""Serves the victims' requests with a trained arm; the rows of requests.parquet."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ class ServedArm:
     ----------
     rows : rows of requests.parquet, in the order of arrival.
     answers : predicted class by request id.
-    batch : what the cloud took for a batch.
+    batch : the cloud's service times of a batch.
     """
 
     requests: list[Request]
@@ -87,10 +87,11 @@ def serve(run_context: RunContext, arm: TrainedArm) -> ServedArm:
 
 
 def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
-    """Return the arm's front-end, to run in the cloud for devices that it does not fit.
+    """Return the arm's front-end, run in the cloud for devices that it does not fit.
 
-    With the defence's release and the device's own draw: the answer is the one that the device
-    would have got. The release hides nothing here, but the cloud model was trained on it.
+    It applies the defence's release with the device's own random draw, so that the answer equals
+    the one for features from the device. The release protects nothing here, but the cloud model was
+    trained on it.
     """
     runners = {tier: arm.deployed(tier).runner for tier in arm.models.used()}
     tier_of = NodeTiers(arm.models.tier_of)

@@ -1,10 +1,9 @@
-"""How long the cloud takes for a batch: modelled, timed on this host, or recorded earlier.
+"""Service times of the cloud for a batch: modelled, measured on this machine, or recorded.
 
-Results must not depend on the host's speed, so the default is the cost model of the scenario's
-cloud device. Who wants this host's times instead says so (``serving.cloud_service: measured``):
-they are taken once, before anything runs, and written into the resolved scenario as ``recorded``.
-From then on they are input like any other, and running the resolved scenario reproduces the results
-on any host.
+Results must not depend on the machine's speed. The default is the cost model of the scenario's
+cloud device. With ``serving.cloud_service: measured`` this machine's times are taken once, before
+the run, and written into the resolved scenario as ``recorded``. The resolved scenario then
+reproduces the results on any machine.
 """
 
 import statistics
@@ -32,7 +31,7 @@ DIGITS = 4
 
 
 def batch_times(inputs: RunInputs, models: ArmModels) -> BatchTimes:
-    """Return what an arm's halves take at the cloud, for batches of 1 to ``serving.max_batch``."""
+    """Return the cloud's service times of an arm, for batches of 1 to ``serving.max_batch``."""
     section = inputs.scenario.serving
     if section.cloud_service == "catalogue":
         tiers = [_modelled(inputs, tier) for tier in models.tiers]
@@ -62,7 +61,7 @@ def settle_service_times(inputs: RunInputs, arms: Sequence[ArmModels]) -> RunInp
 
     Raises
     ------
-    UserError : it gives times itself, but not those of every tier.
+    UserError : it gives recorded times, but not of every tier.
     """
     section = inputs.scenario.serving
     if section.cloud_service == "recorded":
@@ -82,10 +81,10 @@ def settle_service_times(inputs: RunInputs, arms: Sequence[ArmModels]) -> RunInp
 
 
 def measured_times(models: ArmModels, largest: int) -> dict[str, ServiceTimes]:
-    """Time both halves of every tier on this host, for batches of 1 to ``largest``.
+    """Time both halves of every tier on this machine, for batches of 1 to ``largest``.
 
-    CPU time of one thread, so that other processes do not count; the median of ``REPEATS`` passes
-    after a warm-up, at powers of two and at the largest batch, and interpolated between them.
+    Each time is the median CPU time of one thread over ``REPEATS`` passes after a warm-up. Powers
+    of two and the largest batch are measured; times between them are interpolated.
     """
     return {
         tier.device_spec.tier: ServiceTimes(
@@ -105,7 +104,7 @@ def _by_size(module: nn.Module, shape: tuple[int, ...], largest: int) -> list[fl
     with torch_threads(1), torch.inference_mode():
         measured = [_median_ms(module, torch.zeros(size, *shape)) for size in sizes]
     module.train(was_training)
-    # a larger batch is never quicker; what says so is noise
+    # Force times to be non-decreasing in batch size: a decrease is noise.
     rising = np.maximum.accumulate(measured)
     every = np.interp(np.arange(1, largest + 1), sizes, rising)
     return [max(float(f"{value:.{DIGITS}g}"), SHORTEST_MS) for value in every]

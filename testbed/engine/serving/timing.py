@@ -1,4 +1,4 @@
-"""The victims' requests: when they arrive, and their time through device, link and cloud."""
+"""The victims' requests: their arrivals, and their times through device, link and cloud."""
 
 import heapq
 from collections.abc import Sequence
@@ -38,15 +38,16 @@ def draw_requests(
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the milliseconds of one answered request went.
+    """The parts of one answered request's latency.
 
     Attributes
     ----------
-    uplink_ms : sending, with the time that the radio took to wake up.
-    wake_ms : that time alone.
-    queue_ms : waiting for the device, for its link and at the cloud (for a batch to fill, too).
-    cloud_ms : the service of its batch, of ``batch_size`` requests.
-    cloud_share_ms : what of it is on this request's account; they add up to the servers' busy time.
+    uplink_ms : sending, including the radio's wake-up.
+    wake_ms : the radio's wake-up alone.
+    queue_ms : waiting for the device, for its link and at the cloud, including for a full batch.
+    cloud_ms : the service of its batch of ``batch_size`` requests.
+    cloud_share_ms : the request's share of that service; all shares add up to the servers' busy
+        time.
     """
 
     compute_ms: float
@@ -67,12 +68,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class ServedTimes:
-    """Timings by request id, and what the cloud did from its first arrival to its last answer.
+    """Timings by request id, and the cloud's use from its first arrival to its last answer.
 
     Attributes
     ----------
-    wake_tail_mj : by request, what its device's radio drew while waking up for it and while staying
-        awake after it, until the next one or until asleep; None: unpublished.
+    wake_tail_mj : by request, the radio's energy for waking up before it and for staying awake
+        after it, until the next request or until asleep; None if unpublished.
     """
 
     timings: dict[int, Timing]
@@ -84,7 +85,7 @@ class ServedTimes:
 
     @property
     def cloud_utilisation(self) -> float:
-        """Return the share of the servers' time that they were busy."""
+        """Return the share of time that the servers were busy."""
         available_ms = self.servers * self.span_ms
         return self.busy_ms / available_ms if available_ms else 0.0
 
@@ -93,7 +94,7 @@ COMPUTED, AT_CLOUD, START, BACK = range(4)  # events, in their order at equal ti
 
 
 class _Stations:
-    """The stations that requests go through, and everything that is known of their times."""
+    """The stations that requests pass, and the requests' times."""
 
     def __init__(
         self, cloud: CloudTimes, radio: RadioTimers | None, one_way_ms: NDArray[np.float64] | None
@@ -107,9 +108,9 @@ class _Stations:
         self.energy = _RadioEnergy(radio)
 
     def send(self, item: Request, sent: Charge, now_ms: float) -> float:
-        """Send a computed request over its device's link; return when the cloud has it.
+        """Send a computed request over its device's link; return its arrival at the cloud.
 
-        The link is busy until the last bit is out: the way to the cloud does not occupy it.
+        The link is busy until the last bit is sent; propagation to the cloud does not occupy it.
         """
         device = device_of(item.node)
         starts_ms = max(now_ms, self.link_free.get(device, 0.0))
@@ -127,11 +128,11 @@ class _Stations:
     def answered(
         self, item: Request, charges: RequestCharges, times: tuple[float, float, float, int]
     ) -> float:
-        """Note what the cloud did with a request; return how long its answer takes back.
+        """Record the cloud's service of a request; return how long its answer travels.
 
         Parameters
         ----------
-        times : waited, served and its share of that, in ms, and the size of the batch.
+        times : waiting, service and share of it, in ms, and the size of the batch.
         """
         queued_ms, service_ms, share_ms, size = times
         sent, answer = charges.features, charges.answer
@@ -150,7 +151,7 @@ class _Stations:
         return answer.downlink_ms
 
     def receive(self, item: Request, now_ms: float) -> None:
-        """Note that a device has its answer."""
+        """Record that a device has received its answer."""
         self._note_active(device_of(item.node), now_ms)
         self.energy.receives(device_of(item.node), now_ms)
 
@@ -161,7 +162,7 @@ class _Stations:
 
 @dataclass
 class _RadioEnergy:
-    """What radios draw beside sending and receiving: waking up, and staying awake afterwards."""
+    """Energy of radios beside sending and receiving: waking up and staying awake."""
 
     radio: RadioTimers | None
     mj: dict[int, float] = field(default_factory=dict)
@@ -170,13 +171,13 @@ class _RadioEnergy:
     def sends(
         self, device: int, request: int, starts_ms: float, wake_ms: float, out_ms: float
     ) -> None:
-        """Note a transmission: wake-up from ``starts_ms`` on, the last bit out at ``out_ms``."""
+        """Record a transmission: wake-up from ``starts_ms``, last bit sent at ``out_ms``."""
         self._tail(device, starts_ms)
         self.mj[request] = self.radio.wake_mj(device, wake_ms) if self.radio else 0.0
         self._awake[device] = (out_ms, request)
 
     def receives(self, device: int, now_ms: float) -> None:
-        """Note an answer: the tail begins anew, on the account of the device's last request."""
+        """Record an answer: the tail restarts and counts for the device's last request."""
         since_ms, request = self._awake[device]
         if now_ms > since_ms:
             self._tail(device, now_ms)
@@ -188,7 +189,7 @@ class _RadioEnergy:
             self.mj[request] += self.radio.tail_mj(device, max(0.0, until_ms - since_ms))
 
     def finish(self) -> dict[int, float | None]:
-        """Let every radio fall asleep; return the energy by request, None where unpublished."""
+        """Let every radio fall asleep; return the energy by request, None if unpublished."""
         for device in self._awake:
             self._tail(device, np.inf)
         return {request: None if np.isnan(mj) else mj for request, mj in self.mj.items()}
@@ -204,14 +205,14 @@ def time_requests(
     """Send the answered requests through three first-come-first-served stations.
 
     A device computes one request at a time, its link sends one at a time, and the cloud's servers
-    share one queue. Events are taken in the order of virtual time, so that a radio is awake after
-    everything it sent or received before, and of request numbers at equal times.
+    share one queue. Events run in the order of virtual time, and of request numbers at equal times.
+    A radio is therefore awake after everything that it sent or received earlier.
 
     Parameters
     ----------
-    radio : the timers of radios that sleep, all of them asleep at first; None never sleep.
-    one_way_ms : (devices,) the part of every uplink that is on its way and does not occupy the
-        link; None: none.
+    radio : timers of radios that sleep, all asleep at first; None: they never sleep.
+    one_way_ms : (devices,) propagation time within every uplink, which does not occupy the link;
+        None: zero.
     """
     by_number = {
         item.request: item

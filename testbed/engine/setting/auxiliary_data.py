@@ -1,4 +1,4 @@
-"""The images that an adversary owns: a share of the run's auxiliary part, or another dataset's."""
+"""An adversary's auxiliary images: a share of the run's auxiliary part, or another dataset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ForeignImages:
-    """Auxiliary images of another dataset, brought to the run's image shape."""
+    """Auxiliary images of another dataset, converted to the run's image shape."""
 
     auxiliary: LabelledImages
     validation: LabelledImages
 
 
 def foreign_images(scenario: Scenario, data: FederatedData) -> Mapping[str, ForeignImages]:
-    """Load the datasets that adversaries bring of their own, by the adversary's name.
+    """Load the adversaries' own datasets, by the adversary's name.
 
-    An image whose content is also in the run's pool is left out: it could be a victim.
+    Images whose content is also in the run's pool are left out: they could be victims.
 
     Raises
     ------
     UserError : a dataset is missing, unreachable or unreadable.
     """
-    found = {}
+    loaded = {}
     for adversary in scenario.adversaries:
         chosen = adversary.knowledge.auxiliary_data
         if chosen is None:
@@ -52,21 +52,22 @@ def foreign_images(scenario: Scenario, data: FederatedData) -> Mapping[str, Fore
             image_size_px=None,
             max_images=chosen.max_images or wanted,
         )
-        own = np.flatnonzero(~np.isin(pool.content_keys, data.pool.content_keys))
-        own = generator(scenario.seed, f"auxiliary data of {adversary.name}").permutation(own)
-        images = _brought_to(to_unit(pool.images[own]), data.pool.image_shape)
+        usable = np.flatnonzero(~np.isin(pool.content_keys, data.pool.content_keys))
+        rng = generator(scenario.seed, f"auxiliary data of {adversary.name}")
+        rows = rng.permutation(usable)
+        images = _converted(to_unit(pool.images[rows]), data.pool.image_shape)
         held_out = max(1, round(_VALIDATION_SHARE * len(images)))
-        found[adversary.name] = ForeignImages(
+        loaded[adversary.name] = ForeignImages(
             _unlabelled(images[held_out:]), _unlabelled(images[:held_out])
         )
-    return found
+    return loaded
 
 
 def _unlabelled(images: FloatArray) -> LabelledImages:
     return LabelledImages(images, np.full(len(images), NO_LABEL, dtype=np.int64))
 
 
-def _brought_to(images: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+def _converted(images: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
     """Return images (N, C, H, W) in [0, 1] with the channels and size of ``shape``."""
     x = torch.from_numpy(images)
     if x.shape[1] == 3 and shape[0] == 1:
@@ -80,7 +81,7 @@ def _brought_to(images: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
 
 
 def auxiliary_classes(adversary: Adversary, num_classes: int, seed: int) -> IntArray | None:
-    """Return the classes of which the adversary holds images, or None for all."""
+    """Return the classes of the adversary's images, or None for all."""
     if adversary.knowledge.auxiliary_classes == "all":
         return None
     order = generator(seed, f"classes of {adversary.name}").permutation(num_classes)

@@ -1,4 +1,4 @@
-"""The models of an arm, built and measured together: one front-end per tier, one shared cloud."""
+"""The models of an arm with their sizes: one front-end per tier, one shared cloud model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ from testbed.scenario.schema import Arm, Scenario
 
 @dataclass(frozen=True)
 class TierModel:
-    """What one tier of an arm runs, with its sizes for one image.
+    """The models of one tier of an arm, with their sizes for one image.
 
     Attributes
     ----------
-    edge_stats, cloud_stats : of the front-end, and of the tier's way through the cloud model.
-    adversary_stats : of what the defence trains on the device but does not deploy.
+    edge_stats, cloud_stats : of the front-end, and of the tier's path through the cloud model.
+    adversary_stats : of the network that the defence trains on the device but does not deploy.
     """
 
     device_spec: DeviceSpec
@@ -40,7 +40,7 @@ class TierModel:
 
 @dataclass(frozen=True)
 class ArmModels:
-    """An arm's programs, its untrained halves and their sizes.
+    """An arm's device specifications, its untrained halves and their sizes.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class ArmModels:
 
     @property
     def main(self) -> TierModel:
-        """Return the tier that stands for the arm: its own front-end, if any device runs it."""
+        """Return the tier that represents the arm: its own front-end, if any device runs it."""
         return self.tiers[self.used()[0]]
 
 
@@ -125,7 +125,7 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
 
 
 def edge_stats(device_spec: DeviceSpec) -> LayerStats:
-    """Return the sizes of what a device runs for one image, whatever its number format.
+    """Return the sizes of a device's front-end for one image, independent of its precision.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def edge_stats(device_spec: DeviceSpec) -> LayerStats:
 
 
 def plain_edge(device_spec: DeviceSpec) -> EdgeModel:
-    """Return what a program runs, in float32: emulating a format costs what no device pays."""
+    """Return a front-end in float32, without the cost of emulating another precision."""
     return replace(device_spec, precision="float32").build()
 
 
@@ -171,7 +171,7 @@ def _edge(arm: Arm, spec: TierSpec, device_spec: DeviceSpec) -> tuple[EdgeModel,
 
 
 def _try_defence(edge: EdgeModel) -> None:
-    """Run the defence once on zeros, so that a wrong combination is refused before training."""
+    """Run the defence once on zeros, to refuse a wrong combination before training."""
     channels, height, width = edge.device_spec.image_shape
     x = torch.zeros(2, channels, height, width)
     parameters, statistics = edge.initial_weights()

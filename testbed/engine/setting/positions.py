@@ -1,4 +1,4 @@
-"""Which devices of a fleet an adversary's position reaches, and which one works for it."""
+"""Devices whose links an adversary's position reaches, and the device that colludes with it."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def devices_read(
 
     Raises
     ------
-    UserError : a type of link that no device of the fleet has, or no shared access point.
+    UserError : no device has a link of this type, or there is no shared access point.
     """
     order = generator(seed, f"tap {name}").permutation(len(fleet))
     if position.tap == "access_point":
@@ -55,7 +55,7 @@ def _one_access_point(
 
 
 def colluding_device(name: str, position: Position, devices: int, seed: int) -> int | None:
-    """Return the device that works for the adversary, or None without one."""
+    """Return the device that colludes with the adversary, or None."""
     if not position.colluding_device:
         return None
     return int(generator(seed, f"colluding device of {name}").integers(devices))

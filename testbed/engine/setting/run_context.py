@@ -1,4 +1,4 @@
-"""What all arms of a run share: data, fleet, availability, hosts and the results folder."""
+"""Inputs and context that all arms share: data, fleet, hosts and the results folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from testbed.scenario.schema import Assignment, Scenario
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Data and fleet of a scenario, before anything runs.
+    """Data and fleet of a scenario.
 
     ``foreign`` holds the images of adversaries whose auxiliary data is another dataset, by name.
     """
@@ -49,7 +49,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunContext:
-    """A setting with its hosts running and its folder open."""
+    """The inputs of a run, with its hosts running and its folder open."""
 
     inputs: RunInputs
     backend: Backend
@@ -58,12 +58,12 @@ class RunContext:
 
 
 def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
-    """Draw the fleet and find the cloud's device.
+    """Draw the fleet and look up the cloud's device.
 
     Raises
     ------
-    UserError : an unknown device or link, or a catalogue of the scenario's own that is wrong;
-        names its file, row and column.
+    UserError : an unknown device or link, or an error in the scenario's own catalogue, with
+        file, row and column.
     """
     section = scenario.fleet
     catalogue: Catalogue = load_catalogue(*(Path(path) for path in section.catalogues))
@@ -77,7 +77,7 @@ def read_fleet(scenario: Scenario) -> tuple[Fleet, CatalogueDevice]:
 
 
 def _check_assignments(assignments: Sequence[Assignment], catalogue: Catalogue) -> None:
-    """Refuse an assignment to a class or device that the catalogue does not know."""
+    """Refuse an assignment to a class or device that is not in the catalogue."""
     classes = sorted({device.device_class for device in catalogue})
     known = [*classes, *(device.name for device in catalogue)]
     for item in assignments:
@@ -90,12 +90,12 @@ def _check_assignments(assignments: Sequence[Assignment], catalogue: Catalogue) 
 
 
 def check_components(scenario: Scenario, devices: int) -> None:
-    """Build the components whose options can be wrong in combination, and let them go again.
+    """Build the components whose options can be wrong in combination, to check them.
 
     Raises
     ------
-    UserError : a strategy or availability model refuses its options, or this machine cannot train
-        as the provider is asked to.
+    UserError : a strategy or availability model refuses its options, or this machine lacks the
+        provider's device.
     """
     if scenario.training.protocol == "provider":
         choose_device(scenario.training.provider)
@@ -119,11 +119,11 @@ def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
 
     Parameters
     ----------
-    share_out : whether the devices get training images; costs do not depend on them.
+    share_out : whether to distribute the training images; costs do not depend on them.
 
     Raises
     ------
-    UserError : unknown device or link, or anything about the data that has to be put right.
+    UserError : an unknown device or link, or an error in the data.
     """
     fleet, cloud = read_fleet(scenario)
     check_components(scenario, len(fleet))
@@ -142,8 +142,8 @@ def start_backend(inputs: RunInputs, hosts: int | None, address: str | None = No
 
     Parameters
     ----------
-    hosts : how many; None: as many as there are cores.
-    address : of a Ray cluster to join.
+    hosts : their number; None: one per core.
+    address : Ray cluster to join.
     """
     if inputs.scenario.engine.backend == "inline":
         return InlineBackend(inputs.host_data())

@@ -1,4 +1,4 @@
-"""Which device of a fleet runs what: an arm's own front-end, an assigned one, or a smaller one."""
+"""Tiers: which devices run an arm's own front-end, an assigned one, or a smaller one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ SMALLEST_WIDTH = 8
 
 @dataclass(frozen=True)
 class TierSpec:
-    """What the devices of one tier run."""
+    """Front-end, defence and precision of one tier."""
 
     name: str
     front_end: Component
@@ -43,7 +43,7 @@ class TierPlan:
 
 
 class NodeTiers(Mapping[int, int]):
-    """The tiers by node id, read from the column of the fleet's devices.
+    """The tier of each Flower node, without an object per node.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def plan_tiers(
 
     Parameters
     ----------
-    stats_of : sizes of what a tier runs at the run's image size, to find out what fits.
+    stats_of : sizes of a tier's front-end at the run's image size.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def _shrunk(
     of_model: NDArray[np.int64],
     stats_of: Callable[[TierSpec], LayerStats],
 ) -> tuple[list[TierSpec], NDArray[np.int64]]:
-    """Give the device models that a front-end does not fit the first smaller one that does."""
-    found, moved = list(specs), of_model.copy()
+    """Assign the first fitting smaller front-end to device models that a front-end does not fit."""
+    extended, moved = list(specs), of_model.copy()
     for number, spec in enumerate(specs):
         here = np.flatnonzero(of_model == number)
         stats = stats_of(spec) if len(here) else None
@@ -129,14 +129,14 @@ def _shrunk(
             stats = stats_of(smaller)
             fitting = [i for i in too_small if serving_feasibility(fleet.models[i], stats).fits]
             if fitting:
-                found.append(smaller)
-                moved[fitting] = len(found) - 1
+                extended.append(smaller)
+                moved[fitting] = len(extended) - 1
                 too_small = [index for index in too_small if index not in fitting]
-    return found, moved
+    return extended, moved
 
 
 def _smaller(front_end: Component, changes: Sequence[Change] | None) -> Iterator[Component]:
-    """Yield the candidates of the scenario, or the same front-end at half the width, and half."""
+    """Yield the scenario's candidates, or the same front-end at repeatedly halved width."""
     if changes is not None:
         for change in changes:
             yield overridden(FRONT_ENDS, front_end, change)
@@ -147,13 +147,13 @@ def _smaller(front_end: Component, changes: Sequence[Change] | None) -> Iterator
         try:
             yield overridden(FRONT_ENDS, front_end, {"width": width})
         except ValueError:
-            return  # narrower than this front-end can be
+            return  # below the front-end's smallest width
 
 
 def _without_empty(specs: Sequence[TierSpec], tier_of: NDArray[np.int64]) -> TierPlan:
-    """Leave out the tiers that no device is in; the first stays, it defines the shared trunk."""
+    """Remove empty tiers; the first stays, since it defines the shared trunk."""
     used = [0, *(number for number in range(1, len(specs)) if (tier_of == number).any())]
     renumbered = np.zeros(len(specs), dtype=np.int64)
     renumbered[used] = np.arange(len(used))
-    narrow = np.min_scalar_type(len(used) - 1)  # one byte a device, as a rule
+    narrow = np.min_scalar_type(len(used) - 1)  # usually one byte per device
     return TierPlan(tuple(specs[number] for number in used), renumbered.astype(narrow)[tier_of])

@@ -1,1 +1,1 @@
-"""Training."""
+"""Training: on the fleet, at the provider, checkpoints and kept models."""

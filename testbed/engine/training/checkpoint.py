@@ -1,8 +1,7 @@
-"""Checkpoints of an arm's training: one safetensors file per round, its plain state in the header.
+"""Checkpoints of an arm's training: one safetensors file per round, with plain state in the header.
 
-Written to a temporary file and moved into place, so that a file is either whole or absent; a
-checksum of the content tells what became of it later. The last two are kept: a damaged newest one
-costs a few rounds, not the run. Nothing is ever unpickled.
+Files are written atomically, and a checksum detects later damage. The last two are kept: if the
+newest is damaged, a resumed run loses a few rounds. Nothing is unpickled.
 """
 
 import json
@@ -29,7 +28,7 @@ DAMAGE = (
     *(SafetensorError, OSError, ValueError, KeyError, TypeError),
     *(RuntimeError, AttributeError, OverflowError),
 )
-"""What a damaged file makes safetensors or PyTorch raise."""
+"""Errors that safetensors or PyTorch raise for a damaged file."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,7 +55,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any])
     """Write tensors and JSON-able state as one safetensors file, all or nothing."""
     contiguous = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(state)
-    # One entry: safetensors does not keep the order of several, and files would differ.
+    # One entry: safetensors does not keep the order of several, so that files would differ.
     metadata = {STATE_KEY: f"{_checksum(contiguous, text)} {text}"}
     with whole_file(path) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
@@ -80,7 +79,7 @@ def load_latest(
 
     Parameters
     ----------
-    say : is told of every damaged one.
+    say : receives a sentence for every damaged one.
     """
     for server_round in reversed(_rounds(folder)):
         path = _path(folder, server_round)

@@ -1,4 +1,4 @@
-"""Trains one arm over the fleet: the ServerApp on a FleetGrid, with checkpoints and evaluation."""
+"""Trains one arm on the fleet: the ServerApp on a FleetGrid, checkpoints and evaluation."""
 
 import logging
 from collections.abc import Callable
@@ -44,8 +44,8 @@ class TrainedArm:
     Attributes
     ----------
     rounds : rows of rounds.parquet; a provider's epochs come first.
-    provider : what results.json says of the provider's training, if there was one.
-    intrusion : the adversaries at the cloud during the training, if there are any.
+    provider : the provider's training as in results.json, if there was one.
+    training_attacks : the adversaries at the cloud during the training, if any.
     """
 
     server: SplitFederated
@@ -67,7 +67,7 @@ class TrainedArm:
 
 
 def prepare(run_context: RunContext, models: ArmModels, grid: FleetGrid) -> TrainedArm:
-    """Set an arm up at its first round, with whoever attacks while it trains."""
+    """Return an arm before its first round, with the attackers of its training."""
     scenario = run_context.inputs.scenario
     server = new_server(scenario, models)
     arm = next(arm for arm in scenario.arms if arm.name == models.arm)
@@ -78,7 +78,7 @@ def prepare(run_context: RunContext, models: ArmModels, grid: FleetGrid) -> Trai
 
 
 def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
-    """Return an arm's server at its first round, for a Grid of any kind."""
+    """Return an arm's server before its first round, for any Grid."""
     training = scenario.training
     training = training.model_copy(update={"rounds": training.fleet_rounds})
     cloud = Cloud(
@@ -212,11 +212,11 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
 
     Parameters
     ----------
-    say : is told of damaged ones.
+    say : receives a sentence for every damaged one.
 
     Raises
     ------
-    UserError : it is sound, and of another run.
+    UserError : it is intact but belongs to another run.
     """
     found = checkpoint.load_latest(folder, say)
     if found is None:
@@ -225,7 +225,7 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
         _continue(arm, *found)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{folder}: its checkpoints are not of this run ({error!r:.200}); remove them, or "
+            f"{folder}: its checkpoints belong to another run ({error!r:.200}); remove them, or "
             "start anew with --force"
         ) from None
     _LOG.info("continuing %s after round %d", arm.models.arm, found[1]["round"])
@@ -233,10 +233,10 @@ def restore(arm: TrainedArm, folder: Path, say: Callable[[str], None] = lambda t
 
 
 def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Put an arm where it was when its state was saved."""
+    """Restore an arm's state."""
     for number, tier in enumerate(arm.server.tiers):
         kept = below(f"tier.{number}.", tensors)
-        # In the order of the model: the file is sorted, and the order of a sum sets its bits.
+        # In the model's order: the file is sorted, and the order of a sum sets its bits.
         parameters, statistics = below("front_end.", kept), below("statistics.", kept)
         tier.parameters = {name: parameters[name] for name in tier.parameters}
         tier.statistics = {name: statistics[name] for name in tier.statistics}

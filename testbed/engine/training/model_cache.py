@@ -1,8 +1,8 @@
-"""Trained models that several arms, scenarios and runs share: the folder ``models/``.
+"""Trained models that arms, scenarios and runs share: the folder ``models/``.
 
-A model is two files: the weights (safetensors), and a JSON file that says what they are, how their
-training went and what the weights' hash is. The JSON file is written last; an entry without it, or
-one that does not agree with what it says, counts as absent and is trained again.
+A model is two files: the weights (safetensors), and a JSON file with the model's description, the
+history of its training and the hash of the weights. The JSON file is written last. A model without
+it, or one that does not match it, counts as absent and is trained again.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The weights that a provider deploys, and how their training went.
+    """The weights that a provider deploys, and the history of their training.
 
     Attributes
     ----------
     weights : ``tier0.<name>``, ..., ``cloud.<name>``.
     steps : batches trained on.
-    best_epoch : the epoch that the weights are from.
+    best_epoch : epoch of the weights.
     """
 
     weights: dict[str, Tensor]
@@ -50,7 +50,7 @@ def models_folder() -> Path:
 
 
 def load_model(folder: Path, facts: Facts, like: dict[str, Tensor]) -> TrainedModel | None:
-    """Return the model that the facts describe, or None where there is none that can be trusted.
+    """Return the model with this description, or None if there is no intact one.
 
     Parameters
     ----------
@@ -60,28 +60,28 @@ def load_model(folder: Path, facts: Facts, like: dict[str, Tensor]) -> TrainedMo
     if not path.exists():
         return None
     try:
-        said = _read(path)
-        if said["model"] != json.loads(json.dumps(facts)):
+        description = _read(path)
+        if description["model"] != json.loads(json.dumps(facts)):
             raise ValueError("it describes another model")
         weights = load_file(path.with_suffix(".safetensors"))
         if {name: value.shape for name, value in weights.items()} != {
             name: value.shape for name, value in like.items()
         }:
             raise ValueError("the weights have other names or shapes")
-        history = [EpochRecord(**record) for record in said["history"]]
-        return TrainedModel(weights, history, said["steps"], said["best_epoch"])
+        history = [EpochRecord(**record) for record in description["history"]]
+        return TrainedModel(weights, history, description["steps"], description["best_epoch"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         _LOG.warning("%s cannot be used (%s); the model is trained again", path, error)
         return None
 
 
 def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
-    """Keep a model; a folder that cannot be written costs a log line, not the run."""
+    """Store a model; if the folder cannot be written, only log it."""
     name = key_of(facts)
     path = folder / f"{name}.safetensors"
-    # Two runs may train the same model at once: each writes its own file, and moves it into place.
+    # Two runs may train the same model at once: each writes a file of its own and moves it.
     temporary = folder / f"{name}.{os.getpid()}.part"
-    said: dict[str, Any] = {
+    description: dict[str, Any] = {
         "model": facts,
         "epochs": len(model.history),
         "best_epoch": model.best_epoch,
@@ -91,9 +91,9 @@ def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(model.weights, temporary)
-        said["weights_sha256"] = _digest(temporary)
+        description["weights_sha256"] = _digest(temporary)
         os.replace(temporary, path)
-        write_text(path.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
+        write_text(path.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         _LOG.warning("%s was not kept (%s)", path, error)
         with contextlib.suppress(OSError):
@@ -103,21 +103,21 @@ def save_model(folder: Path, facts: Facts, model: TrainedModel) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a JSON file says of its model, if the weights are the ones that it means."""
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if _digest(path.with_suffix(".safetensors")) != said["weights_sha256"]:
+    """Return the description in a JSON file, if its hash matches the weights."""
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if _digest(path.with_suffix(".safetensors")) != description["weights_sha256"]:
         raise ValueError("the weights are not those that were saved")
-    return said
+    return description
 
 
 @dataclass(frozen=True)
 class KeptModel:
-    """One entry of the folder, for people.
+    """One model of the folder, as listed.
 
     Attributes
     ----------
     figures : images, seed, epochs, deployed epoch and its validation accuracy; None if unreadable.
-    problem : why no run could use it, or None.
+    problem : why no run can use it, or None.
     """
 
     name: str
@@ -127,23 +127,23 @@ class KeptModel:
 
 
 def kept_models(folder: Path) -> list[KeptModel]:
-    """Return what is in the folder, by name; files of other kinds are left out."""
+    """Return the models in the folder, by name; other files are left out."""
     found = []
     for path in sorted(folder.glob("*.json")):
         weights = path.with_suffix(".safetensors")
         files = [path, weights] if weights.exists() else [path]
         figures, problem = None, None
         try:
-            said = _read(path)
-            best = said["history"][said["best_epoch"] - 1]
+            description = _read(path)
+            best = description["history"][description["best_epoch"] - 1]
             figures = (
-                f"{said['model']['data']['training_images']:,}",
-                str(said["model"]["seed"]),
-                str(said["epochs"]),
-                str(said["best_epoch"]),
+                f"{description['model']['data']['training_images']:,}",
+                str(description["model"]["seed"]),
+                str(description["epochs"]),
+                str(description["best_epoch"]),
                 f"{best['validation_accuracy']:.1%}",
             )
-            if key_of(said["model"]) != path.stem:
+            if key_of(description["model"]) != path.stem:
                 problem = "it describes another model"
         except (OSError, ValueError, KeyError, TypeError, LookupError) as error:
             problem = f"cannot be used ({error})"
@@ -152,7 +152,7 @@ def kept_models(folder: Path) -> list[KeptModel]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return weights without a description, and files that were never finished."""
+    """Return weights without a description, and unfinished files."""
     weights = [
         path for path in folder.glob("*.safetensors") if not path.with_suffix(".json").exists()
     ]

@@ -1,4 +1,4 @@
-"""What decides the weights of a provider-trained model, said in readable form, and its hash."""
+"""Describes everything that the weights of a provider-trained model depend on, and hashes it."""
 
 import ast
 import hashlib
@@ -23,7 +23,7 @@ from testbed.scenario.schema import Scenario
 
 FORMAT = 1
 PACKAGES = ("clients", "server", "testbed.core", "testbed.wire")
-# Their values are in the key where they matter; their text changes with every new option.
+# Their relevant values are in the key; their source changes with every new option.
 NOT_FOLLOWED = ("testbed.core.registries", "testbed.core.registry")
 Facts = dict[str, Any]
 
@@ -34,10 +34,10 @@ def describe_model(
     images: ProviderImages,
     device: torch.device,
 ) -> Facts:
-    """Return everything that the trained weights depend on, JSON-able.
+    """Return everything that the trained weights depend on, as a JSON tree.
 
-    The arm's name, the adversaries, and the fleet but for the shares of its tiers are not part of
-    it: a model is trained once for all scenarios that agree on the rest.
+    The arm's name, the adversaries, and the fleet except the shares of its tiers are not part of
+    it: scenarios that agree on the rest share one model.
     """
     section = scenario.training.provider
     used = models.used()
@@ -85,7 +85,7 @@ def describe_model(
 
 
 def key_of(facts: Facts) -> str:
-    """Return the name of a model's files: readable in front, a hash of all facts behind."""
+    """Return the name of a model's files: a readable part and a hash of all facts."""
     text = json.dumps(facts, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     front_end, defence = (facts["tiers"][0][part]["name"] for part in ("front_end", "defence"))
@@ -106,7 +106,7 @@ def _digest_of_images(images: ProviderImages) -> str:
 
 
 def modules_of(registry: Registry[Any], component: Facts) -> list[str]:
-    """Return the modules that define a component, and the components that its options name."""
+    """Return the modules that define a component and those that its options name."""
     found = [registry.entry(component["name"]).factory.__module__]
     for value in component.values():
         if isinstance(value, dict) and value.get("name") in registry.names():
@@ -115,9 +115,9 @@ def modules_of(registry: Registry[Any], component: Facts) -> list[str]:
 
 
 def digest_of_code(modules: Iterable[str]) -> str:
-    """Return a hash of the source of modules and of what they import of the models' packages.
+    """Return a hash of the source of modules and of their imports within ``PACKAGES``.
 
-    A change to one defence therefore retrains the arms that use it, and no others.
+    A change to one defence therefore retrains only the arms that use it.
     """
     waiting, sources = list(modules), dict[str, bytes]()
     while waiting:

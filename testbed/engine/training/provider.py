@@ -1,7 +1,7 @@
-"""Trains an arm at the provider, or takes the model from ``models/``, and makes it ready to deploy.
+"""Trains an arm at the provider, or loads the model from ``models/``, ready to deploy.
 
-The provider's images are the training part, pooled (or a share of it): disjoint from victims and
-from what attackers hold. Devices that fine-tune later hold their own images of the same part.
+The provider's images are the pooled training part, or a share of it. They are disjoint from the
+victims and from the attackers' images. Devices that fine-tune later hold images of the same part.
 """
 
 import copy
@@ -89,7 +89,7 @@ def _training(inputs: RunInputs, arm: TrainedArm, images: ProviderImages) -> Pro
 def _train(
     run_context: RunContext, arm: TrainedArm, training: ProviderTraining, facts: Facts
 ) -> TrainedModel:
-    """Train to the end, from the newest checkpoint if this arm was interrupted."""
+    """Train to the end, from the newest checkpoint if the training was interrupted."""
     name = arm.models.arm
     folder = run_context.folder / "checkpoints" / name / "provider"
     every = run_context.inputs.scenario.training.checkpoint_every_rounds
@@ -120,13 +120,13 @@ def _restore(training: ProviderTraining, folder: Path, key: str, progress: Progr
 
 
 def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
-    """Put the trained weights where deployment and fine-tuning take them from."""
+    """Copy the trained weights to where deployment and fine-tuning read them."""
     weights = {name: value.clone() for name, value in model.weights.items()}
     for number, tier in enumerate(arm.models.used()):
         edge, kept = below(f"tier{number}.", weights), arm.server.tiers[tier]
         kept.parameters = {name: edge[name] for name in kept.parameters}
         kept.statistics = {name: edge[name] for name in kept.statistics}
-        # Fine-tuning blends its batch-norm statistics into these instead of starting over.
+        # Fine-tuning averages its batch-norm statistics into these.
         kept.aggregated_rounds = model.steps // arm.server.training.local_steps
     arm.cloud.model.load_state_dict(below("cloud.", weights))
     arm.cloud.steps = model.steps
@@ -139,7 +139,7 @@ def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
 
 
 def _row(arm: str, record: EpochRecord) -> Row:
-    """Return an epoch's row of rounds.parquet: no device takes part, no virtual time passes."""
+    """Return an epoch's row of rounds.parquet: without devices and virtual time."""
     row: Row = {
         "arm": arm,
         "protocol": "provider",

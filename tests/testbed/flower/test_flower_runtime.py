@@ -106,7 +106,7 @@ class Nodes:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({7: 0}, r"1 of 2 nodes came within 0 s; start more SuperNodes"),
+        ({7: 0}, r"1 of 2 nodes connected within 0 s; start more SuperNodes"),
         ({7: 0, 9: 5}, r"node 9: partition-id 5 is not below fleet\.size 4"),
         ({7: 1, 9: 1}, r"nodes 7 and 9 both have partition-id 1"),
         ({7: 1, 9: "KeyError"}, r"node 9 does not say which device it is \(KeyError\)"),

@@ -69,7 +69,7 @@ def test_names_tell_points_apart(tiny):
         ([1], (), r"a\.yaml: sweep: give key paths with lists"),
         ({"seed": list(range(40)), "fleet.size": list(range(40))}, (), r"1600 points, at most"),
         ({"seed": list(range(1001))}, (), r"sweep\.seed: 1001 values, at most 1000"),
-        ({"seed": [1, 2]}, [("seed", 3)], r"sweep\.seed decides what --set seed would"),
+        ({"seed": [1, 2]}, [("seed", 3)], r"sweep\.seed sets the same key as --set seed"),
     ],
 )
 def test_bad_sweeps_are_one_sentence_before_anything_runs(tiny, sweep, changes, message):

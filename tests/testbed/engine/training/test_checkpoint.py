@@ -80,5 +80,5 @@ def test_sound_checkpoints_of_another_run_are_refused_in_a_sentence(tmp_path):
     checkpoint.save(tmp_path, 1, *OLD)
     tier = SimpleNamespace(parameters={"other": torch.zeros(1)}, statistics={}, strategy=object())
     arm = SimpleNamespace(server=SimpleNamespace(tiers=[tier]))
-    with pytest.raises(UserError, match=r"not of this run \(KeyError\('other'\)\).*--force"):
+    with pytest.raises(UserError, match=r"belong to another run \(KeyError\('other'\)\).*--force"):
         restore(arm, tmp_path)
