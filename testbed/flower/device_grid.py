@@ -117,8 +117,8 @@ def find_devices(
         if clock() >= due:
             raise UserError(
                 f"{len(nodes)} of {wanted} nodes connected within {wait_s:g} s; start more "
-                "SuperNodes (in a simulation: --federation-config num-supernodes=N), or set the run-config's "
-                "nodes or the scenario's fleet.size"
+                "SuperNodes (in a simulation: --federation-config num-supernodes=N), or set the "
+                "run-config's nodes or the scenario's fleet.size"
             )
         time.sleep(POLL_S)
     asked = [Message(RecordDict(), node, protocol.IDENTIFY) for node in nodes]

@@ -1,4 +1,4 @@
-"""The cloud in virtual time: requests wait for a batch and a free server, event by event.
+"""The cloud's queue in virtual time: requests wait for a batch and a free server.
 
 Batches start as in ``testbed.fleet.queueing.batched``, which serves whole arrays of requests. Here
 arrivals depend on earlier answers (an answer keeps a radio awake) and are not known beforehand.

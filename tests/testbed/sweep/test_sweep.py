@@ -98,7 +98,7 @@ def test_several_files_are_one_batch(tiny, write_scenario, tmp_path, capsys, mon
         assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert all(word in line for word in words), line
-    with pytest.raises(UserError, match="run_sweep run them all"):
+    with pytest.raises(UserError, match="run_sweep run all"):
         run_scenario(other, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
