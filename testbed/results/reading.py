@@ -55,7 +55,7 @@ class Results:
     path : the folder.
     summary : ``results.json``.
     host : ``host.json``, or None where the run ended before writing it.
-    rounds, requests : tables; without rows where an interrupted run has not written them.
+    rounds, requests : tables.
     samples : images of ``reconstructions/samples.npz``, uint8 (N, H, W, C) with C of 1 or 3.
     """
 
@@ -82,14 +82,13 @@ def read_results(path: Path) -> Results:
     if not path.is_dir():
         raise UserError(f"{path}: no such results folder")
     summary = _read_summary(path / "results.json")
-    may_be_missing = summary.status == "interrupted"
     host_file = path / "host.json"
     return Results(
         path=path,
         summary=summary,
         host=_model(HostFacts, read_json(host_file), host_file) if host_file.exists() else None,
-        rounds=read_table(path, "rounds", may_be_missing),
-        requests=read_table(path, "requests", may_be_missing),
+        rounds=read_table(path, "rounds"),
+        requests=read_table(path, "requests"),
         samples=_read_samples(path / "reconstructions" / "samples.npz", summary),
     )
 
@@ -142,17 +141,13 @@ def _model(model: type[M], tree: Any, path: Path) -> M:
         raise UserError(describe(error, str(path), model)) from None
 
 
-def read_table(folder: Path, table: TableName, may_be_missing: bool = False) -> Rows:
-    """Read a table of a run as numpy columns; parameters and errors as ``read_arrow``."""
-    return _rows(read_arrow(folder, table, may_be_missing), table)
+def read_table(folder: Path, table: TableName) -> Rows:
+    """Read a table of a run as numpy columns; errors as in ``read_arrow``."""
+    return _rows(read_arrow(folder, table), table)
 
 
-def read_arrow(folder: Path, table: TableName, may_be_missing: bool = False) -> pa.Table:
+def read_arrow(folder: Path, table: TableName) -> pa.Table:
     """Read a table of a run.
-
-    Parameters
-    ----------
-    may_be_missing : return no rows where there is no file.
 
     Raises
     ------
@@ -160,16 +155,13 @@ def read_arrow(folder: Path, table: TableName, may_be_missing: bool = False) -> 
     """
     path, schema = folder / f"{table}.parquet", arrow_schema(table)
     try:
-        if may_be_missing and not path.exists():
-            return schema.empty_table()
         with pq.ParquetFile(path) as file:
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")
             return file.read(columns=schema.names).select(schema.names).cast(schema)
     except FileNotFoundError:
-        reason = "missing, although results.json says the run is complete"
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(f"{path}: missing; a run writes it before results.json") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except (pa.ArrowException, ValueError) as error:

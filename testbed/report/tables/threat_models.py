@@ -1,8 +1,7 @@
-"""What each threat model achieves: the best of all attacks that whoever is granted it can mount.
+"""The ladder of threat models: the best attack that can be mounted with what each rung grants.
 
-An attacker who is granted more may always do what one with less does, so an attack counts for every
-threat model whose grants contain its own. Attacks are held against each other on the victims that
-both read, never on different ones.
+An attack counts for every rung whose grants contain its own: more grants allow all that fewer do.
+Attacks are compared on the victims that both read, never on different ones.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,34 +20,30 @@ Errors = Mapping[int, float]
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where victims are read from: adversaries that read the same ones share it."""
+class SharedPosition:
+    """A position to read from: adversaries that read the same victims share it."""
 
     words: str
     adversaries: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class ThreatModel:
-    """What is granted beside the features, and where those are read.
-
-    ``replays`` is how many releases of each victim's image it may average.
-    """
+class Rung:
+    """A rung of the ladder: what is granted beside the features, and where those are read."""
 
     words: str
-    grants: Grants | None
-    replays: int
-    position: Position
+    grants: Grants
+    position: SharedPosition
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best attack under a threat model.
+    """The best attack on a rung.
 
     Attributes
     ----------
-    mse : its mean over ``victims``, which it and the threat model's own attacks both read.
-    read : victims that the threat model reads in all.
+    mse : its mean over ``victims``, which it and the rung's own attacks both read.
+    read : victims that the rung reads in all.
     own_mse : the mean of the best of its own attacks over the same victims.
     """
 
@@ -67,26 +62,26 @@ class Ladder:
         self._errors = _errors_of_victims(results)
         self._positions = self._shared_positions()
 
-    def threat_models(self) -> list[ThreatModel]:
-        """Return all threat models, in order of first appearance."""
+    def rungs(self) -> list[Rung]:
+        """Return all rungs, in order of first appearance."""
         attacks = (attack for own in self._arms.values() for attack in own)
-        return list(dict.fromkeys(self._threat_model(attack) for attack in attacks))
+        return list(dict.fromkeys(self._rung(attack) for attack in attacks))
 
-    def best(self, arm: ArmResult, model: ThreatModel) -> Best | None:
-        """Return the best attack on an arm under a threat model; None where it read nothing.
+    def best(self, arm: ArmResult, rung: Rung) -> Best | None:
+        """Return the best attack on an arm on a rung; None where it read nothing.
 
         On other victims than its own attacks' an attack may be better by their ease alone:
-        what counts is how much better it is than the threat model's own attacks on the same ones.
+        what counts is how much better it is than the rung's own attacks on the same ones.
         """
         attacks = self._arms[arm.name]
-        own = [attack for attack in attacks if self._threat_model(attack) == model]
+        own = [attack for attack in attacks if self._rung(attack) == rung]
         if not own:
             return None
         read = self._of(arm, own[0])
         others = [
             attack
             for attack in attacks
-            if self._threat_model(attack) != model and self._counts(arm, attack, own[0])
+            if self._rung(attack) != rung and self._counts(arm, attack, own[0])
         ]
         total = own[0].victims or len(read)
         found: list[Best] = []
@@ -108,22 +103,16 @@ class Ladder:
 
     def _counts(self, arm: ArmResult, attack: AttackResult, own: AttackResult) -> bool:
         """Say whether whoever mounts ``own`` could mount ``attack`` as well."""
-        if attack.grants is None or own.grants is None:  # older results: words are all they have
-            granted = attack.threat_model == own.threat_model
-        else:
-            granted = allows(own.grants, attack.grants)
+        granted = allows(own.grants, attack.grants)
         if not attack.learns_from_intercepts:
             return granted
         return granted and self._of(arm, attack).keys() <= self._of(arm, own).keys()
 
-    def _threat_model(self, attack: AttackResult) -> ThreatModel:
-        grants = attack.grants
-        replays = grants.replays if grants else attack.replays or 1
-        position = self._positions[attack.adversary]
-        return ThreatModel(attack.threat_model, grants, replays, position)
+    def _rung(self, attack: AttackResult) -> Rung:
+        return Rung(attack.threat_model, attack.grants, self._positions[attack.adversary])
 
     def _of(self, arm: ArmResult, attack: AttackResult) -> Errors:
-        return self._errors[arm.name, attack.adversary, attack.attack]
+        return self._errors.get((arm.name, attack.adversary, attack.attack), {})
 
     def _mean(self, arm: ArmResult, attack: AttackResult, shared: Iterable[int]) -> float:
         errors, chosen = self._of(arm, attack), list(shared)
@@ -132,13 +121,13 @@ class Ladder:
             return value
         return fsum(errors[request] for request in chosen) / len(chosen)
 
-    def _shared_positions(self) -> dict[str, Position]:
+    def _shared_positions(self) -> dict[str, SharedPosition]:
         """Return the position of every adversary, the same for those that read alike."""
         reads: dict[str, dict[str, frozenset[int]]] = {}
         words: dict[str, str] = {}
         for arm, attacks in self._arms.items():
             for attack in attacks:
-                errors = self._errors[arm, attack.adversary, attack.attack]
+                errors = self._errors.get((arm, attack.adversary, attack.attack), {})
                 reads.setdefault(attack.adversary, {})[arm] = frozenset(errors)
                 words.setdefault(attack.adversary, position_words(attack.position))
         groups: list[list[str]] = []
@@ -153,7 +142,11 @@ class Ladder:
                 groups.append([name])
             else:
                 group.append(name)
-        return {name: Position(words[group[0]], tuple(group)) for group in groups for name in group}
+        return {
+            name: SharedPosition(words[group[0]], tuple(group))
+            for group in groups
+            for name in group
+        }
 
 
 def allows(more: Grants, less: Grants) -> bool:
@@ -187,21 +180,11 @@ def _read_alike(first: Mapping[str, frozenset[int]], second: Mapping[str, frozen
 
 
 def _errors_of_victims(results: Results) -> dict[tuple[str, str, str], Errors]:
-    """Return the error on each victim, by arm, adversary and attack.
-
-    Where a run wrote none, a number stands for all victims of the attack's adversary: attacks of
-    other adversaries are then on other victims.
-    """
-    rows = read_table(results.path, "attacks", may_be_missing=True)
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
-    for *key, request, error in zip(*(rows[name] for name in COLUMNS), strict=True):
-        arm, adversary, attack = key
-        found.setdefault((arm, adversary, attack), {})[int(request)] = float(error)
-    errors: dict[tuple[str, str, str], Errors] = dict(found)
-    stand_ins: dict[str, int] = {}
-    for result in results.arms:
-        for item in result.attacks:
-            stand_in = stand_ins.setdefault(item.adversary, -1 - len(stand_ins))
-            whole = {stand_in: item.mse or 0.0}
-            errors.setdefault((result.name, item.adversary, item.attack), whole)
-    return errors
+    """Return the error on each victim, by arm, adversary and attack."""
+    rows = read_table(results.path, "attacks")
+    errors: dict[tuple[str, str, str], dict[int, float]] = {}
+    for arm, adversary, attack, request, error in zip(
+        *(rows[name] for name in COLUMNS), strict=True
+    ):
+        errors.setdefault((arm, adversary, attack), {})[int(request)] = float(error)
+    return dict(errors)

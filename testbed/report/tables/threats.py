@@ -3,7 +3,7 @@
 from collections import Counter
 
 from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, words
-from testbed.report.tables.threat_models import Best, Ladder, ThreatModel
+from testbed.report.tables.threat_models import Best, Ladder, Rung
 from testbed.results import formats as numbers
 from testbed.results.figures import SCORES, Figure, Format, shown_in, value_at
 from testbed.results.findings import bound_for, readable, weakest_bound
@@ -17,17 +17,17 @@ ERRORS_BELOW = 3
 def threat_table(results: Results) -> Table | None:
     """Return the best attack of every threat model, one column per arm, above each arm's bound."""
     ladder = Ladder(results)
-    models = ladder.threat_models()
-    if not models:
+    rungs = ladder.rungs()
+    if not rungs:
         return None
-    notes = [_where(model) for model in models]
-    seen = Counter((model.words, note) for model, note in zip(models, notes, strict=True))
+    notes = [_where(rung) for rung in rungs]
+    seen = Counter((rung.words, note) for rung, note in zip(rungs, notes, strict=True))
     rows = []
-    for model, note in zip(models, notes, strict=True):
-        if seen[model.words, note] > 1:
-            note = f"{note}; read by {', '.join(model.position.adversaries)}"
-        cells = [_best_cell(arm, model, ladder.best(arm, model)) for arm in results.arms]
-        rows.append(Row(model.words, cells, note))
+    for rung, note in zip(rungs, notes, strict=True):
+        if seen[rung.words, note] > 1:
+            note = f"{note}; read by {', '.join(rung.position.adversaries)}"
+        cells = [_best_cell(arm, rung, ladder.best(arm, rung)) for arm in results.arms]
+        rows.append(Row(rung.words, cells, note))
     rows.append(
         Row("error bound for any attack", [_bound_cell(arm) for arm in results.arms], kind="anchor")
     )
@@ -37,15 +37,13 @@ def threat_table(results: Results) -> Table | None:
     return Table(["granted beside the features", *(arm.name for arm in results.arms)], rows)
 
 
-def _where(model: ThreatModel) -> str:
-    """Return where a threat model reads, and how many images of its own it holds."""
-    if model.grants is None:
-        return model.position.words
-    held = numbers.count(model.grants.auxiliary_images)
-    return f"{model.position.words}; {held} images of its own"
+def _where(rung: Rung) -> str:
+    """Return where a rung reads, and how many images of its own it holds."""
+    held = numbers.count(rung.grants.auxiliary_images)
+    return f"{rung.position.words}; {held} images of its own"
 
 
-def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
+def _best_cell(arm: ArmResult, rung: Rung, best: Best | None) -> Cell:
     if best is None:
         return words(numbers.ABSENT)
     attack = best.attack
@@ -59,7 +57,7 @@ def _best_cell(arm: ArmResult, model: ThreatModel, best: Best | None) -> Cell:
         said.append(f"{numbers.count(best.victims)} victims")
     if attack.worse_than_mean_image:
         said.append("failed: worse than the mean image")
-    bound = bound_for(arm, model.replays)
+    bound = bound_for(arm, rung.grants.replays)
     if bound:
         said.append(f"error bound {numbers.significant(bound, 2)}")
     return number(best.mse, numbers.significant, "; ".join(said))

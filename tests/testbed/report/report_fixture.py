@@ -87,6 +87,7 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
     write_json(folder / "host.json", filled(HostFacts, _host()))
     write_rows(folder, "rounds", _rounds(rng))
     write_rows(folder, "requests", requests)
+    write_rows(folder, "attacks", [row for arm in arms for row in _attacked(arm, requests)])
     _write_samples(folder, rng)
     (folder / "scenario.resolved.yaml").write_text("name: fixture-100\n")
     return folder
@@ -341,6 +342,26 @@ def _attacks(
             }
         )
     return made
+
+
+def _attacked(arm: dict[str, Any], requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row of attacks.parquet for each victim: the first of the answered requests."""
+    answered = [
+        row["request"]
+        for row in requests
+        if row["arm"] == arm["name"] and row["status"] == "answered"
+    ]
+    return [
+        {
+            "arm": arm["name"],
+            "adversary": attack["adversary"],
+            "attack": attack["attack"],
+            "request": request,
+            "mse": attack["scores"]["mse"]["value"],
+        }
+        for attack in arm["attacks"]
+        for request in answered[: attack["victims"]]
+    ]
 
 
 def _host() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from small import filled, write_results, write_rows
 
 from testbed.report.tables.threat_models import Ladder, allows
 from testbed.report.tables.threats import threat_table
+from testbed.results.columns import TABLES
 from testbed.results.reading import read_results
 from testbed.results.schema import Grants
 
@@ -41,19 +42,13 @@ def attack(adversary, name, level, grants, victims=EVERYBODY, **more):
 def ladder(tmp_path):
     """Return a function that writes attacks on one arm, and reads them as a ladder."""
 
-    def write(*attacks, rows=True, error_bounds=()):
+    def write(*attacks, error_bounds=()):
         arm = {
             "name": "only",
             "attacks": [facts for facts, _ in attacks],
             "error_bounds": list(error_bounds),
         }
-        tree = {
-            "schema_version": 1,
-            "status": "interrupted",  # the other files may be missing
-            "scenario": {"name": "made", "seed": 0},
-            "arms": [arm],
-        }
-        write_results(tmp_path, tree)
+        write_results(tmp_path, {"schema_version": 1, "arms": [arm]})
         table = [
             {
                 "arm": "only",
@@ -65,23 +60,22 @@ def ladder(tmp_path):
             for facts, errors in attacks
             for victim, error in errors.items()
         ]
-        if rows:
-            write_rows(tmp_path, "attacks", table)
-        results = read_results(tmp_path)
-        return Found(results)
+        for name in TABLES:
+            write_rows(tmp_path, name, table if name == "attacks" else [])
+        return Found(read_results(tmp_path))
 
     return write
 
 
 class Found:
-    """The best attack of every threat model, by the name of the attack whose words it has."""
+    """The best attack on every rung, by the name of the attack whose words it has."""
 
     def __init__(self, results):
         self.results, read = results, Ladder(results)
-        self.models = read.threat_models()
+        self.rungs = read.rungs()
         self.best = {
-            model.words.removeprefix("words of "): read.best(results.arms[0], model)
-            for model in self.models
+            rung.words.removeprefix("words of "): read.best(results.arms[0], rung)
+            for rung in self.rungs
         }
 
     def name(self, words):
@@ -207,7 +201,7 @@ def test_the_same_grants_at_another_position_have_their_own_row(ladder):
         attack("tapper", "decoder", 0.01, QUERIES, range(30, 70), position="40% of the links"),
         attack("other", "decoder", 0.05, QUERIES, range(50, 90), position="40% of the links"),
     )
-    assert [model.position.adversaries for model in found.models] == [
+    assert [rung.position.adversaries for rung in found.rungs] == [
         ("first", "beside"),
         ("tapper",),
         ("other",),
@@ -222,16 +216,6 @@ def test_the_same_grants_at_another_position_have_their_own_row(ladder):
     assert [row.note for row in rows[1:3]] == [
         f"40% of the links; 100 images of its own; read by {name}" for name in ("tapper", "other")
     ]
-
-
-def test_without_errors_of_victims_only_one_adversarys_attacks_are_compared(ladder):
-    found = ladder(
-        attack("asks", "decoder", 0.01, QUERIES),
-        attack("insider", "white_box", 0.03, WEIGHTS),
-        attack("insider", "ridge", 0.02, QUERIES),
-        rows=False,
-    )
-    assert found.name("white_box") == "ridge"
 
 
 def test_the_error_bound_is_for_the_most_releases_averaged(ladder):
