@@ -99,7 +99,8 @@ class Ladder:
                     own_mse=min(self._mean(arm, item, shared) for item in comparable),
                 )
             )
-        return min(found, key=lambda best: best.mse - best.own_mse)  # its own where they are equal
+        # Rounded, so that its own attack, which comes first, is taken where they are equal.
+        return min(found, key=lambda best: round(best.mse - best.own_mse, 12))
 
     def _counts(self, arm: ArmResult, attack: AttackResult, own: AttackResult) -> bool:
         """Say whether whoever mounts ``own`` could mount ``attack`` as well."""
@@ -142,11 +143,8 @@ class Ladder:
                 groups.append([name])
             else:
                 group.append(name)
-        return {
-            name: SharedPosition(words[group[0]], tuple(group))
-            for group in groups
-            for name in group
-        }
+        positions = [SharedPosition(words[group[0]], tuple(group)) for group in groups]
+        return {name: position for position in positions for name in position.adversaries}
 
 
 def allows(more: Grants, less: Grants) -> bool:
@@ -183,8 +181,7 @@ def _errors_of_victims(results: Results) -> dict[tuple[str, str, str], Errors]:
     """Return the error on each victim, by arm, adversary and attack."""
     rows = read_table(results.path, "attacks")
     errors: dict[tuple[str, str, str], dict[int, float]] = {}
-    for arm, adversary, attack, request, error in zip(
-        *(rows[name] for name in COLUMNS), strict=True
-    ):
+    for *key, request, error in zip(*(rows[name] for name in COLUMNS), strict=True):
+        arm, adversary, attack = key
         errors.setdefault((arm, adversary, attack), {})[int(request)] = float(error)
     return dict(errors)
