@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attack_speed import closed_form, companions, searched, trained
+from attack_speed import closed_form, searched, trained, training_attackers
 from attack_speed.bench import Bench, Case
 from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
@@ -57,7 +57,7 @@ def all_cases(arguments: argparse.Namespace) -> list[Case]:
         *closed_form.cases(bench),
         *trained.cases(bench, arguments.epochs, arguments.steps),
         *searched.cases(bench, arguments.steps),
-        *companions.cases(bench, max(1, arguments.steps // 4)),
+        *training_attackers.cases(bench, max(1, arguments.steps // 4)),
     ]
 
 
