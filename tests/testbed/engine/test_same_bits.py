@@ -232,8 +232,7 @@ def two_nodes():
     """Return a function that starts two nodes of so many cores each."""
     with contextlib.ExitStack() as clusters:
 
-        def start(cpus):
-            head = {"_system_config": NOTICE_SOON}
+        def start(cpus, **head):
             return TwoNodes(clusters.enter_context(cluster_of_one_node(cpus, **head)), cpus)
 
         yield start
@@ -266,7 +265,7 @@ def test_a_node_that_dies_leaves_its_hosts_to_the_other_and_the_bits_alone(
     tmp_path, one_arm_results, monkeypatch, two_nodes
 ):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
-    handle, calls, nodes = RayHosts.handle, [], two_nodes(2)
+    handle, calls, nodes = RayHosts.handle, [], two_nodes(2, _system_config=NOTICE_SOON)
 
     def handle_and_end_node(self, shards):
         calls.append(shards[0][1][0].metadata.message_type)
