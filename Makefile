@@ -23,7 +23,7 @@ smoke: $(STAMP)
 
 # All checks: style, types, tests.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Slow tests: fault injection and comparisons of speed (several minutes).
 test-long: $(STAMP)
