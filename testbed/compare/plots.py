@@ -198,25 +198,25 @@ PLOTS: tuple[Plot[Comparison], ...] = (
         "pareto_accuracy_mse",
         "privacy",
         "Privacy against accuracy",
-        "Each mark is an arm, its colour the defence. Further right answers better, further up is "
-        "reconstructed worse. Filled marks, joined by the dashed border, are on the Pareto front: "
-        "no other arm is better in both. " + _INTERVALS,
+        "Each mark is an arm; its colour is the defence. Arms further right classify better, arms "
+        "further up are reconstructed worse. Filled marks, joined by the dashed line, are on the "
+        "Pareto front: no other arm is better in both. " + _INTERVALS,
         front_figure("accuracy_mse"),
     ),
     Plot(
         "pareto_accuracy_ssim",
         "privacy",
-        "Likeness against accuracy",
-        "As above with SSIM, the likeness of reconstruction and image: lower hides more.",
+        "Similarity against accuracy",
+        "The same with SSIM, the similarity of reconstruction and image: lower hides more.",
         front_figure("accuracy_ssim"),
     ),
     Plot(
         "matched",
         "matched",
         "Defences at matched accuracy",
-        "MSE of the best attack where each defence's frontier meets the accuracy on top. Open "
-        "marks are not distinguishable from the best (the paired interval covers 0); defences "
-        "that do not reach the accuracy are left out. " + _INTERVALS,
+        "MSE of the best attack where each defence's frontier meets the accuracy in the "
+        "title. Open marks are not distinguishable from the best (the paired interval covers 0). "
+        "Defences that do not reach the accuracy are left out. " + _INTERVALS,
         matched_figure,
     ),
     Plot(
@@ -252,12 +252,12 @@ PLOTS: tuple[Plot[Comparison], ...] = (
         "device_classes",
         "classes",
         "Best attack by device class",
-        "As above, by device class.",
+        "The same, by device class.",
         groups_figure("classes"),
     ),
 )
 
 
 def draw_all(comparison: Comparison) -> dict[str, bytes]:
-    """Return the PNG bytes of every figure there is data for, by name."""
+    """Return the PNG bytes of every figure that has data, by name."""
     return draw_figures(PLOTS, comparison)
