@@ -12,7 +12,8 @@ from testbed.compare.analysis.attacks import Attacked, Scored
 from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.request_table import Resamples, interval
 from testbed.compare.comparison import Comparison
-from testbed.results.schema import AttackResult, Interval
+from testbed.privacy.intervals import Interval
+from testbed.results.schema import AttackResult
 
 Key = tuple[str, str]
 

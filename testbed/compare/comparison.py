@@ -18,7 +18,8 @@ from testbed.compare.analysis.request_table import (
 )
 from testbed.compare.analysis.runs import Run, read_run
 from testbed.core.errors import UserError
-from testbed.results.schema import Interval, Summary
+from testbed.privacy.intervals import Interval
+from testbed.results.schema import Summary
 
 RESAMPLES = 1000
 MAX_ACCURACY_LOSS = 0.03

@@ -20,10 +20,11 @@ from testbed.compare.comparison import Comparison
 from testbed.compare.prose import say
 from testbed.core.errors import UserError
 from testbed.pages.documents import Block, check_blocks, markdown_table
+from testbed.privacy.intervals import Interval
 from testbed.results import formats as numbers
 from testbed.results.figures import COST, LEAKAGE, SCORES, UTILITY, Figure, shown_in
 from testbed.results.findings import readable
-from testbed.results.schema import AttackResult, Interval
+from testbed.results.schema import AttackResult
 
 
 def arms_markdown(comparison: Comparison, command: str) -> str:

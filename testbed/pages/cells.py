@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from testbed.privacy.intervals import Interval
 from testbed.results import formats as numbers
 from testbed.results.figures import Figure, Format
 from testbed.results.findings import FEW_VICTIMS
-from testbed.results.schema import Interval
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from testbed.results.schema import Interval
+from testbed.privacy.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

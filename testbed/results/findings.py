@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from testbed.privacy.intervals import Interval
 from testbed.results.figures import shown_in
 from testbed.results.schema import (
     ArmResult,
     AttackOnTier,
     AttackResult,
     ErrorBound,
-    Interval,
     Summary,
     TierResult,
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from testbed.privacy.intervals import Interval as Interval
+from testbed.privacy.intervals import Interval
 from testbed.results.figures import SCORES
 
 SCHEMA_VERSION = 1

@@ -16,8 +16,9 @@ from testbed.compare.analysis.request_table import (
     mean_interval,
 )
 from testbed.core.errors import UserError
+from testbed.privacy.intervals import Interval
 from testbed.results.figures import SCORE_COLUMNS, SCORES
-from testbed.results.schema import MEAN_IMAGE, AttackResult, Interval
+from testbed.results.schema import MEAN_IMAGE, AttackResult
 
 Group = tuple[str, str]
 """A tier or a device class: the column of attacks.parquet and its value."""

@@ -17,8 +17,9 @@ from testbed.compare.analysis.request_table import (
 )
 from testbed.compare.analysis.runs import tiers_by_name
 from testbed.core.errors import UserError
+from testbed.privacy.intervals import Interval
 from testbed.results.figures import COST, LEAKAGE, UTILITY, Figure, shown_in, value_at
-from testbed.results.schema import Edge, Interval
+from testbed.results.schema import Edge
 
 ESTIMATED = shown_in("compare", UTILITY, COST, LEAKAGE)
 EDGE = [figure for figure in ESTIMATED if figure.path.startswith("edge.")]

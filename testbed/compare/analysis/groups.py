@@ -8,7 +8,7 @@ import numpy as np
 from testbed.compare.analysis.attacks import Attacked
 from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.request_table import Values, interval
-from testbed.results.schema import Interval
+from testbed.privacy.intervals import Interval
 
 TIER, CLASS = "tier", "device_class"
 

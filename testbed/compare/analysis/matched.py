@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from testbed.compare.analysis.estimates import ArmEstimates
 from testbed.compare.analysis.pareto import non_dominated
 from testbed.compare.analysis.request_table import Values, interval
-from testbed.privacy.intervals import LEVEL
-from testbed.results.schema import Interval
+from testbed.privacy.intervals import LEVEL, Interval
 
 COMMON_LEVELS = 3
 Reached = Literal["between", "more accurate", "not reached"]

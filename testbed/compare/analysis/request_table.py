@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from testbed.compare.analysis.comparable import requests_of
 from testbed.compare.analysis.runs import Run
 from testbed.core.seeds import generator
-from testbed.privacy.intervals import LEVEL
-from testbed.results.schema import Interval
+from testbed.privacy.intervals import LEVEL, Interval
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]

@@ -114,9 +114,9 @@ def self_checks(
         ),
         _check(
             name,
-            "every adversary read something",
+            "every adversary intercepted something",
             not attacked.read_nothing,
-            f"nothing read by: {', '.join(attacked.read_nothing) or 'nobody'}",
+            f"without an intercept: {', '.join(attacked.read_nothing) or 'none'}",
         ),
         _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
         _check(

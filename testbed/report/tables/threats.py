@@ -3,12 +3,13 @@
 from collections import Counter
 
 from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, words
+from testbed.privacy.intervals import Interval
 from testbed.report.tables.threat_models import Best, Ladder, Rung
 from testbed.results import formats as numbers
 from testbed.results.figures import SCORES, Figure, Format, shown_in, value_at
 from testbed.results.findings import bound_for, readable, weakest_bound
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, BoundLevel, Interval
+from testbed.results.schema import ArmResult, BoundLevel
 
 ERRORS_BELOW = 3
 """An error bound is so many standard errors below its estimate."""

@@ -1,17 +1,12 @@
 """Tiers: what each runs, costs and leaks, and attacks learned on one and applied to another."""
 
 from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, words
+from testbed.privacy.intervals import Interval
 from testbed.results import formats as numbers
 from testbed.results.figures import COST, SCORES, UTILITY, Figure, shown_in
 from testbed.results.findings import anchors, best_by_tier, leakiest, readable
 from testbed.results.reading import Results
-from testbed.results.schema import (
-    MEAN_IMAGE,
-    ArmResult,
-    AttackResult,
-    Interval,
-    Transfer,
-)
+from testbed.results.schema import MEAN_IMAGE, ArmResult, AttackResult, Transfer
 
 FACTS = ("front-end", "defence", "precision")
 

@@ -15,13 +15,13 @@ from PIL import Image
 from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
 from small import write_rows
 
+from testbed.privacy.intervals import Interval
 from testbed.report.build import build_report
 from testbed.report.plots.index import PLOTS
 from testbed.report.plots.training import training_curves
 from testbed.results.figures import ATTACKS, COST, SCORES, UTILITY, Place, shown_in
 from testbed.results.findings import arm_figures
 from testbed.results.reading import read_results
-from testbed.results.schema import Interval
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 

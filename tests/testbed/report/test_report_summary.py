@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from testbed.privacy.intervals import Interval
 from testbed.report.__main__ import main
 from testbed.report.summary import print_summary
 from testbed.results import formats as numbers
-from testbed.results.schema import Interval
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
