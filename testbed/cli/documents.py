@@ -5,10 +5,13 @@ measures are checked for their two lines only: they take hours to make.
 """
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from testbed.cli.listing import default
 from testbed.core.errors import UserError, command
@@ -16,10 +19,22 @@ from testbed.core.files import write_bytes
 from testbed.core.project import PROJECT_ROOT
 from testbed.core.registries import DEFENCES
 from testbed.pages.documents import Block, blocks_of, markdown_table, replaced
+from testbed.privacy.intervals import Interval
 from testbed.results.columns import TABLES, TableName
 from testbed.results.figures import GROUPS
+from testbed.results.host_facts import HostFacts
+from testbed.results.schema import Part, Scores, Summary
 
 COMMAND = "python -m testbed.cli.documents"
+WORDS = {
+    float: "number",
+    int: "count",
+    bool: "flag",
+    str: "text",
+    NoneType: "null",
+    Interval: "interval",
+}
+"""Types of the results, in words."""
 
 
 def defences() -> str:
@@ -60,10 +75,57 @@ def figures() -> str:
     return markdown_table(headings, rows)
 
 
+def keys(model: type[Part]) -> str:
+    """Return the keys of a file of results: a section in Markdown for each of its parts."""
+    sections = []
+    for part in _parts(model):
+        inherited = Scores.model_fields if issubclass(part, Scores) and part is not Scores else {}
+        rows = [
+            (f"`{field.alias or name}`", _type(field.annotation), field.description or "")
+            for name, field in part.model_fields.items()
+            if name not in inherited
+        ]
+        if inherited:
+            rows.append(("the scores", "interval", "as in `Scores`; absent where not taken"))
+        if any(content for _, _, content in rows):
+            body = markdown_table(("key", "type", "content"), rows)
+        else:
+            body = "Keys: " + ", ".join(f"{key} ({kind})" for key, kind, _ in rows) + "."
+        note = inspect.cleandoc(part.__doc__ or "")
+        sections.append(f"#### `{part.__name__}`\n\n{note}\n\n{body}")
+    return "\n\n".join(sections)
+
+
+def _parts(kind: Any) -> list[type[Part]]:
+    """Return the parts of the results in an annotation and under them, in order of appearance."""
+    if not (isinstance(kind, type) and issubclass(kind, Part)):
+        return list(dict.fromkeys(part for item in get_args(kind) for part in _parts(item)))
+    below = (part for field in kind.model_fields.values() for part in _parts(field.annotation))
+    return list(dict.fromkeys([kind, *below]))
+
+
+def _type(kind: Any) -> str:
+    """Return an annotation in words."""
+    choices = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _type(choices[0])
+    if get_origin(kind) is list:
+        return f"list of {_type(choices[0])}"
+    if get_origin(kind) is dict:
+        return f"{_type(choices[1])} by name"
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if choices:
+        return " or ".join(dict.fromkeys(_type(choice) for choice in choices))
+    return WORDS.get(kind) or f"`{kind.__name__}`"
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "defences": defences,
     **{table: partial(columns, table) for table in TABLES},
     "figures": figures,
+    "results.json": partial(keys, Summary),
+    "host.json": partial(keys, HostFacts),
 }
 """The blocks made from code, by their labels."""
 
