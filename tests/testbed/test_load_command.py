@@ -18,7 +18,7 @@ def loaded(capsys: Captured, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_arm_bears_the_load(capsys: Captured) -> None:
+def test_every_arm_is_put_under_load(capsys: Captured) -> None:
     arms = loaded(capsys, "--requests-per-s", "20", "--cloud-price-usd-per-hour", "1.5")
     assert arms
     for arm in arms:

@@ -1,4 +1,4 @@
-"""``python -m testbed.models``: what it lists, and what it removes."""
+"""``python -m testbed.models`` lists and removes models."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def facts(seed):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Keep two models, and point the environment at them."""
+    """Save two models, and set the environment variable of their folder."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("COLUMNS", "200")
     history = [EpochRecord(1, 1.0, 0.0, 0.5, 1.0, 0.25), EpochRecord(2, 1.0, 0.0, 0.5, 1.0, 0.875)]
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
-def test_it_lists_models_and_says_which_are_damaged(folder, capsys):
+def test_it_lists_models_and_marks_damaged_ones(folder, capsys):
     damaged = sorted(folder.glob("*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-4])
     assert main([]) == 0

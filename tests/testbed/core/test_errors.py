@@ -1,4 +1,4 @@
-"""What a message quotes cannot break it: one line, nothing for a terminal to act on, readable."""
+"""Messages are one line of limited length without control characters, whatever they quote."""
 
 import pickle
 
@@ -18,5 +18,5 @@ def test_a_long_sentence_loses_its_middle():
     assert said.endswith("allowed: a, b")
 
 
-def test_it_travels_between_processes():
+def test_it_can_be_pickled():
     assert str(pickle.loads(pickle.dumps(UserError("a\nb")))) == "a b"

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a failure names the file."""
+"""Files are written atomically, and an error names the file."""
 
 import errno
 
@@ -12,7 +12,7 @@ from testbed.core.files import whole_file
     "failure",
     [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: disk full")],
 )
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, failure):
     path = tmp_path / "results.json"
     path.write_text("old")
 

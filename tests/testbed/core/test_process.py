@@ -1,4 +1,4 @@
-"""Freed tensors' memory stays with the process where the C library lets it."""
+"""The process keeps the memory of freed tensors where the C library can."""
 
 import ctypes
 import platform
@@ -35,7 +35,7 @@ TENSOR_BYTES = 4 * 6 << 20
 
 
 def bytes_of_one_tensor(how: str) -> tuple[int, int]:
-    """How much of a tensor was mapped for it alone, and how much stays free with the process."""
+    """Return the bytes mapped for one tensor, and those that stay free in the process."""
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
     )
@@ -54,7 +54,7 @@ def test_the_memory_of_a_freed_tensor_stays() -> None:
     assert kept < TENSOR_BYTES <= mapped, "without the setting it comes and goes with its pages"
 
 
-def test_says_whether_the_c_library_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_returns_whether_the_c_library_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tune_malloc() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not tune_malloc()

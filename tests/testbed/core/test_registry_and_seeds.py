@@ -35,7 +35,7 @@ def test_registry_creates_with_options_and_refuses_duplicates():
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_component_says_what_it_is_and_has_typed_options(kind):
+def test_every_component_has_a_summary_and_typed_options(kind):
     names = ALL[kind].names()
     assert names
     for entry in ALL[kind]:
@@ -47,7 +47,7 @@ def test_every_component_says_what_it_is_and_has_typed_options(kind):
 
 
 @given(st.integers(0, 2**40), st.text(max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
-def test_streams_depend_on_their_key_alone(seed, purpose, ids):
+def test_streams_depend_on_their_key_only(seed, purpose, ids):
     first = seeds.generator(seed, purpose, *ids).integers(2**62, size=4)
     seeds.generator(seed, purpose + "other", *ids).random(100)
     assert np.array_equal(first, seeds.generator(seed, purpose, *ids).integers(2**62, size=4))
@@ -59,7 +59,7 @@ def test_streams_depend_on_their_key_alone(seed, purpose, ids):
     assert all(not np.array_equal(first, rng.integers(2**62, size=4)) for rng in others)
 
 
-def test_torch_streams_leave_the_global_state_alone():
+def test_torch_streams_do_not_change_the_global_state():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     a = torch.rand(3, generator=seeds.torch_generator(0, "a", 1))
@@ -92,7 +92,7 @@ def test_overrides(tiny, write_scenario, override, read):
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200))
-def test_no_text_makes_the_parser_fail_otherwise_than_in_one_sentence(raw):
+def test_any_text_is_parsed_or_refused_in_one_sentence(raw):
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     try:
         parse_yaml(text, "x.yaml")
@@ -111,7 +111,7 @@ KEYS = ["name", "seed", "data", "fleet", "training", "arms", "serving", "adversa
 
 
 @given(st.sampled_from(KEYS), json_like)
-def test_no_value_makes_validation_fail_otherwise_than_in_one_sentence(key, value):
+def test_any_value_is_accepted_or_refused_in_one_sentence(key, value):
     from small import TINY
 
     tree = {**TINY, key: value}

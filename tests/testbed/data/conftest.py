@@ -1,4 +1,4 @@
-"""Small datasets in Hugging Face parquet layout, written by the tests themselves."""
+"""Small datasets in Hugging Face parquet layout, written by the tests."""
 
 import io
 import json
@@ -89,7 +89,7 @@ def encode() -> Callable[..., list[bytes]]:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real data where TESTBED_DATA_DIR names it, else look-alikes of the same layout."""
+    """The real data below TESTBED_DATA_DIR, or synthetic data of the same layout."""
     folder = tmp_path_factory.mktemp("datasets")
     given = os.environ.get("TESTBED_DATA_DIR")
     for name in ("cifar10", "olivetti_faces"):

@@ -23,7 +23,7 @@ def message(section: DataSection) -> str:
 
 @pytest.fixture
 def folder(tmp_path, write_parquet, encode):
-    """A good dataset of 60 grey images that each test then spoils."""
+    """A valid dataset of 60 grey images, which each test then damages."""
     columns = {"image": encode(60, (16, 16), 0), "label": [row % 3 for row in range(60)]}
     write_parquet(tmp_path / "train.parquet", columns)
     return tmp_path
@@ -47,7 +47,7 @@ def image_cells(contents):
     return pa.array([{"bytes": content, "path": None} for content in contents], type=kind)
 
 
-def test_the_unspoilt_folder_loads(folder):
+def test_the_valid_folder_loads(folder):
     assert len(load_pool(section(folder))) == 60
 
 
@@ -107,7 +107,7 @@ def test_truncated_image(folder, encode):
     assert "row 3: not a readable" in message(section(folder))
 
 
-def test_unlike_sizes_need_a_common_one(folder, encode):
+def test_images_of_different_sizes_need_a_common_size(folder, encode):
     contents = encode(60, (16, 16), 0)
     contents[5] = encode(1, (32, 16), 1)[0]
     spoil(folder, image=image_cells(contents))
@@ -117,7 +117,7 @@ def test_unlike_sizes_need_a_common_one(folder, encode):
     assert load_pool(section(folder, image_size_px=32)).image_shape == (1, 32, 32)
 
 
-def test_unlike_modes(folder, encode):
+def test_images_of_different_modes_are_refused(folder, encode):
     contents = encode(60, (16, 16), 0)
     contents[5] = encode(1, (16, 16, 3), 1)[0]
     spoil(folder, image=image_cells(contents))

@@ -1,4 +1,4 @@
-"""The contract of every registered partitioner, and who owns the victims."""
+"""The contract of every registered partitioner, and the owners of victims."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_devices_hold_disjoint_training_images(name, pool, parts):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("images_per_device", [None, 30])
-def test_a_seed_decides_everything(name, images_per_device, pool, parts):
+def test_partitions_depend_on_the_seed_only(name, images_per_device, pool, parts):
     def devices(seed):
         return share(pool, parts, name, 5, seed, images_per_device)
 
@@ -119,7 +119,7 @@ def test_natural_ids_need_persons(make_pool):
         ("shard", 400, {}),
     ],
 )
-def test_what_cannot_be_shared_out_is_one_sentence(name, num_devices, options, pool, parts):
+def test_impossible_partitions_are_refused_in_one_sentence(name, num_devices, options, pool, parts):
     with pytest.raises(UserError, match=rf"^data\.partitioner: {name} cannot split \d+ images"):
         share(pool, parts, name, num_devices, **options)
 

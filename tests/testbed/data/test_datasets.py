@@ -1,4 +1,4 @@
-"""The contract of every registered dataset, and what is particular to each."""
+"""The contract of every registered dataset, and properties of single datasets."""
 
 import hashlib
 import io
@@ -103,7 +103,7 @@ def test_cifar10_reads_what_pillow_reads(section_of, data_dir):
     assert found > 20
 
 
-def test_faces_hold_the_attackers_people_apart(section_of):
+def test_auxiliary_persons_of_faces_are_in_no_other_part(section_of):
     section = section_of("olivetti_faces")
     pool = load_pool(section)
     assert pool.labels_are_persons

@@ -1,4 +1,4 @@
-"""The data of a run, as the engine gets it."""
+"""The data of a run."""
 
 import numpy as np
 import pytest

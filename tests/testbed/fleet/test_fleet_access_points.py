@@ -1,4 +1,4 @@
-"""Devices that share an access point share its rate, and nothing else changes."""
+"""Devices that share an access point share its rate; nothing else changes."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_full_and_last_access_points_by_hand() -> None:
     assert alone.composition() == shared.composition()
 
 
-def test_nobody_shares_unless_told_to() -> None:
+def test_no_sharing_by_default() -> None:
     fleet = fleet_of(12)
     assert share_access_points(fleet, None) is fleet
     alone = share_access_points(fleet, 1)

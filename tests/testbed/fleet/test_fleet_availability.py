@@ -1,4 +1,4 @@
-"""Availability models: rates, determinism, independence of the order of questions."""
+"""Availability models: rates, determinism, independence of the order of queries."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_diurnal_follows_the_day() -> None:
     def share(time_s: float) -> float:
         return float(np.mean([model.online(d, time_s, 0, 1) for d in range(300)]))
 
-    # with no spread of phases everybody peaks at 6 h (0.9) and is scarcest at 18 h (0.1)
+    # without spread of phases all devices peak at 6 h (0.9), with the minimum at 18 h (0.1)
     assert share(DAY_S / 4) == pytest.approx(0.9, abs=0.07)
     assert share(3 * DAY_S / 4) == pytest.approx(0.1, abs=0.07)
     assert share(2.0 * DAY_S) == pytest.approx(0.5, abs=0.1)
@@ -52,7 +52,7 @@ def test_diurnal_mean_follows_the_propensity() -> None:
     assert rng_draws.std() > 0.1
 
 
-def test_diurnal_does_not_depend_on_the_order_of_questions() -> None:
+def test_diurnal_does_not_depend_on_the_order_of_queries() -> None:
     times = [float(t) for t in range(0, 200_000, 7_000)]
     forward = AVAILABILITIES.create("diurnal", {}, fleet_size=5)
     backward = AVAILABILITIES.create("diurnal", {}, fleet_size=5)

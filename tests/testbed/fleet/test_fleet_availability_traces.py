@@ -1,4 +1,4 @@
-"""Replayed traces: semantics, dealing, drop-out, and files that are wrong."""
+"""Replayed traces: semantics, assignment, drop-out, and wrong files."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_larger_fleets_replay_out_of_step(tmp_path: Path) -> None:
     replay = model(path, 200)
     share = [np.mean([replay.online(d, float(t), 0, 1) for d in range(200)]) for t in range(100)]
     assert np.mean(share) == pytest.approx(0.4, abs=0.03)  # 40 of 100 s online
-    assert np.std(share) < 0.1  # everybody at once would give 0.49
+    assert np.std(share) < 0.1  # all devices in phase would give 0.49
     again = model(path, 200)
     assert [again.online(d, 7.0, 0, 1) for d in range(200)] == [
         replay.online(d, 7.0, 0, 1) for d in range(200)

@@ -1,4 +1,4 @@
-"""The built-in catalogue is sourced; wrong ones are refused by row and column."""
+"""The built-in catalogue has sources; wrong catalogues are refused with row and column."""
 
 import csv
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
             read_catalogue(path)
 
 
-def test_the_builder_wants_exactly_one_measurement() -> None:
+def test_the_builder_needs_exactly_one_measurement() -> None:
     selection = list(csv.DictReader(SELECTION_PATH.open(encoding="utf-8")))
     assert [row["name"] for row in selection] == [row["name"] for row in ROWS]
     with pytest.raises(UserError, match=f"'{selection[0]['name']}' matches 0 rows"):

@@ -1,4 +1,4 @@
-"""The cost model: hand-computed values, and what must hold for every device."""
+"""The cost model: hand-computed values, and properties of every device."""
 
 from dataclasses import replace
 
@@ -95,7 +95,7 @@ def test_energy_by_hand() -> None:
     assert cost_model.compute_energy_mj(CATALOGUE.named("nano-33-ble"), 1000.0) == pytest.approx(
         64.5 - 36.4
     )
-    # only the active power is published: everything the board draws meanwhile
+    # only the active power is published: the total power of the board
     assert cost_model.compute_energy_mj(CATALOGUE.named("raspberry-pi-5"), 10.0) == pytest.approx(
         127.0
     )
@@ -125,7 +125,7 @@ def test_feasibility() -> None:
     assert not trains("nucleo-h7a3zi")
     assert not trains("coral-dev-board")  # the Edge TPU executes inference graphs only
     assert not trains("ndp9120")  # a microcontroller of unpublished memory
-    assert trains("snapdragon-8-gen-2")  # a phone of unpublished memory is taken as enough
+    assert trains("snapdragon-8-gen-2")  # unpublished memory of a phone counts as sufficient
 
 
 @given(st.integers(0, 2**40), st.integers(0, 10**5))

@@ -133,7 +133,7 @@ def test_modes_survive_a_failing_module() -> None:
     assert module.training
 
 
-def test_only_one_tensor_may_come_out() -> None:
+def test_a_module_must_return_one_tensor() -> None:
     class Pair(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x

@@ -87,7 +87,7 @@ def test_retries_are_geometric() -> None:
     assert np.mean(attempts) == pytest.approx(1.0 / 0.7, rel=0.03)
 
 
-def test_nonsense_is_refused() -> None:
+def test_values_out_of_range_are_refused() -> None:
     for loss, most in ((1.0, 3), (-0.1, 3), (0.1, 0)):
         with pytest.raises(ValueError, match="loss must be"):
             retried_ms(1.0, 1.0, loss, most, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Links: sourced, and monotone in bytes and rates."""
+"""Links have sources, and transfers are monotone in bytes and rates."""
 
 import csv
 from pathlib import Path

@@ -100,7 +100,7 @@ def test_batches_against_the_reference(
 ) -> None:
     arrival = np.sort(np.array(arrivals, dtype=np.float64))
     duration = 1.5 + 0.5 * np.arange(largest)
-    # a batch of one never waits for company
+    # a batch of one does not wait
     window = window if largest > 1 else 0.0
     found = batched(arrival, BatchTimes(duration), servers, window)
     starts, services = reference_batches(arrival, duration, servers, window)
@@ -177,7 +177,7 @@ def test_littles_law() -> None:
 
 def test_batching_keeps_up_where_single_service_cannot() -> None:
     rng = np.random.default_rng(5)
-    arrival = poisson(1.5, rng)  # one at a time would be 1.5 times what the server can do
+    arrival = poisson(1.5, rng)  # 1.5 times the capacity of a server without batches
     found = batched(arrival, BatchTimes(0.9 + 0.1 * np.arange(1, 17)))
     assert (found.start_s - arrival).mean() < 5.0
     assert found.busy_s / arrival[-1] < 1.01

@@ -1,4 +1,4 @@
-"""Threat models in scenarios: what an attack needs and is not granted is refused before a run."""
+"""Threat models in scenarios: an attack whose needs are not granted is refused before a run."""
 
 import pytest
 
@@ -33,7 +33,7 @@ WITHHELD = {"weights": False, "queries": False}
         ("label_inference", {"auxiliary_data": {"name": "olivetti_faces"}}, "labelled"),
     ],
 )
-def test_what_is_withheld_is_refused_in_one_sentence(load, attack, knowledge, needs):
+def test_withheld_needs_are_refused_in_one_sentence(load, attack, knowledge, needs):
     with pytest.raises(UserError, match=rf"adversaries\.nosy: attack '{attack}' needs") as refused:
         load(attack=attack, knowledge=knowledge)
     assert needs in str(refused.value)
@@ -49,12 +49,12 @@ def test_what_is_withheld_is_refused_in_one_sentence(load, attack, knowledge, ne
         ("ridge", {"weights": False}),
     ],
 )
-def test_what_is_granted_is_accepted(load, attack, knowledge):
+def test_granted_needs_are_accepted(load, attack, knowledge):
     scenario = load(attack=attack, knowledge=knowledge)
     assert scenario.adversaries[0].refusal() is None
 
 
-def test_asking_is_active_unless_a_copy_is_asked():
+def test_queries_are_active_unless_sent_to_a_copy():
     ask, read = (
         ThreatModel(queries=True),
         ThreatModel(architecture=True, learns_from_intercepts=True),
@@ -65,7 +65,7 @@ def test_asking_is_active_unless_a_copy_is_asked():
     assert ask.conduct(replays, holds_weights=True) == "active"
     assert (read.conduct(Knowledge()), read.conduct(replays)) == ("passive", "active")
     assert ThreatModel(weights=True, queries=True).conduct() == "passive"
-    assert ThreatModel().conduct(replays) == "passive"  # anchors look at no feature
+    assert ThreatModel().conduct(replays) == "passive"  # anchors read no features
     assert ThreatModel(steers_training=True).conduct(replays) == "malicious training"
 
 
@@ -90,12 +90,12 @@ def test_grants_are_what_an_attack_used():
         "watches_training": False,
         "steers_training": False,
     }
-    # The weights that an adversary happens to hold are no need of its decoder's, but answer it.
+    # The decoder does not need the weights, but an adversary that holds them can query a copy.
     assert grants(ask, Knowledge(), True, 50)["weights"] is False
     assert grants(ask, blind, True, 50)["queries"] is True
     assert grants(ThreatModel(weights=True, queries=True), Knowledge(), True, 50)["weights"]
     assert grants(read, Knowledge(), True, 50)["queries"] is False
-    assert grants(ThreatModel(answers=True), few, False, 50)["replays"] == 1  # looks at no feature
+    assert grants(ThreatModel(answers=True), few, False, 50)["replays"] == 1  # reads no features
     foreign = Knowledge(auxiliary_data=AuxiliaryData(name="cifar10"))
     assert grants(ask, foreign, False, 50)["auxiliary_data"] == "cifar10"
 
@@ -119,7 +119,7 @@ CLOUD = {"position": {"tap": "cloud"}}
         ),
     ],
 )
-def test_attackers_of_the_training_that_cannot_work_are_refused(
+def test_training_attacks_that_cannot_work_are_refused(
     tiny, write_scenario, adversary, changes, says
 ):
     tiny["adversaries"] = [{"name": "nosy", **adversary}]
@@ -153,7 +153,7 @@ def test_comparisons_that_show_nothing_are_refused(load, changes, says):
         load(**changes)
 
 
-def test_a_colluding_device_gives_the_weights_away(load):
+def test_a_colluding_device_reveals_the_weights(load):
     position = {"colluding_device": True}
     adversary = load(attack="white_box", knowledge=WITHHELD, position=position).adversaries[0]
     assert adversary.holds_weights
@@ -195,7 +195,7 @@ def test_positions_that_contradict_themselves_are_refused(load, position, messag
         load(attack="ridge", position=position)
 
 
-def test_positions_and_threat_models_are_said_in_words():
+def test_words_of_positions_and_threat_models():
     assert Position(tap="cloud").words() == "cloud"
     assert Position(share_of_links=0.3).words() == "30% of the links"
     typed = Position(links_by_type={"lte": 0.5}, colluding_device=True)

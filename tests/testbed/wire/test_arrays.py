@@ -1,4 +1,4 @@
-"""Flower's arrays written and read quickly: the bytes and the elements are Flower's own."""
+"""Fast writing and reading of Flower's arrays gives the same bytes and elements as Flower."""
 
 import pickle
 
@@ -16,7 +16,7 @@ DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int8", "boo
 
 
 @given(DTYPES.flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0))))
-def test_bytes_are_flower_s_own(values):
+def test_bytes_equal_those_of_flower(values):
     own, flower = to_array(values), Array(np.asarray(values, order="C"))
     assert (own.dtype, own.shape, own.stype, own.data) == (
         flower.dtype,
@@ -30,12 +30,12 @@ def test_bytes_are_flower_s_own(values):
         assert read.tobytes() == values.tobytes()
 
 
-def test_columns_first_are_written_in_rows():
+def test_fortran_order_is_written_as_c_order():
     values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     assert np.array_equal(as_numpy(to_array(values)), values)
 
 
-def test_columns_first_from_elsewhere_are_read():
+def test_fortran_order_is_read():
     values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     assert np.array_equal(as_numpy(Array(values)), values)
 
@@ -49,7 +49,7 @@ def test_columns_first_from_elsewhere_are_read():
         {"stype": "something.else"},
     ],
 )
-def test_what_is_no_array_is_refused_as_flower_refuses_it(change):
+def test_invalid_arrays_are_refused_as_by_flower(change):
     fields = {"dtype": "float32", "shape": (3,), "stype": "numpy.ndarray", "data": b""} | change
     array = Array(**fields)
     with pytest.raises((ValueError, TypeError, EOFError)) as flower:
@@ -62,7 +62,7 @@ def test_what_is_no_array_is_refused_as_flower_refuses_it(change):
     ("dtype", "shape"),
     [("float64", (3,)), ("float32", (4,)), ("nonsense (", (3,)), ("object", (3,)), ("f4", (-3,))],
 )
-def test_what_a_sender_says_of_an_array_does_not_decide_what_is_read(dtype, shape):
+def test_declared_dtype_and_shape_do_not_decide_what_is_read(dtype, shape):
     values = np.arange(3, dtype=np.float32)
     array = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=to_array(values).data)
     assert np.array_equal(as_numpy(array), values)
@@ -83,7 +83,7 @@ def test_pickled_objects_are_not_read():
         as_numpy(array)
 
 
-def test_a_received_message_reads_itself_and_may_be_written_to():
+def test_arrays_of_a_received_message_are_writable_copies():
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     set_identity()
     record = ArrayRecord({"w": Array(values)})
@@ -96,7 +96,7 @@ def test_a_received_message_reads_itself_and_may_be_written_to():
     assert np.array_equal(array.numpy(), values)
 
 
-def test_a_received_message_shows_its_records_by_kind_as_flower_does():
+def test_records_by_kind_of_a_received_message_equal_those_of_flower():
     set_identity()
     arrays_, metrics = ArrayRecord({"w": Array(np.zeros(2))}), MetricRecord({"num-examples": 3})
     settings = ConfigRecord({"a": 1})
@@ -118,7 +118,7 @@ def test_a_received_message_shows_its_records_by_kind_as_flower_does():
 
 
 @pytest.mark.parametrize("count", [6, 5000])
-def test_pickled_large_elements_travel_beside_the_stream_and_small_ones_within(count):
+def test_large_arrays_are_pickled_as_separate_buffers(count):
     values = np.arange(count, dtype=np.float32)
     array = to_array(values)
     array.__class__ = QuickArray

@@ -1,4 +1,4 @@
-"""Encodings of released features: nothing is lost, and nothing but the bytes promised is sent."""
+"""Encodings of released features are lossless and have the expected size."""
 
 import math
 
@@ -21,7 +21,7 @@ def same_bits(a, b):
 
 
 def features(shape, bits, kept, seed=0):
-    """Return features that fit the format, a share of them not zero."""
+    """Return features that fit the format, with a share of non-zero values."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(shape, generator=rng) * 3.0
     z = torch.where(torch.rand(shape, generator=rng) < kept, z, torch.zeros(()))
@@ -43,7 +43,7 @@ def test_decoding_returns_the_released_bits(shape, wire, kept):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(finite, min_size=6, max_size=6), st.sampled_from([8, 4, 2]), st.booleans())
-def test_quantised_values_survive_whatever_they_are(values, bits, sparse):
+def test_any_quantised_values_are_encoded_without_loss(values, bits, sparse):
     released = quantise(torch.tensor(values).reshape(2, 3), bits)
     payload = encode(released, WireFormat(bits, sparse))
     assert same_bits(decode(payload), released)
@@ -53,7 +53,7 @@ def test_quantised_values_survive_whatever_they_are(values, bits, sparse):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(finite, min_size=8, max_size=8), st.sampled_from([8, 4, 2]))
-def test_quantisation_is_the_nearest_of_equally_spaced_values(values, bits):
+def test_quantisation_rounds_to_the_nearest_level(values, bits):
     z = torch.tensor(values)[None]
     found = quantise(z, bits)
     low, high = min(0.0, *values), max(0.0, *values)
@@ -87,7 +87,7 @@ def test_the_gradient_passes_straight_through_and_adds_no_bit():
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_dense_codes_take_their_bits_and_no_more(bits):
+def test_dense_codes_take_only_their_bits(bits):
     released = features((2, 12, 8, 8), bits, 1.0)
     header, per_image = 3 + 4 * 4, 5
     assert payload_bytes(encode(released, WireFormat(bits))) == (
@@ -104,14 +104,14 @@ def test_dense_codes_take_their_bits_and_no_more(bits):
         (70_000, 3, 4 + 3 * 4),  # indices of four bytes
     ],
 )
-def test_positions_are_told_in_the_fewest_bytes(elements, count, positions):
+def test_positions_take_the_fewest_bytes(elements, count, positions):
     released = sparsest(torch.randn(1, elements), count)
     payload = encode(released, WireFormat(sparse=True))
     assert payload_bytes(payload) == 3 + 2 * 4 + positions + 4 * count
     assert same_bits(decode(payload), released)
 
 
-def test_features_that_are_not_sparse_travel_plain():
+def test_features_that_are_not_sparse_travel_as_float32():
     z = torch.randn(2, 50)
     assert list(encode(z, WireFormat(sparse=True))) == ["z"]
     assert list(encode(z, FLOAT32)) == ["z"]
@@ -119,7 +119,7 @@ def test_features_that_are_not_sparse_travel_plain():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.2345])
-def test_what_does_not_fit_its_bits_travels_plain(value):
+def test_values_that_do_not_fit_their_bits_travel_as_float32(value):
     z = torch.tensor([[value, 1.0, -3.0, 1e-3]])
     payload = encode(z, WireFormat(8))
     assert list(payload) == ["z"]

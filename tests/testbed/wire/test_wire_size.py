@@ -1,4 +1,4 @@
-"""Sizes of messages are those of Flower's own protocol buffers."""
+"""Sizes of messages equal those of Flower's protocol buffers."""
 
 import numpy as np
 import pytest
