@@ -9,9 +9,12 @@ from attack_speed.bench import SEED, Bench, Case
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import FloatArray, silent
 from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
-from testbed.adversaries.discriminator import discriminator
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
-from testbed.adversaries.substitute import Alignment, SubstituteOptions, discrepancy
+from testbed.adversaries.shadow_front_end import (
+    discrepancy,
+    discriminator,
+)
+from testbed.adversaries.substitute import Alignment, SubstituteOptions
 from testbed.core import seeds
 from testbed.core.registries import FRONT_ENDS
 

@@ -16,7 +16,9 @@ from testbed.adversaries.base import FloatArray
 from testbed.adversaries.fsha import CRITIC, PILOT, Fsha, FshaOptions
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.sdar import FEATURE_JUDGE, IMAGE_JUDGE, SIMULATOR, Sdar, SdarOptions
-from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.shadow_front_end import (
+    discrepancy,
+)
 from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,

@@ -12,7 +12,7 @@ References
 Pasquini, Ateniese, Bernaschi, Unleashing the tiger: inference attacks on split learning (FSHA),
 arXiv 2012.02670, CCS 2021, section 4, equations 1 to 3. There the pilot is trained throughout and
 the discriminator is not conditioned on classes. Here the pilot is trained first, the discriminator
-gets the classes, and the gradient of the maximum mean discrepancy (see ``substitute``) is added,
+gets the classes, and the gradient of the maximum mean discrepancy (``shadow_front_end``) is added,
 since trainings have tens of rounds, not thousands.
 """
 
@@ -24,8 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries.decoder_network import Capacity
-from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.shadow_front_end import (
+    ClassDiscriminator,
+    discrepancy,
+    taken_for_real,
+    told_apart,
+)
 from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,

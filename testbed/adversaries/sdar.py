@@ -21,8 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries.decoder_network import Capacity
-from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
-from testbed.adversaries.substitute import discrepancy
+from testbed.adversaries.shadow_front_end import (
+    ClassDiscriminator,
+    discrepancy,
+    taken_for_real,
+    told_apart,
+)
 from testbed.adversaries.training_attacker import (
     DECODER,
     SCALE,

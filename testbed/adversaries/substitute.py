@@ -31,11 +31,15 @@ from testbed.adversaries.base import (
     Report,
 )
 from testbed.adversaries.decoder_network import update
-from testbed.adversaries.discriminator import discriminator, told_apart
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
-from testbed.adversaries.shadow_front_end import ShadowFrontEnd
+from testbed.adversaries.shadow_front_end import (
+    ShadowFrontEnd,
+    discrepancy,
+    discriminator,
+    told_apart,
+)
 from testbed.core import seeds
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
@@ -43,8 +47,6 @@ from testbed.core.registry import NonNegative, Options, Positive
 from testbed.scenario.components import Component
 from testbed.scenario.threat_model import ThreatModel
 
-_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
-_POSITIONS = 4  # feature vectors per map, for the distribution across channels
 _CHUNK = 64
 
 
@@ -181,32 +183,3 @@ class Alignment:
         parts = [self._front_end(part) for part in torch.split(torch.tensor(images), _CHUNK)]
         features: FloatArray = torch.cat(parts).contiguous().numpy()
         return features
-
-
-def discrepancy(fake: Tensor, real: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the MMD of whole feature maps plus that of feature vectors at a few positions."""
-    cells = fake.shape[2] * fake.shape[3]
-    chosen = torch.randperm(cells, generator=rng)[:_POSITIONS]
-    total = mmd_squared(fake.flatten(1), real.flatten(1))
-    for position in chosen:
-        total = total + mmd_squared(
-            fake.flatten(2)[:, :, position], real.flatten(2)[:, :, position]
-        ) / len(chosen)
-    return total
-
-
-def mmd_squared(first: Tensor, second: Tensor) -> Tensor:
-    """Return the biased MMD^2 of samples (N, d) and (M, d), averaged over Gaussian bandwidths.
-
-    Bandwidths are multiples of the median squared distance between the samples.
-    """
-    both = torch.cat([first, second])
-    distances = torch.cdist(both, both).square()
-    with torch.no_grad():
-        typical = distances[distances > 0].median() if (distances > 0).any() else torch.ones(())
-    count = len(first)
-    kernel = torch.stack([torch.exp(-distances / (typical * scale)) for scale in _BANDWIDTHS]).mean(
-        0
-    )
-    within = kernel[:count, :count].mean() + kernel[count:, count:].mean()
-    return within - 2.0 * kernel[:count, count:].mean()

@@ -9,7 +9,11 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from testbed.adversaries.base import LabelledImages
-from testbed.adversaries.discriminator import ClassDiscriminator, taken_for_real, told_apart
+from testbed.adversaries.shadow_front_end import (
+    ClassDiscriminator,
+    taken_for_real,
+    told_apart,
+)
 from testbed.adversaries.training_attacker import FeatureScale, TrainingView, WatchedStep
 from testbed.core.registries import ATTACKS, CLOUD_MODELS, FRONT_ENDS
 from testbed.scenario.components import Component

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from testbed.adversaries.mounting import mount
-from testbed.adversaries.substitute import mmd_squared
+from testbed.adversaries.shadow_front_end import (
+    mmd_squared,
+)
 from testbed.core.errors import UserError
 from testbed.core.registries import FRONT_ENDS
 from testbed.scenario.components import Component
