@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.attacks import Attacked, Scored
 from testbed.compare.analysis.estimates import ArmEstimates
-from testbed.compare.analysis.request_table import Resamples, interval
+from testbed.compare.analysis.request_table import Resamples
 from testbed.compare.comparison import Comparison
 from testbed.privacy.intervals import Interval
 from testbed.results.schema import AttackResult
@@ -145,21 +145,14 @@ def _inference(item: ArmEstimates, found: list[AttackResult], seeds: Sequence[in
 
 
 def _share(
-    found: Sequence[Interval | None], places: Sequence[int], draws: Resamples
+    shares: Sequence[Interval | None], places: Sequence[int], draws: Resamples
 ) -> Interval | None:
     """Return the mean over the seeds that know the share, or the only seed's own interval."""
-    known = [
-        (one, place)
-        for one, place in zip(found, places, strict=True)
-        if one and one.value is not None
-    ]
-    if not known:
-        return None
-    if len(known) == 1:
-        return known[0][0]
-    values = [one.value for one, _ in known if one.value is not None]
-    samples = draws.over_seeds(values, [place for _, place in known])
-    return interval(sum(values) / len(values), samples, len(values))
+    known = [share for share in shares if share and share.value is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    values = [share.value if share else None for share in shares]
+    return draws.mean_over_seeds(values, places).shown
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -9,6 +9,7 @@ from testbed.compare.page import render
 from testbed.compare.plots import PLOTS, draw_all
 from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
+from testbed.privacy.intervals import Interval
 
 JSON, PAGE, CSV = "compare.json", "compare.html", "entries.csv"
 
@@ -33,7 +34,9 @@ def check_folder(folder: Path, force: bool) -> None:
 
 def json_text(comparison: Comparison) -> str:
     """Return ``compare.json``."""
-    return json.dumps(document(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    tree, plain = document(comparison), Interval.model_dump
+    text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
+    return f"{text}\n"
 
 
 def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:

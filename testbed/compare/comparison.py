@@ -12,7 +12,6 @@ from testbed.compare.analysis.matched import Matched, match
 from testbed.compare.analysis.pareto import TRADE_OFFS, Front, front_of
 from testbed.compare.analysis.request_table import (
     Resamples,
-    mean_interval,
     request_table_of,
     resample,
 )
@@ -129,8 +128,8 @@ def _difference(item: ArmEstimates, other: ArmEstimates, draws: Resamples) -> Di
     mse = Interval()
     if item.best is not None and other.best is not None:
         column = item.best.scored.column("mse").minus(other.best.scored.column("mse"))
-        mse = mean_interval(column, draws.means(column))
-    return Difference(mean_interval(accuracy, draws.means(accuracy)), mse)
+        mse = draws.mean(column).shown
+    return Difference(draws.mean(accuracy).shown, mse)
 
 
 def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int]) -> list[str]:

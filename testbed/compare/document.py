@@ -20,7 +20,7 @@ Tree = dict[str, Any]
 
 
 def document(comparison: Comparison) -> Tree:
-    """Return the whole comparison as plain values; unknown numbers are None."""
+    """Return the whole comparison as JSON but for its intervals; unknown numbers are None."""
     data, fleet = comparison.summary.data, comparison.summary.fleet
     reference = comparison.measured[comparison.reference]
     return {
@@ -90,17 +90,12 @@ def _entry(item: ArmEstimates, difference: Difference | None) -> Tree:
         "precision": arm.precision,
         "seeds": item.arm.seeds,
         "runs": [member.run.name for member in item.arm.members],
-        "accuracy": item["accuracy"].shown.model_dump(),
+        "accuracy": item["accuracy"].shown,
         "best_attack": _attacked(item.best),
         "by_adversary": [_attacked(found) for found in item.attacks.by_adversary.values()],
         "leakage": _figures(item, LEAKAGE),
         "cost": _figures(item, COST),
-        "to_reference": {
-            "accuracy": difference.accuracy.model_dump(),
-            "mse": difference.mse.model_dump(),
-        }
-        if difference
-        else None,
+        "to_reference": vars(difference) if difference else None,
     }
 
 
@@ -113,16 +108,12 @@ def _attacked(attacked: Attacked | None) -> Tree | None:
         "threat_model": attacked.facts.threat_model,
         "mean_image_mse": attacked.mean_image_mse,
         "worse_than_mean_image": attacked.failed,
-        **_scores(attacked),
+        **attacked.scores,
     }
 
 
 def _figures(item: ArmEstimates, group: tuple[Figure, ...]) -> Tree:
-    return {each.key: item[each.key].shown.model_dump() for each in shown_in("compare", group)}
-
-
-def _scores(attacked: Attacked) -> Tree:
-    return {key: score.model_dump() for key, score in attacked.scores.items()}
+    return {each.key: item[each.key].shown for each in shown_in("compare", group)}
 
 
 def _front(front: Front, labels: list[str]) -> Tree:
@@ -143,20 +134,7 @@ def _matched(found: Matched) -> Tree:
     return {
         "accuracy": found.accuracy,
         "below_reference": found.below_reference,
-        "families": [
-            {
-                "family": ranked_defence.family,
-                "reached": ranked_defence.reached,
-                "settings": list(ranked_defence.settings),
-                "mse": ranked_defence.mse.model_dump(),
-                "reached_share": ranked_defence.reached_share,
-                "rank": ranked_defence.rank,
-                "rank_shares": list(ranked_defence.rank_shares),
-                "to_best": ranked_defence.to_best.model_dump() if ranked_defence.to_best else None,
-                "like_best": ranked_defence.like_best,
-            }
-            for ranked_defence in found.ranked_defences
-        ],
+        "families": [vars(ranked_defence) for ranked_defence in found.ranked_defences],
     }
 
 
@@ -182,7 +160,7 @@ def _group(score: GroupScore) -> Tree:
         "victims": score.victims,
         "adversary": score.attacked.facts.adversary,
         "attack": score.attacked.facts.attack,
-        **_scores(score.attacked),
-        "to_mean": score.to_mean.model_dump(),
+        **score.attacked.scores,
+        "to_mean": score.to_mean,
         "weakest_share": score.weakest_share,
     }

@@ -13,7 +13,6 @@ from testbed.compare.analysis.request_table import (
     RequestTable,
     Resamples,
     Values,
-    mean_interval,
 )
 from testbed.core.errors import UserError
 from testbed.privacy.intervals import Interval
@@ -93,12 +92,13 @@ class Attacks:
 
     def estimated(self, scored: Scored, group: Group | None = None) -> Attacked:
         """Return an attack or anchor with its estimates over its victims, or over a group."""
-        columns = {score.key: scored.column(score.key, group) for score in ESTIMATED}
-        samples = {key: self.draws.means(column) for key, column in columns.items()}
+        estimates = {
+            score.key: self.draws.mean(scored.column(score.key, group)) for score in ESTIMATED
+        }
         return Attacked(
             scored=scored,
-            scores={key: mean_interval(columns[key], samples[key]) for key in columns},
-            samples=samples,
+            scores={key: estimate.shown for key, estimate in estimates.items()},
+            samples={key: estimate.samples for key, estimate in estimates.items()},
             mean_image_mse=self._mean_image_mse(scored.facts.adversary, group),
         )
 

@@ -9,30 +9,21 @@ from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.attacks import Attacked, Attacks, attacks_of
 from testbed.compare.analysis.request_table import (
     Column,
+    Estimate,
     RequestTable,
     Resamples,
     Values,
-    interval,
-    mean_interval,
 )
 from testbed.compare.analysis.runs import tiers_by_name
 from testbed.core.errors import UserError
 from testbed.privacy.intervals import Interval
-from testbed.results.figures import COST, LEAKAGE, UTILITY, Figure, shown_in, value_at
+from testbed.results.figures import COST, LEAKAGE, UTILITY, shown_in, value_at
 from testbed.results.schema import Edge
 
 ESTIMATED = shown_in("compare", UTILITY, COST, LEAKAGE)
 EDGE = [figure for figure in ESTIMATED if figure.path.startswith("edge.")]
 """Figures of the front-end: an arm's are the means over requests, since tiers differ."""
 SERVED = list(dict.fromkeys(figure.column for figure in ESTIMATED if figure.column))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval, and its value in every resample."""
-
-    shown: Interval
-    samples: Values
 
 
 @dataclass(frozen=True)
@@ -74,14 +65,13 @@ def measure(arm: ComparedArm, request_table: RequestTable, draws: Resamples) -> 
     for figure in ESTIMATED:
         column = served.get(figure.column or figure.key)
         if column is None:
-            estimates[figure.key] = _over_seeds(arm, request_table, draws, figure)
+            seeds = [request_table.seeds.index(seed) for seed in arm.seeds]
+            values = [figure.of(member.arm) for member in arm.members]
+            estimates[figure.key] = draws.mean_over_seeds(values, seeds)
         elif figure.percentile is None:
-            samples = draws.means(column)
-            estimates[figure.key] = Estimate(mean_interval(column, samples), samples)
+            estimates[figure.key] = draws.mean(column)
         else:
-            value = float(np.percentile(column.values, figure.percentile)) if len(column) else None
-            samples = draws.percentiles(column, figure.percentile)
-            estimates[figure.key] = Estimate(interval(value, samples, len(column)), samples)
+            estimates[figure.key] = draws.percentile(column, figure.percentile)
     return ArmEstimates(arm, estimates, served["correct"], attacks_of(arm, request_table, draws))
 
 
@@ -125,19 +115,3 @@ def _edge_of_devices(arm: ComparedArm, seed: int) -> dict[int, Edge | None]:
             )
         found[int(device)] = tiers[tier].edge if tiers else member.arm.edge
     return found
-
-
-def _over_seeds(
-    arm: ComparedArm, request_table: RequestTable, draws: Resamples, figure: Figure
-) -> Estimate:
-    """Return a figure of which every seed has one number, the mean over seeds."""
-    known = [
-        (value, request_table.seeds.index(member.run.seed))
-        for member in arm.members
-        if (value := figure.of(member.arm)) is not None
-    ]
-    if not known:
-        return Estimate(Interval(n=0), np.full(len(draws.seeds), np.nan))
-    values, places = zip(*known, strict=True)
-    samples = draws.over_seeds(values, places)
-    return Estimate(interval(float(np.mean(values)), samples, len(values)), samples)

@@ -6,8 +6,8 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.compare.analysis.estimates import ArmEstimates, Estimate
-from testbed.compare.analysis.request_table import Values
+from testbed.compare.analysis.estimates import ArmEstimates
+from testbed.compare.analysis.request_table import Estimate, Values
 from testbed.results.figures import FIGURES, Figure
 
 

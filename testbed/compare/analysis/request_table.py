@@ -82,6 +82,14 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, and its value in every resample."""
+
+    shown: Interval
+    samples: Values
+
+
+@dataclass(frozen=True)
 class Resamples:
     """How often each request, and each seed, is in each resample.
 
@@ -102,6 +110,28 @@ class Resamples:
         with np.errstate(invalid="ignore", divide="ignore"):
             means: Values = (counts @ column.values) / counts.sum(axis=1)
         return means
+
+    def mean(self, column: Column) -> Estimate:
+        """Estimate the mean of a column."""
+        samples = self.means(column)
+        return Estimate(mean_interval(column, samples), samples)
+
+    def percentile(self, column: Column, percent: float) -> Estimate:
+        """Estimate a percentile of a column."""
+        value = float(np.percentile(column.values, percent)) if len(column) else None
+        samples = self.percentiles(column, percent)
+        return Estimate(interval(value, samples, len(column)), samples)
+
+    def mean_over_seeds(self, values: Sequence[float | None], seeds: Sequence[int]) -> Estimate:
+        """Estimate the mean of one value per seed; seeds without a value are left out."""
+        known = [
+            (value, seed) for value, seed in zip(values, seeds, strict=True) if value is not None
+        ]
+        if not known:
+            return Estimate(Interval(n=0), np.full(len(self.seeds), np.nan))
+        samples = self.over_seeds([value for value, _ in known], [seed for _, seed in known])
+        mean = float(np.mean([value for value, _ in known]))
+        return Estimate(interval(mean, samples, len(known)), samples)
 
     def percentiles(self, column: Column, percent: float) -> Values:
         """Return a percentile, linearly interpolated, of a column in every resample."""
