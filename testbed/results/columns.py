@@ -6,11 +6,14 @@ the tables of columns in docs/results.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from testbed.results.figures import SCORE_COLUMNS
+
+Record = dict[str, Any]
+"""One row of a table, by column."""
 
 TableName = Literal["rounds", "devices", "requests", "attacks"]
 Type = Literal["text", "flag", "count", "number"]

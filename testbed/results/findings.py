@@ -64,8 +64,7 @@ def _tier_mse(entry: AttackOnTier) -> float:
 
 def accuracy(arm: ArmResult | None) -> Interval:
     """Return an arm's test accuracy; without a value where it was not evaluated."""
-    test = arm.accuracy.test if arm and arm.accuracy else None
-    return test or Interval()
+    return (arm.accuracy.test if arm else None) or Interval()
 
 
 def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
 from testbed.core.files import whole_file, write_json
-from testbed.results.columns import TableName, arrow_schema
+from testbed.results.columns import Record, TableName, arrow_schema
 from testbed.results.schema import ArmResult, SelfCheck
 from testbed.scenario.loading import dump_scenario, load_scenario
 from testbed.scenario.schema import Scenario
 
-Row = dict[str, Any]
 RESOLVED = "scenario.resolved.yaml"
 SAMPLES, ENTRY, FINISHED = "samples.npz", "arm.json", "finished.json"  # of a finished arm
 _LOG = logging.getLogger(__name__)
@@ -111,7 +109,7 @@ def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
     return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
 
 
-def write_table(path: Path, table: TableName, rows: Sequence[Row]) -> None:
+def write_table(path: Path, table: TableName, rows: Sequence[Record]) -> None:
     """Write rows as parquet with the declared columns of ``table``, all or nothing."""
     schema = arrow_schema(table)
     content = {field.name: [row[field.name] for row in rows] for field in schema}
@@ -141,7 +139,7 @@ class FinishedArm:
 
     result: ArmResult
     checks: list[SelfCheck]
-    tables: dict[TableName, list[Row]]
+    tables: dict[TableName, list[Record]]
     samples: dict[str, NDArray[np.uint8]]
 
 

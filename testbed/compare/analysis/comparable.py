@@ -60,15 +60,7 @@ def training_differences(runs: Sequence[Run]) -> list[str]:
 def _facts(run: Run) -> dict[str, Any]:
     """Return what ``results.json`` says of the data: what was read, not only what was asked for."""
     data = run.results.summary.data
-    if data is None:
-        return {"data": None}
-    return {
-        "data": {
-            "name": data.name,
-            "image_shape": data.image_shape,
-            "num_classes": data.num_classes,
-        }
-    }
+    return {"data": data.model_dump(include={"name", "image_shape", "num_classes"})}
 
 
 def _other_number_of_images(one: Run, other: Run) -> tuple[str, Any, Any] | None:
@@ -84,8 +76,7 @@ def _other_number_of_images(one: Run, other: Run) -> tuple[str, Any, Any] | None
 
 
 def _images(run: Run) -> int:
-    data = run.results.summary.data
-    return 0 if data is None else sum(n or 0 for n in data.images.model_dump().values())
+    return sum(run.results.summary.data.images.model_dump().values())
 
 
 def _both(one: Run, other: Run) -> tuple[dict[str, Any], dict[str, Any]]:

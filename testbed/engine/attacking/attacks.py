@@ -39,11 +39,10 @@ from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training.attackers import attacks_arm
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.judge import Judge
+from testbed.results.columns import Record
 from testbed.results.host_facts import AttackCost
 from testbed.results.schema import MEAN_IMAGE, AttackResult, BoundCheck, ErrorBound, Grants
 from testbed.scenario.threat_model import grants
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class AttackResults:
     """
 
     entries: list[AttackResult] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Record] = field(default_factory=list)
     samples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     read_nothing: list[str] = field(default_factory=list)
     error_bounds: list[ErrorBound] = field(default_factory=list)

@@ -17,6 +17,7 @@ from testbed.engine.setting.run_context import RunInputs
 from testbed.privacy.intervals import Interval, bootstrap_interval
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import score
+from testbed.results.columns import Record
 from testbed.results.figures import SCORE_COLUMNS, SCORES
 from testbed.results.schema import (
     AttackOnClass,
@@ -31,7 +32,6 @@ from testbed.results.schema import (
 from testbed.scenario.schema import Scenario
 from testbed.scenario.threat_model import Knowledge
 
-Row = dict[str, Any]
 Columns = dict[str, NDArray[Any]]
 Intervals = dict[str, Interval]
 
@@ -91,7 +91,7 @@ class ScoredAttack:
     """
 
     scores: AttackScores
-    rows: list[Row]
+    rows: list[Record]
     mse: float
     extremes: IntArray
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +9,9 @@ from numpy.typing import NDArray
 from testbed.engine.serving.timing import ServedTimes
 from testbed.fleet.cloud_price import cost_per_1000, price_usd_per_hour
 from testbed.fleet.queueing import BatchTimes
+from testbed.results.columns import Record
 from testbed.results.schema import CloudCost, Latency, ServedPart, ServingCloud
 from testbed.scenario.serving import ServingSection
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class ServingFigures:
     section: ServingSection
     times: ServedTimes
 
-    def of(self, rows: Sequence[Row]) -> ServedPart:
+    def of(self, rows: Sequence[Record]) -> ServedPart:
         """Return counts, latency, energy and the cloud's share and cost of some of the requests."""
         answered = [row for row in rows if row["status"] == "answered"]
         deadline_ms = self.section.request_deadline_ms
@@ -89,20 +87,20 @@ def _listed(seconds: NDArray[np.float64] | None, tiers: Sequence[str]) -> dict[s
     return {tier: (row * 1000.0).tolist() for tier, row in zip(tiers, seconds, strict=True)}
 
 
-def _work_mj(answered: Sequence[Row]) -> float | None:
+def _work_mj(answered: Sequence[Record]) -> float | None:
     """Return the mean energy of computing, sending and receiving, where it is known."""
     known = [row for row in answered if row["energy_mj"] is not None]
     work = [row["energy_mj"] - row["wake_tail_mj"] for row in known]
     return float(np.mean(work)) if work else None
 
 
-def mean(rows: Sequence[Row], column: str) -> float | None:
+def mean(rows: Sequence[Record], column: str) -> float | None:
     """Return the mean over rows where the value is known."""
     known = [row[column] for row in rows if row[column] is not None]
     return float(np.mean(known)) if known else None
 
 
-def _latency(rows: Sequence[Row]) -> Latency:
+def _latency(rows: Sequence[Record]) -> Latency:
     latencies = [row["latency_ms"] for row in rows]
     points = np.percentile(latencies, (50, 95, 99)).tolist() if latencies else (None, None, None)
     return Latency(median=points[0], p95=points[1], p99=points[2])

@@ -15,6 +15,7 @@ from testbed.engine.setting.models import TierModel
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.intervals import Interval, bootstrap_interval
+from testbed.results.columns import Record
 from testbed.results.schema import (
     Accuracy,
     ArmOnClass,
@@ -32,11 +33,10 @@ from testbed.results.schema import (
 )
 from testbed.scenario.components import Component
 
-Row = dict[str, Any]
 BYTES = {"float32": 4, "int8": 1}
 
 
-def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> list[Row]:
+def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> list[Record]:
     """Return one row per device."""
     inputs, grid, costs = run_context.inputs, arm.grid, arm.grid.costs
     requests = np.bincount([row["device"] for row in served.rows], minlength=costs.devices)
@@ -48,7 +48,7 @@ def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> 
     rows = []
     for device in range(costs.devices):
         model, fleet = inputs.fleet.device(device), inputs.fleet
-        row: Row = {
+        row: Record = {
             "arm": arm.models.arm,
             "device": device,
             "device_class": model.device_class,
@@ -77,7 +77,7 @@ def arm_result(
     run_context: RunContext,
     arm: TrainedArm,
     served: ServedArm,
-    devices: Sequence[Row],
+    devices: Sequence[Record],
     measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
     attacked: AttackResults,
 ) -> ArmResult:
@@ -212,7 +212,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _accuracy(run_context: RunContext, rows: Sequence[Row]) -> Interval | None:
+def _accuracy(run_context: RunContext, rows: Sequence[Record]) -> Interval | None:
     """Return the accuracy over answered requests; None where nothing was answered."""
     answered = np.array([float(row["correct"]) for row in rows if row["status"] == "answered"])
     scenario = run_context.inputs.scenario
@@ -220,15 +220,15 @@ def _accuracy(run_context: RunContext, rows: Sequence[Row]) -> Interval | None:
     return bootstrap_interval(answered, resamples, scenario.seed) if len(answered) else None
 
 
-def _sum(rows: Sequence[Row], column: str) -> int:
+def _sum(rows: Sequence[Record], column: str) -> int:
     return sum(row[column] for row in rows)
 
 
-def _infeasible(rows: Sequence[Row], column: str) -> int:
+def _infeasible(rows: Sequence[Record], column: str) -> int:
     return sum(1 for row in rows if not row[column])
 
 
-def _training(arm: TrainedArm, devices: Sequence[Row]) -> Training:
+def _training(arm: TrainedArm, devices: Sequence[Record]) -> Training:
     known = [row["train_energy_mj"] for row in devices if row["train_energy_mj"] is not None]
     taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
     return Training(
@@ -266,7 +266,7 @@ def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Ser
 
 
 def _by_device_class(
-    run_context: RunContext, served: ServedArm, devices: Sequence[Row]
+    run_context: RunContext, served: ServedArm, devices: Sequence[Record]
 ) -> list[ArmOnClass]:
     results = []
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)

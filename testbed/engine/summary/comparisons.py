@@ -5,20 +5,18 @@ interval resamples devices before their images. Rows of several seeds may be giv
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from testbed.privacy.intervals import hierarchical_interval
+from testbed.results.columns import Record
 from testbed.results.findings import best_attack
 from testbed.results.schema import ArmComparison, ArmResult, AttackResult, Differences
 from testbed.scenario.schema import Scenario
 
-Row = dict[str, Any]
-
 
 def compare_arms(
-    scenario: Scenario, arms: Sequence[ArmResult], rows: Sequence[Row]
+    scenario: Scenario, arms: Sequence[ArmResult], rows: Sequence[Record]
 ) -> list[ArmComparison]:
     """Return the paired differences of every later arm from the first, per adversary.
 
@@ -51,7 +49,7 @@ def compare_arms(
     return comparisons
 
 
-def _by_request(rows: Sequence[Row], arm: ArmResult, attack: AttackResult) -> dict[int, Row]:
+def _by_request(rows: Sequence[Record], arm: ArmResult, attack: AttackResult) -> dict[int, Record]:
     wanted = (arm.name, attack.adversary, attack.attack)
     return {
         row["request"]: row
@@ -61,7 +59,10 @@ def _by_request(rows: Sequence[Row], arm: ArmResult, attack: AttackResult) -> di
 
 
 def _differences(
-    scenario: Scenario, own: Mapping[int, Row], reference: Mapping[int, Row], shared: Sequence[int]
+    scenario: Scenario,
+    own: Mapping[int, Record],
+    reference: Mapping[int, Record],
+    shared: Sequence[int],
 ) -> Differences:
     devices = np.array([own[request]["device"] for request in shared])
     one_seed = np.zeros(len(shared), dtype=np.int64)

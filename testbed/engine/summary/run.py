@@ -19,7 +19,7 @@ from testbed.engine.summary.host_facts import HostMeter
 from testbed.engine.summary.self_checks import self_checks
 from testbed.engine.training.fleet import TrainedArm
 from testbed.report.build import build_report
-from testbed.results.columns import TABLES, TableName
+from testbed.results.columns import TABLES, Record, TableName
 from testbed.results.schema import (
     SCHEMA_VERSION,
     DataFacts,
@@ -33,7 +33,6 @@ from testbed.results.schema import (
 )
 from testbed.results.writing import (
     FinishedArm,
-    Row,
     read_arm,
     write_arm,
     write_samples,
@@ -82,7 +81,7 @@ class RunRecord:
         measured : leakage of each tier's features, and what each tier puts on the wire.
         """
         devices = device_rows(run_context, arm, served)
-        tables: dict[TableName, list[Row]] = {
+        tables: dict[TableName, list[Record]] = {
             "rounds": arm.rounds,
             "devices": devices,
             "requests": served.rows,
@@ -129,7 +128,7 @@ class RunRecord:
         self,
         status: Literal["complete", "interrupted"],
         finished: Sequence[FinishedArm],
-        attacks: Sequence[Row],
+        attacks: Sequence[Record],
     ) -> Summary:
         scenario, fleet = self._inputs.scenario, self._inputs.fleet
         arms = [arm.result for arm in finished]

@@ -6,7 +6,6 @@ victims and from the attackers' images. Devices that fine-tune later hold images
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,8 @@ from testbed.engine.training import checkpoint
 from testbed.engine.training.fleet import TOTALS, TrainedArm
 from testbed.engine.training.model_cache import TrainedModel, load_model, models_folder, save_model
 from testbed.engine.training.model_key import Facts, describe_model, key_of
+from testbed.results.columns import Record
 from testbed.results.host_facts import ProviderModel
-
-Row = dict[str, Any]
 
 
 def train_at_provider(run_context: RunContext, arm: TrainedArm) -> ProviderModel:
@@ -138,9 +136,9 @@ def _install(arm: TrainedArm, model: TrainedModel, images: int) -> None:
     }
 
 
-def _row(arm: str, record: EpochRecord) -> Row:
+def _row(arm: str, record: EpochRecord) -> Record:
     """Return an epoch's row of rounds.parquet: without devices and virtual time."""
-    row: Row = {
+    row: Record = {
         "arm": arm,
         "protocol": "provider",
         "round": record.epoch,

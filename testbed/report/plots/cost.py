@@ -47,8 +47,6 @@ def latency_distribution(results: Results) -> "Figure | None":
             latency, share = latency[keep], share[keep]
         look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index)}
         panel.step(latency, share, where="post", label=arm.name, **look)
-        if arm.serving is None:
-            continue
         marks = ((arm.serving.latency_ms.median, 0.5, "o"), (arm.serving.latency_ms.p95, 0.95, "s"))
         for at, quantile, mark in marks:
             if at is not None:
@@ -121,7 +119,7 @@ def _shares(panel: "Axes") -> None:
 def _mean_parts(results: Results) -> "list[tuple[str, int, np.ndarray]]":
     """Return (device class, arm index, mean ms of each part), classes in the fleet's order."""
     fleet = results.summary.fleet
-    known = [entry.device_class for entry in fleet.device_classes] if fleet else []
+    known = [entry.device_class for entry in fleet.device_classes]
     found: dict[str, list[tuple[str, int, np.ndarray]]] = {name: [] for name in known}
     for index, arm in enumerate(results.arms):
         rows = _answered(results, arm.name)

@@ -30,7 +30,7 @@ def privacy_utility(results: Results) -> "Figure | None":
     panel = axes[0][0]
     names = adversaries(results.summary)
     for index, arm, attack in points:
-        test = arm.accuracy.test if arm.accuracy else None
+        test = arm.accuracy.test
         if test is None or test.value is None:
             continue
         style.mark(
@@ -54,9 +54,8 @@ def privacy_utility(results: Results) -> "Figure | None":
     _right_limits(panel, results)
     for line in lines:
         _anchor(panel, line)
-    data = results.summary.data
-    if data and data.majority_class_accuracy is not None:
-        style.reference_line(panel, data.majority_class_accuracy, "majority class", vertical=True)
+    majority = results.summary.data.majority_class_accuracy
+    style.reference_line(panel, majority, "majority class", vertical=True)
     style.better(panel)
     style.percent_axis(panel.xaxis)
     panel.set(xlabel=ACCURACY, ylabel=f"best attack's {MSE}")
@@ -77,7 +76,7 @@ def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False, before: boo
 def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
     found = []
     for index, arm in enumerate(results.arms):
-        if arm.accuracy is None or arm.accuracy.test is None or arm.accuracy.test.value is None:
+        if arm.accuracy.test is None or arm.accuracy.test.value is None:
             continue
         for adversary in adversaries(results.summary):
             attack = arm.best_attack(adversary)
@@ -88,9 +87,7 @@ def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
 
 def _right_limits(panel: "Axes", results: Results) -> None:
     """Show accuracies from below the majority class to 100 %, so that utility keeps its scale."""
-    data = results.summary.data
-    majority = data.majority_class_accuracy if data else None
-    panel.set_xlim(max(0.0, (majority or 0.0) - 0.05), 1.015)
+    panel.set_xlim(max(0.0, results.summary.data.majority_class_accuracy - 0.05), 1.015)
 
 
 def _legend(made: "Figure", results: Results, names: list[str]) -> None:
@@ -215,7 +212,7 @@ def attack_by_class(results: Results) -> "Figure | None":
 def _classes(results: Results) -> list[str]:
     """Return device classes in the fleet's order, with any that only attacks name at the end."""
     fleet = results.summary.fleet
-    known = [entry.device_class for entry in fleet.device_classes] if fleet else []
+    known = [entry.device_class for entry in fleet.device_classes]
     named = [
         score.device_class
         for arm in results.arms

@@ -35,9 +35,8 @@ def training_curves(results: Results) -> "Figure | None":
     style.percent_axis(right.yaxis)
     right.set_ylim(0, 1.02)
     left.set_ylim(bottom=0)
-    data = results.summary.data
-    if data and data.majority_class_accuracy is not None:
-        style.reference_line(right, data.majority_class_accuracy, "majority class")
+    majority = results.summary.data.majority_class_accuracy
+    style.reference_line(right, majority, "majority class")
     for panel in (left, right):
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend()
@@ -54,8 +53,8 @@ def _steps(rounds: Rows) -> str:
 
 def _mark_deployed(panel: "Axes", arm: ArmResult, rows: Rows, colour: str) -> None:
     """Put a ring around the provider's epoch whose weights went to the devices."""
-    provider = arm.training.provider if arm.training else None
-    if provider is None or provider.deployed_epoch is None:
+    provider = arm.training.provider
+    if provider is None:
         return
     deployed = rows["round"] == provider.deployed_epoch
     panel.plot(

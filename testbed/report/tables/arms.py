@@ -29,11 +29,9 @@ TRAINED = (
 """What the table of attacks tells beside the scores."""
 
 
-def fleet_table(results: Results) -> Table | None:
+def fleet_table(results: Results) -> Table:
     """Return the composition of the fleet."""
     fleet = results.summary.fleet
-    if fleet is None:
-        return None
 
     def listing(counts: dict[str, int]) -> Cell:
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -55,10 +53,9 @@ def arm_table(results: Results) -> Table | None:
         return None
     rows = []
     for arm in results.arms:
-        shape = arm.edge.feature_shape if arm.edge else None
         texts = [
             *(readable(name) for name in (arm.front_end, arm.defence, arm.cloud_model)),
-            " × ".join(map(str, shape)) if shape else numbers.ABSENT,  # noqa: RUF001
+            " × ".join(map(str, arm.edge.feature_shape)),  # noqa: RUF001
         ]
         sizes = [number(figure.of(arm), figure.fmt) for figure in PARAMETERS]
         rows.append(Row(arm.name, [*map(words, texts), *sizes]))
@@ -129,13 +126,12 @@ def leakage_table(results: Results) -> Table | None:
     figures = shown_in("leakage", LEAKAGE)
     rows = []
     for arm in results.arms:
-        if arm.leakage is not None:
-            of_all = f"of {numbers.count(arm.leakage.channels)}"
-            cells = [
-                number(figure.of(arm), figure.fmt, of_all if figure.key == "live_channels" else "")
-                for figure in figures
-            ]
-            rows.append(Row(arm.name, [*cells, words(_release(arm))]))
+        of_all = f"of {numbers.count(arm.leakage.channels)}"
+        cells = [
+            number(figure.of(arm), figure.fmt, of_all if figure.key == "live_channels" else "")
+            for figure in figures
+        ]
+        rows.append(Row(arm.name, [*cells, words(_release(arm))]))
     headings = ["arm", *(figure.label for figure in figures), "release, by its defence"]
     return Table(headings, rows) if rows else None
 
@@ -144,7 +140,7 @@ def information_table(results: Results) -> Table | None:
     """Return the trained lower bounds on the information, where the run asked for them."""
     rows = []
     for arm in results.arms:
-        found = arm.leakage.information if arm.leakage else None
+        found = arm.leakage.information
         if found is not None:
             bounds = (found.mine, found.infonce, found.mine_bounded)
             counts = [

@@ -26,7 +26,7 @@ def headline_table(results: Results) -> Table | None:
     arms = results.arms
     if not arms:
         return None
-    any_provider = any(arm.training and arm.training.provider for arm in arms)
+    any_provider = any(arm.training.provider for arm in arms)
     rows = [
         *_section("Utility", arms, UTILITY),
         *_privacy_rows(arms),
@@ -58,7 +58,7 @@ def _row(figure: Figure, arms: list[ArmResult]) -> Row:
         value = figure.of(arm)
         compared = figure.better and isinstance(value, int | float) and arm is not arms[0]
         notes = [numbers.times(value, first)] if compared else []
-        if figure is ENERGY and arm.serving and arm.serving.energy_unknown_devices:
+        if figure is ENERGY and arm.serving.energy_unknown_devices:
             notes.append(f"unknown for {arm.serving.energy_unknown_devices} devices")
         cells.append(number(value, figure.fmt, "; ".join(filter(None, notes))))
     return Row(figure.label, cells)

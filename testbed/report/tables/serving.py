@@ -13,8 +13,6 @@ def serving_table(results: Results) -> Table | None:
     headings += ["energy per request", "of it radio awake", *(figure.label for figure in CLOUD)]
     rows: list[Row] = []
     for arm in results.arms:
-        if arm.serving is None or not arm.by_device_class:
-            continue
         rows.append(group(arm.name, len(headings)))
         rows += [_served_row(entry.device_class, entry) for entry in arm.by_device_class]
         rows.append(_served_row("all", arm.serving, "best"))
