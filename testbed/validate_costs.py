@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
-from testbed.fleet.calibration.latency_fit import cross_validate, form_ms, macs_only_ms, predict_ms
+from testbed.fleet.calibration.fit_latency import cross_validate, form_ms, macs_only_ms, predict_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
 from testbed.fleet.calibration.published import Pairs, pair, read_measurements
 from testbed.fleet.calibration.residuals import load_residuals

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed.fleet.calibration.latency_fit import cross_validate, fit_families, form_ms
+from testbed.fleet.calibration.fit_latency import cross_validate, fit_families, form_ms
 from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, NetworkCosts, form_units
 from testbed.fleet.calibration.published import Measurement, latency_family, pair, read_measurements
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
