@@ -1,8 +1,6 @@
 """Bootstrap intervals of means over victims."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from testbed.core import seeds
 
 LEVEL = 0.95
+TAILS = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
 _MAX_DRAWS = 4_000_000
 
 Values = NDArray[np.float64]
@@ -75,25 +74,23 @@ def _interval(values: Values, resampled: Callable[[Values], Values]) -> Interval
         raise ValueError("an interval needs finite values")
     low = high = None
     if len(values) > 1:
-        tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
-        low, high = np.quantile(resampled(values), tails).tolist()
+        low, high = np.quantile(resampled(values), TAILS).tolist()
     mean = float(values.mean()) if len(values) else None
     return Interval(value=mean, low=low, high=high, n=len(values))
 
 
 def hierarchical_means(
-    values: Values, levels: Sequence[NDArray[np.int64]], resamples: int, seed: int, *ids: int
+    values: Values, groups: NDArray[np.int64], resamples: int, seed: int, *ids: int
 ) -> Values:
-    """Return means of resamples drawn level by level: seeds, their devices, the devices' images.
+    """Return the means of resamples of groups, each of which is resampled in turn.
 
-    Images of one device, and devices of one seed, are more alike than images at large; resampling
-    images alone would take them for independent, and the interval would be too narrow.
+    Images of one device resemble each other more than images of different devices. Resampling
+    images alone would treat them as independent, and the interval would be too narrow.
 
     Parameters
     ----------
     values : (n,) or (n, k) observations; columns share their resamples and are therefore paired.
-    levels : the group of each observation, outermost first (for instance seed, device), each (n,);
-        at least one.
+    groups : (n,) the group of each observation, for example its device.
 
     Returns
     -------
@@ -105,48 +102,19 @@ def hierarchical_means(
     """
     values = np.asarray(values, dtype=np.float64)
     rng = seeds.generator(seed, "hierarchical bootstrap", *ids)
-    tree = _tree(np.arange(len(values)), levels)
-    return np.stack([values[_draw(tree, rng)].mean(axis=0) for _ in range(resamples)])
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Rows by their innermost group, one after another."""
-
-    rows: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-
-    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the rows of as many groups as there are, with replacement, each resampled."""
-        picks = rng.integers(0, len(self.sizes), len(self.sizes))
-        sizes = np.repeat(self.sizes[picks], self.sizes[picks])
-        starts = np.repeat(self.starts[picks], self.sizes[picks])
-        drawn: NDArray[np.int64] = self.rows[starts + (rng.random(len(sizes)) * sizes).astype(int)]
-        return drawn
-
-
-Tree = _Groups | list[Any]
-
-
-def _tree(rows: NDArray[np.int64], levels: Sequence[NDArray[np.int64]]) -> Tree:
-    groups = levels[0][rows]
-    if len(levels) > 1:
-        return [_tree(rows[groups == group], levels[1:]) for group in np.unique(groups)]
-    order = np.argsort(groups, kind="stable")
-    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    return _Groups(rows[order], starts, sizes)
-
-
-def _draw(tree: Tree, rng: np.random.Generator) -> NDArray[np.int64]:
-    if isinstance(tree, _Groups):
-        return tree.draw(rng)
-    picks = rng.integers(0, len(tree), len(tree))
-    return np.concatenate([_draw(tree[pick], rng) for pick in picks])
+    rows = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[rows], return_index=True, return_counts=True)
+    means = np.empty((resamples, *values.shape[1:]))
+    for index in range(resamples):
+        picks = rng.integers(0, len(sizes), len(sizes))
+        size, start = (np.repeat(each[picks], sizes[picks]) for each in (sizes, starts))
+        drawn = rows[start + (rng.random(len(size)) * size).astype(int)]
+        means[index] = values[drawn].mean(axis=0)
+    return means
 
 
 def hierarchical_interval(
-    values: Values, levels: Sequence[NDArray[np.int64]], resamples: int, seed: int, *ids: int
+    values: Values, groups: NDArray[np.int64], resamples: int, seed: int, *ids: int
 ) -> Interval:
     """Return the mean of ``values`` (n,) with its hierarchical bootstrap percentile interval.
 
@@ -157,4 +125,4 @@ def hierarchical_interval(
     ------
     ValueError : a value is not finite.
     """
-    return _interval(values, lambda known: hierarchical_means(known, levels, resamples, seed, *ids))
+    return _interval(values, lambda known: hierarchical_means(known, groups, resamples, seed, *ids))

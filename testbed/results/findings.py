@@ -30,11 +30,6 @@ def adversaries(summary: Summary) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def best_attack(arm: ArmResult, adversary: str | None = None) -> AttackResult | None:
-    """Return the attack with the lowest MSE (anchors excluded), of one adversary or of all."""
-    return arm.best_attack(adversary)
-
-
 def best_by_tier(arm: ArmResult) -> list[tuple[TierResult, AttackOnTier | None]]:
     """Return every tier with the scores of the attack with the lowest MSE on its victims."""
 

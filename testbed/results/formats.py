@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from math import floor, log10
-from typing import Protocol
+
+from testbed.privacy.intervals import Interval
 
 UNKNOWN = "unknown"
 ABSENT = "–"  # noqa: RUF001 - an en dash is what tables use for "does not apply"
@@ -98,19 +99,7 @@ def points(value: float | None, absent: str = ABSENT) -> str:
     return f"{sign}{100 * abs(value):.1f}"
 
 
-class Estimate(Protocol):
-    """A number with an interval."""
-
-    @property
-    def low(self) -> float | None:
-        """Lower end."""
-
-    @property
-    def high(self) -> float | None:
-        """Upper end."""
-
-
-def bounds(interval: Estimate | None, fmt: Callable[[float | None], str] = significant) -> str:
+def bounds(interval: Interval | None, fmt: Callable[[float | None], str] = significant) -> str:
     """Return ``low to high`` of an interval, or an empty text where it is unknown."""
     if interval is None or interval.low is None or interval.high is None:
         return ""

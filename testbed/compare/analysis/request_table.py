@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from testbed.compare.analysis.comparable import requests_of
 from testbed.compare.analysis.runs import Run
 from testbed.core.seeds import generator
-from testbed.privacy.intervals import LEVEL, Interval
+from testbed.privacy.intervals import TAILS, Interval
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -160,7 +160,7 @@ def resample(request_table: RequestTable, resamples: int, seed: int = 0) -> Resa
     """Draw seeds, then devices of each drawn seed, then images of each drawn device.
 
     Only the counts are drawn: how often something is among m draws with replacement from k things
-    is multinomial. That is the bootstrap of ``hierarchical_means``, for all arms at once.
+    is multinomial. One set of counts serves all arms.
 
     References
     ----------
@@ -194,8 +194,8 @@ def interval(value: float | None, samples: Values, n: int) -> Interval:
         return Interval(value=value, n=n)
     if np.allclose(known, value, rtol=1e-12, atol=0.0):  # a constant, but for rounding
         return Interval(value=value, low=value, high=value, n=n)
-    low, high = np.quantile(known, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
-    return Interval(value=value, low=float(low), high=float(high), n=n)
+    low, high = np.quantile(known, TAILS).tolist()
+    return Interval(value=value, low=low, high=high, n=n)
 
 
 def mean_interval(column: Column, samples: Values) -> Interval:

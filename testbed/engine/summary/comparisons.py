@@ -10,7 +10,6 @@ import numpy as np
 
 from testbed.privacy.intervals import hierarchical_interval
 from testbed.results.columns import Record
-from testbed.results.findings import best_attack
 from testbed.results.schema import ArmComparison, ArmResult, AttackResult, Differences
 from testbed.scenario.schema import Scenario
 
@@ -27,7 +26,7 @@ def compare_arms(
     comparisons = []
     for arm in arms[1:]:
         for adversary in dict.fromkeys(attack.adversary for attack in arm.attacks):
-            best, best_of_first = best_attack(arm, adversary), best_attack(arms[0], adversary)
+            best, best_of_first = arm.best_attack(adversary), arms[0].best_attack(adversary)
             if best is None or best_of_first is None:
                 continue
             own = _by_request(rows, arm, best)
@@ -65,13 +64,12 @@ def _differences(
     shared: Sequence[int],
 ) -> Differences:
     devices = np.array([own[request]["device"] for request in shared])
-    one_seed = np.zeros(len(shared), dtype=np.int64)
     resamples = scenario.evaluation.bootstrap_resamples
     return Differences.model_validate(
         {
             score: hierarchical_interval(
                 np.array([float(own[r][score]) - float(reference[r][score]) for r in shared]),
-                [one_seed, devices],
+                devices,
                 resamples,
                 scenario.seed,
             )

@@ -67,7 +67,7 @@ def test_hierarchical_intervals_widen_where_devices_differ():
 
     def widths(values):
         flat = bootstrap_interval(values, 600, 0)
-        grouped = hierarchical_interval(values, [devices], 600, 0)
+        grouped = hierarchical_interval(values, devices, 600, 0)
         assert grouped.value == pytest.approx(values.mean())
         return (grouped.high - grouped.low) / (flat.high - flat.low)
 
@@ -81,17 +81,17 @@ def test_hierarchical_interval_covers_the_mean_over_devices():
     for trial in range(120):
         devices = np.repeat(np.arange(25), 6)
         values = rng.normal(0.0, 1.0, 25)[devices] + rng.normal(0.0, 1.0, 150)
-        interval = hierarchical_interval(values, [np.zeros(150, int), devices], 200, trial)
+        interval = hierarchical_interval(values, devices, 200, trial)
         hits += interval.low <= 0.0 <= interval.high
     # Binomial standard error 2 %; percentile intervals of 25 groups fall a little short of 95 %.
     assert hits / 120 > 0.85
 
 
 def test_hierarchical_edge_cases():
-    one = hierarchical_interval(np.array([2.0]), [np.zeros(1, int)], 100, 0)
+    one = hierarchical_interval(np.array([2.0]), np.zeros(1, int), 100, 0)
     assert (one.value, one.low, one.n) == (2.0, None, 1)
-    assert hierarchical_interval(np.empty(0), [np.empty(0, int)], 100, 0).value is None
+    assert hierarchical_interval(np.empty(0), np.empty(0, int), 100, 0).value is None
     with pytest.raises(ValueError, match="finite"):
-        hierarchical_interval(np.array([np.nan, 1.0]), [np.zeros(2, int)], 100, 0)
-    same = [hierarchical_interval(np.arange(9.0), [np.arange(9) // 3], 100, 5) for _ in range(2)]
+        hierarchical_interval(np.array([np.nan, 1.0]), np.zeros(2, int), 100, 0)
+    same = [hierarchical_interval(np.arange(9.0), np.arange(9) // 3, 100, 5) for _ in range(2)]
     assert same[0] == same[1]
