@@ -1,9 +1,12 @@
 """Runs the points of a sweep: one after another in this process, or several at once in others."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from testbed.compare.build import write_comparison
+from testbed.compare.comparison import compare
 from testbed.core.errors import HostError, UserError
 from testbed.core.progress import Display
 from testbed.engine.execution import RunInterrupted, execute
@@ -11,8 +14,8 @@ from testbed.engine.hosts.on_ray.address import check_address, found_address
 from testbed.engine.setting.positions import check_positions
 from testbed.engine.setting.run_context import check_components, read_fleet
 from testbed.results.writing import RESOLVED
-from testbed.sweep.comparison import compare_points
 from testbed.sweep.folder import (
+    COMPARISON,
     COMPLETE,
     SweepFolder,
     check_sweep_folder,
@@ -85,7 +88,7 @@ def run_points(
             _run_in_turn(sweep, waiting, say, make_display, stop_requested, ray_address)
     finally:
         write_index(sweep)
-    compare_points(sweep)
+    _compare(sweep)
     write_index(sweep)
     return sweep
 
@@ -133,3 +136,23 @@ def _run_in_turn(
             sweep.errors[point.name] = str(error)
             say(f"{title}: failed: {error}")
         write_index(sweep)
+
+
+def _compare(sweep: SweepFolder) -> None:
+    """Write ``comparison/`` when all points are complete, or note why there is none.
+
+    Points with different data, fleets or adversaries are not comparable: their differences would
+    look like differences between defences (``testbed.compare``).
+    """
+    folders = [sweep.of(point) for point in sweep.points]
+    if len(folders) < 2 or any(sweep.status(point) != COMPLETE for point in sweep.points):
+        return
+    names = [point.name for point in sweep.points]
+    command = shlex.join(["python", "-m", "testbed.compare", *names])
+    try:
+        compared = compare(folders)
+    except UserError as error:
+        sweep.note = f"The points were not compared with one another: {error}."
+        return
+    write_comparison(compared, sweep.path / COMPARISON, command)
+    sweep.note = "accuracy, attacks and costs of all points side by side."

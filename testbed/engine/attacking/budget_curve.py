@@ -75,7 +75,7 @@ def partial_job(
 
 
 def _with_share(adversary: Adversary, share: float) -> Adversary:
-    """Return the adversary with fewer queries or images; its name, hence its luck, is the same."""
+    """Return the adversary with fewer queries or images; its name, which seeds it, stays."""
     knowledge = adversary.knowledge
     changed: dict[str, float] = {}
     if adversary.learns_from == "queries" and adversary.query_limit is not None:

@@ -81,7 +81,7 @@ def attack_job(
     adversary, seed = tier_intercepts.adversary, inputs.scenario.seed
     knowledge = adversary.knowledge
     auxiliary, validation = held_images(adversary, inputs.data, inputs.foreign, seed)
-    # The same attacker, with the same luck, faces every arm.
+    # The same seed on every arm: the arms face the same attacker.
     draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
     features = tier_intercepts.features
     answered = np.array([answers[item.request] for item in tier_intercepts.items], dtype=np.int64)

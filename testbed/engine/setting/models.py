@@ -1,6 +1,7 @@
 """The models of an arm with their sizes: one front-end per tier, one shared cloud model."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,10 @@ from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import torch_generator
 from testbed.engine.setting.run_context import RunInputs
-from testbed.engine.setting.tiers import TierPlan, TierSpec, plan_tiers
+from testbed.engine.setting.tiers import TierSpec, plan_tiers
 from testbed.fleet.layer_stats import LayerStats, layer_stats
-from testbed.fleet.sampling import Fleet
-from testbed.scenario.schema import Arm, Scenario
+from testbed.scenario.components import Component
+from testbed.scenario.schema import Arm
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
     ------
     UserError : a front-end does not work at this image size or with its defence.
     """
-    scenario, fleet, pool = inputs.scenario, inputs.fleet, inputs.data.pool
+    scenario, pool = inputs.scenario, inputs.data.pool
     image_shape, num_classes = pool.image_shape, pool.num_classes
     channel_mean = tuple(float(value) for value in inputs.data.mean)
     channel_std = tuple(float(value) for value in inputs.data.std)
@@ -95,33 +96,46 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
             precision=spec.precision,
         )
 
-    plan = _plan(scenario, arm, fleet, device_spec_of)
-    device_specs = [device_spec_of(spec) for spec in plan.specs]
-    built = [
-        _edge(arm, spec, device_spec)
-        for spec, device_spec in zip(plan.specs, device_specs, strict=True)
-    ]
-    edges = [edge for edge, _ in built]
-    own = edges[0].front_end
-    shapes = [edge.front_end.feature_shape for edge in edges]
+    with _refused(arm.name, arm.front_end, arm.defence, image_shape):
+        plan = plan_tiers(
+            scenario.fleet, inputs.fleet, arm, lambda spec: edge_stats(device_spec_of(spec))
+        )
+    built: list[tuple[DeviceSpec, EdgeModel, LayerStats]] = []
+    for spec in plan.specs:
+        device_spec = device_spec_of(spec)
+        with _refused(arm.name, spec.front_end, spec.defence, image_shape):
+            edge = device_spec.build()
+            built.append((device_spec, edge, edge_stats(device_spec)))
+            _try_defence(edge)
+    own = built[0][1].front_end
+    shapes = [edge.front_end.feature_shape for _, edge, _ in built]
     name, options = own.cloud_model
-    try:
+    with _refused(arm.name, arm.front_end, arm.defence, image_shape):
         trunk = CLOUD_MODELS.create(
             name, options, feature_shape=own.feature_shape, num_classes=num_classes
         )
         cloud = TieredCloudModel(trunk, shapes, num_classes)
         initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
-        ways = [layer_stats(cloud.path(tier), shapes[tier]) for tier in range(len(shapes))]
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"arms.{arm.name}: front_end '{arm.front_end.name}' does not work on images of "
-            f"{image_shape} ({error})"
-        ) from None
+        paths = [layer_stats(cloud.path(tier), shapes[tier]) for tier in range(len(shapes))]
     tiers = [
-        TierModel(device_spec, edge, stats, way, _adversary_stats(edge))
-        for device_spec, (edge, stats), way in zip(device_specs, built, ways, strict=True)
+        TierModel(device_spec, edge, stats, path, _adversary_stats(edge))
+        for (device_spec, edge, stats), path in zip(built, paths, strict=True)
     ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
+
+
+@contextmanager
+def _refused(
+    arm: str, front_end: Component, defence: Component, image_shape: tuple[int, int, int]
+) -> Iterator[None]:
+    """Name the front-end and defence that do not work, instead of a traceback."""
+    try:
+        yield
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"arms.{arm}: front_end '{front_end.name}' with defence '{defence.name}' does not work "
+            f"on images of {image_shape} ({error})"
+        ) from None
 
 
 def edge_stats(device_spec: DeviceSpec) -> LayerStats:
@@ -142,32 +156,6 @@ def plain_edge(device_spec: DeviceSpec) -> EdgeModel:
 def _adversary_stats(edge: EdgeModel) -> LayerStats | None:
     adversary = edge.defence.adversary
     return None if adversary is None else layer_stats(adversary, edge.front_end.feature_shape)
-
-
-def _plan(
-    scenario: Scenario, arm: Arm, fleet: Fleet, device_spec_of: Callable[[TierSpec], DeviceSpec]
-) -> TierPlan:
-    try:
-        return plan_tiers(scenario.fleet, fleet, arm, lambda spec: edge_stats(device_spec_of(spec)))
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"arms.{arm.name}: front_end '{arm.front_end.name}' with defence "
-            f"'{arm.defence.name}' does not work on images of this size ({error})"
-        ) from None
-
-
-def _edge(arm: Arm, spec: TierSpec, device_spec: DeviceSpec) -> tuple[EdgeModel, LayerStats]:
-    """Build a tier's front-end and measure it."""
-    try:
-        edge = device_spec.build()
-        stats = edge_stats(device_spec)
-        _try_defence(edge)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"arms.{arm.name}: front_end '{spec.front_end.name}' with defence "
-            f"'{spec.defence.name}' does not work on images of {device_spec.image_shape} ({error})"
-        ) from None
-    return edge, stats
 
 
 def _try_defence(edge: EdgeModel) -> None:

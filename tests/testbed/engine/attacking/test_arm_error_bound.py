@@ -121,7 +121,7 @@ def test_the_estimated_trace_is_that_of_the_matrix():
 
 
 def test_the_error_of_the_trace_is_over_images_too():
-    """Each image scales its features by itself: with one probe's luck or without, traces differ."""
+    """Each image scales its features by itself: traces differ, with equal probes or not."""
     points = torch.linspace(0.5, 1.5, 24)[:, None, None, None].expand(24, 1, 2, 2)
     found = _trace(lambda x: 0.5 * x.square().flatten(1), points, torch.Generator())
     traces = 4.0 * points[:, 0, 0, 0].square()  # J is the diagonal matrix of x

@@ -279,7 +279,7 @@ def test_luck_belongs_to_the_message_not_to_what_was_sent_before():
     before = spent(grid)
     grid.send_and_receive(forward(device_spec, grid.get_node_ids(), server_round=2))
     again = spent(grid)["uplink_bytes"] - before["uplink_bytes"]
-    assert not np.array_equal(again, before["uplink_bytes"])  # another round, another luck
+    assert not np.array_equal(again, before["uplink_bytes"])  # another round has other losses
 
 
 def test_losses_make_stragglers():
