@@ -16,6 +16,7 @@ from testbed.engine.serving.serve import serve
 from testbed.engine.serving.service_times import settle_service_times
 from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
+from testbed.engine.summary.host_facts import reference_rate
 from testbed.engine.summary.run import RunRecord
 from testbed.engine.training.fleet import prepare, restore, train
 from testbed.engine.training.provider import train_at_provider
@@ -82,7 +83,7 @@ def run_experiment(
 
             # 5. Measure what the simulation itself cost.
             with progress.phase("measure the host"):
-                record.host.measure_rate(arms[0].main)
+                record.host.reference_rate = reference_rate(arms[0].main)
                 record.host.measure_usage(backend)
     except KeyboardInterrupt:
         progress.stop_requested = lambda: False

@@ -1,4 +1,4 @@
-"""What a run costs its host (host.json). No result depends on it."""
+"""The cost of a run to this machine (host.json). No result depends on it."""
 
 import importlib.metadata
 import os
@@ -35,13 +35,14 @@ CLOCK_TICK_S = 0.01
 
 
 class HostMeter:
-    """Measures and writes the host's facts.
+    """Collects and writes the machine's facts.
 
     Attributes
     ----------
     hosts : processes that simulate devices.
-    models : by arm, where the provider's model came from.
+    models : origin of each arm's provider-trained model.
     attacks : seconds of each attack.
+    reference_rate : this machine's rate on a front-end, when it is measured.
     """
 
     def __init__(self) -> None:
@@ -50,14 +51,10 @@ class HostMeter:
         self.attacks: list[AttackCost] = []
         self._processes: list[Process] = []
         self._restarts = self._job_restarts = 0
-        self._reference_rate: ReferenceRate | None = None
-
-    def measure_rate(self, models: TierModel) -> None:
-        """Measure the host's rate on a front-end."""
-        self._reference_rate = reference_rate(models)
+        self.reference_rate: ReferenceRate | None = None
 
     def measure_usage(self, backend: Backend) -> None:
-        """Record what each process has cost so far, and how many were replaced."""
+        """Record the cost of each process, and how many were replaced."""
         usage = backend.usage()
         self._processes = [Process(name=name, **asdict(cost)) for name, cost in usage.items()]
         self._restarts, self._job_restarts = backend.restarts, backend.job_restarts
@@ -71,7 +68,7 @@ class HostMeter:
             phases=[Phase(name=name, wall_s=wall_s) for name, wall_s in progress.phases],
             total_wall_s=progress.total_s,
             processes=self._processes,
-            reference_rate=self._reference_rate,
+            reference_rate=self.reference_rate,
             attacks=self.attacks,
             models=self.models,
             backend=scenario.engine.backend,
@@ -85,7 +82,7 @@ class HostMeter:
 
 
 def reference_rate(models: TierModel) -> ReferenceRate:
-    """Measure inference of a front-end on one thread of this host.
+    """Measure inference of a front-end in one thread of this machine.
 
     Returns
     -------

@@ -117,7 +117,9 @@ def test_an_unknown_class_is_refused():
 
 
 def test_smaller_front_ends_without_their_policy_are_refused():
-    with pytest.raises(UserError, match="smaller_front_ends has no use"):
+    with pytest.raises(
+        UserError, match="fleet.smaller_front_ends needs .fleet.infeasible: smaller_front_end"
+    ):
         validate_scenario(tree(fleet__smaller_front_ends=[{"width": 8}]), "test")
 
 
