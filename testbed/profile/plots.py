@@ -7,7 +7,8 @@ import numpy as np
 
 from testbed.pages import style
 from testbed.profile.costs import Crossing, DeviceCost
-from testbed.profile.tables import PAPERS_CLAIM, Saving, show_ms
+from testbed.profile.tables import PAPERS_CLAIM, Saving
+from testbed.results import formats as numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,9 @@ def latency_stacks(costs: list[DeviceCost], variants: list[str], link: str) -> "
             left += widths
         for place, name, total in zip(places, variants, left, strict=True):
             unfit = "" if of[device, name].feasible else ", does not fit"
-            panel.text(total, place, f" {show_ms(total)}{unfit}", va="center", fontsize=7.5)
+            panel.text(
+                total, place, f" {numbers.significant(total, 2)}{unfit}", va="center", fontsize=7.5
+            )
         panel.set_yticks(places, variants if panel in panels[::columns] else [""] * len(variants))
         panel.set_title(device)
         panel.grid(axis="y", visible=False)

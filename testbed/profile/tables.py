@@ -9,6 +9,7 @@ from testbed.cli.tables import table
 from testbed.fleet.catalogue import CatalogueDevice
 from testbed.profile.costs import Crossing, DeviceCost
 from testbed.profile.variants import Variant
+from testbed.results import formats as numbers
 
 PAPERS_CLAIM = 20.0
 CLAIM_TOLERANCE = 0.06
@@ -26,21 +27,6 @@ class Saving:
     params: float
     uplink_bytes: float
     compute_ms: float | None
-
-
-def show_bytes(nbytes: float) -> str:
-    """Return a size in a fitting unit."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.3g} {unit}"
-    return f"{nbytes:.0f} B"
-
-
-def show_ms(value: float | None) -> str:
-    """Return milliseconds with two significant digits."""
-    if value is None:
-        return "-"
-    return f"{float(f'{value:.2g}'):g}"
 
 
 def sizes_table(variants: list[Variant], image_shape: tuple[int, int, int]) -> Table:
@@ -170,7 +156,7 @@ def show_crossing(found: Crossing | None) -> str:
         return "-"
     if found.mbit_s is None:
         return found.when
-    return f"{found.when} {show_ms(found.mbit_s)}"
+    return f"{found.when} {numbers.significant(found.mbit_s, 2)}"
 
 
 def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
@@ -184,7 +170,8 @@ def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
         by_device.setdefault(cost.device, {})[cost.variant] = cost
     for device, of in by_device.items():
         cells = [
-            show_ms(of[name].compute_ms) + ("" if of[name].feasible else "!") for name in variants
+            numbers.significant(of[name].compute_ms, 2) + ("" if of[name].feasible else "!")
+            for name in variants
         ]
         made.add_row(device, next(iter(of.values())).device_class, *cells)
     made.caption = "by the cost model, good to a factor of 1.2 to 1.5; !: does not fit the memory"
@@ -209,18 +196,18 @@ def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
     for cost in costs:
         if cost.variant != variant:
             continue
-        usable = "?" if cost.budget_bytes is None else show_bytes(cost.budget_bytes)
+        usable = "?" if cost.budget_bytes is None else numbers.scaled(cost.budget_bytes, "B")
         made.add_row(
             cost.device,
-            show_bytes(cost.needed_bytes),
+            numbers.scaled(cost.needed_bytes, "B"),
             usable if cost.feasible else f"{usable} (no)",
-            show_ms(cost.compute_ms),
-            show_ms(cost.second_ms),
+            numbers.significant(cost.compute_ms, 2),
+            numbers.significant(cost.second_ms, 2),
             "-" if cost.disagreement is None else f"{cost.disagreement:.1f}x",
-            show_ms(cost.uplink_ms),
-            show_ms(cost.cloud_ms),
-            show_ms(cost.total_ms),
-            show_ms(cost.total_mj),
+            numbers.significant(cost.uplink_ms, 2),
+            numbers.significant(cost.cloud_ms, 2),
+            numbers.significant(cost.total_ms, 2),
+            numbers.significant(cost.total_mj, 2),
             show_crossing(cost.faster_than_raw),
             show_crossing(cost.faster_than_whole),
         )

@@ -1,4 +1,4 @@
-"""What the report says about attacks: which was the best, and what it must be compared with."""
+"""Findings that all outputs share: the best attack, its anchors, bounds and leakiest tier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from testbed.results.schema import (
 
 Value = str | float | int | None
 FEW_VICTIMS = 20
-"""Below this many victims an interval is too wide, and too rough, to compare arms by."""
+"""Below this many victims, an interval is too wide and too rough to compare arms."""
 
 SAME_ANCHOR = 0.05
-"""Arms whose anchors differ by less than this share are given one line in the figures."""
+"""Anchors of arms that differ by less than this share have one line in the figures."""
 
 CLOUD_POSITION = "at the cloud, which receives every device's features"
 
@@ -68,17 +68,17 @@ def anchors(arm: ArmResult, adversary: str) -> list[AttackResult]:
 
 
 def weakest_bound(arm: ArmResult) -> ErrorBound | None:
-    """Return the error bound of the tier that is guaranteed least, or None where there is no tier.
+    """Return the error bound of the tier with the weakest guarantee, or None without tiers.
 
-    A tier is guaranteed what holds for the most releases that any adversary averages.
+    A tier's guarantee is for the most releases that any adversary averages.
     """
     return min(arm.error_bounds, key=_lowest, default=None)
 
 
 def bound_for(arm: ArmResult, replays: int) -> float | None:
-    """Return the error bound on the MSE for means over so many releases, on the least guarded tier.
+    """Return the weakest error bound of all tiers on the MSE for means over ``replays`` releases.
 
-    Between two numbers of releases that of the larger holds. None where no bound was computed.
+    Between two computed numbers of releases, the bound of the larger one holds; None without any.
     """
 
     def guaranteed(bound: ErrorBound) -> float:
