@@ -20,10 +20,12 @@ from testbed.adversaries.mounting import mount
 from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
 from testbed.engine.attacking.bound_check import made_of_own, smoothed_scores
-from testbed.engine.attacking.budget_curve import PartialOutcome, amount_curve, partial_job
+from testbed.engine.attacking.budget_curve import amount_curve, partial_job
 from testbed.engine.attacking.error_bounds import arm_error_bound, bound_result
 from testbed.engine.attacking.evidence import (
     AttackJob,
+    Mounted,
+    Outcome,
     TierIntercepts,
     attack_job,
     close_oracle,
@@ -43,14 +45,6 @@ from testbed.results.columns import Record
 from testbed.results.host_facts import AttackCost
 from testbed.results.schema import MEAN_IMAGE, AttackResult, BoundCheck, ErrorBound, Grants
 from testbed.scenario.threat_model import grants
-
-
-@dataclass(frozen=True)
-class Mounted:
-    """An attack's reconstructions, and the processor seconds that it took on this host."""
-
-    reconstruction: Reconstruction
-    cpu_s: float
 
 
 def run_attacks(job: AttackJob) -> list[Mounted]:
@@ -111,45 +105,32 @@ def attack_arm(
         )
     ]
     tiers_read = [item for item in read if item.mountable]
-    jobs = [
-        attack_job(
-            *(inputs, deployed[item.tier], item, served.answers, run_context.backend),
-            arm.training_attacks.memory(item.adversary.name, item.tier)
-            if arm.training_attacks
-            else None,
-        )
-        for item in tiers_read
-    ]
-    jobs = [aimed_at(job, targets(item, read)) for item, job in zip(tiers_read, jobs, strict=True)]
-    partial = [
-        (
-            item,
-            share,
-            partial_job(inputs, deployed[item.tier], item, share, served, run_context.backend),
-        )
-        for item in tiers_read
-        for share in item.adversary.curve
-    ]
-    left = Counter(item.adversary.name for item in (*tiers_read, *(item for item, _, _ in partial)))
+    jobs: list[tuple[TierIntercepts, float, AttackJob]] = []
+    for item in tiers_read:
+        attackers, answers = arm.training_attacks, served.answers
+        trained = attackers.memory(item.adversary.name, item.tier) if attackers else None
+        job = attack_job(inputs, deployed[item.tier], item, answers, run_context.backend, trained)
+        jobs.append((item, 1.0, aimed_at(job, targets(item, read))))
+    for item in tiers_read:
+        for share in item.adversary.curve:
+            part = (inputs, deployed[item.tier], item, share, served, run_context.backend)
+            jobs.append((item, share, partial_job(*part)))
+    left = Counter(item.adversary.name for item, _, _ in jobs)
 
     def on_done(job_name: str) -> None:
-        """Count an adversary as done with its last tier."""
+        """Count an adversary as done with its last job."""
         adversary = job_name.split("'")[1]
         left[adversary] -= 1
         run_context.progress.advance(0 if left[adversary] else 1, job_name)
 
-    outcomes = run_context.backend.run_jobs(
-        [
-            (_job_name(models, item), run_attacks, (job,))
-            for item, job in zip(tiers_read, jobs, strict=True)
-        ]
-        + [
-            (f"{_job_name(models, item)}, with {share:g} of the amount", run_attacks, (job,))
-            for item, share, job in partial
-        ],
+    mounted = run_context.backend.run_jobs(
+        [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs],
         on_done,
-        [query_access(job) for job in [*jobs, *(job for _, _, job in partial)]],
+        [query_access(job) for _, _, job in jobs],
     )
+    for _, _, job in jobs:
+        close_oracle(job, run_context.backend)
+    outcomes = [Outcome(*job, found) for job, found in zip(jobs, mounted, strict=True)]
     replays = [item.adversary.knowledge.replays for item in tiers_read] or [1]
     results = AttackResults(
         read_nothing=[item.name for item in adversaries if item.name not in left],
@@ -159,43 +140,30 @@ def attack_arm(
         ],
     )
     judge = make_judge(inputs)
-    for job in (*jobs, *(job for _, _, job in partial)):
-        close_oracle(job, run_context.backend)
     for adversary in adversaries:
-        own = [
-            (item, job, mounted)
-            for item, job, mounted in zip(tiers_read, jobs, outcomes[: len(jobs)], strict=True)
-            if item.adversary.name == adversary.name
-        ]
+        own = [item for item in outcomes if item.tier_intercepts.adversary.name == adversary.name]
         if not own:
             continue
+        whole = [outcome for outcome in own if outcome.share == 1.0]
         raw = by_name[adversary.name].raw_requests
         raw_requests = sum(1 for request in raw if request in served.answers)
-        _score_adversary(inputs, models, own, served, judge, raw_requests, results)
-        reconstructions = {item.tier: mounted[-1].reconstruction for item, _, mounted in own}
-        points = [
-            PartialOutcome(item, share, job.evidence, mounted[-1].reconstruction)
-            for (item, share, job), mounted in zip(partial, outcomes[len(jobs) :], strict=True)
-            if item.adversary.name == adversary.name
-        ]
-        whole = [
-            PartialOutcome(item, 1.0, job.evidence, reconstructions[item.tier])
-            for item, job, _ in own
-        ]
+        _score_adversary(inputs, models, whole, served, judge, raw_requests, results)
+        reconstructions = {item.tier_intercepts.tier: item.reconstruction for item in whole}
         intercepts = [item for item in read if item.adversary.name == adversary.name]
         # The last entry is that of the adversary's own attack, which is mounted after the anchors.
         results.entries[-1] = results.entries[-1].model_copy(
             update={
                 "transfer": transfer_matrix(inputs, models, intercepts, reconstructions, served),
-                "by_amount": amount_curve(inputs, models, [*points, *whole], served),
+                "by_amount": amount_curve(inputs, models, own, served),
             }
         )
     return results
 
 
-def _job_name(models: ArmModels, item: TierIntercepts) -> str:
+def _job_name(models: ArmModels, item: TierIntercepts, share: float) -> str:
     tier = f", tier '{models.tiers[item.tier].device_spec.tier}'" if len(models.used()) > 1 else ""
-    return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}"
+    part = f", with {share:g} of the amount" if share < 1.0 else ""
+    return f"adversary '{item.adversary.name}' on arm '{models.arm}'{tier}{part}"
 
 
 def make_judge(inputs: RunInputs) -> Judge | None:
@@ -215,7 +183,7 @@ def make_judge(inputs: RunInputs) -> Judge | None:
 def _score_adversary(
     inputs: RunInputs,
     models: ArmModels,
-    own: Sequence[tuple[TierIntercepts, AttackJob, list[Mounted]]],
+    outcomes: Sequence[Outcome],
     served: ServedArm,
     judge: Judge | None,
     raw_requests: int,
@@ -225,24 +193,24 @@ def _score_adversary(
 
     Parameters
     ----------
-    own : the adversary's intercepts of each tier, its job there, and what came of it.
+    outcomes : of the adversary's attacks, one per tier.
     raw_requests : raw images that the adversary read.
     """
-    arm, adversary = models.arm, own[0][0].adversary
-    knowledge = adversary.knowledge
-    intercepts = [item for tier_intercepts, _, _ in own for item in tier_intercepts.items]
-    victims = victims_of(inputs, models, intercepts, served)
-    shown = _shown([len(tier_intercepts.items) for tier_intercepts, _, _ in own], inputs)
+    arm, adversary = models.arm, outcomes[0].tier_intercepts.adversary
+    knowledge, tiers_read = adversary.knowledge, [item.tier_intercepts for item in outcomes]
+    victims = victims_of(inputs, models, [i for tier in tiers_read for i in tier.items], served)
+    shown = _shown([len(tier.items) for tier in tiers_read], inputs)
     results.samples[f"original/{arm}/{adversary.name}"] = _pixels(victims.images[shown])
-    holds_all = all(tier_intercepts.holds_weights for tier_intercepts, _, _ in own)
-    auxiliary_images = len(own[0][1].evidence.auxiliary.labels)
+    holds_all = all(tier.holds_weights for tier in tiers_read)
+    auxiliary_images = len(outcomes[0].job.evidence.auxiliary.labels)
     mean_image_mse: float | None = None
-    for number, component in enumerate(own[0][1].attacks):
+    for number, component in enumerate(outcomes[0].job.attacks):
         parts: dict[str, Reconstruction] = {}
         smoothed: list[BoundCheck] = []
-        for tier_intercepts, _, mounted in own:
+        for outcome in outcomes:
+            tier_intercepts = outcome.tier_intercepts
             tier = models.tiers[tier_intercepts.tier].device_spec.tier
-            reconstruction = mounted[number].reconstruction
+            reconstruction = outcome.mounted[number].reconstruction
             parts[tier] = _of_intercepts(reconstruction, len(tier_intercepts.items))
             smoothed += smoothed_scores(
                 tier, tier_intercepts.smoothed, made_of_own(tier_intercepts, reconstruction)
@@ -271,7 +239,7 @@ def _score_adversary(
         )
         facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
         results.rows.extend({**facts, **row} for row in scored.rows)
-        cpu_s = sum(mounted[number].cpu_s for _, _, mounted in own)
+        cpu_s = sum(outcome.mounted[number].cpu_s for outcome in outcomes)
         results.costs.append(AttackCost(**facts, cpu_s=cpu_s))
         images = np.concatenate([part.images for part in parts.values()])
         key = f"{arm}/{adversary.name}/{component.name}"

@@ -6,15 +6,15 @@ point is the attack as it stands in the results. Parts are nested: a larger one 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from clients.deployed import DeployedFrontEnd
-from testbed.adversaries.base import Evidence, FloatArray, Intercepts, Reconstruction
+from testbed.adversaries.base import Evidence, FloatArray, Intercepts
 from testbed.core.seeds import generator
 from testbed.engine.attacking.bound_check import smoothed_features, smoothed_scores
-from testbed.engine.attacking.evidence import AttackJob, TierIntercepts, attack_job
+from testbed.engine.attacking.evidence import AttackJob, Outcome, TierIntercepts, attack_job
 from testbed.engine.attacking.scoring import score_images, victims_of
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.serving.serve import ServedArm
@@ -22,30 +22,6 @@ from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
 from testbed.results.schema import AmountCurve, AmountPoint, BoundCheck
 from testbed.scenario.adversary import Adversary
-
-
-@dataclass(frozen=True)
-class PartialOutcome:
-    """What an attack made of one tier's intercepts with a share of what it learns from."""
-
-    tier_intercepts: TierIntercepts
-    share: float
-    evidence: Evidence
-    found: Reconstruction
-
-    @property
-    def images(self) -> FloatArray:
-        """The reconstructions of all intercepts, whether or not it learned from them."""
-        if self.share < 1.0 and self.tier_intercepts.adversary.threat.learns_from_intercepts:
-            return self.found.applied[self.tier_intercepts.label]
-        return self.found.images[: len(self.tier_intercepts.items)]
-
-    def bound_check(self, tier: str) -> list[BoundCheck]:
-        """Return its error on smoothed victims; empty for the whole amount, reported apart."""
-        if self.share == 1.0 or self.tier_intercepts.smoothed is None:
-            return []
-        made = self.found.applied[self.tier_intercepts.smoothed_label]
-        return smoothed_scores(tier, self.tier_intercepts.smoothed, made)
 
 
 def partial_job(
@@ -86,10 +62,7 @@ def _with_share(adversary: Adversary, share: float) -> Adversary:
 
 
 def amount_curve(
-    inputs: RunInputs,
-    models: ArmModels,
-    outcomes: Sequence[PartialOutcome],
-    served: ServedArm,
+    inputs: RunInputs, models: ArmModels, outcomes: Sequence[Outcome], served: ServedArm
 ) -> AmountCurve | None:
     """Return the curve of one adversary's attack, or None where its scenario asks for none.
 
@@ -104,25 +77,37 @@ def amount_curve(
     points = []
     for share in sorted({outcome.share for outcome in outcomes}):
         own = [outcome for outcome in outcomes if outcome.share == share]
-        read = [item for outcome in own for item in outcome.tier_intercepts.items]
-        victims = victims_of(inputs, models, read, served)
-        images = np.concatenate([outcome.images for outcome in own])
+        intercepts = [item for outcome in own for item in outcome.tier_intercepts.items]
+        victims = victims_of(inputs, models, intercepts, served)
+        images = np.concatenate([_images(outcome) for outcome in own])
         points.append(
             AmountPoint(
                 share=share,
-                amount=_amount(unit, [outcome.evidence for outcome in own]),
-                queries=sum(outcome.found.queries for outcome in own),
-                smoothed=[
-                    error
-                    for outcome in own
-                    for error in outcome.bound_check(
-                        models.tiers[outcome.tier_intercepts.tier].device_spec.tier
-                    )
-                ],
+                amount=_amount(unit, [outcome.job.evidence for outcome in own]),
+                queries=sum(outcome.reconstruction.queries for outcome in own),
+                smoothed=[error for outcome in own for error in _bound_check(models, outcome)],
                 **score_images(inputs.scenario, victims, images),
             )
         )
-    return AmountCurve(unit=unit, victims=len(read), points=points)
+    return AmountCurve(unit=unit, victims=len(intercepts), points=points)
+
+
+def _images(outcome: Outcome) -> FloatArray:
+    """Return the reconstructions of all intercepts, whether or not the attack learned from them."""
+    intercepts, reconstruction = outcome.tier_intercepts, outcome.reconstruction
+    if outcome.share < 1.0 and intercepts.adversary.threat.learns_from_intercepts:
+        return reconstruction.applied[intercepts.label]
+    return reconstruction.images[: len(intercepts.items)]
+
+
+def _bound_check(models: ArmModels, outcome: Outcome) -> list[BoundCheck]:
+    """Return the error on smoothed victims; empty for the whole amount, reported apart."""
+    intercepts = outcome.tier_intercepts
+    if outcome.share == 1.0 or intercepts.smoothed is None:
+        return []
+    tier = models.tiers[intercepts.tier].device_spec.tier
+    made = outcome.reconstruction.applied[intercepts.smoothed_label]
+    return smoothed_scores(tier, intercepts.smoothed, made)
 
 
 def _amount(unit: str, evidence: Sequence[Evidence]) -> int:

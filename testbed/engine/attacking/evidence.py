@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clients.deployed import DeployedFrontEnd
-from testbed.adversaries.base import Evidence, FloatArray, FrontEndOracle, Intercepts
+from testbed.adversaries.base import (
+    Evidence,
+    FloatArray,
+    FrontEndOracle,
+    Intercepts,
+    Reconstruction,
+)
 from testbed.core.seeds import generator
 from testbed.engine.attacking.error_bounds import SmoothedVictims
 from testbed.engine.hosts.backend import Backend
@@ -62,6 +68,34 @@ class TierIntercepts:
     def smoothed_label(self) -> str:
         """Return the label of the smoothed victims' features."""
         return f"tier {self.tier}, smoothed"
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """An attack's reconstructions, and the processor seconds that it took on this host."""
+
+    reconstruction: Reconstruction
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An adversary's job on one tier's intercepts, with what came of it.
+
+    Attributes
+    ----------
+    share : of what its attack learns from; 1 for all of it, then with the anchors before it.
+    """
+
+    tier_intercepts: TierIntercepts
+    share: float
+    job: AttackJob
+    mounted: Sequence[Mounted]
+
+    @property
+    def reconstruction(self) -> Reconstruction:
+        """What the adversary's own attack reconstructed."""
+        return self.mounted[-1].reconstruction
 
 
 def attack_job(
