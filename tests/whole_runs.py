@@ -32,10 +32,13 @@ def results_of(folder):
 
 def everything(folder):
     """Return the bytes of all results, without what is measured on the host."""
-    with np.load(folder / "reconstructions" / "samples.npz") as archive:
-        samples = {name: archive[name].tobytes() for name in archive.files}
     names = ["results.json", *(f"{name}.parquet" for name in TABLES)]
-    return {name: (folder / name).read_bytes() for name in names} | samples
+    results = {name: (folder / name).read_bytes() for name in names}
+    samples = folder / "reconstructions" / "samples.npz"
+    if samples.exists():
+        with np.load(samples) as archive:
+            results |= {name: archive[name].tobytes() for name in archive.files}
+    return results
 
 
 class StopAt(Display):
