@@ -25,7 +25,7 @@ from testbed.compare.analysis.runs import read_run
 from testbed.core.errors import UserError
 from testbed.engine.training.checkpoint import load_latest, write_tensors
 from testbed.results.reading import read_results
-from testbed.results.writing import ENTRY, RESOLVED, SAMPLES, read_arm
+from testbed.results.writing import ENTRY, RESOLVED, SAMPLES, FinishedArm, read_arm
 from testbed.scenario.loading import load_scenario
 from testbed.sweep.folder import MANIFEST, SweepFolder, check_sweep_folder, open_sweep_folder
 from testbed.sweep.grid import expand
@@ -174,6 +174,10 @@ def _bytes(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in tensors.items()}
 
 
+def _figures(arm: FinishedArm) -> tuple[Any, ...]:
+    return arm.result.tree(), [check.tree() for check in arm.checks], arm.tables
+
+
 def _arm(copy: Path, arm: Path, name: str) -> Target:
     shutil.copytree(arm, copy, ignore=shutil.ignore_patterns("round-*"))
     sound = (copy / name).read_bytes()
@@ -187,9 +191,9 @@ def _arm(copy: Path, arm: Path, name: str) -> Target:
             assert found is None
             raise UserError(said[0])
         assert found is not None
-        assert found[:2] == whole[:2], "other figures, and nothing said"
-        assert found[2].keys() == whole[2].keys()
-        assert all(np.array_equal(found[2][key], whole[2][key]) for key in whole[2])
+        assert _figures(found) == _figures(whole), "other figures without a message"
+        assert found.samples.keys() == whole.samples.keys()
+        assert all(np.array_equal(found.samples[key], whole.samples[key]) for key in whole.samples)
 
     contents: st.SearchStrategy[bytes] = damaged_bytes(sound)
     if name.endswith(".json"):

@@ -25,7 +25,7 @@ def measure(tiny, monkeypatch):
     monkeypatch.setattr(leakage, "released_features", released)
 
     def run(images, asked):
-        tiny["data"] |= {"max_images": images, "image_size_px": 32}
+        tiny["data"]["max_images"] = images
         tiny["evaluation"]["mutual_information"] = asked
         scenario = validate_scenario(tiny, "test")
         inputs = read_run_inputs(scenario)
