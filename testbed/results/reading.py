@@ -173,7 +173,7 @@ def _rows(content: pa.Table, table: TableName) -> Rows:
     return Rows(
         {
             column.name: content[column.name]
-            .cast(pa.string() if column.type == "text" else pa.float64())
+            .cast(pa.string() if column.type == "text" else pa.float64(), safe=False)  # rounds
             .to_numpy(zero_copy_only=False)
             for column in TABLES[table]
         }
