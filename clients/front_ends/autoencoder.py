@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.front_ends.base import FrontEnd
 from testbed.core.layers import SummedConvs, conv_block, conv_norm_relu
@@ -41,8 +41,3 @@ class AutoencoderCnn(FrontEnd):
     def pre_funnel(self) -> nn.Module:
         """Return the CNN's blocks, before the encoder."""
         return self.blocks
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features (N, width, H / 4, W / 4)."""
-        features: Tensor = self.encoder(self.blocks(x))
-        return features

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 class FrontEnd(nn.Module):
     """The layers a device runs, from an image to the features that cross the cut.
 
+    The submodules run one after another, in the order in which they are assigned.
+
     Attributes
     ----------
     feature_shape : (C, H, W) of the features of one image.
@@ -23,4 +25,6 @@ class FrontEnd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to features (N, *feature_shape)."""
-        raise NotImplementedError
+        for layer in self.children():
+            x = layer(x)
+        return x

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.front_ends.base import FrontEnd
 from testbed.core.layers import conv_block
@@ -35,8 +35,3 @@ class CnnFrontEnd(FrontEnd):
         shrink = 2**options.cut
         self.feature_shape = (channels, height // shrink, width // shrink)
         self.cloud_model = ("cnn", {"cut": options.cut, "width": options.width})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features of the cut."""
-        features: Tensor = self.blocks(x)
-        return features

@@ -6,7 +6,7 @@ The stem is that of small images (arXiv 1512.03385, sec. 4.2): conv 3x3 of strid
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.front_ends.base import FrontEnd
 from testbed.core.layers import (
@@ -56,11 +56,6 @@ class ResNet18FrontEnd(FrontEnd):
         self.feature_shape = (channels, height, width)
         self.cloud_model = ("resnet18", {"stages": options.stages, "width": options.width})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features of the cut."""
-        features: Tensor = self.layers(x)
-        return features
-
 
 @FRONT_ENDS.register(
     "siftfunnel_resnet18", "SiftFunnel ResNet-18 front-end, 6 channels", SiftFunnelResNet18Options
@@ -98,8 +93,3 @@ class SiftFunnelResNet18(FrontEnd):
     def pre_funnel(self) -> nn.Module:
         """Return the stem, this network's first block."""
         return self.stem
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features (N, 6, H / 2, W / 2)."""
-        features: Tensor = self.funnel(self.halve(self.attention(self.stem(x))))
-        return features

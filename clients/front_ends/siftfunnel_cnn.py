@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.front_ends.base import FrontEnd
 from testbed.core.layers import (
@@ -56,8 +56,3 @@ class SiftFunnelCnn(FrontEnd):
     def pre_funnel(self) -> nn.Module:
         """Return block 1, whose output the released code regularises."""
         return self.block
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features (N, 12, H / 4, W / 4)."""
-        features: Tensor = self.funnel(self.attention(self.block(x)))
-        return features

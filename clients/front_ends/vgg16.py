@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.front_ends.base import FrontEnd
 from testbed.core.layers import (
@@ -59,11 +59,6 @@ class Vgg16FrontEnd(FrontEnd):
         self.feature_shape = (channels, height // shrink, width // shrink)
         self.cloud_model = ("vgg16", {"stages": options.stages, "width": options.width})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features of the cut."""
-        features: Tensor = self.layers(x)
-        return features
-
 
 @FRONT_ENDS.register(
     "siftfunnel_vgg16", "SiftFunnel VGG16-BN front-end, 4 channels", SiftFunnelVgg16Options
@@ -94,8 +89,3 @@ class SiftFunnelVgg16(FrontEnd):
     def pre_funnel(self) -> nn.Module:
         """Return stage 1, this network's first block."""
         return self.first
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, C, H, W) to features (N, 4, H / 4, W / 4)."""
-        features: Tensor = self.funnel(self.second(self.attention(self.first(x))))
-        return features

@@ -28,15 +28,10 @@ SMOOTHING_STD = 0.1
 ANY_DISTRIBUTION_PRIOR = 1.0 / SMOOTHING_STD**2
 """Upper bound (times the identity) of the Fisher information of any smoothed density."""
 
-NULL_SHARE = 1e-4
-"""Directions with eigenvalues of E[G] below this share of the largest are unseen."""
-
 ERRORS_BELOW = 3.0
 """Attacks are compared with an estimated error bound lowered by this many standard errors."""
 
 Encoder = Callable[[Tensor], Tensor]
-Prior = Tensor | float
-"""Fisher information of the input density: a (d, d) matrix, or a number times the identity."""
 
 
 def smoothed(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -74,31 +69,8 @@ class ExpectedGram:
             total += torch.autograd.grad(z, x, pushed)[0].sum(dim=0).flatten()
         return total / len(self._points)
 
-    def dense(self) -> Tensor:
-        """Return the (d, d) matrix, column by column; for small d."""
-        identity = torch.eye(self.dimension, dtype=self._points.dtype)
-        matrix = torch.stack([self @ column for column in identity])
-        return 0.5 * (matrix + matrix.T)
 
-
-def spectrum_bound(gram: Tensor, noise_std: float, prior: Prior = ANY_DISTRIBUTION_PRIOR) -> float:
-    """Return (1/d) Tr((E[G] / s^2 + S)^-1), a bound on the MSE per element.
-
-    It is never below the dFIL bound d / (Tr E[G] / s^2 + Tr S).
-
-    Parameters
-    ----------
-    gram : E[G], (d, d).
-    noise_std : s, positive.
-    prior : S.
-    """
-    information = gram / noise_std**2 + _matrix(prior, gram)
-    return float((1.0 / torch.linalg.eigvalsh(information)).mean())
-
-
-def noise_free_bound(
-    gram: Tensor, prior: Prior = ANY_DISTRIBUTION_PRIOR, share: float = NULL_SHARE
-) -> float:
+def noise_free_bound(gram: Tensor, share: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> float:
     """Return (1/d) Tr((U' S U)^-1), where U spans the directions that no feature responds to.
 
     It is 0 for a deterministic front-end that responds to every direction somewhere. Such a
@@ -107,25 +79,11 @@ def noise_free_bound(
     Parameters
     ----------
     gram : E[G], (d, d), or a multiple of it.
-    prior : S.
     share : directions with eigenvalues of at most this share of the largest are unseen.
+    prior : S, as a multiple of the identity.
     """
-    if not isinstance(prior, Tensor):
-        values = torch.linalg.eigvalsh(gram)
-        unseen_directions = int((values <= share * values[-1]).sum())
-        return unseen_directions / prior / len(gram)
-    values, vectors = torch.linalg.eigh(gram)
-    unseen = vectors[:, values <= share * values[-1]]
-    if unseen.shape[1] == 0:
-        return 0.0
-    inner = unseen.T @ prior @ unseen
-    return float((1.0 / torch.linalg.eigvalsh(inner)).sum()) / len(gram)
-
-
-def _matrix(prior: Prior, like: Tensor) -> Tensor:
-    if isinstance(prior, Tensor):
-        return prior
-    return prior * torch.eye(len(like), dtype=like.dtype)
+    values = torch.linalg.eigvalsh(gram)
+    return int((values <= share * values[-1]).sum()) / prior / len(gram)
 
 
 @dataclass(frozen=True)
@@ -142,30 +100,21 @@ class BoundEstimate:
         return max(0.0, self.value - ERRORS_BELOW * self.standard_error)
 
 
-def spectrum_bound_matrix_free(
-    gram: ExpectedGram,
-    noise_std: float,
-    rng: torch.Generator,
-    prior: float = ANY_DISTRIBUTION_PRIOR,
-    probes: int = 16,
-    lanczos_steps: int = 40,
-) -> BoundEstimate:
-    """Estimate ``spectrum_bound`` for large d by stochastic Lanczos quadrature.
+class SpectrumQuadrature:
+    """Estimates (1/d) Tr((E[G] / s^2 + S)^-1), a bound on the MSE per element, for any noise s.
 
-    Each random-sign probe v contributes v' (E[G] / s^2 + prior I)^-1 v / d, by Gauss quadrature on
-    its Lanczos tridiagonal matrix. Even derivatives of 1 / (e / s^2 + prior) are positive, so each
-    quadrature is a lower bound: with too few steps the error bound is too low, never too high.
+    It is never below the dFIL bound d / (Tr E[G] / s^2 + Tr S).
+
+    By stochastic Lanczos quadrature: each random-sign probe v contributes
+    v' (E[G] / s^2 + S)^-1 v / d, by Gauss quadrature on its Lanczos tridiagonal matrix. Even
+    derivatives of 1 / (e / s^2 + prior) are positive, so each quadrature is a lower bound: with too
+    few steps the error bound is too low, never too high.
 
     References
     ----------
     Golub, Meurant, Matrices, Moments and Quadrature with Applications, 2010, theorem 6.4; Ubaru,
     Chen, Saad, SIAM Journal on Matrix Analysis and Applications 38(4), 2017, algorithm 1.
     """
-    return SpectrumQuadrature(gram, rng, probes, lanczos_steps).bound(noise_std, prior)
-
-
-class SpectrumQuadrature:
-    """The quadratures of ``spectrum_bound_matrix_free``: computed once, valid for any noise."""
 
     def __init__(
         self, gram: ExpectedGram, rng: torch.Generator, probes: int = 16, lanczos_steps: int = 40

@@ -16,7 +16,7 @@ from testbed.privacy.error_bounds import Encoder, noise_free_bound
 
 ZERO_SHARE = 1e-9
 """Eigenvalues below this share of the largest are rounding errors. Without noise, an attacker can
-use all larger ones, so ``NULL_SHARE`` would be too large."""
+use all larger ones."""
 
 ROWS_PER_DIMENSION = 2
 PASSES_PER_ROW = 3  # forward and back, in forward passes
@@ -56,7 +56,7 @@ def unseen_bound(encoder: Encoder, points: Tensor, rng: torch.Generator) -> Unse
         if not torch.isfinite(rows).all():
             return UnseenBound(None, "its Jacobian is not finite")
         gram += rows.T @ rows
-        bounds.append(noise_free_bound(gram, share=ZERO_SHARE))
+        bounds.append(noise_free_bound(gram, ZERO_SHARE))
         if bounds[-1] == 0.0:
             return UnseenBound(0.0)
     if bounds[1] != bounds[0]:
