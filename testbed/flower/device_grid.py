@@ -13,12 +13,13 @@ from flwr.supercore.run import Run
 
 from testbed.core.errors import UserError
 from testbed.engine.hosts.host import device_of, node_of
+from testbed.engine.network.grid import MessageGrid
 from testbed.wire import protocol
 
 POLL_S = 0.2
 
 
-class DeviceGrid(Grid):
+class DeviceGrid(MessageGrid):
     """A Grid whose node ids are those of devices; messages go out over another Grid.
 
     Parameters
@@ -42,17 +43,6 @@ class DeviceGrid(Grid):
     def run(self) -> Run:
         """Return the run."""
         return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message to a device's node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
         """Return the node ids in the order of the devices."""

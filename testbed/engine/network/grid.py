@@ -10,13 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from torch import Tensor
 
 from testbed.engine.hosts.backend import Backend
-from testbed.engine.hosts.host import RUN_ID, Delivery, device_of, node_of, set_identity
+from testbed.engine.hosts.host import (
+    RUN_ID,
+    SERVER_NODE,
+    Delivery,
+    device_of,
+    node_of,
+    set_identity,
+)
 from testbed.engine.network.clock import RoundClock, is_last_step
 from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.dispatch import Dispatcher
@@ -67,7 +74,22 @@ class RequestCharges:
     raw: bool = False
 
 
-class FleetGrid(Grid):
+class MessageGrid(Grid):
+    """A Grid that creates Flower's ordinary messages."""
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+
+class FleetGrid(MessageGrid):
     """Carries messages to the devices' hosts, and charges their costs in virtual time.
 
     Parameters
@@ -135,17 +157,6 @@ class FleetGrid(Grid):
     def run(self) -> Run:
         """Return the run."""
         return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message to a node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
         """Return the node ids of the whole fleet."""
@@ -306,6 +317,13 @@ def _needs_no_front_end(message: Message) -> bool:
     if message.metadata.message_type == protocol.INFER:
         return bool(message.content.config_records[protocol.CONFIG].get(protocol.RAW, False))
     return message.metadata.message_type == protocol.ANSWER
+
+
+def run_server_app(grid: FleetGrid, main: Callable[[Grid], None]) -> None:
+    """Run a Flower ServerApp with this main function on a Grid."""
+    app = ServerApp()
+    app.main()(lambda app_grid, context: main(app_grid))
+    app(grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
 
 
 def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) -> FleetGrid:

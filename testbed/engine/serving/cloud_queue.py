@@ -1,7 +1,7 @@
 """The cloud's queue in virtual time: requests wait for a batch and a free server.
 
 Batches start as in ``testbed.fleet.queueing.batched``, which serves whole arrays of requests. Here
-arrivals depend on earlier answers (an answer keeps a radio awake) and are not known beforehand.
+arrivals depend on earlier answers (an answer keeps a radio awake) and are not known in advance.
 """
 
 import heapq

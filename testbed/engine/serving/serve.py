@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import Context, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from clients.device_spec import deployable
 from server.serving import NO_ANSWER, FrontEndInCloud, Request, Serving
 from testbed.core.threads import torch_threads
-from testbed.engine.hosts.host import RUN_ID, SERVER_NODE, device_of
+from testbed.engine.hosts.host import device_of
+from testbed.engine.network.grid import run_server_app
 from testbed.engine.serving.cloud_queue import CloudTimes
 from testbed.engine.serving.service_times import batch_times
 from testbed.engine.serving.timing import ServedTimes, draw_requests, time_requests
@@ -63,14 +63,12 @@ def serve(run_context: RunContext, arm: TrainedArm) -> ServedArm:
         _front_end_in_cloud(arm) if inputs.scenario.fleet.infeasible == "offload_raw" else None,
     )
     answers: dict[int, int] = {}
-    app = ServerApp()
 
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
+    def main(grid: Grid) -> None:
         serving.deploy(grid)
         answers.update(serving.answer(grid, requests, run_context.progress.advance))
 
-    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+    run_server_app(arm.grid, main)
     batch = batch_times(inputs, arm.models)
     times = time_requests(
         requests,

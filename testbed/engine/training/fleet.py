@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, RecordDict
-from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,8 +22,7 @@ from testbed.core.seeds import torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.data.federated import to_unit
-from testbed.engine.hosts.host import RUN_ID, SERVER_NODE
-from testbed.engine.network.grid import FleetGrid
+from testbed.engine.network.grid import FleetGrid, run_server_app
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.setting.tiers import NodeTiers
@@ -113,13 +110,7 @@ def train(run_context: RunContext, arm: TrainedArm) -> None:
             note += f", validation accuracy {accuracy:.1%}"
         run_context.progress.advance(1, note)
 
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        arm.server.train(grid, on_round)
-
-    app(arm.grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), {}))
+    run_server_app(arm.grid, lambda grid: arm.server.train(grid, on_round))
 
 
 def _round_row(run_context: RunContext, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:

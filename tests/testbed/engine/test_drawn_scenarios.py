@@ -221,7 +221,7 @@ def test_hosts_a_death_and_an_interrupt_give_the_bytes_of_one_process(
     try:
         inline, calls, moments = run_inline(tree, folder / "inline")
     except UserError:
-        reject()  # a fleet in which nobody can train, for instance
+        reject()  # such as a fleet in which no device can train
     call = data.draw(st.integers(1, calls), label="killed at call")
     moment = data.draw(st.integers(1, moments), label="interrupted at moment")
     shards = data.draw(st.integers(1, 4), label="shard size on one host")

@@ -229,7 +229,7 @@ NOTICE_SOON = {
 
 @pytest.fixture
 def two_nodes():
-    """Return a function that starts two nodes of so many cores each."""
+    """Return a function that starts two nodes with a given number of cores each."""
     with contextlib.ExitStack() as clusters:
 
         def start(cpus, **head):

@@ -1,4 +1,4 @@
-"""The host actors of a run, and how a killed one is replaced without anybody noticing.
+"""The host actors of a run; a killed one is replaced transparently.
 
 A new process gets the programs, then everything that its predecessor's devices remember
 (``testbed.engine.hosts.on_ray.replay_log``), then the shards whose replies are missing: the

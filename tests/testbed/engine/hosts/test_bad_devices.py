@@ -1,4 +1,4 @@
-"""Devices that crash, send nonsense or too much: each fails alone, is counted, and is named."""
+"""Devices that crash or send invalid or too large replies: each fails alone and is reported."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from testbed.wire.size import serialised_bytes
 
 @pytest.fixture
 def fleet(tiny):
-    """Eight devices that all train in every round, and are always there."""
+    """Eight devices that are always online and train in every round."""
     tiny["fleet"] |= {"mix": tiny["fleet"]["mix"][:1], "availability": "always"}
     tiny["training"] |= {"cohort_size": 8, "rounds": 2}
     tiny["arms"] = tiny["arms"][:1]
@@ -64,7 +64,7 @@ def raise_it(message):
         (raise_it, r"ValueError: \ud800"),
     ],
 )
-def test_what_is_no_reply_is_a_failure_of_its_device_alone(answer, said):
+def test_an_invalid_reply_fails_its_device_alone(answer, said):
     app = ClientApp()
 
     @app.query()

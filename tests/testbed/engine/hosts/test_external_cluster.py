@@ -1,4 +1,4 @@
-"""Joining a Ray cluster: what is in the way is one sentence, before anything is written."""
+"""Joining a Ray cluster: every problem is one sentence before anything is written."""
 
 import pytest
 import ray

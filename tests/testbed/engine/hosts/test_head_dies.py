@@ -28,7 +28,7 @@ def head_of_a_cluster() -> Iterator[tuple[Any, str]]:
 def test_the_run_ends_with_one_sentence_and_can_be_resumed(
     tiny, tmp_path, write_scenario, monkeypatch, dies
 ):
-    """The GCS alone, as where the head is another machine; or with all that runs beside it."""
+    """The GCS alone, as if the head were another machine; or with everything beside it."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
     tiny["arms"] = tiny["arms"][:1]
     tiny["training"]["rounds"] = 60

@@ -1,4 +1,4 @@
-"""What a device that enrolled, got the front-end and was never chosen takes in memory."""
+"""Memory of a device that enrolled, got the front-end and was never chosen."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_an_idle_device_takes_under_100_bytes(tiny):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2**33), max_size=4), min_size=1))
-def test_rows_of_devices_are_what_was_given(given_rows):
+def test_device_rows_return_the_given_rows(given_rows):
     rows = DeviceRows([np.array(own, dtype=np.int64) for own in given_rows])
     assert [own.tolist() for own in rows] == given_rows
     assert {own.dtype for own in rows} == {np.dtype(np.int64)}
@@ -32,7 +32,7 @@ def test_rows_of_devices_are_what_was_given(given_rows):
         rows[len(given_rows)]
 
 
-def test_a_journal_keeps_of_deployments_the_contents_and_the_nodes(identity):
+def test_a_replay_log_stores_contents_and_nodes_of_deployments(identity):
     contents = [RecordDict({"config": ConfigRecord({"tier": tier})}) for tier in (0, 1)]
     sent = [Message(contents[item % 2], node_of(item), protocol.DEPLOY) for item in (4, 5, 6, 8)]
     replay_log = ReplayLog()

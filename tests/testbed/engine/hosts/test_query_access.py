@@ -1,4 +1,4 @@
-"""Queries without weights: the adversary's side holds a ticket, and a limit is kept."""
+"""Queries without weights: the adversary holds a ticket, and the limit is enforced."""
 
 import pickle
 
@@ -34,7 +34,7 @@ def test_answers_equal_those_of_the_front_end(deployed, backend):
         access.query(images, 4)
 
 
-def test_a_limit_is_kept_for_each_adversary(deployed, backend):
+def test_each_adversarys_limit_is_enforced(deployed, backend):
     images = np.zeros((4, 1, 32, 32), dtype=np.float32)
     access, other = (backend.open_queries(deployed, name, 10) for name in ("spy", "other"))
     access.query(images, 0)
@@ -44,7 +44,7 @@ def test_a_limit_is_kept_for_each_adversary(deployed, backend):
     assert len(other.query(images, 0)) == 4
 
 
-def test_withheld_weights_are_not_in_what_travels(tiny, tmp_path, monkeypatch):
+def test_withheld_weights_are_not_in_the_job(tiny, tmp_path, monkeypatch):
     """The pickle of a job holds no array of the front-end; with weights granted it does."""
     kept = {}
     run_jobs = InlineBackend.run_jobs

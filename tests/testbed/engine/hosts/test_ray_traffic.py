@@ -1,4 +1,4 @@
-"""What travels to Ray's hosts: images once a run, weights once a round, whatever the shards."""
+"""Traffic to Ray's hosts: images once per run, weights once per round, for any shards."""
 
 import gc
 
@@ -55,7 +55,7 @@ class Calls:
 
 
 class InProcessRay(Cluster):
-    """In place of Ray: hosts live in this process; what is stored and what is sent is kept."""
+    """Replaces Ray: hosts run in this process; everything stored and sent is recorded."""
 
     def __init__(self):
         self.stored = []
@@ -100,7 +100,7 @@ class Actor:
 
 @pytest.fixture
 def on_ray(monkeypatch):
-    """Put it in Ray's place."""
+    """Replace Ray by it."""
     fake = InProcessRay()
     monkeypatch.setattr(ray, "put", fake.put)
     monkeypatch.setattr(ray, "get", lambda reference, timeout: reference.value)
@@ -196,7 +196,7 @@ def test_a_head_that_is_gone_is_noticed_however_quickly_hosts_answer(monkeypatch
     assert looks == [100.0, 102.5, 105.0, 107.5, 110.0, 112.5]
 
 
-def test_hosts_in_this_process_train_what_is_trained_inline(tiny, tmp_path, on_ray):
+def test_hosts_in_this_process_train_the_same_weights_as_inline(tiny, tmp_path, on_ray):
     inline = train_and_deploy(tiny, tmp_path / "inline")
     assert on_ray.stored == []
     hosts = train_and_deploy(tiny, tmp_path / "ray", backend="ray", hosts=3, shard_size=1)

@@ -1,4 +1,4 @@
-"""What is cleaned up and said behind a process that was killed, and who may end by himself."""
+"""The watchdog cleans up and reports after a killed process; joined points may finish."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def start(log, seconds, result):
     return process
 
 
-def test_points_that_joined_write_what_they_have_and_everybody_else_is_killed(tmp_path):
+def test_joined_points_write_their_results_and_all_others_are_killed(tmp_path):
     session = tmp_path / "session"
     session.mkdir()
     written, never = tmp_path / "point", tmp_path / "worker"
@@ -69,7 +69,7 @@ if sys.argv[3] == "speaks":
         ("lives", "is ended", []),
     ],
 )
-def test_says_what_a_run_could_not_that_ended_with_its_ray(ray, run, said):
+def test_reports_the_end_of_a_run_that_ended_with_its_ray(ray, run, said):
     with subprocess.Popen(
         [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as vital:
@@ -100,8 +100,8 @@ print("Ray let it live")
 """
 
 
-def test_a_process_that_ray_ends_has_its_sentence():
-    """Ray leaves it no chance: the watchdog speaks."""
+def test_a_process_that_ray_ends_is_reported():
+    """Ray ends the process without a message: the watchdog reports it."""
     ended = subprocess.run(
         [sys.executable, "-c", TOUCHES_THE_STORE], cwd=PROJECT_ROOT, capture_output=True, text=True
     )

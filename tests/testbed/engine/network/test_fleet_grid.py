@@ -1,4 +1,4 @@
-"""FleetGrid: bytes, virtual time, who is left out and why, and what taps can see."""
+"""FleetGrid: bytes, virtual time, refused devices, and taps."""
 
 import numpy as np
 import pytest
@@ -170,7 +170,7 @@ def test_offline_devices_cost_nothing_and_are_counted():
     assert grid.ledger.amounts["train", "uplink_bytes"][2] == 0
 
 
-def test_time_passes_when_nobody_can_be_reached():
+def test_time_passes_when_no_device_can_be_reached():
     grid, device_spec = new_grid(deadline_ms=1000.0, online=lambda *_: False)
     replies = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
     assert all(reply.error.code == protocol.OFFLINE for reply in replies)
@@ -237,7 +237,7 @@ def spent(grid):
     }
 
 
-def test_lost_messages_are_charged_once_for_every_time_they_were_sent():
+def test_every_transmission_of_a_lost_message_is_charged():
     grid, device_spec = new_grid(loss=0.4)
     sure, _ = new_grid()
     sent = forward(device_spec, grid.get_node_ids())
@@ -268,7 +268,7 @@ def test_lost_messages_are_charged_once_for_every_time_they_were_sent():
         assert more_ms == pytest.approx(waited_ms, abs=1e-6)
 
 
-def test_luck_belongs_to_the_message_not_to_what_was_sent_before():
+def test_losses_depend_on_the_message_not_on_earlier_messages():
     grid, device_spec = new_grid(loss=0.4)
     other, _ = new_grid(loss=0.4, shard_size=5)
     grid.send_and_receive(forward(device_spec, grid.get_node_ids()))

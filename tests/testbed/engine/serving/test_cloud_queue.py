@@ -1,4 +1,4 @@
-"""The cloud's queue in a run: closed forms, limits of batching, and the same as under load."""
+"""The cloud's queue in a run: closed forms, limits of batching, equality with load runs."""
 
 import math
 from dataclasses import replace
@@ -152,7 +152,7 @@ def test_the_same_batches_as_under_load(asked, largest, servers, window_ms):
     assert (run.batches, run.busy_ms) == (load.batches, pytest.approx(load.busy_s * 1000.0))
 
 
-def test_the_whole_way_takes_as_long_as_under_load():
+def test_the_whole_path_takes_as_long_as_under_load():
     rng = np.random.default_rng(7)
     devices, count = 5, 400
     device = np.sort(rng.integers(0, devices, count))

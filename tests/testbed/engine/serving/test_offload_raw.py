@@ -1,4 +1,4 @@
-"""Devices that the front-end does not fit: dropped, or sending raw images, counted and exposed."""
+"""Devices that the front-end does not fit: dropped, or sending raw images, and reported."""
 
 import copy
 import csv
@@ -90,7 +90,7 @@ def test_the_device_computes_nothing_and_the_cloud_both_halves(offloaded):
     assert all(size - size // once * once <= 4 * (size // once) for size in sizes)
 
 
-def test_no_attack_works_on_raw_images_but_who_read_them_is_counted(offloaded):
+def test_attacks_skip_raw_images_but_their_interceptions_are_counted(offloaded):
     raw = {row["request"] for row in requests_of(offloaded) if row["raw"]}
     attacked = {row["request"] for row in pq.read_table(offloaded / "attacks.parquet").to_pylist()}
     assert attacked

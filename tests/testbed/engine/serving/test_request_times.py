@@ -167,7 +167,7 @@ def test_slower_stations_never_answer_sooner(asked, compute_ms, uplink_ms, more_
         assert all(b >= a - 1e-6 for a, b in zip(sooner, later, strict=True))
 
 
-def test_links_are_free_again_when_the_last_bit_is_out():
+def test_links_are_free_again_when_the_last_bit_is_sent():
     requests = [Request(0, node_of(0), 0, 0.0), Request(1, node_of(0), 0, 0.0)]
     charges = {n: RequestCharges(charge(0.0, 25.0), charge(0, 0, 2.0)) for n in (0, 1)}
     # 25 ms are 5 ms of sending and 20 ms on the way; the second follows the first by 5 ms.

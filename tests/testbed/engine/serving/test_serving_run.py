@@ -1,4 +1,4 @@
-"""Serving in a whole run: batches, costs and energy add up, times recorded, the same as a load."""
+"""Serving in a whole run: batches, costs and energy add up; times equal those of a load run."""
 
 import copy
 import csv

@@ -1,4 +1,4 @@
-"""Tiers: who runs what, a whole run over unlike front-ends, and its place in the results."""
+"""Tiers: assignment of front-ends, a run over different front-ends, and its results."""
 
 import copy
 

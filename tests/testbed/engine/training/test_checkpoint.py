@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were written, or are said to be damaged and passed over."""
+"""Checkpoints are restored exactly, or reported as damaged and skipped."""
 
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ def same(found, expected):
     )
 
 
-def test_what_was_saved_comes_back_and_gives_the_same_bytes(tmp_path, saved):
+def test_a_checkpoint_is_restored_and_gives_the_same_bytes(tmp_path, saved):
     checkpoint.save(tmp_path / "one", 2, *saved)
     assert same(checkpoint.load_latest(tmp_path / "one"), saved)
     checkpoint.save(tmp_path / "two", 2, *reversed_order(saved))
@@ -64,7 +64,7 @@ def changed_byte(content, share):
         *(lambda content, share=share: changed_byte(content, share) for share in (0.3, 0.6, 0.999)),
     ],
 )
-def test_any_damage_is_said_and_falls_back_on_the_one_before(tmp_path, saved, damage):
+def test_any_damage_is_reported_and_falls_back_on_the_previous_one(tmp_path, saved, damage):
     checkpoint.save(tmp_path, 1, *OLD)
     checkpoint.save(tmp_path, 2, *saved)
     newest = tmp_path / "round-000002.safetensors"
@@ -76,7 +76,7 @@ def test_any_damage_is_said_and_falls_back_on_the_one_before(tmp_path, saved, da
     assert checkpoint.load_latest(tmp_path) is None
 
 
-def test_sound_checkpoints_of_another_run_are_refused_in_a_sentence(tmp_path):
+def test_intact_checkpoints_of_another_run_are_refused_in_a_sentence(tmp_path):
     checkpoint.save(tmp_path, 1, *OLD)
     tier = SimpleNamespace(parameters={"other": torch.zeros(1)}, statistics={}, strategy=object())
     arm = SimpleNamespace(server=SimpleNamespace(tiers=[tier]))

@@ -1,4 +1,4 @@
-"""Kept models: what names them, and which of them are trusted."""
+"""Kept models: their keys, and checks before they are used."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ def changed(tree, path, value):
         ("engine.cloud_threads", 2),
     ],
 )
-def test_whatever_decides_the_weights_decides_the_key(provider, path, value):
+def test_everything_that_affects_the_weights_affects_the_key(provider, path, value):
     assert key_of(facts_of(changed(provider, path, value))) != key_of(facts_of(provider))
 
 
@@ -91,7 +91,7 @@ def test_whatever_decides_the_weights_decides_the_key(provider, path, value):
         ("engine.shard_size", 4),
     ],
 )
-def test_nothing_else_decides_the_key(provider, path, value):
+def test_nothing_else_affects_the_key(provider, path, value):
     if torch.cuda.is_available() and path.endswith("device"):
         pytest.skip("here the device does decide")
     facts = facts_of(changed(provider, path, value))
@@ -99,7 +99,7 @@ def test_nothing_else_decides_the_key(provider, path, value):
     assert key_of(facts).startswith("cnn-none-digits-")
 
 
-def test_other_pixels_are_another_key(provider):
+def test_other_pixels_give_another_key(provider):
     scenario = validate_scenario(provider, "test")
     inputs = read_run_inputs(scenario)
     models = arm_models(inputs, scenario.arms[0])
@@ -154,7 +154,7 @@ def kept(tmp_path):
     return tmp_path / "models", model
 
 
-def test_a_kept_model_comes_back_bit_by_bit(kept):
+def test_a_kept_model_is_restored_bit_by_bit(kept):
     folder, model = kept
     found = load_model(folder, FACTS, model.weights)
     assert found.weights.keys() == model.weights.keys()
@@ -207,7 +207,7 @@ def _change_the_kind(path):
         ("json", _change_the_kind),
     ],
 )
-def test_what_cannot_be_trusted_is_said_in_the_log_and_replaced(kept, caplog, suffix, damage):
+def test_a_damaged_model_is_logged_and_replaced(kept, caplog, suffix, damage):
     folder, model = kept
     path = next(folder.glob(f"*.{suffix}"))
     intact = path.read_bytes()

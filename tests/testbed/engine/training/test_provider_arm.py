@@ -44,7 +44,7 @@ def provider():
 
 @pytest.fixture(autouse=True)
 def models(tmp_path, monkeypatch):
-    """Keep trained models apart from every other test's."""
+    """Use a models folder of this test's own."""
     folder = tmp_path / "models"
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     return folder
@@ -190,7 +190,7 @@ def test_the_fleet_fine_tunes_the_provider_s_model(plain, provider, tmp_path, mo
     assert run(provider, tmp_path / "cut", resume=True) == tuned
 
 
-def test_what_is_installed_evaluates_as_the_provider_recorded_it(provider, tmp_path):
+def test_the_installed_model_has_the_accuracy_that_the_provider_recorded(provider, tmp_path):
     inputs = read_run_inputs(validate_scenario(provider, "test"))
     models = arm_models(inputs, inputs.scenario.arms[0])
     run_context = RunContext(inputs, start_backend(inputs, 1), tmp_path / "run", Progress())
@@ -273,7 +273,7 @@ def test_a_cohort_is_asked_for_only_where_a_fleet_trains(provider):
     assert validate_scenario(provider, "test").training.fleet_rounds == 0
 
 
-def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(provider, tmp_path):
+def test_a_missing_gpu_is_reported_before_anything_is_written(provider, tmp_path):
     import torch
 
     if torch.cuda.is_available():

@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     return folder, results_of(folder)
 
 
-def test_each_arm_is_attacked_by_those_who_were_there(finished):
+def test_each_arm_is_attacked_by_the_adversaries_that_watched_it(finished):
     _, results = finished
     assert [check["name"] for check in results["self_checks"] if not check["passed"]] == []
     honest, hijacked = results["arms"]
