@@ -112,7 +112,7 @@ def _training_curves(rows: Rows) -> Iterator[tuple[str, Point]]:
 def _attack_curves(arm: ArmResult) -> list[Point]:
     points = []
     for attack in arm.attacks:
-        for epoch in attack.curve:
+        for epoch in attack.training_curve:
             for name in ("training_mse", "validation_mse"):
                 value = getattr(epoch, name)
                 if value is not None:

@@ -54,7 +54,9 @@ def cards(results: Results) -> list[tuple[str, list[Card]]]:
 
 
 def _curve(attack: AttackResult) -> list[str]:
-    errors = [point.validation_mse for point in attack.curve if point.validation_mse is not None]
+    errors = [
+        point.validation_mse for point in attack.training_curve if point.validation_mse is not None
+    ]
     return _polyline([(i / max(1, len(errors) - 1), error) for i, error in enumerate(errors)])
 
 

@@ -143,7 +143,7 @@ class AttackOnTier(Scores, _OnTier):
 
     best_epoch: int | None
     reached_plateau: bool | None
-    curve: list[CurvePoint]
+    training_curve: list[CurvePoint]
 
 
 class Extreme(Part):
@@ -230,7 +230,9 @@ class _AttackFacts(Part):
     grants: Grants
     smoothed: list[BoundCheck]
     transfer: list[Transfer] = Field(description="empty unless `transfer` is set")
-    by_amount: AmountCurve | None = Field(description="null unless `curve` is set")
+    by_amount: AmountCurve | None = Field(
+        description="null unless the adversary asks for a `curve`"
+    )
 
 
 class AttackScores(Part):
@@ -253,7 +255,7 @@ class AttackScores(Part):
         description="whether its training ended on a plateau of the validation error on every "
         "tier, not at its limit of epochs; null for attacks that do not train until a plateau"
     )
-    curve: list[CurvePoint] = Field(description="of the tier with most victims")
+    training_curve: list[CurvePoint] = Field(description="of the tier with most victims")
     extremes: list[Extreme]
     class_on_originals: Number = Field(description="`class_recovered` of the images themselves")
     inferred: InferenceScores | None

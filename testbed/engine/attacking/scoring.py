@@ -122,7 +122,7 @@ def score_attack(
         chosen = np.array(groups) == name
         return {"victims": int(chosen.sum()), **_intervals(scenario, columns, chosen)}
 
-    # The curve of an attack is that of the tier with most victims; by_tier has all of them.
+    # The training curve is that of the tier with most victims; by_tier has all of them.
     main = parts[max(parts, key=victims.tiers.count)]
     declared: Any = ATTACKS.entry(attack).factory
     errors, pool_size = columns["mse"], len(victims.pool)
@@ -147,7 +147,7 @@ def score_attack(
         adapter_parameters=main.adapter_parameters,
         best_epoch=main.best_epoch,
         reached_plateau=_reached_plateau(parts),
-        curve=_curve(main),
+        training_curve=_curve(main),
         extremes=[extreme("best", best), extreme("median", median), extreme("worst", worst)],
         class_on_originals=_share_named(judge, victims),
         inferred=_inference_scores(scenario, joined_inference(parts), victims),
@@ -165,7 +165,7 @@ def score_attack(
                 **on_victims(victims.tiers, name),
                 best_epoch=part.best_epoch,
                 reached_plateau=part.reached_plateau,
-                curve=_curve(part),
+                training_curve=_curve(part),
             )
             for name, part in parts.items()
         ],

@@ -119,7 +119,7 @@ def attack_training(results: Results) -> "Figure | None":
         (index, attack)
         for index, arm in enumerate(results.arms)
         for attack in arm.attacks
-        if attack.curve and not attack.is_anchor
+        if attack.training_curve and not attack.is_anchor
     ]
     names = list(dict.fromkeys(attack.adversary for _, attack in curves))
     if not names:
@@ -146,12 +146,12 @@ def attack_training(results: Results) -> "Figure | None":
 
 
 def _curve(panel: "Axes", index: int, arm: ArmResult, attack: AttackResult) -> None:
-    epochs = [point.epoch for point in attack.curve]
+    epochs = [point.epoch for point in attack.training_curve]
     look: dict[str, Any] = {"color": style.colour(index), "linestyle": style.dash(index)}
-    training = [_or_nan(point.training_mse) for point in attack.curve]
-    validation = [_or_nan(point.validation_mse) for point in attack.curve]
+    training = [_or_nan(point.training_mse) for point in attack.training_curve]
+    validation = [_or_nan(point.validation_mse) for point in attack.training_curve]
     panel.plot(epochs, training, linewidth=1, alpha=0.45, **look)
-    several = len({a.attack for a in arm.attacks if a.curve}) > 1
+    several = len({a.attack for a in arm.attacks if a.training_curve}) > 1
     label = f"{arm.name}, {readable(attack.attack)}" if several else arm.name
     panel.plot(epochs, validation, label=label, **look)
     if attack.best_epoch in epochs:

@@ -321,7 +321,7 @@ def _attacks(
                 "worse_than_mean_image": error > 0.0702,
                 "body_parameters": 134_401 if trained else None,
                 "best_epoch": 58 if trained else None,
-                "curve": curve if trained else [],
+                "training_curve": curve if trained else [],
                 "by_device_class": [
                     {
                         "device_class": name,

@@ -85,7 +85,7 @@ def test_null_scores_and_latencies(folder: Path, edit: Edit) -> None:
         for attack in arm["attacks"]:
             attack["scores"] = dict.fromkeys(("mse", "psnr_db", "ssim"), nothing)
             attack["by_device_class"] = []
-            attack["curve"] = [{"epoch": 1, "training_mse": None, "validation_mse": None}]
+            attack["training_curve"] = [{"epoch": 1, "training_mse": None, "validation_mse": None}]
 
     edit(forget)
     page = Page(build_report(folder).read_text(encoding="utf-8"))

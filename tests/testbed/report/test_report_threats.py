@@ -208,7 +208,7 @@ def test_cards_show_threat_cost_and_extremes(results):
                         "tier": "small",
                         "reached_plateau": False,
                         "best_epoch": 1,
-                        "curve": [{"epoch": 0}, {"epoch": 1}],
+                        "training_curve": [{"epoch": 0}, {"epoch": 1}],
                     },
                 ],
             },
