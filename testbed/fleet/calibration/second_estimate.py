@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from testbed.core.threads import torch_threads
 from testbed.fleet.calibration.reference_networks import REFERENCE_NETWORKS
 from testbed.fleet.catalogue import CatalogueDevice
 
@@ -44,15 +45,10 @@ def host_cpu_ms(module: nn.Module, input_shape: tuple[int, int, int], repeats: i
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     image = torch.zeros((1, *input_shape)).contiguous(memory_format=torch.channels_last)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in range(WARM_UP):
-                network(image)
-            return statistics.median(_one_repeat_s(network, image) for _ in range(repeats)) * 1e3
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), torch.inference_mode():
+        for _ in range(WARM_UP):
+            network(image)
+        return statistics.median(_one_repeat_s(network, image) for _ in range(repeats)) * 1e3
 
 
 def _one_repeat_s(network: nn.Module, image: torch.Tensor) -> float:
