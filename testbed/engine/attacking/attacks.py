@@ -1,8 +1,8 @@
-"""Hands each adversary its evidence, runs the attacks as jobs of the backend, and scores them.
+"""Runs the attacks of every adversary as jobs of the backend, and scores the reconstructions.
 
-The wall between adversary and truth runs through this file: an ``AttackJob`` holds evidence alone
-and is all that an adversary's job is handed, in a process of its own where the backend has any.
-Images of victims are looked up afterwards, by request numbers that never left this side.
+This file separates adversaries from the truth: a job gets an ``AttackJob``, which holds evidence
+only, and runs in its own process if the backend has any. The images of victims are looked up
+afterwards, by request numbers that no job gets.
 """
 
 import time
@@ -85,8 +85,8 @@ def attack_arm(
 ) -> AttackResults:
     """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions.
 
-    Tiers differ in front-end, hence in the shape and meaning of features: an adversary, who sees
-    which is which, attacks each of them apart.
+    Tiers have different front-ends, hence features of different shape and meaning: an adversary
+    attacks each tier separately.
     """
     inputs, models = run_context.inputs, arm.models
     own_arm = next(item for item in inputs.scenario.arms if item.name == models.arm)
@@ -170,7 +170,7 @@ def make_judge(inputs: RunInputs) -> Judge | None:
     """Return the scorer's classifier; None where its images show fewer than two classes.
 
     It learns from the auxiliary images, which no front-end was trained on. Where the classes are
-    persons, those show nobody who is enrolled: the training images take their place.
+    persons, these show no enrolled person, so the training images are used.
     """
     data = inputs.data
     rows = data.parts.training if data.pool.labels_are_persons else data.parts.auxiliary

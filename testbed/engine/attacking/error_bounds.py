@@ -89,7 +89,7 @@ class ArmErrorBound:
 
     @property
     def computed(self) -> bool:
-        """Whether there is an error bound, be it 0."""
+        """Whether there is an error bound; it may be 0."""
         return self.noise_std is not None or self.noise_free is not None
 
     @property
@@ -98,7 +98,7 @@ class ArmErrorBound:
         return self.noise_std is not None or bool(self.noise_free)
 
     def at(self, replays: int) -> BoundLevel:
-        """Return the error bounds on the MSE per element for means over so many releases.
+        """Return the error bounds on the MSE per element for means over ``replays`` releases.
 
         ``mse`` is the error bound to hold attacks against: three standard errors below an estimate.
         """

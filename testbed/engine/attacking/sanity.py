@@ -1,9 +1,9 @@
-"""The sanity pair of every run: attacks work where nothing is hidden, and only there.
+"""Two checks of the attacks in every run: they work if nothing is hidden, and only then.
 
-An identity front-end must be inverted almost perfectly, or the attacks are broken and a good
-figure means nothing. Constant features must give exactly the mean image's score, or an attack
-knows something that it was not given. Both are run on the run's own auxiliary images. Attacks that
-learn from many images are shown patches of the few that the check can afford.
+An identity front-end must be inverted almost perfectly; otherwise the attacks are broken and good
+figures of privacy mean nothing. Constant features must give exactly the mean image's score;
+otherwise an attack has information that it was not given. Both checks use the run's auxiliary
+images. Attacks that learn from many images get patches of the few images that a check can afford.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,9 @@ from testbed.results.schema import SelfCheck
 
 IMAGES = 12
 VICTIMS = 4
-SIDE_PX = 32  # larger images are cut to their centre: the check is of the attacks, not of the data
+SIDE_PX = (
+    32  # larger images are cut to their centre: the checks are of the attacks, not of the data
+)
 ROUNDING = 1e-7
 
 

@@ -1,7 +1,7 @@
-"""Attacks learned on one tier's front-end, applied to what other tiers sent.
+"""Attacks trained on one tier's front-end and applied to the features of other tiers.
 
-Nothing is trained again: an adversary's process gets the other tiers' features beside its own, and
-applies what it has learned to them. Every cell is scored on the victims of the tier it is applied
+Nothing is trained again: an adversary's job gets the other tiers' features too and applies its
+trained attack to them. Every cell is scored on the victims of the tier that the attack is applied
 to, so that a column compares attacks on the same victims.
 """
 

@@ -103,7 +103,7 @@ class Ladder:
         return min(found, key=lambda best: round(best.mse - best.own_mse, 12))
 
     def _counts(self, arm: ArmResult, attack: AttackResult, own: AttackResult) -> bool:
-        """Say whether whoever mounts ``own`` could mount ``attack`` as well."""
+        """Return whether the adversary of ``own`` can also mount ``attack``."""
         granted = allows(own.grants, attack.grants)
         if not attack.learns_from_intercepts:
             return granted
@@ -123,7 +123,7 @@ class Ladder:
         return fsum(errors[request] for request in chosen) / len(chosen)
 
     def _shared_positions(self) -> dict[str, SharedPosition]:
-        """Return the position of every adversary, the same for those that read alike."""
+        """Return the position of every adversary, shared by those that read the same victims."""
         reads: dict[str, dict[str, frozenset[int]]] = {}
         words: dict[str, str] = {}
         for arm, attacks in self._arms.items():
@@ -133,12 +133,12 @@ class Ladder:
                 words.setdefault(attack.adversary, position_words(attack.position))
         groups: list[list[str]] = []
         for name in reads:
-            alike = (
+            matching = (
                 group
                 for group in groups
-                if words[group[0]] == words[name] and _read_alike(reads[group[0]], reads[name])
+                if words[group[0]] == words[name] and _read_the_same(reads[group[0]], reads[name])
             )
-            group = next(alike, None)
+            group = next(matching, None)
             if group is None:
                 groups.append([name])
             else:
@@ -148,7 +148,7 @@ class Ladder:
 
 
 def allows(more: Grants, less: Grants) -> bool:
-    """Return whether whoever is granted ``more`` can mount an attack that used ``less``.
+    """Return whether an adversary with ``more`` can mount an attack that used ``less``.
 
     Another dataset's images are neither more nor less than the run's own.
     """
@@ -171,7 +171,9 @@ def _queries(grants: Grants) -> float:
     return inf if grants.weights or grants.queries is True else float(grants.queries)
 
 
-def _read_alike(first: Mapping[str, frozenset[int]], second: Mapping[str, frozenset[int]]) -> bool:
+def _read_the_same(
+    first: Mapping[str, frozenset[int]], second: Mapping[str, frozenset[int]]
+) -> bool:
     """Say whether two adversaries read the same victims on every arm that both attack."""
     both = first.keys() & second.keys()
     return bool(both) and all(first[arm] == second[arm] for arm in both)
