@@ -54,10 +54,10 @@ def test_every_page_is_in_the_table_of_contents():
         assert page.name == "README.md" or str(page.relative_to(DOCS)) in listed, page
 
 
-def test_the_guide_for_contributors_lists_every_wing_and_room():
-    from .test_structure import FOLDERS as WINGS
+def test_contributing_lists_every_folder_in_order():
+    from .test_structure import FOLDERS
 
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    places = [guide.find(f"| `{wing}/`") for wing in WINGS]
-    assert -1 not in places, dict(zip(WINGS, places, strict=True))
+    places = [guide.find(f"| `{folder}/`") for folder in FOLDERS]
+    assert -1 not in places, dict(zip(FOLDERS, places, strict=True))
     assert places == sorted(places)

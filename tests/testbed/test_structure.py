@@ -1,4 +1,4 @@
-"""The order of the wings and rooms, import circles, and which folders know Ray and Flower."""
+"""The order of the folders, circular imports, and which folders import Ray and Flower."""
 
 import ast
 from functools import cache
@@ -32,16 +32,16 @@ FOLDERS = (
     "testbed/engine",
     "testbed",
 )
-"""Wings, and the rooms of the engine. A file imports from its own folder and those above it.
+"""Folders in the order of imports. A file imports from its own folder and those above it.
 
-The last, ``testbed``, are the doors: the commands, the Python API, profiles, sweeps and Flower's
-runtimes.
+The last, ``testbed``, has the entry points: the commands, the Python API, profiles, sweeps and
+Flower's runtimes.
 """
 APART = ("clients", "server", "testbed/fleet", "testbed/adversaries")
-"""Wings that import only ``testbed/core``, ``testbed/wire`` and ``testbed/scenario``."""
+"""Folders that import only ``testbed/core``, ``testbed/wire`` and ``testbed/scenario``."""
 BASE = ("testbed/core", "testbed/wire", "testbed/scenario")
 READERS = ("testbed/report", "testbed/compare", "testbed/export")
-"""Wings that read results folders, and never live objects of a run."""
+"""Folders that read results folders, and never the objects of a run."""
 READ_WITH = (*BASE, "testbed/privacy", "testbed/results", "testbed/pages", "testbed/report")
 FLOWER = ("testbed/wire", "clients", "server", "testbed/engine", "testbed/flower")
 RAY = ("testbed/engine/hosts/on_ray",)
@@ -53,7 +53,7 @@ def below(relative, folder):
     return relative == folder or relative.startswith(folder + "/")
 
 
-def wing_of(relative):
+def top_folder_of(relative):
     return max((folder for folder in FOLDERS if below(relative, folder)), key=len)
 
 
@@ -94,9 +94,9 @@ def relative_to_root(path):
 @pytest.mark.parametrize("path", FILES, ids=relative_to_root)
 def test_imports_point_one_way(path):
     relative = relative_to_root(path)
-    own = wing_of(relative)
+    own = top_folder_of(relative)
     for other in project_imports(path):
-        theirs = wing_of(relative_to_root(other))
+        theirs = top_folder_of(relative_to_root(other))
         assert FOLDERS.index(theirs) <= FOLDERS.index(own), f"{relative} imports {other}"
         if own in APART:
             assert theirs in (*BASE, own), f"{relative} imports {other}"
@@ -105,7 +105,7 @@ def test_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative_to_root)
-def test_only_some_folders_know_flower_and_ray(path):
+def test_only_some_folders_import_flower_and_ray(path):
     relative = relative_to_root(path)
     names = {name.split(".")[0] for name in imported(path)}
     if "flwr" in names:
@@ -115,13 +115,13 @@ def test_only_some_folders_know_flower_and_ray(path):
     assert not names & {"pickle", "cloudpickle", "dill", "torchvision"}
 
 
-def test_no_import_circle():
+def test_no_circular_import():
     finished, entered = set(), []
 
     def visit(path):
         if path in entered:
             circle = [relative_to_root(item) for item in [*entered[entered.index(path) :], path]]
-            pytest.fail(f"import circle: {' -> '.join(circle)}")
+            pytest.fail(f"circular import: {' -> '.join(circle)}")
         if path in finished:
             return
         entered.append(path)
@@ -139,13 +139,13 @@ def test_folders_stay_readable():
         assert len([*folder.glob("*.py")]) <= 20 + 1, folder  # beside __init__.py
 
 
-def test_tests_follow_the_same_rooms():
+def test_tests_lie_in_the_same_folders():
     tests = ROOT / "tests"
     for path in tests.rglob("test_*.py"):
         folder = path.parent.relative_to(tests)
         assert folder == Path(".") or (ROOT / folder).is_dir(), folder
-    for room in FOLDERS:
-        assert any((tests / room).rglob("test_*.py")), room
+    for folder in FOLDERS:
+        assert any((tests / folder).rglob("test_*.py")), folder
 
 
 def test_nothing_is_unpickled():
