@@ -1,9 +1,9 @@
-# Everything runs in .venv; the stamp is older than the requirements when these have changed.
+# Everything runs in .venv. If a requirement file is newer than the stamp, make installs again.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Compiling all modules of all libraries is slow; Python compiles those that are used.
+# Compiling all modules at installation is slow; Python compiles a module on first import.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-long lint smoke bench clean
@@ -25,7 +25,7 @@ smoke: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# Slow tests: fault injection and comparisons of speed (several minutes).
+# Slow tests: fault injection and benchmarks (several minutes).
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 
@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed against Flower's simulation, pfl-research (in an environment of its own) and torch alone.
+# Compares the speed with Flower's simulation, pfl-research (in a separate environment) and torch.
 PFL := .venv-pfl
 $(PFL)/.installed:
 	$(PYTHON) -m venv $(PFL)
