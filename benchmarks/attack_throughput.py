@@ -91,7 +91,7 @@ def measure(cases: list[Case], repeats: int) -> list[dict[str, Any]]:
     rows = []
     for repeat in range(repeats):
         for case in cases:
-            # Whoever comes second finds warm caches: they swap places.
+            # The second call finds warm caches, so the order alternates.
             order = (case.ours, case.plain) if repeat % 2 == 0 else (case.plain, case.ours)
             took = {call: seconds(call) for call in order}
             rows.append(

@@ -35,9 +35,9 @@ def average_seeds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def upper_hull(points: Sequence[Point]) -> list[Point]:
     """Return the corners of the upper concave hull of (accuracy, MSE), by falling accuracy.
 
-    Whoever answers each request by one of two arms at random gets the straight line between them,
-    so everything below the hull is within reach of the others. Corners rise in MSE as accuracy
-    falls: a point that is worse in both is never one.
+    Answering each request by one of two arms, drawn at random, gives every point of the line
+    between them, so the other arms reach everything below the hull. The MSE of the corners rises
+    as accuracy falls: a point that is worse in both is no corner.
     """
     hull: list[Point] = []
     for point in sorted(points, key=lambda each: (-each[0], -each[1])):

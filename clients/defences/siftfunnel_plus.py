@@ -13,9 +13,9 @@ channels. None of them rewards features that shrink, die or have few dimensions:
 2. **Decoder penalty.** ``leak_weight`` times the share of the batch's pixel variance that a kernel
    ridge decoder predicts for each image from the features of the *others*: leave-one-out residuals
    are e_i = [A x]_i / A_ii with A = (K + a I)^-1 (Allen's PRESS; Cook and Weisberg 1982). The
-   prediction is out of sample, so many feature dimensions alone are not penalised.
+   prediction is out of sample, so a large number of feature dimensions is not penalised by itself.
 3. **Distance correlation** as a U-statistic (Szekely and Rizzo 2014): zero in expectation for
-   independent features of any dimension, unlike D of SiftFunnel and NoPeek.
+   independent features of any dimension. The D of SiftFunnel and NoPeek is not.
 
 The released features may be averaged to a coarse grid, and noise may be added to features of equal
 power. All terms are functions of one batch without state between steps, so a run is the same for

@@ -27,7 +27,7 @@ def _check_pair(reconstructions: FloatArray, truths: FloatArray) -> None:
     if reconstructions.ndim != 4 or reconstructions.shape != truths.shape:
         raise ValueError(
             f"reconstructions {reconstructions.shape} and truths {truths.shape} must both be "
-            "(N, C, H, W) and alike"
+            "(N, C, H, W) and have the same shape"
         )
 
 

@@ -157,7 +157,7 @@ def test_missing_and_binary_files(tmp_path, capsys):
         ("fleet.size", ["KEY.PATH=VALUE"]),
         ("fleet.size=many", ["fleet.size"]),
         ("flet.size=4", ["flet", "did you mean 'fleet'"]),
-        ("arms.nobody.defence=none", ["arms.nobody", "undefended"]),
+        ("arms.absent.defence=none", ["arms.absent", "undefended"]),
         (f"arms.{'1' * 5000}.defence=none", ["arms.1111", "no such item"]),
         ("seed.deeper=1", ["seed"]),
         ("fleet.size=[1", ["fleet.size"]),

@@ -103,9 +103,9 @@ def test_natural_ids_keep_persons_together(pool, parts):
 
 
 def test_natural_ids_need_persons(make_pool):
-    nobody = make_pool(np.arange(300) % 5)
+    without_persons = make_pool(np.arange(300) % 5)
     with pytest.raises(UserError, match="natural_id needs persons, made has none"):
-        share(nobody, split(nobody, DataSection().splits, 0), "natural_id", 5)
+        share(without_persons, split(without_persons, DataSection().splits, 0), "natural_id", 5)
 
 
 @pytest.mark.parametrize(

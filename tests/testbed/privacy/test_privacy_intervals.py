@@ -62,8 +62,8 @@ def test_resamples_are_shared_by_arrays_of_one_length():
 def test_hierarchical_intervals_widen_where_devices_differ():
     rng = np.random.default_rng(3)
     devices = np.repeat(np.arange(12), 20)
-    alike = rng.normal(0.0, 1.0, 240)
-    apart = rng.normal(0.0, 1.0, 12)[devices] + 0.1 * rng.normal(size=240)
+    independent = rng.normal(0.0, 1.0, 240)
+    clustered = rng.normal(0.0, 1.0, 12)[devices] + 0.1 * rng.normal(size=240)
 
     def widths(values):
         flat = bootstrap_interval(values, 600, 0)
@@ -71,8 +71,8 @@ def test_hierarchical_intervals_widen_where_devices_differ():
         assert grouped.value == pytest.approx(values.mean())
         return (grouped.high - grouped.low) / (flat.high - flat.low)
 
-    assert widths(apart) > 2.0
-    assert 0.6 < widths(alike) < 1.8
+    assert widths(clustered) > 2.0
+    assert 0.6 < widths(independent) < 1.8
 
 
 def test_hierarchical_interval_covers_the_mean_over_devices():

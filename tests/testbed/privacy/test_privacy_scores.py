@@ -80,10 +80,10 @@ def test_cosine_similarity_ignores_brightness_and_contrast_and_is_0_for_constant
     assert scores.cosine_similarity(constant, constant).tolist() == [0.0] * 3
 
 
-def test_small_images_and_unlike_shapes_are_refused():
+def test_small_images_and_different_shapes_are_refused():
     with pytest.raises(ValueError, match="at least 16"):
         scores.ssim(_images(1, size=12), _images(1, size=12))
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="same shape"):
         scores.mse(_images(2), _images(1))
 
 

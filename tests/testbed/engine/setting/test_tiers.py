@@ -100,7 +100,7 @@ def test_smaller_front_ends_of_the_scenario_are_tried_in_order():
         ({"front_end": {"width": 9}}, "fleet.assignments.narrow.front_end.width.*multiple of 8"),
         ({"front_end": "resnet"}, "unknown front-end 'resnet'"),
         ({"defence": {"scale": 1.0}}, "fleet.assignments.narrow.defence"),
-        ({"arms": ["nobody"]}, "no arm 'nobody'"),
+        ({"arms": ["absent"]}, "no arm 'absent'"),
         ({"precision": "int4"}, "fleet.assignments.0.precision"),
         ({"devices": []}, "fleet.assignments.0.devices"),
     ],

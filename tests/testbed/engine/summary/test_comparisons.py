@@ -58,7 +58,7 @@ def arms():
 def test_the_best_attack_rebuilds_images_and_is_no_anchor(arms):
     assert arms[0].best_attack("spy").attack == "decoder"
     assert arms[1].best_attack("spy").attack == "ridge"
-    assert arms[1].best_attack("nobody") is None
+    assert arms[1].best_attack("absent") is None
 
 
 def test_differences_are_paired_over_shared_requests(tiny, arms):
