@@ -159,7 +159,9 @@ def read_arrow(folder: Path, table: TableName) -> pa.Table:
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")
-            return file.read(columns=schema.names).select(schema.names).cast(schema)
+            content = file.read(columns=schema.names).select(schema.names).cast(schema)
+        content.validate(full=True)  # a damaged file may hold text that is not UTF-8
+        return content
     except FileNotFoundError:
         raise UserError(f"{path}: missing; a run writes it before results.json") from None
     except OSError as error:
