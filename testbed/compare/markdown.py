@@ -107,10 +107,10 @@ def _known(row: AttackRow, name: str) -> bool:
 
 def _winner(rows: Sequence[AttackRow], arm: int, score: Figure) -> float | None:
     """Return the score of the best attack on an arm; where no attack scores at all, none is."""
-    found = (row.cells[arm] for row in rows)
+    cells = (row.cells[arm] for row in rows)
     values = [
         value
-        for cell in found
+        for cell in cells
         if cell is not None and (value := cell.scores[score.key].value) is not None
     ]
     if score.better == "higher":  # for the owner of the arm

@@ -155,7 +155,7 @@ def better(panel: "Axes", up: bool = True) -> None:
 def panels(
     count: int, most_columns: int, row_in: float, extra_in: float = 0.0, **options: Any
 ) -> "tuple[Figure, Any]":
-    """Return a figure of so many panels, row by row, and its axes; spare ones are empty."""
+    """Return a figure with ``count`` panels, row by row, and its axes; unused axes are hidden."""
     columns = min(most_columns, count)
     lines = -(-count // columns)
     made, axes = figure(lines, columns, extra_in + lines * row_in, **options)

@@ -47,7 +47,7 @@ Place = Literal[
 Places = AbstractSet[Place]
 ARMS: Places = frozenset({"headline", "index", "compare"})
 EVERY_SCORE: Places = ARMS | {"attacks", "differences", "markdown"}
-"""Where a score is shown that names no places."""
+"""The tables that show a score unless it names its places."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Figure:
 
     Attributes
     ----------
-    path : where it stands in an arm of results.json; ``best`` is the attack with the lowest MSE.
+    path : position in an arm of results.json; ``best`` is the attack with the lowest MSE.
     label : heading in tables.
-    better : what the owner of the arm wants: the side of Pareto fronts, the sign of bold cells.
+    better : the direction that the owner of the arm wants; orients Pareto fronts and bold cells.
     places : the tables that show it.
     name : key in compare.json and entries.csv, where it is not the last step of the path.
     column : column of requests.parquet that it is computed from; empty: one number per run.
@@ -139,7 +139,7 @@ class Score(Figure):
 
 
 def value_at(part: Any, path: str) -> Any:
-    """Return what stands at a dotted path in a part of the results, None where a step is None."""
+    """Return the value at a dotted path in a part of the results, None where a step is None."""
     for step in path.split("."):
         if part is None:
             return None

@@ -32,7 +32,7 @@ class Scored:
     Attributes
     ----------
     facts : the attack as the first seed's ``results.json`` describes it.
-    places : (n,) rows of the population.
+    places : (n,) rows of the table of requests.
     scores : (n,) by key.
     groups : (n,) tier and device class of each victim's device.
     stopped : whether its training stopped at its limit of epochs in any seed, short of a plateau.

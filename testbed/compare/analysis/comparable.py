@@ -144,7 +144,7 @@ def requests_of(run: Run) -> tuple[IntArray, IntArray, IntArray]:
 
     Raises
     ------
-    UserError : arms of the run list unlike requests.
+    UserError : arms of the run list different requests.
     """
     rows = run.requests
     found: list[IntArray] | None = None
@@ -154,7 +154,7 @@ def requests_of(run: Run) -> tuple[IntArray, IntArray, IntArray]:
         columns = [own[name][order].astype(np.int64) for name in ("request", "device", "victim")]
         if found is not None and not all(map(np.array_equal, found, columns)):
             raise UserError(
-                f"{run.path / 'requests.parquet'}: arms of one run have unlike requests"
+                f"{run.path / 'requests.parquet'}: arms of one run have different requests"
             )
         found = columns
     if not found or not len(found[0]):

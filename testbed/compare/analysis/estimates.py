@@ -87,7 +87,7 @@ def _served(arm: ComparedArm, request_table: RequestTable) -> dict[str, Column]:
         for name in SERVED:
             parts[name].append(rows[name].astype(np.float64))
         costs = _edge_of_devices(arm, member.run.seed)
-        # Whoever sends the raw image runs no front-end.
+        # A device that sends the raw image runs no front-end.
         ran = rows["raw"] != 1.0
         for figure in EDGE:
             values = np.array(

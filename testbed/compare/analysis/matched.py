@@ -37,8 +37,8 @@ class Place:
 def place_at(accuracy: Values, mse: Values, target: float) -> Place:
     """Interpolate the frontier of a family's settings at an accuracy.
 
-    Whoever answers each request by one of two settings, drawn at random, gets the straight line
-    between them, so that every point of it can be had. Nothing is extrapolated.
+    Answering each request by one of two settings, drawn at random, reaches every point of the
+    straight line between them. Nothing is extrapolated.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """All requests of all seeds, and their hierarchical bootstrap: seeds, their devices, the images.
 
 Every arm of the comparison is estimated from one set of resamples. Two arms are thereby paired:
-over the victims that both answered, and over the luck of seeds and devices that they share.
+over the victims that both answered, and over the drawn seeds and devices.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def request_table_of(runs: Sequence[Run]) -> RequestTable:
 
 @dataclass(frozen=True)
 class Column:
-    """One value for each of some requests: ``places`` in the population, and ``values``."""
+    """One value for each of some requests: ``places`` in the table, and ``values``."""
 
     places: Places
     values: Values

@@ -26,7 +26,7 @@ TRAINED = (
     Figure("body_parameters", "decoder parameters", numbers.scaled),
     Figure("best_epoch", "epoch used", numbers.count),
 )
-"""What the table of attacks tells beside the scores."""
+"""Columns of the table of attacks beside the scores."""
 
 
 def fleet_table(results: Results) -> Table:
@@ -167,7 +167,7 @@ def _bound(bound: InformationBound) -> Cell:
 
 
 def _release(arm: ArmResult) -> str:
-    """Return what a defence reports of its release, for instance its signal-to-noise ratio."""
+    """Return the facts that a defence reports of its release, such as its signal-to-noise ratio."""
     facts = [
         f"{readable(name.removesuffix('_db'))} {numbers.significant(value)}"
         + (f"{numbers.THIN}dB" if name.endswith("_db") and value is not None else "")

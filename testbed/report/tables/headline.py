@@ -44,7 +44,7 @@ def _section(title: str, arms: list[ArmResult], figures: tuple[Figure, ...]) -> 
 
 
 def _idle(figure: Figure, arms: list[ArmResult]) -> bool:
-    """Say whether a row would add nothing: radios that are never kept awake, an unpriced cloud."""
+    """Say whether a row adds nothing: radios that are never kept awake, an unpriced cloud."""
     values = [figure.of(arm) for arm in arms if arm.serving]
     if figure.key == "work_mj_per_request":
         return values == [ENERGY.of(arm) for arm in arms if arm.serving]

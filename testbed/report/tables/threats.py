@@ -12,7 +12,7 @@ from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, BoundLevel
 
 ERRORS_BELOW = 3
-"""An error bound is so many standard errors below its estimate."""
+"""Standard errors between an estimate and the error bound below it."""
 
 
 def threat_table(results: Results) -> Table | None:
@@ -48,20 +48,20 @@ def _best_cell(arm: ArmResult, rung: Rung, best: Best | None) -> Cell:
     if best is None:
         return words(numbers.ABSENT)
     attack = best.attack
-    said = [f"{readable(attack.attack)}, {attack.adversary}"]
+    notes = [f"{readable(attack.attack)}, {attack.adversary}"]
     if best.victims < best.read:
-        said.append(
+        notes.append(
             f"on {numbers.count(best.victims)} of {numbers.count(best.read)} victims, where the "
             f"best of its own attacks reaches {numbers.significant(best.own_mse)}"
         )
     else:
-        said.append(f"{numbers.count(best.victims)} victims")
+        notes.append(f"{numbers.count(best.victims)} victims")
     if attack.worse_than_mean_image:
-        said.append("failed: worse than the mean image")
+        notes.append("failed: worse than the mean image")
     bound = bound_for(arm, rung.grants.replays)
     if bound:
-        said.append(f"error bound {numbers.significant(bound, 2)}")
-    return number(best.mse, numbers.significant, "; ".join(said))
+        notes.append(f"error bound {numbers.significant(bound, 2)}")
+    return number(best.mse, numbers.significant, "; ".join(notes))
 
 
 def _bound_cell(arm: ArmResult) -> Cell:
@@ -76,9 +76,9 @@ def _bound_cell(arm: ArmResult) -> Cell:
     if lowest.mse is None:
         return words(numbers.ABSENT)
     several = f", for {_releases(lowest)}" if others else ""
-    said = [f"on smoothed images{several}", _estimate_words(lowest)]
-    said += [f"{numbers.significant(item.mse, 2)} for {_releases(item)}" for item in others]
-    return number(lowest.mse, numbers.significant, "; ".join(filter(None, said)))
+    notes = [f"on smoothed images{several}", _estimate_words(lowest)]
+    notes += [f"{numbers.significant(item.mse, 2)} for {_releases(item)}" for item in others]
+    return number(lowest.mse, numbers.significant, "; ".join(filter(None, notes)))
 
 
 def _releases(level: BoundLevel) -> str:
