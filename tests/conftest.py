@@ -3,12 +3,13 @@
 import os
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import copy
 
 import pytest
 import yaml
+
+import testbed.engine  # noqa: F401 - sets what Ray reads at its import, before a test imports Ray
 
 # Fixtures import torch, flwr and the modules that use them: the controller of parallel runs loads
 # this file before it starts the workers, and runs no fixture.
