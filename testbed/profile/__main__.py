@@ -36,7 +36,7 @@ from testbed.profile.tables import (
 )
 from testbed.profile.variants import Variant, all_variants
 
-WRITTEN = ("profile.csv", "profile.parquet", "sizes.csv", "latency_stacks.png", "break_even.png")
+TABLES = ("profile.csv", "profile.parquet", "sizes.csv")
 MOST_DRAWN = 9
 DETAILED = "siftfunnel_cnn"
 
@@ -81,8 +81,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--classes: must be at least 2, got {options.classes}")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out}: the output is an existing file; choose another --out")
-    there = [name for name in WRITTEN if (options.out / name).exists()]
-    if there and not options.force:
+    if not options.force and any((options.out / name).exists() for name in TABLES):
         raise UserError(f"{options.out}: holds a profile already; give --force to replace it")
 
 
@@ -105,9 +104,10 @@ def write_tables(folder: Path, costs: list[DeviceCost], variants: list[Variant])
     """Write the costs as CSV and parquet, and the sizes as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [cost.flat() for cost in costs]
-    write_text(folder / "profile.csv", csv_text(rows))
-    pq.write_table(pa.Table.from_pylist(rows), folder / "profile.parquet")
-    write_text(folder / "sizes.csv", csv_text(map(_size_row, variants)))
+    as_csv, as_parquet, sizes = (folder / name for name in TABLES)
+    write_text(as_csv, csv_text(rows))
+    pq.write_table(pa.Table.from_pylist(rows), as_parquet)
+    write_text(sizes, csv_text(map(_size_row, variants)))
 
 
 def _size_row(variant: Variant) -> dict[str, Any]:
@@ -119,10 +119,8 @@ def _size_row(variant: Variant) -> dict[str, Any]:
     }
     for half, stats in (("edge", variant.edge), ("cloud", variant.cloud)):
         for name in ("macs", "macs_conv3x3s1", "params", "activation_elements"):
-            row[f"{half}_{name}"] = getattr(stats, name) if stats else None
-    row["edge_peak_activation_elements"] = (
-        variant.edge.peak_activation_elements if variant.edge else None
-    )
+            row[f"{half}_{name}"] = getattr(stats, name, None)
+    row["edge_peak_activation_elements"] = getattr(variant.edge, "peak_activation_elements", None)
     return row
 
 
@@ -131,18 +129,15 @@ def _chosen(variants: list[Variant]) -> tuple[list[str], list[str]]:
 
     All alternatives, and the smallest splits up to ``MOST_DRAWN`` variants.
     """
-    kept = {variant.name for variant in variants if variant.kind != "split"}
-    for variant in sorted(variants, key=_weight):
-        if len(kept) < MOST_DRAWN:
-            kept.add(variant.name)
-    names = [variant.name for variant in variants if variant.name in kept]
-    splits = [v.name for v in variants if v.kind == "split" and v.name in kept]
-    return names, splits
 
+    def weight(variant: Variant) -> tuple[bool, bool, int]:
+        """Order variants: alternatives, funnels, then others; each by their size."""
+        is_funnel = variant.name.startswith("siftfunnel")
+        return variant.kind == "split", not is_funnel, variant.edge.macs if variant.edge else 0
 
-def _weight(variant: Variant) -> tuple[bool, int]:
-    """Order variants: funnels before others, then by their size."""
-    return not variant.name.startswith("siftfunnel"), variant.edge.macs if variant.edge else 0
+    kept = sorted(variants, key=weight)[:MOST_DRAWN]
+    names = [variant.name for variant in variants if variant in kept]
+    return names, [v.name for v in variants if v.kind == "split" and v in kept]
 
 
 @command
@@ -181,8 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.variant or [DETAILED]:
         out.print(variant_table(of_shown, name, link.name))
     write_tables(options.out, costs, variants)
-    written = draw_all(options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s))
-    files = ", ".join(["profile.csv", "profile.parquet", "sizes.csv", *(p.name for p in written)])
+    plots = draw_all(options.out, of_shown, found, drawn, splits, (link.name, link.uplink_mbit_s))
+    files = ", ".join([*TABLES, *plots])
     out.print(f"{options.out}: {files} ({len(costs)} rows)", highlight=False)
     return 0
 

@@ -1,7 +1,7 @@
 """Costs of every variant on every device: memory, time, energy, break-even uplink rates."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from testbed.fleet.catalogue import CatalogueDevice
@@ -70,8 +70,8 @@ class DeviceCost:
     compute_mj: float | None
     radio_mj: float | None
     total_mj: float | None
-    faster_than_raw: Crossing | None
-    faster_than_whole: Crossing | None
+    faster_than_raw: Crossing | None = None
+    faster_than_whole: Crossing | None = None
 
     def flat(self) -> dict[str, Any]:
         """Return the columns of a table; a crossing takes two."""
@@ -109,48 +109,40 @@ def device_costs(
     second_estimate: SecondEstimate | None = None,
 ) -> list[DeviceCost]:
     """Return the costs of every variant on every device, over the link's median rates."""
-    costs = []
+    costs: list[DeviceCost] = []
     for device in devices:
-        edge_ms = {variant.name: _edge_ms(device, variant) for variant in variants}
+        of_device = []
         for variant in variants:
             second = second_estimate(device, variant) if second_estimate else None
-            costs.append(_cost(variant, variants, device, link, cloud, edge_ms, second))
+            of_device.append(_cost(variant, device, link, cloud, second))
+        alternatives = {cost.kind: cost for cost in of_device}
+        raw, whole = alternatives.get("raw"), alternatives.get("whole")
+        costs += [
+            replace(
+                cost,
+                faster_than_raw=_faster(cost, raw),
+                faster_than_whole=_faster(cost, whole, cost.downlink_ms + link.rtt_ms / 2),
+            )
+            for cost in of_device
+        ]
     return costs
-
-
-def _edge_ms(device: CatalogueDevice, variant: Variant) -> float:
-    return inference_ms(device, variant.edge) if variant.edge else 0.0
-
-
-def _cloud_ms(cloud: CatalogueDevice, variant: Variant) -> float:
-    return inference_ms(cloud, variant.cloud) if variant.cloud else 0.0
 
 
 def _cost(
     variant: Variant,
-    variants: list[Variant],
     device: CatalogueDevice,
     link: LinkProfile,
     cloud: CatalogueDevice,
-    edge_ms: dict[str, float],
     second_ms: float | None,
 ) -> DeviceCost:
-    uplink, downlink, rtt_ms = (
-        link.uplink_mbit_s,
-        link.downlink_mbit_s,
-        link.rtt_ms,
-    )
-    answer_bytes = ANSWER_BYTES if variant.uplink_bytes else 0
-    compute_ms = edge_ms[variant.name]
-    parts = (
-        compute_ms,
-        transfer_ms(variant.uplink_bytes, uplink, rtt_ms),
-        _cloud_ms(cloud, variant),
-        transfer_ms(answer_bytes, downlink, rtt_ms),
-    )
+    edge, sent = variant.edge, variant.uplink_bytes
+    answer_bytes = ANSWER_BYTES if sent else 0
+    compute_ms = inference_ms(device, edge) if edge else 0.0
+    uplink_ms = transfer_ms(sent, link.uplink_mbit_s, link.rtt_ms)
+    cloud_ms = inference_ms(cloud, variant.cloud) if variant.cloud else 0.0
+    downlink_ms = transfer_ms(answer_bytes, link.downlink_mbit_s, link.rtt_ms)
     computing = compute_energy_mj(device, compute_ms)
-    radio = radio_energy_mj(link, variant.uplink_bytes, answer_bytes, uplink, downlink)
-    edge = variant.edge
+    radio = radio_energy_mj(link, sent, answer_bytes, link.uplink_mbit_s, link.downlink_mbit_s)
     memory = serving_feasibility(device, edge) if edge else None
     width = BYTES_PER_ELEMENT[device.precision]
     return DeviceCost(
@@ -163,44 +155,26 @@ def _cost(
         params=edge.params if edge else 0,
         weight_bytes=edge.params * width if edge else 0,
         peak_activation_bytes=edge.peak_activation_elements * width if edge else 0,
-        needed_bytes=memory.needed_bytes if memory else variant.uplink_bytes,
+        needed_bytes=memory.needed_bytes if memory else sent,
         budget_bytes=memory.budget_bytes if memory else None,
         feasible=memory.fits if memory else True,
-        uplink_bytes=variant.uplink_bytes,
+        uplink_bytes=sent,
         compute_ms=compute_ms,
         second_ms=second_ms,
         disagreement=second_ms / compute_ms if second_ms is not None and compute_ms else None,
-        uplink_ms=parts[1],
-        cloud_ms=parts[2],
-        downlink_ms=parts[3],
-        total_ms=sum(parts),
+        uplink_ms=uplink_ms,
+        cloud_ms=cloud_ms,
+        downlink_ms=downlink_ms,
+        total_ms=compute_ms + uplink_ms + cloud_ms + downlink_ms,
         compute_mj=computing,
         radio_mj=radio,
         total_mj=None if computing is None or radio is None else computing + radio,
-        faster_than_raw=_against(variant, "raw", variants, cloud, edge_ms, 0.0),
-        faster_than_whole=_against(
-            variant, "whole", variants, cloud, edge_ms, parts[3] + rtt_ms / 2
-        ),
     )
 
 
-def _against(
-    variant: Variant,
-    kind: str,
-    variants: list[Variant],
-    cloud: CatalogueDevice,
-    edge_ms: dict[str, float],
-    network_ms: float,
-) -> Crossing | None:
-    """Compare a split with the alternative of ``kind``; only the split waits ``network_ms``."""
-    other = next((each for each in variants if each.kind == kind), None)
-    if variant.kind != "split" or other is None:
+def _faster(cost: DeviceCost, other: DeviceCost | None, network_ms: float = 0.0) -> Crossing | None:
+    """Compare a split with an alternative; only the split waits ``network_ms``."""
+    if cost.kind != "split" or other is None:
         return None
-    fixed_ms = (
-        edge_ms[variant.name]
-        + _cloud_ms(cloud, variant)
-        + network_ms
-        - edge_ms[other.name]
-        - _cloud_ms(cloud, other)
-    )
-    return crossing(fixed_ms, variant.uplink_bytes - other.uplink_bytes)
+    fixed_ms = cost.compute_ms + cost.cloud_ms + network_ms - other.compute_ms - other.cloud_ms
+    return crossing(fixed_ms, cost.uplink_bytes - other.uplink_bytes)

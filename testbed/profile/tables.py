@@ -68,14 +68,13 @@ def savings(variants: list[Variant], costs: list[DeviceCost]) -> list[Saving]:
             same = re.search(rf"\b{re.escape(family)}\b", other.name.replace("_", " "))
             if other is variant or other.edge is None or not same or FUNNEL in other.name:
                 continue
-            sent = other.uplink_bytes / variant.uplink_bytes
             found.append(
                 Saving(
                     variant.name,
                     other.name,
                     other.edge.macs / variant.edge.macs,
                     other.edge.params / variant.edge.params,
-                    sent,
+                    other.uplink_bytes / variant.uplink_bytes,
                     _median_ratio(costs, other.name, variant.name),
                 )
             )
@@ -115,12 +114,11 @@ def claim_sentences(found: list[Saving]) -> list[str]:
     lowest, highest = PAPERS_CLAIM * (1 - CLAIM_TOLERANCE), PAPERS_CLAIM * (1 + CLAIM_TOLERANCE)
     hits = [saving for saving in found if lowest <= saving.macs <= highest]
     others = [saving for saving in found if saving not in hits]
-    sentences = []
-    for saving in hits:
-        sentences.append(
-            f'"almost 20x" fewer MACs holds for {saving.variant} against {saving.against}: '
-            f"{saving.macs:.1f}x."
-        )
+    sentences = [
+        f'"almost 20x" fewer MACs holds for {saving.variant} against {saving.against}: '
+        f"{saving.macs:.1f}x."
+        for saving in hits
+    ]
     if not hits:
         sentences.append('"almost 20x" fewer MACs holds for none of these comparisons.')
     if others:
@@ -156,7 +154,7 @@ def show_crossing(found: Crossing | None) -> str:
         return "-"
     if found.mbit_s is None:
         return found.when
-    return f"{found.when} {numbers.significant(found.mbit_s, 2)}"
+    return f"{found.when} {numbers.two_figures(found.mbit_s)}"
 
 
 def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
@@ -170,7 +168,7 @@ def devices_table(costs: list[DeviceCost], variants: list[str]) -> Table:
         by_device.setdefault(cost.device, {})[cost.variant] = cost
     for device, of in by_device.items():
         cells = [
-            numbers.significant(of[name].compute_ms, 2) + ("" if of[name].feasible else "!")
+            numbers.two_figures(of[name].compute_ms) + ("" if of[name].feasible else "!")
             for name in variants
         ]
         made.add_row(device, next(iter(of.values())).device_class, *cells)
@@ -191,23 +189,30 @@ def variant_table(costs: list[DeviceCost], variant: str, link: str) -> Table:
             "ratio",
             "uplink ms",
         ),
-        *("cloud ms", "total ms", "energy mJ", "beats raw at Mbit/s", "beats whole at Mbit/s"),
+        *(
+            "uplink ms",
+            "cloud ms",
+            "total ms",
+            "energy mJ",
+            "beats raw at Mbit/s",
+            "beats whole at Mbit/s",
+        ),
     )
     for cost in costs:
         if cost.variant != variant:
             continue
-        usable = "?" if cost.budget_bytes is None else numbers.scaled(cost.budget_bytes, "B")
+        usable = "?" if cost.budget_bytes is None else numbers.size(cost.budget_bytes)
         made.add_row(
             cost.device,
-            numbers.scaled(cost.needed_bytes, "B"),
+            numbers.size(cost.needed_bytes),
             usable if cost.feasible else f"{usable} (no)",
-            numbers.significant(cost.compute_ms, 2),
-            numbers.significant(cost.second_ms, 2),
+            numbers.two_figures(cost.compute_ms),
+            numbers.two_figures(cost.second_ms),
             "-" if cost.disagreement is None else f"{cost.disagreement:.1f}x",
-            numbers.significant(cost.uplink_ms, 2),
-            numbers.significant(cost.cloud_ms, 2),
-            numbers.significant(cost.total_ms, 2),
-            numbers.significant(cost.total_mj, 2),
+            *map(
+                numbers.two_figures,
+                (cost.uplink_ms, cost.cloud_ms, cost.total_ms, cost.total_mj),
+            ),
             show_crossing(cost.faster_than_raw),
             show_crossing(cost.faster_than_whole),
         )
