@@ -9,6 +9,7 @@
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import get_args
@@ -21,30 +22,14 @@ from testbed.core.files import csv_text
 from testbed.core.registry import nearest
 from testbed.fleet.catalogue import DEVICE_CLASSES, CatalogueDevice, load_catalogue
 from testbed.fleet.cost_model import seconds_per_unit
-from testbed.fleet.links import LinkProfile, Links, Quantity, load_links
+from testbed.fleet.links import LinkProfile, Links, Quantity, RadioPower, load_links
+from testbed.results.formats import count, significant, two_figures
 
-UNKNOWN = "-"
 CSV_FIELDS = (
     *("name", "title", "device_class", "ram_bytes", "precision", "backend", "threads"),
     *("rate_gmac_s", "power_active_w", "power_idle_w"),
     *("source_latency", "source_ram", "source_power"),
 )
-
-
-def show_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with a few significant digits, or a dash for an unpublished one."""
-    if value is None:
-        return UNKNOWN
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
-
-
-def show_memory(device: CatalogueDevice) -> str:
-    """Return a device's memory in the unit that suits it."""
-    if device.ram_mb is None:
-        return UNKNOWN
-    if device.ram_mb < 2.0:
-        return f"{device.ram_mb * 1024:.0f} KB"
-    return f"{device.ram_mb:.0f} MB" if device.ram_mb < 1024 else f"{device.ram_mb / 1024:g} GB"
 
 
 def rate_gmac_s(device: CatalogueDevice) -> float:
@@ -56,21 +41,21 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
     """Return a table with one row per device."""
     made = table(
         f"{len(devices)} devices",
-        *("name", "<class", "RAM", "precision", "threads", "<backend"),
+        *("name", "<class", "RAM MiB", "precision", "threads", "<backend"),
         *("GMAC/s", "active W", "idle W", "<calibrated on"),
     )
     for device in devices:
         made.add_row(
             device.name,
             device.device_class,
-            show_memory(device),
+            significant(device.ram_mb),
             device.precision,
-            show_number(device.threads),
+            count(device.threads),
             device.backend,
-            show_number(rate_gmac_s(device), 2),
-            show_number(device.power_active_w, 2),
-            show_number(device.power_idle_w, 2),
-            f"{device.calibration_network} {show_number(device.calibration_latency_ms)} ms",
+            two_figures(rate_gmac_s(device)),
+            two_figures(device.power_active_w),
+            two_figures(device.power_idle_w),
+            f"{device.calibration_network} {significant(device.calibration_latency_ms)} ms",
         )
     return made
 
@@ -79,30 +64,29 @@ def device_card(device: CatalogueDevice) -> Table:
     """Return everything about one device, each number beside its source."""
     made = table(device.title, "property", "<value", "<source")
     made.add_row("class", device.device_class, "")
-    made.add_row("memory", show_memory(device), device.source_ram or "unpublished")
+    made.add_row("memory, MiB", significant(device.ram_mb), device.source_ram or "unpublished")
     made.add_row(
         f"{device.calibration_network}, {device.precision}, {device.backend}",
-        f"{show_number(device.calibration_latency_ms)} ms",
+        f"{significant(device.calibration_latency_ms)} ms",
         device.source_latency,
     )
-    made.add_row("threads", show_number(device.threads), device.source_latency)
+    made.add_row("threads", count(device.threads), device.source_latency)
     made.add_row(
         "calibrated rate",
-        f"{show_number(rate_gmac_s(device), 2)} GMAC/s",
+        f"{two_figures(rate_gmac_s(device))} GMAC/s",
         f"derived from the latency ({device.latency_family} form)",
     )
     for what, value in (("active", device.power_active_w), ("idle", device.power_idle_w)):
-        text = UNKNOWN if value is None else f"{show_number(value)} W"
         source = "unpublished" if value is None else device.source_power
-        made.add_row(f"{what} power", text, source)
+        made.add_row(f"{what} power, W", significant(value), source)
     return made
 
 
 def _spread(link: LinkProfile, quantity: Quantity) -> str:
     spread = link.spread(quantity)
     if spread.q25 is None or spread.q75 is None:
-        return show_number(spread.median)
-    return f"{show_number(spread.median)} ({show_number(spread.q25)}-{show_number(spread.q75)})"
+        return significant(spread.median)
+    return f"{significant(spread.median)} ({significant(spread.q25)}-{significant(spread.q75)})"
 
 
 def link_table(links: Links) -> Table:
@@ -114,7 +98,8 @@ def link_table(links: Links) -> Table:
     )
     for link in links:
         spreads = [_spread(link, quantity) for quantity in get_args(Quantity)]
-        made.add_row(link.name, link.title, *spreads, _radio_known(link))
+        known = "yes" if link.radio_uj_per_byte is not None else " and ".join(_radios(link)) or "no"
+        made.add_row(link.name, link.title, *spreads, known)
     return made
 
 
@@ -125,19 +110,17 @@ def link_card(link: LinkProfile) -> Table:
     made.add_row("downlink", f"{_spread(link, 'downlink_mbit_s')} Mbit/s", link.source_downlink)
     made.add_row("round trip", f"{_spread(link, 'rtt_ms')} ms", link.source_rtt)
     if link.radio_uj_per_byte is not None:
-        made.add_row("radio", f"{show_number(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
-    for what, radio in (("up", link.radio("uplink")), ("down", link.radio("downlink"))):
-        if radio is not None:
-            power = f"{show_number(radio.mw_per_mbit_s)} mW per Mbit/s + {radio.base_mw:.0f} mW"
-            made.add_row(f"radio {what}", power, link.source_radio)
+        made.add_row("radio", f"{significant(link.radio_uj_per_byte)} uJ/byte", link.source_radio)
+    for way, radio in _radios(link).items():
+        power = f"{significant(radio.mw_per_mbit_s)} mW per Mbit/s + {radio.base_mw:.0f} mW"
+        made.add_row(f"radio {way}", power, link.source_radio)
     return made
 
 
-def _radio_known(link: LinkProfile) -> str:
-    if link.radio_uj_per_byte is not None:
-        return "yes"
-    known = (("up", link.radio("uplink")), ("down", link.radio("downlink")))
-    return " and ".join(direction for direction, radio in known if radio is not None) or "no"
+def _radios(link: LinkProfile) -> dict[str, RadioPower]:
+    """Return the published powers of the radio, by direction."""
+    ways = (("up", link.radio("uplink")), ("down", link.radio("downlink")))
+    return {way: radio for way, radio in ways if radio is not None}
 
 
 def chosen(devices: list[CatalogueDevice], options: argparse.Namespace) -> list[CatalogueDevice]:
@@ -145,16 +128,13 @@ def chosen(devices: list[CatalogueDevice], options: argparse.Namespace) -> list[
     words = (options.search or "").lower().split()
 
     def passes(device: CatalogueDevice) -> bool:
-        text = f"{device.name} {device.title} {device.backend}".lower()
+        text, ram_mb = f"{device.name} {device.title} {device.backend}".lower(), device.ram_mb
         return (
             (not options.device_class or device.device_class in options.device_class)
             and all(word in text for word in words)
             and (not options.with_power or device.power_active_w is not None)
-            and (options.min_ram_mb is None or (device.ram_mb or 0.0) >= options.min_ram_mb)
-            and (
-                options.max_ram_mb is None
-                or (device.ram_mb is not None and device.ram_mb <= options.max_ram_mb)
-            )
+            and (options.min_ram_mb is None or (ram_mb or 0.0) >= options.min_ram_mb)
+            and (options.max_ram_mb is None or (ram_mb or math.inf) <= options.max_ram_mb)
         )
 
     return [device for device in devices if passes(device)]

@@ -34,6 +34,7 @@ from testbed.fleet.serving_load import (
     recorded_requests,
     serve,
 )
+from testbed.results import formats as numbers
 from testbed.scenario.loading import load_scenario
 
 
@@ -137,9 +138,9 @@ def print_arm(load: ArmLoad, deadline_ms: float) -> None:
         milliseconds = (group.p50_ms, group.p95_ms, group.p99_ms, group.mean_ms)
         made.add_row(
             group.device_class,
-            f"{group.requests:,}",
-            *(f"{float(f'{value:.3g}'):g}" for value in milliseconds),
-            f"{group.deadline_miss_share:.1%}",
+            numbers.count(group.requests),
+            *map(numbers.significant, milliseconds),
+            numbers.percent(group.deadline_miss_share),
         )
     console().print(made)
     parts = ", ".join(f"{name} {value:.3g} ms" for name, value in load.mean_parts_ms.items())

@@ -18,8 +18,9 @@ from testbed.cli.tables import console, table
 from testbed.core.errors import UserError, command
 from testbed.fleet.calibration.fit_latency import cross_validate, form_ms, macs_only_ms, predict_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
-from testbed.fleet.calibration.published import Pairs, pair, read_measurements
+from testbed.fleet.calibration.published import Measurement, Pairs, pair
 from testbed.fleet.calibration.residuals import load_residuals
+from testbed.fleet.table import read_table
 
 Floats = NDArray[np.float64]
 GROUPS = {
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.folds < 2:
         raise UserError(f"--folds: must be at least 2, got {options.folds}")
-    pairs, unpredicted = pair(read_measurements(options.measured))
+    pairs, unpredicted = pair(read_table(options.measured, Measurement))
     if not len(pairs):
         raise UserError(
             f"{options.measured}: no row of role 'validate' has a row of role 'calibrate' on "

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from fuzzing.targets import Target, json_bytes, yaml_bytes
 from testbed.data.federated import load_pool
 from testbed.engine.setting.run_context import check_components, read_fleet
 from testbed.fleet.availability_traces import read_traces
-from testbed.fleet.calibration.published import read_measurements
-from testbed.fleet.catalogue import CATALOGUE_PATH, read_catalogue
+from testbed.fleet.calibration.published import Measurement
+from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice
+from testbed.fleet.table import read_table
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.schema import DataSection
 from testbed.sweep.grid import MAX_POINTS, expand_files
@@ -200,7 +202,7 @@ def input_targets(folder: Path, scenarios: Path, measurements: Path | None) -> l
                 damaged_bytes(few.encode()),
             ),
             folder / "catalogue.csv",
-            read_catalogue,
+            partial(read_table, row=CatalogueDevice),
             (few.encode(),),
         ),
         Target(
@@ -222,5 +224,6 @@ def input_targets(folder: Path, scenarios: Path, measurements: Path | None) -> l
         some = "\n".join(measurements.read_text(encoding="utf-8").splitlines()[:6]) + "\n"
         contents = damaged_tables(some).map(lambda text: text.encode("utf-8", "surrogatepass"))
         path = folder / "latencies.csv"
-        targets.append(Target("latencies", contents, path, read_measurements, (some.encode(),)))
+        read_latencies = partial(read_table, row=Measurement)
+        targets.append(Target("latencies", contents, path, read_latencies, (some.encode(),)))
     return targets

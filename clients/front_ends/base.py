@@ -8,7 +8,8 @@ from torch import Tensor, nn
 class FrontEnd(nn.Module):
     """The layers a device runs, from an image to the features that cross the cut.
 
-    The submodules run one after another, in the order in which they are assigned.
+    The submodules run one after another, in the order in which they are assigned; lists of modules
+    do not.
 
     Attributes
     ----------
@@ -26,5 +27,6 @@ class FrontEnd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to features (N, *feature_shape)."""
         for layer in self.children():
-            x = layer(x)
+            if not isinstance(layer, nn.ModuleList):  # the quantisers of int8 work in hooks
+                x = layer(x)
         return x

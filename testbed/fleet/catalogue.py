@@ -1,5 +1,6 @@
 """The device catalogue: published devices, one row each, with the source of every number."""
 
+import itertools
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -102,19 +103,11 @@ Catalogue = NamedRows[CatalogueDevice]
 def load_catalogue(*extra: Path) -> Catalogue:
     """Read the built-in catalogue and the user's; a user's row replaces one of the same name.
 
+    A file is CSV or YAML with the columns of ``CatalogueDevice``.
+
     Raises
     ------
     UserError : a file cannot be read, or a row is wrong; names the file, row and column.
     """
-    devices = [device for path in (CATALOGUE_PATH, *extra) for device in read_catalogue(path)]
-    return NamedRows("device", devices, HOW_TO_LIST)
-
-
-def read_catalogue(path: Path) -> list[CatalogueDevice]:
-    """Read one catalogue file (CSV or YAML with the columns of ``CatalogueDevice``).
-
-    Raises
-    ------
-    UserError : the file cannot be read, or a row is wrong; names the file, row and column.
-    """
-    return read_table(path, CatalogueDevice)
+    tables = [read_table(path, CatalogueDevice) for path in (CATALOGUE_PATH, *extra)]
+    return NamedRows("device", itertools.chain(*tables), HOW_TO_LIST)

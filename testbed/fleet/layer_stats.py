@@ -11,7 +11,7 @@ of the published tables that the cost model is calibrated on:
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -58,6 +58,18 @@ class LayerStats(NetworkCosts[int]):
     input_elements: int
     output_elements: int
     output_shape: tuple[int, ...]
+
+    def then(self, following: "LayerStats") -> "LayerStats":
+        """Return the costs of this network and another one that continues from its output."""
+        summed = (*(field.name for field in fields(NetworkCosts)), "saved_activation_elements")
+        return replace(
+            following,
+            **{name: getattr(self, name) + getattr(following, name) for name in summed},
+            peak_activation_elements=max(
+                self.peak_activation_elements, following.peak_activation_elements
+            ),
+            input_elements=self.input_elements,
+        )
 
 
 def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:

@@ -1,7 +1,7 @@
 """The profiled variants: all front-ends and defences, and the alternatives to splitting."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -144,18 +144,7 @@ def _with_release(
         release = layer_stats(_Release(built), plain.output_shape)
     except (ValueError, RuntimeError, TypeError):
         return None
-    both = replace(
-        plain,
-        macs=plain.macs + release.macs,
-        params=plain.params + release.params,
-        activation_elements=plain.activation_elements + release.activation_elements,
-        peak_activation_elements=max(
-            plain.peak_activation_elements, release.peak_activation_elements
-        ),
-        output_elements=release.output_elements,
-        output_shape=release.output_shape,
-    )
-    return both, sent
+    return plain.then(release), sent
 
 
 def alternatives(image_shape: Shape, num_classes: int) -> list[Variant]:

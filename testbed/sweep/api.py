@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from testbed.adversaries.base import silent
 from testbed.api import Overrides, RunResult, changes_of
 from testbed.core.errors import UserError
 from testbed.core.process import Interrupts, stop_telemetry
@@ -86,7 +87,7 @@ def run_sweep(
         sweep = run_points(
             points,
             folder,
-            (lambda line: print(line, file=sys.stderr, flush=True)) if progress else _say_nothing,
+            (lambda line: print(line, file=sys.stderr, flush=True)) if progress else silent,
             RichDisplay if progress else nullcontext,
             stop_requested=lambda: interrupts.requested,
             jobs=jobs,
@@ -100,10 +101,6 @@ def run_sweep(
         {p.name: sweep.errors.get(p.name, "") for p in points if p not in complete},
         pa.Table.from_pylist(_aligned(rows_of(sweep))),
     )
-
-
-def _say_nothing(line: str) -> None:
-    """Ignore a line of progress."""
 
 
 def _aligned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

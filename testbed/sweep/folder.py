@@ -63,11 +63,16 @@ class SweepFolder:
 
 
 def _is_complete(folder: Path) -> bool:
+    return bool(_read(folder / "results.json").get("status") == COMPLETE)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Return the object in a JSON file, an empty one if there is none that can be read."""
     try:
-        tree = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        return bool(tree["status"] == COMPLETE)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def check_sweep_folder(
@@ -131,13 +136,14 @@ def open_sweep_folder(folder: Path, points: Sequence[Point], force: bool) -> Swe
 
 def _points_of(folder: Path) -> list[str]:
     """Return the names of the points in ``sweep.json``, except paths out of the folder."""
-    try:
-        points: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["points"]
-        names = [point["name"] for point in points if isinstance(point, Mapping)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
-    return [name for name in names if isinstance(name, str) and _is_plain(name)]
-
-
-def _is_plain(name: str) -> bool:
-    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
+    points = _read(folder / MANIFEST).get("points")
+    listed = points if isinstance(points, list) else []
+    names = [point.get("name") for point in listed if isinstance(point, dict)]
+    return [
+        name
+        for name in names
+        if isinstance(name, str)
+        and Path(name).name == name
+        and name not in ("", "..")
+        and "\0" not in name
+    ]

@@ -1,7 +1,7 @@
 """Costs of an arm's front-ends on every device of the fleet, in virtual time and energy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class TierCosts:
     ) -> "TierCosts":
         """Compute the costs of the front-end ``network`` for every device."""
         models = fleet.models
-        trained = _together(stats, adversary) if adversary else stats
+        trained = stats.then(adversary) if adversary else stats
         trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
         return cls(stats, network, seed, trains, serves, adversary)
@@ -191,10 +191,8 @@ class DeviceCosts:
             transfer_ms(delivery.downlink_bytes, downlink, rtt_ms)
         )
         uplink_ms, sent = retransmissions.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
-        uplink_bytes, downlink_bytes = (
-            sent * delivery.uplink_bytes,
-            received * delivery.downlink_bytes,
-        )
+        uplink_bytes = sent * delivery.uplink_bytes
+        downlink_bytes = received * delivery.downlink_bytes
         radio = radio_energy_mj(
             self.fleet.link(device), uplink_bytes, downlink_bytes, uplink, downlink
         )
@@ -223,17 +221,3 @@ def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
         for tier in models.tiers
     ]
     return DeviceCosts(inputs.fleet, tiers, models.tier_of)
-
-
-def _together(stats: LayerStats, adversary: LayerStats) -> LayerStats:
-    """Return the memory of a training step of two networks, the second fed by the first."""
-    return replace(
-        stats,
-        params=stats.params + adversary.params,
-        saved_activation_elements=(
-            stats.saved_activation_elements + adversary.saved_activation_elements
-        ),
-        peak_activation_elements=max(
-            stats.peak_activation_elements, adversary.peak_activation_elements
-        ),
-    )

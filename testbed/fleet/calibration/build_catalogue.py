@@ -14,7 +14,8 @@ from pathlib import Path
 
 from testbed.core.errors import UserError, command
 from testbed.core.files import csv_text, write_text
-from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice, read_catalogue
+from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice
+from testbed.fleet.table import read_table
 
 SELECTION_PATH = Path(__file__).with_name("catalogue_selection.csv")
 MCU_CLASSES = ("mcu", "mcu-npu")
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = build_catalogue(_read(options.measured), _read(SELECTION_PATH))
     write_text(options.out, csv_text(rows, CatalogueDevice.columns()))
-    devices = read_catalogue(options.out)
+    devices = read_table(options.out, CatalogueDevice)
     print(f"{options.out}: {len(devices)} devices")
     return 0
 

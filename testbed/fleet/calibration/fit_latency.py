@@ -21,8 +21,9 @@ from testbed.fleet.calibration.latency_form import (
     LatencyFamily,
     form_units,
 )
-from testbed.fleet.calibration.published import Pairs, pair, read_measurements
+from testbed.fleet.calibration.published import Measurement, Pairs, pair
 from testbed.fleet.calibration.residuals import RESIDUALS_PATH, Residuals, fit_residuals
+from testbed.fleet.table import read_table
 
 Floats = NDArray[np.float64]
 Families = dict[str, LatencyFamily]
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=RESIDUALS_PATH, help="residuals to write")
     options = parser.parse_args(arguments)
-    pairs, _ = pair(read_measurements(options.measured))
+    pairs, _ = pair(read_table(options.measured, Measurement))
     fitted = fit_families(pairs)
     for name in FITTED:
         constants = ", ".join(f"{value:.3g}" for value in vars(fitted[name]).values())

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
-from testbed.fleet.table import NotNegative, Positive, Row, one_of, read_table
+from testbed.fleet.table import NotNegative, Positive, Row, one_of
 
 Floats = NDArray[np.float64]
 THREADS_EXPONENT = float(np.log(2.34) / np.log(4.0))
@@ -100,16 +99,6 @@ def latency_family(device_class: str, backend: str, precision: str) -> str:
     if backend.startswith(GEMM_BACKENDS):
         return "cpu-gemm"
     return "cpu-int8" if int8 else "cpu"
-
-
-def read_measurements(path: Path) -> list[Measurement]:
-    """Read a file of published latencies.
-
-    Raises
-    ------
-    UserError : the file cannot be read, or a row is wrong; names the file, row and column.
-    """
-    return read_table(path, Measurement)
 
 
 Costs = NetworkCosts[Floats]

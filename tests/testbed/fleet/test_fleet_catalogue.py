@@ -13,8 +13,8 @@ from testbed.fleet.catalogue import (
     DEVICE_CLASSES,
     CatalogueDevice,
     load_catalogue,
-    read_catalogue,
 )
+from testbed.fleet.table import read_table
 
 COLUMNS = CatalogueDevice.columns()
 ROWS = list(csv.DictReader(CATALOGUE_PATH.open(encoding="utf-8")))
@@ -93,7 +93,7 @@ def test_a_wrong_cell_is_named(tmp_path: Path, column: str, value: str, says: st
     good = next(row for row in ROWS if row["name"] == "raspberry-pi-4")
     path = write(tmp_path / "own.csv", [ROWS[1], good | {column: value}])
     with pytest.raises(UserError) as caught:
-        read_catalogue(path)
+        read_table(path, CatalogueDevice)
     assert str(caught.value).startswith(f"{path}, row 3, column '{column}': ")
     assert says in str(caught.value)
 
@@ -109,15 +109,15 @@ def test_wrong_files(tmp_path: Path) -> None:
         path = tmp_path / "own.csv"
         path.write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=says):
-            read_catalogue(path)
+            read_table(path, CatalogueDevice)
     with pytest.raises(UserError, match="cannot read"):
-        read_catalogue(tmp_path / "nowhere.csv")
+        read_table(tmp_path / "nowhere.csv", CatalogueDevice)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not a CSV file"):
-        read_catalogue(tmp_path / "binary.csv")
+        read_table(tmp_path / "binary.csv", CatalogueDevice)
     path = write(tmp_path / "twice.csv", [ROWS[0], ROWS[0]])
     with pytest.raises(UserError, match=r"row 3, column 'name': .* is given twice"):
-        read_catalogue(path)
+        read_table(path, CatalogueDevice)
 
 
 def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
     ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=says):
-            read_catalogue(path)
+            read_table(path, CatalogueDevice)
 
 
 def test_the_builder_needs_exactly_one_measurement() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from testbed.fleet.calibration.fit_latency import cross_validate, fit_families, form_ms
 from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, NetworkCosts, form_units
-from testbed.fleet.calibration.published import Measurement, latency_family, pair, read_measurements
+from testbed.fleet.calibration.published import Measurement, latency_family, pair
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
+from testbed.fleet.table import read_table
 from testbed.validate_costs import judge, main
 
 NETWORKS = {  # macs, 3x3 macs, params, activations in millions
@@ -64,13 +65,13 @@ def write(path: Path, made: list[dict[str, str]]) -> Path:
 
 
 def test_the_form_recovers_latencies_that_follow_it(tmp_path: Path) -> None:
-    pairs, unpredicted = pair(read_measurements(write(tmp_path / "m.csv", rows())))
+    pairs, unpredicted = pair(read_table(write(tmp_path / "m.csv", rows()), Measurement))
     assert (len(pairs), unpredicted) == (60, 0)
     assert np.allclose(form_ms(pairs, FAMILIES | {"cpu": TRUTH}), pairs.latency_ms, rtol=1e-6)
 
 
 def test_the_fit_finds_the_constants(tmp_path: Path) -> None:
-    pairs, _ = pair(read_measurements(write(tmp_path / "m.csv", rows(noise=0.02))))
+    pairs, _ = pair(read_table(write(tmp_path / "m.csv", rows(noise=0.02)), Measurement))
     fitted = fit_families(pairs)["cpu"]
     assert fitted.conv3x3_factor == pytest.approx(0.4, rel=0.1)
     assert fitted.macs_per_activation == pytest.approx(10.0, rel=0.2)
@@ -82,7 +83,7 @@ def test_residuals_learn_what_a_network_always_does(tmp_path: Path) -> None:
     for row in made:
         if row["network_name"] == "alexnet":
             row["latency_ms"] = str(1.4 * float(row["latency_ms"]))
-    pairs, _ = pair(read_measurements(write(tmp_path / "m.csv", made)))
+    pairs, _ = pair(read_table(write(tmp_path / "m.csv", made), Measurement))
     plain = form_ms(pairs, FAMILIES | {"cpu": TRUTH})
     residuals = fit_residuals(pairs, plain)
     corrected = plain * np.exp(residuals.log_correction(pairs))
@@ -98,12 +99,12 @@ def test_residuals_learn_what_a_network_always_does(tmp_path: Path) -> None:
 def test_cross_validation_never_sees_the_device(tmp_path: Path) -> None:
     """A device's own measurements must not change what is predicted for it."""
     made = rows(devices=12, noise=0.1)
-    pairs, _ = pair(read_measurements(write(tmp_path / "m.csv", made)))
+    pairs, _ = pair(read_table(write(tmp_path / "m.csv", made), Measurement))
     first = cross_validate(pairs, 12)[1]
     for row in made:
         if row["name"] == "board 3" and row["role"] == "validate":
             row["latency_ms"] = str(5.0 * float(row["latency_ms"]))
-    changed, _ = pair(read_measurements(write(tmp_path / "n.csv", made)))
+    changed, _ = pair(read_table(write(tmp_path / "n.csv", made), Measurement))
     second = cross_validate(changed, 12)[1]
     own = pairs.device == "board 3"
     assert np.array_equal(first[own], second[own])
@@ -144,7 +145,7 @@ def test_the_nearest_calibration_is_taken(tmp_path: Path) -> None:
     wanted = base[1] | {"threads": "1"}
     elsewhere = base[2] | {"backend": "TNN CPU"}
     made = [one, two, wanted, base[2] | {"threads": "8"}, elsewhere]
-    pairs, unpredicted = pair(read_measurements(write(tmp_path / "m.csv", made)))
+    pairs, unpredicted = pair(read_table(write(tmp_path / "m.csv", made), Measurement))
     assert unpredicted == 1
     assert pairs.exact.tolist() == [True, False]
     assert pairs.known_ms[0] == 100.0
