@@ -1,8 +1,9 @@
 """The comparison's figures: fronts, matched accuracy, and the devices that leak most."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from testbed.compare.analysis.groups import Groups, group_names
 from testbed.compare.analysis.matched import families_of
@@ -21,16 +22,9 @@ MAX_LABELS = 14
 ROW_IN = 0.27
 
 
-def front_figure(name: str) -> "Callable[[Comparison], Figure | None]":
-    """Return the drawing of one trade."""
-
-    def draw(comparison: Comparison) -> "Figure | None":
-        return _front(comparison, comparison.front(name))
-
-    return draw
-
-
-def _front(comparison: Comparison, front: Front) -> "Figure | None":
+def _front(comparison: Comparison, name: str) -> "Figure | None":
+    """Draw one trade-off."""
+    front = comparison.front(name)
     trade_off = front.trade_off
     points = [trade_off.point(item) for item in comparison.measured]
     known = [place for place, point in enumerate(points) if all(map(isfinite, point))]
@@ -87,15 +81,8 @@ def _name_points(panel: "Axes", comparison: Comparison, front: Front, known: Seq
     named = [place for place in known if front.on_front[place] or place == comparison.reference]
     for turn, place in enumerate(named[:MAX_LABELS]):
         item = comparison.measured[place]
-        panel.annotate(
-            item.arm.label,
-            front.trade_off.point(item),
-            xytext=(6, 6) if turn % 2 == 0 else (6, -11),
-            textcoords="offset points",
-            fontsize=7.5,
-            color=style.INK,
-            zorder=6,
-        )
+        look = {"xytext": (6, -11 if turn % 2 else 6), "va": "baseline", "color": style.INK}
+        style.beside(panel, item.arm.label, front.trade_off.point(item), **look, zorder=6)
 
 
 def matched_figure(comparison: Comparison) -> "Figure | None":
@@ -135,16 +122,9 @@ def matched_figure(comparison: Comparison) -> "Figure | None":
     return made
 
 
-def groups_figure(which: str) -> "Callable[[Comparison], Figure | None]":
-    """Return the drawing of the best attack's MSE by tier or device class."""
-
-    def draw(comparison: Comparison) -> "Figure | None":
-        return _groups(comparison, getattr(comparison, which))
-
-    return draw
-
-
-def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None":
+def _groups(comparison: Comparison, which: str) -> "Figure | None":
+    """Draw the best attack's MSE by tier or device class."""
+    groups: Sequence[Groups] = getattr(comparison, which)
     names = group_names(groups)
     if len(names) < 2:
         return None
@@ -159,7 +139,7 @@ def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None"
                 panel,
                 score.attacked.scores["mse"],
                 style.within_row(place, index, len(names), 0.7),
-                fmt=style.MARKERS[index % len(style.MARKERS)],
+                fmt=style.marker(index),
                 color=style.colour(index),
                 markersize=4.5,
                 elinewidth=0.9,
@@ -169,7 +149,7 @@ def _groups(comparison: Comparison, groups: Sequence[Groups]) -> "Figure | None"
     style.rows(panel, [item.label for item in groups])
     panel.set_xlim(left=0)
     panel.set_xlabel(f"best attack's {MSE}, further left leaks more")
-    style.arm_legend(made, names, marks=True)
+    style.arm_legend(made, names)
     return made
 
 
@@ -177,19 +157,14 @@ def _looks(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Return a colour and a mark for every family, distinct for up to 49 of them."""
     number = len(style.PALETTE)
     return {
-        family: (style.colour(index), style.MARKERS[(index + index // number) % len(style.MARKERS)])
+        family: (style.colour(index), style.marker(index + index // number))
         for index, family in enumerate(families_of(comparison.measured))
     }
 
 
 def _family_legend(made: "Figure", looks: dict[str, tuple[str, str]]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles: list[Any] = [
-        Line2D([], [], color=shade, marker=mark, linestyle="", label=family)
-        for family, (shade, mark) in looks.items()
-    ]
-    style.legend_above(made, handles, 5)
+    keys = [style.key(family, *look) for family, look in looks.items()]
+    style.legend_above(made, keys, 5)
 
 
 _INTERVALS = "95 % intervals resample seeds, devices and images. "
@@ -201,14 +176,14 @@ PLOTS: tuple[Plot[Comparison], ...] = (
         "Each mark is an arm; its colour is the defence. Arms further right classify better, arms "
         "further up are reconstructed worse. Filled marks, joined by the dashed line, are on the "
         "Pareto front: no other arm is better in both. " + _INTERVALS,
-        front_figure("accuracy_mse"),
+        partial(_front, name="accuracy_mse"),
     ),
     Plot(
         "pareto_accuracy_ssim",
         "privacy",
         "Similarity against accuracy",
         "The same with SSIM, the similarity of reconstruction and image: lower hides more.",
-        front_figure("accuracy_ssim"),
+        partial(_front, name="accuracy_ssim"),
     ),
     Plot(
         "matched",
@@ -224,21 +199,21 @@ PLOTS: tuple[Plot[Comparison], ...] = (
         "cost",
         "Computing against accuracy",
         "Mean over answered requests; a device of another tier counts with its own front-end.",
-        front_figure("accuracy_macs"),
+        partial(_front, name="accuracy_macs"),
     ),
     Plot(
         "pareto_accuracy_bytes",
         "cost",
         "Bytes against accuracy",
         "Serialised bytes that a device sends for one request, on average.",
-        front_figure("accuracy_bytes"),
+        partial(_front, name="accuracy_bytes"),
     ),
     Plot(
         "pareto_accuracy_latency",
         "cost",
         "Latency against accuracy",
         "Median over answered requests, in virtual time.",
-        front_figure("accuracy_latency"),
+        partial(_front, name="accuracy_latency"),
     ),
     Plot(
         "tiers",
@@ -246,14 +221,14 @@ PLOTS: tuple[Plot[Comparison], ...] = (
         "Best attack by tier",
         "MSE of the best attack on each tier's victims; the filled mark of an arm is the tier "
         "that leaks most. Overlapping intervals do not show a difference.",
-        groups_figure("tiers"),
+        partial(_groups, which="tiers"),
     ),
     Plot(
         "device_classes",
         "classes",
         "Best attack by device class",
         "The same, by device class.",
-        groups_figure("classes"),
+        partial(_groups, which="classes"),
     ),
 )
 

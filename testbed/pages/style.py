@@ -76,6 +76,11 @@ def dash(index: int) -> Any:
     return DASHES[(index // len(PALETTE)) % len(DASHES)]
 
 
+def marker(index: int) -> str:
+    """Return the mark of an arm, or of another series."""
+    return MARKERS[index % len(MARKERS)]
+
+
 def figure(rows: int, columns: int, height_in: float, **options: Any) -> "tuple[Figure, Any]":
     """Return a figure of the report's width and its axes, (rows, columns) of them.
 
@@ -180,33 +185,18 @@ def reference_line(
     before: bool = False,
 ) -> None:
     """Draw a labelled line across the axes."""
+    line: Any = {"color": shade, "linewidth": 1, "linestyle": dashes, "zorder": 1}
+    label: Any = {"textcoords": "offset points", "fontsize": 8, "color": shade}
     if vertical:
-        axes.axvline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
-        axes.annotate(
-            text,
-            (at, 1 if at_top else 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-2 if before else 3, -4 if at_top else 4),
-            textcoords="offset points",
-            ha="right" if before else "left",
-            va="top" if at_top else "bottom",
-            rotation=90,
-            fontsize=8,
-            color=shade,
-        )
+        axes.axvline(at, **line)
+        label |= {"xycoords": ("data", "axes fraction"), "rotation": 90}
+        label |= {"ha": "right" if before else "left", "va": "top" if at_top else "bottom"}
+        offset = (-2 if before else 3, -4 if at_top else 4)
+        axes.annotate(text, (at, float(at_top)), offset, **label)
     else:
-        axes.axhline(at, color=shade, linewidth=1, linestyle=dashes, zorder=1)
-        axes.annotate(
-            text,
-            (1, at),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 2),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=shade,
-        )
+        axes.axhline(at, **line)
+        label |= {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate(text, (1, at), (-2, 2), **label)
 
 
 def pale(shade: str) -> str:
@@ -226,19 +216,13 @@ def plain_log_ticks(axis: "Axis") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def arm_legend(made: "Figure", names: list[str], marks: bool = False) -> None:
-    """Draw a legend of the arms above the axes."""
+def key(label: str, shade: str, mark: str, **look: Any) -> "Artist":
+    """Return an entry of a legend: a mark and its label."""
     from matplotlib.lines import Line2D
 
-    handles: list[Artist] = [
-        Line2D(
-            [],
-            [],
-            color=colour(index),
-            marker=MARKERS[index % len(MARKERS)] if marks else None,
-            linestyle="" if marks else dash(index),
-            label=name,
-        )
-        for index, name in enumerate(names)
-    ]
-    legend_above(made, handles)
+    return Line2D([], [], color=shade, marker=mark, linestyle="", label=label, **look)
+
+
+def arm_legend(made: "Figure", names: Sequence[str]) -> None:
+    """Draw a legend of the arms above the axes."""
+    legend_above(made, [key(name, colour(at), marker(at)) for at, name in enumerate(names)])

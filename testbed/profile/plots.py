@@ -83,7 +83,7 @@ def break_even(costs: list[DeviceCost], variants: list[str], link_mbit_s: float)
                 for cost in on_devices
             ]
             places = np.arange(len(devices)) + 0.07 * (len(variants) / 2 - index)
-            look = {"color": style.colour(index), "marker": style.MARKERS[index % 7]}
+            look = {"color": style.colour(index), "marker": style.marker(index)}
             panel.plot(rates, places, linestyle="", markersize=5, label=name, **look)
         panel.axvline(link_mbit_s, color=style.INK, linewidth=0.8, linestyle=":")
         panel.set_xscale("log")
@@ -124,14 +124,14 @@ def savings_bars(found: list[Saving]) -> "Figure | None":
         colours = [style.colour(names.index(saving.variant)) for saving in found]
         panel.barh(places, lengths, 0.7, 1.0, color=colours)
         for place, value in zip(places, values, strict=True):
-            panel.annotate(
+            style.beside(
+                panel,
                 f"{value:.0f}x" if value >= 10 else f"{value:.2g}x" if value else "sends nothing",
                 (value or 1.0, place),
                 xytext=(3 if value >= 1 or not value else -3, 0),
-                textcoords="offset points",
                 ha="left" if value >= 1 or not value else "right",
-                va="center",
                 fontsize=8,
+                color=style.INK,
             )
         panel.axvline(1.0, color=style.INK, linewidth=0.8)
         known = [value for value in values if value]

@@ -79,7 +79,7 @@ def latency_parts(results: Results) -> "Figure | None":
     for device_class, index, means in bars:
         y = classes.index(device_class) + (index - (arms - 1) / 2) * thickness
         total = float(means.sum())
-        mark = style.MARKERS[index % len(style.MARKERS)]
+        mark = style.marker(index)
         left.plot([total], [y], mark, color=style.colour(index), markersize=5)
         style.beside(left, numbers.milliseconds(total), (total, y), fontsize=7)
         start = 0.0
@@ -93,7 +93,7 @@ def latency_parts(results: Results) -> "Figure | None":
     style.plain_log_ticks(left.xaxis)
     style.rows(left, classes)
     _shares(right)
-    style.arm_legend(made, [arm.name for arm in results.arms], marks=True)
+    style.arm_legend(made, [arm.name for arm in results.arms])
     return made
 
 
@@ -207,7 +207,7 @@ def energy(results: Results) -> "Figure | None":
     for row, index, value in values:
         if value:
             y = style.within_row(row, index, len(arms), 0.26)
-            mark = style.MARKERS[index % len(style.MARKERS)]
+            mark = style.marker(index)
             panel.plot([value], [y], mark, color=style.colour(index), markersize=5.5)
     panel.set(xscale="log", xlabel="energy per request (mJ, log scale)")
     for row in range(len(classes)):
@@ -224,5 +224,5 @@ def energy(results: Results) -> "Figure | None":
             )
     style.plain_log_ticks(panel.xaxis)
     style.rows(panel, classes)
-    style.arm_legend(made, [arm.name for arm in arms], marks=True)
+    style.arm_legend(made, [arm.name for arm in arms])
     return made

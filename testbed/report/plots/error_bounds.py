@@ -25,29 +25,17 @@ def attacks_and_bounds(results: Results) -> "Figure | None":
                 look = {"color": style.colour(index), "fillstyle": "none", "markersize": 5}
                 panel.plot([item.mse], [row + 0.22], "o", **look)
         best = min(arm.rebuilding, key=lambda attack: attack.mse or 0.0)
-        panel.annotate(
-            f"{readable(best.attack)}",
-            (best.mse or 0.0, row),
-            xytext=(0, 6),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=style.MUTED,
-        )
+        above = {"xytext": (0, 6), "ha": "center", "va": "baseline", "fontsize": 8}
+        style.beside(panel, readable(best.attack), (best.mse or 0.0, row), **above)
         bound = weakest_bound(arm)
         for level in bound.levels if bound is not None and not bound.reason else []:
             if not level.mse:
                 continue
             once = level.replays in (None, 1)
             panel.plot([level.mse], [row + 0.22], "|", color=style.INK, markersize=12)
-            panel.annotate(
-                "error bound" if once else f"{level.replays} releases",
-                (level.mse, row + 0.22),
-                xytext=(0, -14),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            text = "error bound" if once else f"{level.replays} releases"
+            below = above | {"xytext": (0, -14), "color": style.INK}
+            style.beside(panel, text, (level.mse, row + 0.22), **below)
     panel.set(xscale="log", xlabel=FIGURES["mse"].axis_label)
     for line in anchor_lines(results.summary):
         if line.arm is None:

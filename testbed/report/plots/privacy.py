@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from testbed.pages import style
+from testbed.privacy.intervals import Interval
 from testbed.results.figures import FIGURES
 from testbed.results.findings import (
     AnchorLine,
@@ -29,15 +30,12 @@ def privacy_utility(results: Results) -> "Figure | None":
     made, axes = style.figure(1, 1, 4.1)
     panel = axes[0][0]
     names = adversaries(results.summary)
-    for index, arm, attack in points:
-        test = arm.accuracy.test
-        if test is None or test.value is None:
-            continue
+    for index, test, attack in points:
         style.mark(
             panel,
             test,
             attack.scores.mse,
-            fmt=style.MARKERS[names.index(attack.adversary) % len(style.MARKERS)],
+            fmt=style.marker(names.index(attack.adversary)),
             color=style.colour(index),
             # Open marks after the first adversary: they stay visible where adversaries agree.
             markersize=6.5 if attack.adversary == names[0] else 10,
@@ -51,10 +49,10 @@ def privacy_utility(results: Results) -> "Figure | None":
     lines = anchor_lines(results.summary)
     top = max([*tops, *(line.at for line in lines)])
     panel.set_ylim(-0.035 * top, top * 1.16)  # room for marks at zero
-    _right_limits(panel, results)
     for line in lines:
         _anchor(panel, line)
     majority = results.summary.data.majority_class_accuracy
+    panel.set_xlim(max(0.0, majority - 0.05), 1.015)  # utility keeps its scale
     style.reference_line(panel, majority, "majority class", vertical=True)
     style.better(panel)
     style.percent_axis(panel.xaxis)
@@ -73,44 +71,26 @@ def _anchor(panel: "Axes", line: AnchorLine, vertical: bool = False, before: boo
     )
 
 
-def _points(results: Results) -> list[tuple[int, ArmResult, AttackResult]]:
-    found = []
-    for index, arm in enumerate(results.arms):
-        if arm.accuracy.test is None or arm.accuracy.test.value is None:
-            continue
-        for adversary in adversaries(results.summary):
-            attack = arm.best_attack(adversary)
-            if attack is not None:
-                found.append((index, arm, attack))
-    return found
-
-
-def _right_limits(panel: "Axes", results: Results) -> None:
-    """Show accuracies from below the majority class to 100 %, so that utility keeps its scale."""
-    panel.set_xlim(max(0.0, results.summary.data.majority_class_accuracy - 0.05), 1.015)
+def _points(results: Results) -> list[tuple[int, Interval, AttackResult]]:
+    """Return every arm with its accuracy and its best attack by each adversary."""
+    return [
+        (index, arm.accuracy.test, attack)
+        for index, arm in enumerate(results.arms)
+        if arm.accuracy.test is not None and arm.accuracy.test.value is not None
+        for adversary in adversaries(results.summary)
+        if (attack := arm.best_attack(adversary)) is not None
+    ]
 
 
 def _legend(made: "Figure", results: Results, names: list[str]) -> None:
     """Explain colours (arms) and marks (adversaries) beside the axes."""
-    from matplotlib.lines import Line2D
-
-    handles: list[Any] = [
-        Line2D([], [], color=style.colour(index), marker="o", linestyle="", label=arm.name)
-        for index, arm in enumerate(results.arms)
+    arms = [style.key(arm.name, style.colour(at), "o") for at, arm in enumerate(results.arms)]
+    fills = ["full", *["none"] * (len(names) - 1)]
+    seen = [
+        style.key(f"seen by {name}", style.MUTED, style.marker(at), fillstyle=fill)
+        for at, (name, fill) in enumerate(zip(names, fills, strict=True))
     ]
-    handles += [
-        Line2D(
-            [],
-            [],
-            color=style.MUTED,
-            marker=style.MARKERS[index % len(style.MARKERS)],
-            fillstyle="none" if index else "full",
-            linestyle="",
-            label=f"seen by {name}",
-        )
-        for index, name in enumerate(names)
-    ]
-    style.legend_above(made, handles)
+    style.legend_above(made, [*arms, *seen])
 
 
 def attack_training(results: Results) -> "Figure | None":
@@ -189,7 +169,7 @@ def attack_by_class(results: Results) -> "Figure | None":
                     panel,
                     score.mse,
                     style.within_row(classes.index(score.device_class), index, arms, 0.26),
-                    fmt=style.MARKERS[index % len(style.MARKERS)],
+                    fmt=style.marker(index),
                     color=style.colour(index),
                     markersize=4.5,
                     elinewidth=1.2,
@@ -205,7 +185,7 @@ def attack_by_class(results: Results) -> "Figure | None":
     right = max(panel.dataLim.x1 for panel in axes.flat[: len(names)])
     axes[0][0].set_xlim(-0.03 * right, 1.05 * right)
     style.rows(axes[0][0], classes)
-    style.arm_legend(made, [arm.name for arm in summary.arms], marks=True)
+    style.arm_legend(made, [arm.name for arm in summary.arms])
     return made
 
 
