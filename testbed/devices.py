@@ -17,6 +17,7 @@ from typing import get_args
 from rich.table import Table
 
 from testbed.cli.tables import console, table
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.core.files import csv_text
 from testbed.core.registry import nearest
@@ -150,9 +151,7 @@ def write_csv(devices: list[CatalogueDevice]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.devices", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = parser_of("testbed.devices", __doc__)
     parser.add_argument("name", nargs="?", help="show everything about this device or link")
     parser.add_argument(
         "--class",

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from testbed.cli.tables import console, table
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.message_sizes import message_bytes
@@ -173,9 +174,7 @@ SHORTHANDS = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.load", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = parser_of("testbed.load", __doc__)
     parser.add_argument("scenario", type=Path, help="scenario file (YAML)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(

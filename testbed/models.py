@@ -1,19 +1,18 @@
 """Command line: ``python -m testbed.models`` lists and removes kept provider-trained models."""
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from testbed.cli.tables import console, table
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.engine.training.model_cache import KeptModel, kept_models, leftovers, models_folder
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.models",
-        description="List or remove the provider-trained models that runs share.",
-    )
+def _parser() -> ArgumentParser:
+    summary = "List or remove the provider-trained models that runs share."
+    parser = parser_of("testbed.models", summary)
     parser.add_argument(
         "--folder", type=Path, help="default: TESTBED_MODELS_DIR, or models/ in this directory"
     )

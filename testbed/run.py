@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from testbed.core.arguments import parser_of
 from testbed.core.errors import HostError, UserError, command
 from testbed.core.process import Interrupts, no_compiler_cache, stop_telemetry
 
@@ -28,12 +29,8 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.run",
-        description="Run a fleet of simulated edge devices, attack it, and report.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "Run a fleet of simulated edge devices, attack it, and report."
+    parser = parser_of("testbed.run", summary, EPILOG)
     parser.add_argument(
         "scenarios", nargs="*", metavar="scenario", type=Path,
         help="scenario file (YAML); several files, or a sweep, give one run folder each",

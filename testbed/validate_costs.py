@@ -5,7 +5,6 @@ Rows of role ``calibrate`` calibrate their device, rows of role ``validate`` are
     python -m testbed.validate_costs measured_latencies.csv [--json] [--cross-validate]
 """
 
-import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.cli.tables import console, table
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.fleet.calibration.fit_latency import cross_validate, form_ms, macs_only_ms, predict_ms
 from testbed.fleet.calibration.latency_form import FAMILIES
@@ -135,9 +135,7 @@ def print_errors(title: str, groups: list[GroupErrors]) -> None:
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.validate_costs", description=__doc__.splitlines()[0]
-    )
+    parser = parser_of("testbed.validate_costs", __doc__)
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(

@@ -5,9 +5,7 @@ mechanism z / max(1, |z| / C) + N(0, scale^2 I) is that of Abadi et al. 2016 (ar
 algorithm 1) applied to features instead of gradients. No differential privacy is claimed.
 """
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from clients.defences.noise import BoundedNoise, standard_normal
 from testbed.core.registries import DEFENCES
@@ -30,6 +28,4 @@ class GaussianNoiseOptions(Options):
 class GaussianNoise(BoundedNoise):
     """Adds N(0, scale^2) to every feature."""
 
-    def standard_noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw from N(0, 1)."""
-        return standard_normal(like, rng)
+    standard_noise = staticmethod(standard_normal)

@@ -4,9 +4,7 @@ Density exp(-|n| / scale) / (2 scale), hence a variance of 2 scale^2 (Dwork and 
 3.2). Added to features of bounded power; no differential privacy is claimed.
 """
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from clients.defences.noise import BoundedNoise, standard_laplace
 from testbed.core.registries import DEFENCES
@@ -33,6 +31,4 @@ class LaplaceNoise(BoundedNoise):
 
     standard_deviation = 2.0**0.5
 
-    def standard_noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw from Laplace(0, 1)."""
-        return standard_laplace(like, rng)
+    standard_noise = staticmethod(standard_laplace)

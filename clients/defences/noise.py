@@ -4,6 +4,7 @@ Without a bound the front-end would learn larger features until the noise no lon
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -68,14 +69,12 @@ class BoundedNoise(Defence):
 
     Attributes
     ----------
+    standard_noise : draws noise of scale 1 from a generator, in the shape of a tensor.
     standard_deviation : of noise of scale 1.
     """
 
+    standard_noise: Callable[[Tensor, torch.Generator], Tensor]
     standard_deviation: float = 1.0
-
-    def standard_noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw noise of scale 1 from ``rng``, in the shape of ``like``."""
-        raise NotImplementedError
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the bounded features plus ``scale`` times standard noise."""

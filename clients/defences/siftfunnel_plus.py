@@ -188,8 +188,8 @@ class SiftFunnelPlus(Defence):
         """Return smoothed labels (N, K)."""
         return smoothed_targets(labels, num_classes, self.options.smoothing)
 
-    def sifted(self, z: Tensor) -> Tensor:
-        """Return the features before noise, as small as the grid."""
+    def signal(self, z: Tensor) -> Tensor:
+        """Return the features before noise, as small as the grid: repeats add no information."""
         options = self.options
         if options.grid is not None:
             z = functional.adaptive_avg_pool2d(z, options.grid)
@@ -206,7 +206,7 @@ class SiftFunnelPlus(Defence):
         options = self.options
         if len(batch.x) < FEWEST_IMAGES:
             return None
-        sifted = self.sifted(batch.z)
+        sifted = self.signal(batch.z)
         terms = []
         if options.leak_weight:
             terms.append(options.leak_weight * decoder_leak(batch.x, sifted))
@@ -215,17 +215,13 @@ class SiftFunnelPlus(Defence):
             terms.append(options.correlation_weight * correlation)
         return torch.stack(terms).sum() if terms else None
 
-    def signal(self, z: Tensor) -> Tensor:
-        """Return the sifted features; repeating a cell adds no information."""
-        return self.sifted(z)
-
     def equivalent_noise_std(self) -> float | None:
         """Return the standard deviation of the noise, None without noise."""
         return self.options.noise or None
 
     def release(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the sifted features with noise, each cell of the grid repeated to the shape."""
-        sifted = self.sifted(z)
+        sifted = self.signal(z)
         if self.options.noise:
             sifted = sifted + self.options.noise * standard_normal(z, rng, sifted.shape)
         if sifted.shape != z.shape:

@@ -11,6 +11,7 @@ from testbed.compare.build import check_folder, json_text, write_comparison
 from testbed.compare.comparison import MAX_ACCURACY_LOSS, RESAMPLES, compare
 from testbed.compare.markdown import tables_by_document
 from testbed.compare.terminal import short_table
+from testbed.core.arguments import parser_of
 from testbed.core.errors import command
 from testbed.pages.documents import write_blocks
 
@@ -24,13 +25,10 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.compare",
-        description="Compare separate runs: seeds of one scenario, or scenarios on the same "
-        "data, fleet and adversaries.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    summary = (
+        "Compare runs: seeds of one scenario, or scenarios on the same data, fleet, adversaries."
     )
+    parser = parser_of("testbed.compare", summary, EPILOG)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", default=Path("results/compare"),

@@ -1,9 +1,9 @@
 """Command line: ``python -m testbed.export RUN --tensorboard DIR`` or ``--mlflow URI``."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.export.content import read_run
 from testbed.export.to_mlflow import export_to_mlflow
@@ -19,12 +19,8 @@ examples:
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Export; return 0, or 2 with one sentence on standard error for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.export",
-        description="Export finished runs to TensorBoard or MLflow.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "Export finished runs to TensorBoard or MLflow."
+    parser = parser_of("testbed.export", summary, EPILOG)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for the logs")
     parser.add_argument("--mlflow", metavar="URI", help="tracking server or store")

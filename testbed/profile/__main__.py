@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from testbed.cli.tables import console
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.core.files import csv_text, write_text
 from testbed.core.registry import nearest
@@ -42,9 +43,7 @@ DETAILED = "siftfunnel_cnn"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.profile", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = parser_of("testbed.profile", __doc__)
     parser.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
     parser.add_argument("--channels", type=int, default=3, help="of an image (default: 3)")
     parser.add_argument("--classes", type=int, default=10, help="of the task (default: 10)")

@@ -1,9 +1,9 @@
 """Command line: ``python -m testbed.report FOLDER`` rebuilds the report of a results folder."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from testbed.core.arguments import parser_of
 from testbed.core.errors import command
 from testbed.report.build import build_report
 from testbed.report.summary import print_summary
@@ -12,9 +12,7 @@ from testbed.report.summary import print_summary
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Build the report; return 0, or 2 with one sentence on standard error for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.report", description="Rebuild the report of a results folder."
-    )
+    parser = parser_of("testbed.report", "Rebuild the report of a results folder.")
     parser.add_argument("folder", type=Path, help="the results folder of a run")
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")
     chosen = parser.parse_args(arguments)

@@ -7,11 +7,11 @@ selected row, with their source::
     python -m testbed.fleet.calibration.build_catalogue measured_latencies.csv
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
 
+from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
 from testbed.core.files import csv_text, write_text
 from testbed.fleet.catalogue import CATALOGUE_PATH, CatalogueDevice
@@ -117,10 +117,7 @@ def _read(path: Path) -> list[Row]:
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Write the catalogue; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.fleet.calibration.build_catalogue",
-        description=__doc__.splitlines()[0],
-    )
+    parser = parser_of("testbed.fleet.calibration.build_catalogue", __doc__)
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=CATALOGUE_PATH, help="catalogue to write")
     options = parser.parse_args(arguments)

@@ -6,7 +6,6 @@ The command prints the constants for ``testbed.fleet.calibration.latency_form`` 
     python -m testbed.fleet.calibration.fit_latency measured_latencies.csv
 """
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.arguments import parser_of
 from testbed.core.errors import command
 from testbed.fleet.calibration.latency_form import (
     FAMILIES,
@@ -134,10 +134,7 @@ def cross_validate(pairs: Pairs, folds: int, seed: int = 0) -> tuple[Floats, Flo
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Fit, print and write; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m testbed.fleet.calibration.fit_latency",
-        description=(__doc__ or "").splitlines()[0],
-    )
+    parser = parser_of("testbed.fleet.calibration.fit_latency", __doc__)
     parser.add_argument("measured", type=Path, help="CSV of published latencies")
     parser.add_argument("--out", type=Path, default=RESIDUALS_PATH, help="residuals to write")
     options = parser.parse_args(arguments)
