@@ -71,7 +71,6 @@ class Hijacking(TrainingAttacker):
 
     def __init__(self, options: FshaOptions, view: TrainingView, seed: int, name: str) -> None:
         super().__init__(options, view, seed, name)
-        self._options = options
         self.add_front_end(PILOT)
         self.networks[CRITIC] = ClassDiscriminator(
             view.feature_shape[0],
@@ -92,22 +91,22 @@ class Hijacking(TrainingAttacker):
         self.steps += 1
         scale, critic = self.networks[SCALE], self.networks[CRITIC]
         scaled = scale(sent)
-        for _ in range(self._options.updates_per_step):
-            x, pilot_labels = self.auxiliary_batch(self._options.batch_size, rng)
+        for _ in range(self.options.updates_per_step):
+            x, pilot_labels = self.auxiliary_batch(self.options.batch_size, rng)
             with torch.no_grad():
                 pilot = scale(self.networks[PILOT](x))
-            chosen = torch.randperm(len(scaled), generator=rng)[: self._options.batch_size]
+            chosen = torch.randperm(len(scaled), generator=rng)[: self.options.batch_size]
             real = critic(pilot, pilot_labels)
             self.descend(CRITIC, told_apart(real, critic(scaled[chosen], labels[chosen])))
         steered = sent.clone().requires_grad_()
         scaled = scale(steered)
         loss = taken_for_real(critic(scaled, labels)).mean()
-        if self._options.discrepancy_weight > 0.0:
-            loss = loss + self._options.discrepancy_weight * discrepancy(scaled, pilot, rng)
+        if self.options.discrepancy_weight > 0.0:
+            loss = loss + self.options.discrepancy_weight * discrepancy(scaled, pilot, rng)
         (pull,) = torch.autograd.grad(loss, steered)
         parts = torch.split(pull, [len(z) for z in step.features])
         return [
-            _of_norm(part, self._options.strength * honest.norm())
+            _of_norm(part, self.options.strength * honest.norm())
             for part, honest in zip(parts, step.gradients, strict=True)
         ]
 
@@ -116,8 +115,8 @@ class Hijacking(TrainingAttacker):
         pilot, scale = self.networks[PILOT], self.networks[SCALE]
         rng = self.rng("pilot batches")
         pilot.train()
-        for _ in range(self._options.pilot_steps):
-            x, _ = self.auxiliary_batch(self._options.batch_size, rng)
+        for _ in range(self.options.pilot_steps):
+            x, _ = self.auxiliary_batch(self.options.batch_size, rng)
             features = pilot(x)
             scale.update(features)  # type: ignore[operator]
             loss = functional.mse_loss(self.decoded(features), x)

@@ -69,7 +69,6 @@ class SimulatorTraining(TrainingAttacker):
 
     def __init__(self, options: SdarOptions, view: TrainingView, seed: int, name: str) -> None:
         super().__init__(options, view, seed, name)
-        self._options = options
         self.add_front_end(SIMULATOR)
         channels, classes, width = (
             view.feature_shape[0],
@@ -91,9 +90,9 @@ class SimulatorTraining(TrainingAttacker):
         rng = self.rng("batches", self.steps)
         self.steps += 1
         self.networks[SIMULATOR].train()
-        for _ in range(self._options.updates_per_step):
-            auxiliary = self.auxiliary_batch(self._options.batch_size, rng)
-            chosen = torch.randperm(len(sent), generator=rng)[: self._options.batch_size]
+        for _ in range(self.options.updates_per_step):
+            auxiliary = self.auxiliary_batch(self.options.batch_size, rng)
+            chosen = torch.randperm(len(sent), generator=rng)[: self.options.batch_size]
             seen = sent[chosen], labels[chosen]
             simulated = self._update_simulator(auxiliary, seen, step.classify, rng)
             self._update_decoder(auxiliary, seen, simulated)
@@ -111,7 +110,7 @@ class SimulatorTraining(TrainingAttacker):
         ----------
         auxiliary, seen : images, and features of the devices, each with their one-hot classes.
         """
-        (x, classes), (sent, labels), options = auxiliary, seen, self._options
+        (x, classes), (sent, labels), options = auxiliary, seen, self.options
         judge, scale = self.networks[FEATURE_JUDGE], self.networks[SCALE]
         real = scale(sent)
         features: Tensor = self.networks[SIMULATOR](x)
@@ -134,7 +133,7 @@ class SimulatorTraining(TrainingAttacker):
         simulated: Tensor,
     ) -> None:
         """Fit the decoder to simulated features; decoded real features must look like images."""
-        (x, classes), (sent, labels), weight = auxiliary, seen, self._options.image_weight
+        (x, classes), (sent, labels), weight = auxiliary, seen, self.options.image_weight
         judge = self.networks[IMAGE_JUDGE]
         loss = functional.mse_loss(self.decoded(simulated), x)
         if weight > 0.0:

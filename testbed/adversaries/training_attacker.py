@@ -121,7 +121,7 @@ class TrainingAttacker:
     """
 
     def __init__(self, options: Any, view: TrainingView, seed: int, name: str) -> None:
-        self.view = view
+        self.options, self.view = options, view
         self.seed, self.name = seed, name
         self.steps = 0
         self.networks = nn.ModuleDict({SCALE: FeatureScale(view.feature_shape[0])})

@@ -25,9 +25,7 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary = (
-        "Compare runs: seeds of one scenario, or scenarios on the same data, fleet, adversaries."
-    )
+    summary = "Compare runs: seeds of one scenario, or scenarios on the same data and fleet."
     parser = parser_of("testbed.compare", summary, EPILOG)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a results folder")
     parser.add_argument(

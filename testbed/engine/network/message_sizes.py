@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clients.device_spec import deployable
 from server.cloud import Cloud
-from server.serving import FrontEndInCloud, Request, Serving
+from server.serving import Request, Serving
 from testbed.engine.hosts.backend import InlineBackend
 from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.network.costs import DeviceCosts
@@ -69,24 +68,16 @@ def _one_request(models: ArmModels, costs: DeviceCosts, tier: int, fits: bool) -
     )
     options = GridOptions(1.0, 1, lambda device, at_s, draw: True, lambda images: 0.0)
     grid = _FirstDeviceGrid(backend, of_tier, Ledger(costs.devices), [], options)
+    shape = models.tiers[tier].edge.front_end.feature_shape
     initial = [each.edge.initial_weights() for each in models.tiers]
     serving = Serving(
         Cloud(models.cloud, CloudOptimiserSection(), seed=0, threads=1),
         [(deployable(parameters), statistics) for parameters, statistics in initial],
         {node_of(0): tier},
-        None if fits else _blank(models, tier),
+        None if fits else lambda image, node, request: torch.zeros(1, *shape),
     )
     serving.deploy(grid)
     serving.answer(grid, [Request(0, node_of(0), 0, 0.0)], lambda count: None)
     charges = grid.request_charges[0]
     assert charges.answer is not None
     return charges.features.uplink_bytes, charges.answer.downlink_bytes
-
-
-def _blank(models: ArmModels, tier: int) -> FrontEndInCloud:
-    shape = models.tiers[tier].edge.front_end.feature_shape
-
-    def run(image: Tensor, node: int, request: int) -> Tensor:
-        return torch.zeros(1, *shape)
-
-    return run

@@ -18,17 +18,22 @@ from testbed.engine.hosts.queries import QueryService
 T = TypeVar("T")
 
 
-def _settle_process() -> None:
-    """Use one thread, since there is one process per core, and keep freed memory."""
-    torch.set_num_threads(1)
-    tune_malloc()
+class _Process:
+    """An actor: in one thread, since there is one process per core; it keeps freed memory."""
+
+    def __init__(self, *arguments: Any) -> None:
+        torch.set_num_threads(1)
+        tune_malloc()
+        super().__init__(*arguments)
+
+    def usage(self) -> Usage:
+        return process_usage()
 
 
-class _HostActor(Host):
-    """A host as a Ray actor, in one thread."""
+class _HostActor(_Process, Host):
+    """A host as a Ray actor."""
 
     def __init__(self, *data: Any) -> None:
-        _settle_process()
         super().__init__(HostData(*data))
         freeze_gc()
 
@@ -38,36 +43,20 @@ class _HostActor(Host):
     def repeat(self, payload: ShardPayload, *shared: RecordDict) -> None:
         self.handle(payload.unpack(shared))
 
-    def usage(self) -> Usage:
-        return process_usage()
-
     def node(self) -> str:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
 
-class _JobActor:
-    """A process that runs adversaries' jobs one after another, in one thread."""
-
-    def __init__(self) -> None:
-        _settle_process()
+class _JobActor(_Process):
+    """A process that runs adversaries' jobs one after another."""
 
     def run(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         return function(*arguments)
 
-    def usage(self) -> Usage:
-        return process_usage()
 
-
-class _QueryActor(QueryService):
+class _QueryActor(_Process, QueryService):
     """A process that holds front-ends and answers adversaries' queries."""
-
-    def __init__(self) -> None:
-        _settle_process()
-        super().__init__()
-
-    def usage(self) -> Usage:
-        return process_usage()
 
 
 class AskActor:
