@@ -13,15 +13,17 @@ import pytest
 from html_reader import Page, self_contained
 from PIL import Image
 from report_fixture import ADVERSARIES, ARMS, CLASSES, digit_images
-from small import write_rows
+from small import filled, write_rows
 
 from testbed.privacy.intervals import Interval
 from testbed.report.build import build_report
+from testbed.report.html import render
 from testbed.report.plots.index import PLOTS
 from testbed.report.plots.training import training_curves
 from testbed.results.figures import ATTACKS, COST, SCORES, UTILITY, Place, shown_in
 from testbed.results.findings import arm_figures
 from testbed.results.reading import read_results
+from testbed.results.schema import AttackOnTier, TierResult
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -349,3 +351,20 @@ def test_rounds_without_a_provider_are_called_rounds(built: Path, page: Page) ->
     figure = training_curves(results)
     assert figure is not None
     assert figure.axes[0].get_xlabel() == "round"
+
+
+def test_a_tier_without_an_attack_is_left_out_of_the_sentence(folder: Path, edit: Edit) -> None:
+    """An adversary that reads no device of a tier attacks the others only."""
+
+    def change(tree: dict[str, Any]) -> None:
+        arm = tree["arms"][0]
+        tier = arm["serving"] | {"front_end": "cnn", "release": {}}
+        arm["tiers"] = [
+            filled(TierResult, tier | {"tier": name, "device_classes": [name]})
+            for name in ("own", "small")
+        ]
+        best = next(attack for attack in arm["attacks"] if not attack["is_anchor"])
+        best["by_tier"] = [filled(AttackOnTier, best["scores"] | {"tier": "small", "victims": 3})]
+
+    edit(change)
+    assert "of its 2 tiers small (small) leaks most" in render(read_results(folder), {})
