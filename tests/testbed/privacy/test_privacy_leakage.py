@@ -140,7 +140,7 @@ def test_measures_of_one_arm():
 def test_measures_that_do_not_exist_are_none():
     images = np.zeros((8, 1, 8, 8), dtype=np.float32)
     features = np.full((8, 2, 2, 2), np.nan, dtype=np.float32)
-    found = leakage.measure_leakage(images, features).as_dict()
+    found = dict(vars(leakage.measure_leakage(images, features)))
     assert (found.pop("channels"), found.pop("samples")) == (2, 8)
     assert set(found.values()) == {None}
     assert leakage.measure_leakage(images[:3], np.ones_like(features)[:3]).dcor_u is None
