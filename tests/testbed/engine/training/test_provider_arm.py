@@ -195,8 +195,7 @@ def test_the_installed_model_has_the_accuracy_that_the_provider_recorded(provide
     models = arm_models(inputs, inputs.scenario.arms[0])
     run_context = RunContext(inputs, start_backend(inputs, 1), tmp_path / "run", Progress())
     arm = prepare(run_context, models, grid=None)
-    said = train_at_provider(run_context, arm)
-    assert said["arm"] == "sift"
+    assert train_at_provider(run_context, arm).arm == "sift"
     deployed = arm.rounds[arm.provider["deployed_epoch"] - 1]
     loss, accuracy = evaluate(run_context, arm)
     assert loss == pytest.approx(deployed["validation_loss"], rel=1e-4)
