@@ -7,6 +7,7 @@ from rich.console import Console
 
 from testbed.cli.tables import table
 from testbed.core.registries import ALL
+from testbed.core.registry import Options
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
 from testbed.scenario.components import Component
@@ -36,6 +37,8 @@ def print_listing(console: Console | None = None) -> None:
 def default(field: FieldInfo) -> str:
     """Return the default of an option as a scenario writes it; a component by its name."""
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, Options):
+        return "{" + ", ".join(f"{key}: {option}" for key, option in value) + "}"
     return value.name if isinstance(value, Component) else str(value)
 
 

@@ -306,6 +306,13 @@ def test_listing_names_every_kind(capsys):
         assert word in text
 
 
+def test_listing_writes_options_within_an_option_as_a_mapping(capsys):
+    assert main(["--list"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "decoder={capacity: small," in text
+    assert "capacity='small'" not in text
+
+
 def test_an_unwritable_folder_is_one_sentence(tiny, write_scenario, tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("I am a file")
