@@ -49,7 +49,7 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
         made.add_row(
             device.name,
             device.device_class,
-            significant(device.ram_mb),
+            _memory(device.ram_mb),
             device.precision,
             count(device.threads),
             device.backend,
@@ -61,11 +61,16 @@ def device_table(devices: list[CatalogueDevice]) -> Table:
     return made
 
 
+def _memory(ram_mb: float | None) -> str:
+    """Return MiB; whole ones in full, since 1024 rounded to 1,020 names no size that is sold."""
+    return count(ram_mb) if ram_mb and ram_mb.is_integer() else significant(ram_mb)
+
+
 def device_card(device: CatalogueDevice) -> Table:
     """Return everything about one device, each number beside its source."""
     made = table(device.title, "property", "<value", "<source")
     made.add_row("class", device.device_class, "")
-    made.add_row("memory, MiB", significant(device.ram_mb), device.source_ram or "unpublished")
+    made.add_row("memory, MiB", _memory(device.ram_mb), device.source_ram or "unpublished")
     made.add_row(
         f"{device.calibration_network}, {device.precision}, {device.backend}",
         f"{significant(device.calibration_latency_ms)} ms",

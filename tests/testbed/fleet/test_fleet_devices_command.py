@@ -36,6 +36,13 @@ def test_filters(capsys: Captured) -> None:
     assert all(int(row["ram_bytes"]) >= 2**34 for row in listed(capsys, "--min-ram-mb", "16384"))
 
 
+def test_memory_is_not_rounded(capsys: Captured) -> None:
+    assert main(["raspberry-pi-4"]) == 0
+    assert re.search(r"memory, MiB +1,024 ", capsys.readouterr().out)
+    assert main(["--search", "raspberry pi 4"]) == 0
+    assert " 1,024 " in capsys.readouterr().out
+
+
 def test_one_device_with_its_sources(capsys: Captured) -> None:
     assert main(["nano-33-ble"]) == 0
     printed = capsys.readouterr().out
