@@ -12,7 +12,7 @@ from testbed.compare.analysis.matched import place_at
 from testbed.compare.analysis.pareto import non_dominated
 from testbed.compare.analysis.request_table import Column, RequestTable, mean_interval, resample
 from testbed.compare.comparison import compare
-from testbed.compare.prose import matched_words
+from testbed.compare.prose import matched_words, say
 
 POINTS = arrays(
     np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=st.sampled_from([0, 1, 2, 3.5])
@@ -245,3 +245,10 @@ def test_percentiles_of_resamples_are_those_of_the_drawn_values():
         made = draws.percentiles(Column(np.arange(30), values), percent)
         for counts, found in zip(draws.requests.astype(int), made, strict=True):
             assert found == pytest.approx(np.percentile(np.repeat(values, counts), percent))
+
+
+def test_a_front_without_arms_names_none() -> None:
+    """Where no attack rebuilds images, no arm has an MSE."""
+    words = say("front", [], ["undefended", "sift"])
+    assert words == "0 of 2 arms are on the Pareto front of accuracy and best-attack MSE."
+    assert say("front", ["sift"], ["sift"]).endswith("best-attack MSE: sift.")

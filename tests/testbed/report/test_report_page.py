@@ -368,3 +368,30 @@ def test_a_tier_without_an_attack_is_left_out_of_the_sentence(folder: Path, edit
 
     edit(change)
     assert "of its 2 tiers small (small) leaks most" in render(read_results(folder), {})
+
+
+def test_lists_and_texts_that_are_empty_leave_whole_sentences(folder: Path, edit: Edit) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["data"]["image_shape"] = []
+        arm = tree["arms"][0]
+        arm["serving"]["cloud"]["service_ms"] = {"own": []}
+        for attack in arm["attacks"]:
+            attack["threat_model"] = ""
+
+    edit(change)
+    text = Page(render(read_results(folder), {})).text
+    assert "service time: \u2013\u202fms for one;" in text
+    assert "Threat model not stated." in text
+    assert "Has ." not in text
+
+
+def test_one_victim_is_in_the_singular(folder: Path, edit: Edit) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        for arm in tree["arms"]:
+            for attack in arm["attacks"]:
+                attack["victims"] = 1
+
+    edit(change)
+    text = " ".join(Page(render(read_results(folder), {})).text.split())
+    assert "; 1 victim." in text
+    assert ", 1 intercept." in text
