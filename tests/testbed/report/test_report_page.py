@@ -395,3 +395,17 @@ def test_one_victim_is_in_the_singular(folder: Path, edit: Edit) -> None:
     text = " ".join(Page(render(read_results(folder), {})).text.split())
     assert "; 1 victim." in text
     assert ", 1 intercept." in text
+
+
+def test_a_failed_attack_without_reidentification_reads_as_one_sentence(
+    folder: Path, edit: Edit
+) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        for attack in tree["arms"][0]["attacks"]:
+            attack["worse_than_mean_image"] = True
+            attack["scores"]["reidentification"] = {}
+
+    edit(change)
+    text = Page(render(read_results(folder), {})).text
+    assert "; it is worse than the mean image" in text
+    assert " ; it is worse" not in text
