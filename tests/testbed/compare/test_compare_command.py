@@ -171,8 +171,8 @@ def test_missing_damaged_and_foreign_folders_are_refused(runs, refused, tmp_path
     assert "not a readable parquet file" in refused(*runs)
     (runs[0] / "attacks.parquet").unlink()
     assert "attacks.parquet: missing" in refused(*runs)
-    edit_results(runs[1], lambda tree: tree.update(schema_version=2))
-    assert "schema_version is 2" in refused(runs[1])
+    edit_results(runs[1], lambda tree: tree.update(schema_version=1))
+    assert "schema_version is 1" in refused(runs[1])
     edit_results(runs[2], lambda tree: tree.update(status="interrupted"))
     assert "was interrupted" in refused(runs[2])
 
