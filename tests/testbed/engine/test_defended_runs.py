@@ -1,4 +1,4 @@
-"""Every registered defence in a whole run: it trains, serves, is attacked, pays for its bytes."""
+"""Every registered defence in a whole run: training, serving, attacks and charged bytes."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Whatever the scenario: hosts, shards, deaths and interruptions change no byte of the results."""
+"""Random scenarios: hosts, shards, killed hosts and interrupts change no byte of the results."""
 
 import copy
 import json
@@ -83,7 +83,7 @@ def trees(draw):
 
 @st.composite
 def trainings(draw, size):
-    """Draw who trains and how; what a provider trains is not kept for the next run."""
+    """Draw the training section; models trained by a provider are not kept for the next run."""
     section = {
         "rounds": 2,
         "cohort_size": draw(st.integers(2, size)),
@@ -110,7 +110,7 @@ def trainings(draw, size):
 
 @st.composite
 def servings(draw):
-    """Draw a cloud, with batches or without, and radios."""
+    """Draw the serving section: servers, batches and radios."""
     batches = draw(st.sampled_from([{}, {"max_batch": 4, "batch_window_ms": 50.0}]))
     return batches | {
         "horizon_s": draw(st.sampled_from([2.0, 600.0])),
@@ -120,7 +120,7 @@ def servings(draw):
 
 
 class StopAtMoment(Display):
-    """A display that presses Ctrl-C at one of the moments that every run of a scenario has.
+    """A display that raises an interrupt at one of the moments that every run of a scenario has.
 
     Moments are the beginnings of an arm's phases, and the ends of rounds and epochs.
     """
@@ -144,7 +144,7 @@ class StopAtMoment(Display):
 
 
 class SharedCluster(LocalCluster):
-    """A Ray that several runs use one after another; each ends its own processes only."""
+    """A Ray that several runs use in turn; each run ends only its own processes."""
 
     foreign = True
 
@@ -181,7 +181,7 @@ def run_inline(tree, folder):
 
 
 def run_and_kill(tree, folder, call, **engine):
-    """Run, and kill the first host that is to get a shard of this call."""
+    """Run, and kill the first host that receives a shard of this call."""
     handle, calls = RayHosts.handle, []
 
     def handle_and_kill(self, shards):
@@ -200,7 +200,7 @@ def run_and_kill(tree, folder, call, **engine):
 
 
 def run_interrupted(tree, folder, moment, **engine):
-    """Run inline until a moment, and from there on hosts."""
+    """Run inline until a moment, then resume on hosts."""
     with pytest.raises(KeyboardInterrupt):
         run(tree, folder, StopAtMoment(moment))
     return run(tree, folder, resume=True, backend="ray", **engine)

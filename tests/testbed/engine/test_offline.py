@@ -1,4 +1,4 @@
-"""A whole run, driver and workers, reaches for nothing beyond this machine."""
+"""No process of a run connects to anything beyond this machine."""
 
 import os
 import subprocess

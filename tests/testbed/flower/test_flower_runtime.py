@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class InThisProcess:
-    """In place of Flower's Ray backend: the ClientApp runs in this process, one at a time."""
+    """Replaces Flower's Ray backend: runs ClientApps in this process, one at a time."""
 
     num_workers = 1
 
@@ -80,7 +80,7 @@ def test_flower_simulates_the_same_weights_as_fleet_grid(
 
 
 class Nodes:
-    """A Grid of nodes that answer what they are told to."""
+    """A Grid whose nodes return prepared replies."""
 
     def __init__(self, answers):
         self.answers = answers

@@ -1,4 +1,4 @@
-"""Points of a sweep that run at once: on one Ray, with room for all, and nothing left behind."""
+"""Concurrent points of a sweep share one Ray with room for all, and leave nothing behind."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ ADDRESS = "10.0.0.1:6379"
 
 @pytest.fixture
 def sweep(tiny, write_scenario, tmp_path):
-    """Return a function: the command of a sweep over three seeds; and its folder."""
+    """Return a function that builds the command of a sweep over three seeds, and its folder."""
     tiny["sweep"] = {"seed": [3, 4, 5]}
     tiny["engine"]["backend"] = "ray"
 
@@ -45,11 +45,11 @@ def sweep(tiny, write_scenario, tmp_path):
     return command, tmp_path / "out"
 
 
-# With processes that only say how they end ------------------------------------------------------
+# With fake processes -----------------------------------------------------------------------------
 
 
 class FakeRay:
-    """Ray on this machine; dies at the fourth look, if it is the first of a test that wants so."""
+    """Ray on this machine; on request, the first one of a test dies at the fourth check."""
 
     def __init__(self, world, cores):
         self.world, self.cores, self.looks = world, cores, 0
@@ -65,7 +65,7 @@ class FakeRay:
 
 
 class FakeWorker:
-    """A point's process; ends on its own if its seed is among those that do."""
+    """A point's process; it ends by itself if its seed is in ``ending``."""
 
     def __init__(self, world, command):
         self.world, self.command, self.returncode = world, command, None
@@ -91,7 +91,7 @@ class FakeWorker:
 
 
 class RunContext:
-    """What a test's fake processes do, and what became of them."""
+    """The fake processes of a test: how they behave, and how they ended."""
 
     def __init__(self):
         self.rays, self.workers, self.events = [], [], []
@@ -127,7 +127,7 @@ def test_one_ray_has_room_for_all_points_at_once(sweep, world):
     assert [worker.address for worker in world.workers] == [ray.address] * 3
     assert [worker.scenario["engine"]["hosts"] for worker in world.workers] == [2] * 3
     assert world.events == ["Ray ends"]
-    # What points are passed lies in the sweep's folder, never among the machine's temporary files.
+    # Files for points are in the sweep's folder, never in the temporary folder of the machine.
     assert {Path(worker.command[3]).parent for worker in world.workers} == {out / JOBS}
     assert not (out / JOBS).exists()
 
@@ -228,7 +228,7 @@ def in_turn(scenario, out):
 
 
 def train(out):
-    """Say whether all points are being trained."""
+    """Return whether all points are in training."""
     return all(any((out / point / "checkpoints").glob("*/round-*")) for point in POINTS)
 
 

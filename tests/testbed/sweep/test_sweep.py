@@ -34,7 +34,7 @@ def test_the_grid_is_a_product_in_the_order_written(tiny):
     assert points[0].name == "seed-5_size-8_defence-none"
     assert points[1].name.startswith("seed-5_size-8_defence-siftfunnel-")
     assert len({p.name for p in points}) == 4
-    # Names and scenarios stay where a sweep grows: that is what a sweep is resumed by.
+    # Names and scenarios stay when a sweep grows, because resuming identifies points by them.
     sweep["seed"].append(7)
     grown = points_of(tiny, sweep, [("training.rounds", 1)])
     assert [(p.name, p.scenario) for p in grown[:4]] == [(p.name, p.scenario) for p in points]
@@ -116,7 +116,7 @@ def test_points_at_once_and_resumed_in_turn_give_the_same_bytes(
     shown = capsys.readouterr()
     assert "point 2 of 2, seed-4: complete" in shown.err
     assert "index.html" in shown.out
-    # One table of what the points' own results say, and a comparison, since seeds can be compared.
+    # The index holds the points' results. A comparison is written, since seeds can be compared.
     rows = list(csv.DictReader((out / "index.csv").open()))
     assert [(row["point"], row["seed"], row["status"]) for row in rows] == [
         ("seed-3", "3", "complete"), ("seed-4", "4", "complete"),
@@ -130,7 +130,7 @@ def test_points_at_once_and_resumed_in_turn_give_the_same_bytes(
     assert 'href="comparison/compare.html"' in page
     assert (out / "comparison" / "compare.json").exists()
 
-    # A point that was interrupted before its results were written is run to its end, the other not.
+    # Only the point that was interrupted before it wrote its results runs again.
     before = {name: everything(out / name) for name in ("seed-3", "seed-4")}
     untouched = (out / "seed-3" / "host.json").read_bytes()
     (out / "seed-4" / "results.json").unlink()
@@ -145,7 +145,7 @@ def test_points_at_once_and_resumed_in_turn_give_the_same_bytes(
     assert set(result.points) == {"seed-3", "seed-4"}
     assert result.failed == {}
     assert result.index.column("point").to_pylist() == ["seed-3", "seed-4"]
-    # A run of the point alone is the same run.
+    # Running the point alone gives the same results.
     assert yaml.safe_load((out / "seed-4" / "scenario.resolved.yaml").read_text())["seed"] == 4
 
 
@@ -160,7 +160,7 @@ def test_a_failing_point_does_not_stop_the_others(tiny, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "out" / "index.csv").open()))
     assert [row["status"] for row in rows] == ["failed", "failed"]
     assert [paths[i] in row["error"] for i, row in enumerate(rows)] == [True, True]
-    # --force replaces a sweep, and nothing but a sweep.
+    # --force replaces sweeps only.
     (tmp_path / "out" / "mine.txt").write_text("kept")
     run_sweep(tiny, out=tmp_path / "out", force=True, progress=False)
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
