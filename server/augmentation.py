@@ -1,8 +1,8 @@
-"""Random augmentation of a batch: flip, crop, brightness, contrast, saturation.
+"""Random augmentation of a batch: flip, crop, brightness, contrast, saturation, hue.
 
 Every image gets its own draws, made on the CPU and applied on the images' device, so that a batch
 changes in the same way on every device. The order is fixed: geometry first, then brightness,
-contrast and saturation, each clipped to [0, 1].
+contrast, saturation and hue, each clipped to [0, 1]. torchvision draws the order of these four.
 """
 
 import torch
@@ -36,6 +36,9 @@ def augment(images: Tensor, section: AugmentationSection, rng: torch.Generator) 
         if strength:
             factors = 1.0 + strength * (2.0 * torch.rand(count, generator=rng) - 1.0)
             images = change(images, factors.to(images.device, images.dtype))
+    if section.hue:
+        turns = section.hue * (2.0 * torch.rand(count, generator=rng) - 1.0)
+        images = turn_hue(images, turns.to(images.device, images.dtype))
     return images
 
 
@@ -88,3 +91,23 @@ def scale_contrast(images: Tensor, factors: Tensor) -> Tensor:
 def scale_saturation(images: Tensor, factors: Tensor) -> Tensor:
     """Scale each pixel's distance from its own luminance by its factor (N,)."""
     return _blend(images, grey(images), factors)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn each image's hue in HSV by its share (N,) of a full circle; grey has no hue.
+
+    Saturation and value of every pixel are kept.
+    """
+    if images.shape[1] == 1:
+        return images
+    value, brightest = images.max(dim=1)
+    chroma = value - images.amin(dim=1)
+    red, green, blue = images.unbind(dim=1)
+    sectors = torch.stack([green - blue, blue - red, red - green], dim=1)
+    # In sixths of a circle: red is brightest around 0, green around 2, blue around 4.
+    sector = sectors.gather(1, brightest[:, None])[:, 0] / chroma.clamp_min(1e-12) + 2.0 * brightest
+    hue = (sector + 6.0 * turns[:, None, None])[:, None]
+    start = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype)
+    position = (start[:, None, None] + hue) % 6.0
+    share = torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
+    return (value[:, None] - chroma[:, None] * share).clamp_(0.0, 1.0)

@@ -3,12 +3,14 @@
     L = alpha * KL(smoothed label || p) + beta * D(x, z) + lambda * mean|z| + gamma * R(z)
 
 The default weights are the published ones, with a known side effect: D is the biased V-statistic
-and R counts the diagonal, so both reward dead channels.
+and R counts the diagonal, so both reward dead channels. The released code deviates from the paper's
+formulas in two points, which ``published: exact`` takes over: R divides covariances (over n pixels)
+by unbiased standard deviations, and the penalised tensor is the one before the funnel.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from clients.defences.base import Batch, Defence, smoothed_targets
@@ -25,12 +27,26 @@ class SiftFunnelOptions(Options):
     gamma: NonNegative = 2.0
     sparsity: NonNegative = 0.03
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    published: Literal["formula", "exact"] = Field(
+        default="formula",
+        description="R as in the paper, or as in the released code: entries smaller by "
+        "((n - 1) / n)^2 for n pixels",
+    )
     regularise: Literal["wire", "pre_funnel"] = Field(
-        default="wire", description="penalise the transmitted tensor, or the output of block 1"
+        default="wire",
+        description="penalise the transmitted tensor, or the input of the funnel (after block 1 "
+        "and its attention); pre_funnel if published is exact",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _released_tensor(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("published") == "exact":
+            return {"regularise": "pre_funnel"} | values
+        return values
 
-def channel_redundancy(z: Tensor) -> Tensor:
+
+def channel_redundancy(z: Tensor, unbiased: bool = False) -> Tensor:
     """Return the mean squared entry of the channels' Pearson correlation over space, per sample.
 
     The diagonal counts; a dead channel contributes 0 everywhere, also on the diagonal.
@@ -38,12 +54,16 @@ def channel_redundancy(z: Tensor) -> Tensor:
     Parameters
     ----------
     z : features (N, C, H, W).
+    unbiased : divide covariances by unbiased standard deviations, as the released code does. All
+        entries, also those of the diagonal, are then ((n - 1) / n)^2 of the squared correlation
+        for n = H W.
     """
     flat = z.flatten(2)
     deviations = flat - flat.mean(dim=2, keepdim=True)
     norms = deviations.square().sum(dim=2, keepdim=True).add(1e-10).sqrt()
     units = deviations / norms
-    return (units @ units.transpose(1, 2)).square().mean()
+    scale = 1.0 - 1.0 / flat.shape[2] if unbiased else 1.0
+    return (units @ units.transpose(1, 2) * scale).square().mean()
 
 
 @DEFENCES.register(
@@ -76,5 +96,5 @@ class SiftFunnel(Defence):
         return (
             options.beta * distance_correlation_squared(batch.x, tensor)
             + options.sparsity * tensor.abs().mean()
-            + options.gamma * channel_redundancy(tensor)
+            + options.gamma * channel_redundancy(tensor, options.published == "exact")
         )

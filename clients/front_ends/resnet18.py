@@ -3,7 +3,7 @@
 The stem is that of small images (arXiv 1512.03385, sec. 4.2): conv 3x3 of stride 1, no pooling.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -23,19 +23,27 @@ from testbed.core.registry import Options
 FUNNEL_CHANNELS = 6
 
 
+Head = Annotated[
+    Literal["global_mean", "released"],
+    Field(description="of the cloud half: global mean, or SiftFunnel's released 4 x 4 cells"),
+]
+
+
 class ResNet18Options(Options):
-    """The cut of ResNet-18, and its width."""
+    """The cut of ResNet-18, its width, and the head of its cloud half."""
 
     stages: Annotated[int, Field(ge=1, le=3)] = Field(
         default=2, description="residual stages on the device, after the stem"
     )
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
+    head: Head = "global_mean"
 
 
 class SiftFunnelResNet18Options(Options):
-    """Width of the stem; 64 in the paper."""
+    """Width of the stem (64 in the paper), and the head of the cloud half."""
 
     width: Annotated[int, Field(ge=16, le=256, multiple_of=16)] = 64
+    head: Head = "global_mean"
 
 
 @FRONT_ENDS.register("resnet18", "undefended ResNet-18, cut after stage 1 to 3", ResNet18Options)
@@ -54,7 +62,7 @@ class ResNet18FrontEnd(FrontEnd):
             height, width = -(-height // stride), -(-width // stride)
         self.layers = nn.Sequential(*layers)
         self.feature_shape = (channels, height, width)
-        self.cloud_model = ("resnet18", {"stages": options.stages, "width": options.width})
+        self.cloud_model = ("resnet18", options.model_dump())
 
 
 @FRONT_ENDS.register(
@@ -88,8 +96,8 @@ class SiftFunnelResNet18(FrontEnd):
             Cbam(FUNNEL_CHANNELS, 3),
         )
         self.feature_shape = (FUNNEL_CHANNELS, -(-height // 2), -(-width // 2))
-        self.cloud_model = ("siftfunnel_resnet18", {"width": options.width})
+        self.cloud_model = ("siftfunnel_resnet18", options.model_dump())
 
     def pre_funnel(self) -> nn.Module:
-        """Return the stem, this network's first block."""
-        return self.stem
+        """Return the stem's attention, whose output the released code regularises."""
+        return self.attention

@@ -54,5 +54,5 @@ class SiftFunnelCnn(FrontEnd):
         self.cloud_model = ("siftfunnel_cnn", {"width": options.width})
 
     def pre_funnel(self) -> nn.Module:
-        """Return block 1, whose output the released code regularises."""
-        return self.block
+        """Return block 1's attention, whose output the released code regularises."""
+        return self.attention

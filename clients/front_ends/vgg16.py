@@ -87,5 +87,5 @@ class SiftFunnelVgg16(FrontEnd):
         self.cloud_model = ("siftfunnel_vgg16", {"width": options.width})
 
     def pre_funnel(self) -> nn.Module:
-        """Return stage 1, this network's first block."""
-        return self.first
+        """Return stage 1's attention, whose output the released code regularises."""
+        return self.attention

@@ -20,6 +20,9 @@ class AugmentationSection(Section):
     saturation: Share = Field(
         default=0.0, description="factor within 1 - s and 1 + s; grey images have none"
     )
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        default=0.0, description="share of a full circle that hues turn at most, either way"
+    )
 
 
 class ProviderOptimiserSection(Section):

@@ -62,6 +62,57 @@ def test_halves_of_resnet18_add_up_to_the_whole(stages):
     assert count(front_end) + count(cloud_of(front_end, 10)) == 11_173_962
 
 
+@pytest.mark.parametrize("name", ["resnet18", "siftfunnel_resnet18"])
+def test_released_head_of_resnet18(name):
+    # 2,048 inputs at 64 x 64 against 512 of the global mean: 15,360 parameters more for 10 classes.
+    clouds = {}
+    for size in (32, 64):
+        for head in ("global_mean", "released"):
+            front_end = FRONT_ENDS.create(name, {"head": head}, image_shape=(3, size, size))
+            clouds[size, head] = cloud_of(front_end, 10).eval()
+    sizes = {key: count(cloud) for key, cloud in clouds.items()}
+    assert sizes[64, "released"] - sizes[64, "global_mean"] == 15_360
+    assert sizes[32, "released"] == sizes[32, "global_mean"] == sizes[64, "global_mean"]
+    # One cell of 4 x 4 is the whole map of the last stage at 32 x 32.
+    clouds[32, "released"].load_state_dict(
+        dict(
+            zip(
+                clouds[32, "released"].state_dict(),
+                clouds[32, "global_mean"].state_dict().values(),
+                strict=True,
+            )
+        )
+    )
+    z = torch.randn(2, *front_end_shape(name, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(clouds[32, "released"](z), clouds[32, "global_mean"](z))
+
+
+def front_end_shape(name, size):
+    return FRONT_ENDS.create(name, {}, image_shape=(3, size, size)).feature_shape
+
+
+def test_released_head_refuses_images_without_a_whole_cell():
+    front_end = FRONT_ENDS.create("resnet18", {"head": "released"}, image_shape=(3, 16, 16))
+    with pytest.raises(ValueError, match="head: global_mean"):
+        cloud_of(front_end, 10)
+
+
+@pytest.mark.parametrize("name", ["siftfunnel_cnn", "siftfunnel_resnet18", "siftfunnel_vgg16"])
+def test_pre_funnel_is_the_tensor_after_the_first_attention(name):
+    # Triplet attention gates by values in (0, 1): without it, the tensor would be block 1's output.
+    front_end = FRONT_ENDS.create(name, {}, image_shape=(3, 32, 32)).eval()
+    kept = []
+    front_end.pre_funnel().register_forward_hook(lambda module, inputs, output: kept.append(output))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        front_end(x)
+        block, excitation, triplet = *list(front_end.children())[:1], *front_end.attention
+        expected = triplet(excitation(block(x)))
+    torch.testing.assert_close(kept[0], expected)
+    assert not torch.allclose(kept[0], block(x))
+
+
 @pytest.mark.parametrize("stages", [1, 4])
 def test_halves_of_vgg16_add_up_to_the_whole(stages):
     # Convolutions and BN of VGG16-BN as commonly published, and a 512-4096-4096-10 classifier.

@@ -78,6 +78,28 @@ def test_dead_channels_lower_the_redundancy():
     assert float(channel_redundancy(torch.ones(8, 12, 8, 8))) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("side", "percent"), [(8, 3.2), (4, 13.8)])
+def test_released_form_of_the_redundancy_against_numpy(side, percent):
+    z = torch.randn(3, 4, side, side, dtype=torch.float64)
+    flat = z.numpy().reshape(3, 4, -1)
+    deviations = flat - flat.mean(axis=2, keepdims=True)
+    stds = flat.std(axis=2, ddof=1)
+    covariances = deviations @ deviations.transpose(0, 2, 1) / side**2
+    released = np.square(covariances / (stds[:, :, None] * stds[:, None, :])).mean()
+    assert float(channel_redundancy(z, unbiased=True)) == pytest.approx(released, rel=1e-6)
+    assert float(channel_redundancy(z)) / released - 1 == pytest.approx(percent / 100, abs=5e-4)
+
+
+def test_published_exact_penalises_the_tensor_before_the_funnel_unless_told_otherwise():
+    assert SiftFunnelOptions().regularise == "wire"
+    assert SiftFunnelOptions(published="exact").regularise == "pre_funnel"
+    assert SiftFunnelOptions(published="exact", regularise="wire").regularise == "wire"
+    x, z, pre = torch.rand(5, 1, 8, 8), torch.randn(5, 3, 4, 4), torch.randn(5, 6, 4, 4)
+    exact = SiftFunnel(SiftFunnelOptions(published="exact", beta=0.0, sparsity=0.0, gamma=3.0))
+    expected = 3.0 * channel_redundancy(pre, unbiased=True)
+    torch.testing.assert_close(exact.penalty(make_batch(x, z, pre)), expected)
+
+
 def test_smoothed_targets():
     defence = SiftFunnel(SiftFunnelOptions(smoothing=0.25))
     targets = defence.targets(torch.tensor([2, 0]), 4)

@@ -1,5 +1,7 @@
 """Augmentations against references that change one image, one pixel at a time."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,17 @@ from server.augmentation import (
     scale_brightness,
     scale_contrast,
     scale_saturation,
+    turn_hue,
 )
 from testbed.scenario.training import AugmentationSection
 
 EVERYTHING = AugmentationSection(
-    horizontal_flip=True, crop_padding_px=3, brightness=0.2, contrast=0.2, saturation=0.2
+    horizontal_flip=True,
+    crop_padding_px=3,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    hue=0.2,
 )
 
 
@@ -84,6 +92,26 @@ def test_grey_images_have_no_saturation_to_change():
     images = pictures(1)
     factors = torch.full((5,), 1.7)
     assert torch.allclose(scale_saturation(images, factors), images, atol=1e-6)
+
+
+def test_hue_against_colorsys():
+    images = pictures(3)
+    images[0, :, :2] = 0.4  # grey
+    images[1, :, 0] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    images[2] = images[2].round()  # corners of the cube: two channels are the brightest
+    turns = torch.tensor([0.2, -0.2, 0.5, 0.0, 0.11])
+    turned = turn_hue(images, turns)
+    for image, new, turn in zip(images, turned, turns.tolist(), strict=True):
+        for row in range(8):
+            for column in range(6):
+                hue, saturation, value = colorsys.rgb_to_hsv(*image[:, row, column].tolist())
+                wanted = colorsys.hsv_to_rgb((hue + turn) % 1.0, saturation, value)
+                assert np.allclose(new[:, row, column].numpy(), wanted, atol=1e-5)
+
+
+def test_grey_images_have_no_hue():
+    images = pictures(1)
+    assert torch.equal(turn_hue(images, torch.full((5,), 0.3)), images)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
