@@ -138,7 +138,9 @@ def main() -> int:
         )
         return text, True
 
-    return measured_into(arguments.document, BLOCK, measured)
+    return measured_into(
+        arguments.document, BLOCK, measured, [Path(__file__).parent / "attack_speed"]
+    )
 
 
 if __name__ == "__main__":

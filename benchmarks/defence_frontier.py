@@ -191,7 +191,13 @@ def main(given: list[str] | None = None) -> int:
     """Compare the defences."""
     arguments = parse(given)
     torch.set_num_threads(1)
-    return measured_into(arguments.document, BLOCK, lambda: (measure(arguments), True))
+    return measured_into(
+        arguments.document,
+        BLOCK,
+        lambda: (measure(arguments), True),
+        [Path(__file__).parent / "frontier"],
+        arguments.seeds,
+    )
 
 
 if __name__ == "__main__":

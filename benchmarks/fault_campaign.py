@@ -110,7 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
             outcomes = campaign(options, Path(folder))
         return table(outcomes), all(item.passed for item in outcomes)
 
-    return measured_into(options.document, BLOCK, measured, shown=False)
+    return measured_into(
+        options.document, BLOCK, measured, [Path(__file__).parent / "faults"], [options.seed], False
+    )
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = measure(options, options.out / "speed.csv")
         return f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}", True
 
-    return measured_into(options.document, BLOCK, measured)
+    return measured_into(options.document, BLOCK, measured, [Path(__file__).parent / "speed"])
 
 
 if __name__ == "__main__":

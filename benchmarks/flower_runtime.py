@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
             timings = measure(kinds, options.rounds, Path(folder))
         return table(timings, options.rounds), all(not each.difference for each in timings)
 
-    return measured_into(options.document, BLOCK, measured)
+    return measured_into(options.document, BLOCK, measured, [Path(__file__)])
 
 
 if __name__ == "__main__":

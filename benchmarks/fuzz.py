@@ -84,7 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)  # readers log their messages
-    return measured_into(options.document, BLOCK, lambda: (campaign(options), True), shown=False)
+    return measured_into(
+        options.document,
+        BLOCK,
+        lambda: (campaign(options), True),
+        [ROOT / "benchmarks" / "fuzzing"],
+        shown=False,
+    )
 
 
 if __name__ == "__main__":

@@ -215,7 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that child processes are ended
     options = parse(arguments)
     block = IDLE_BLOCK if options.idle else BLOCK
-    return measured_into(options.document, block, lambda: measure(options))
+    inputs = [Path(__file__).parent / "scaling"] if options.idle else options.scenarios
+    return measured_into(options.document, block, lambda: measure(options), inputs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Command line: ``python -m testbed.cli.documents`` writes the blocks of docs made from code.
 
 With ``--check`` it writes nothing and fails where a block is out of date. Blocks that a benchmark
-measures are checked for their two lines only: they take hours to make.
+measures take hours to make: the command marks those whose scenario, program or testbed version has
+changed since, and ``--older`` lists them.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from testbed.core.errors import UserError, command
 from testbed.core.files import write_bytes
 from testbed.core.project import PROJECT_ROOT
 from testbed.core.registries import DEFENCES
-from testbed.pages.documents import Block, blocks_of, markdown_table, replaced
+from testbed.pages.documents import Block, blocks_of, markdown_table, replaced, text_of
+from testbed.pages.origin import marked, why_older
 from testbed.privacy.intervals import Interval
 from testbed.results.columns import TABLES, TableName
 from testbed.results.figures import GROUPS
@@ -131,16 +133,19 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 
 def updated(path: Path) -> str:
-    """Return a document with its blocks made from code as they must be.
+    """Return a document with its blocks made from code, and the marks of older ones.
 
     Raises
     ------
     UserError : a block does not begin and end exactly once, or has an unknown label.
     """
     labels = [block.label or "" for block in blocks_of(path) if block.command == COMMAND]
+    measured = [block for block in blocks_of(path) if block.command != COMMAND]
     if unknown := [label for label in labels if label not in BLOCKS]:
         raise UserError(f"{path}: no block '{unknown[0]}'; there are {', '.join(BLOCKS)}")
-    return replaced(path, {Block(COMMAND, label): BLOCKS[label]() for label in labels})
+    made = {Block(COMMAND, label): BLOCKS[label]() for label in labels}
+    marks = {block: marked(text) for block in measured if (text := text_of(path, block))}
+    return replaced(path, made | marks)
 
 
 @command
@@ -148,9 +153,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Write or check the blocks; return 1 where one is out of date."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Write the blocks made from code.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where outdated")
+    parser.add_argument(
+        "--older", action="store_true",
+        help="write nothing; list the measured tables that are older than what they describe",
+    )  # fmt: skip
     parser.add_argument("documents", nargs="*", type=Path, help="default: README.md and docs/")
     options = parser.parse_args(arguments)
     every = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+    if options.older:
+        for path in options.documents or every:
+            for block in blocks_of(path):
+                if block.command != COMMAND and (reasons := why_older(text_of(path, block))):
+                    label = f" ({block.label})" if block.label else ""
+                    print(f"{path.name}: {block.command}{label}: {'; '.join(reasons)}")
+        return 0
     texts = {path: updated(path) for path in options.documents or every}
     outdated = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
     for path in outdated:

@@ -20,6 +20,7 @@ from testbed.compare.comparison import Comparison
 from testbed.compare.prose import say
 from testbed.core.errors import UserError
 from testbed.pages.documents import Block, check_blocks, markdown_table
+from testbed.pages.origin import of_run
 from testbed.privacy.intervals import Interval
 from testbed.results import formats as numbers
 from testbed.results.figures import COST, LEAKAGE, SCORES, UTILITY, Figure, shown_in
@@ -33,7 +34,16 @@ def arms_markdown(comparison: Comparison, command: str) -> str:
     headings = ("arm", "defence", *(figure.label for figure in figures))
     rows = [_arm_cells(item, figures) for item in comparison.measured]
     table = markdown_table(headings, rows, numbers=len(figures))
-    return f"{say('arms_note', comparison, command)}\n\n{table}"
+    return f"{say('arms_note', comparison, command)}\n\n{table}\n\n{_origin(comparison)}"
+
+
+def _origin(comparison: Comparison) -> str:
+    """Return the line that states the versions, scenario and seeds of the runs."""
+    run = comparison.runs[0]
+    host = run.results.host
+    versions = {"testbed": comparison.summary.testbed_version} | (host.versions if host else {})
+    name = comparison.summary.scenario.name
+    return of_run(name, run.scenario, comparison.seeds, versions).line()
 
 
 def _arm_cells(item: ArmEstimates, figures: Sequence[Figure]) -> list[str]:
@@ -75,7 +85,7 @@ def attacks_markdown(comparison: Comparison, command: str) -> str:
     ]
     if inferring:
         parts += [say("inference_note", comparison), _inference_table(labels, inferring)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _origin(comparison)])
 
 
 def _scores_table(

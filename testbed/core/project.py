@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from testbed.core.errors import UserError
 from testbed.core.files import write_bytes
+from testbed.pages.origin import of_files
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BEGIN = re.compile(r"^<!-- (.+?)(?: \((\S+)\))?: begin -->$", re.MULTILINE)
@@ -66,6 +67,12 @@ def blocks_of(path: Path) -> list[Block]:
     blocks = [Block(command, label or None) for command, label in found]
     check_blocks(path, *blocks)
     return blocks
+
+
+def text_of(path: Path, block: Block) -> str:
+    """Return what stands between the two lines of a block, without blank lines around it."""
+    document = _read(path) or ""
+    return document.split(block.begin, 1)[1].split(block.end, 1)[0].strip("\n")
 
 
 def replaced(path: Path, texts: Mapping[Block, str]) -> str:
@@ -122,14 +129,23 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbe
 
 
 def measured_into(
-    document: Path | None, block: Block, measure: Callable[[], tuple[str, bool]], shown: bool = True
+    document: Path | None,
+    block: Block,
+    measure: Callable[[], tuple[str, bool]],
+    inputs: Iterable[Path],
+    seeds: Sequence[int] = (),
+    shown: bool = True,
 ) -> int:
     """Measure, print the text, write it into a document, and return the exit code.
+
+    A line below the text states its origin (:mod:`testbed.pages.origin`).
 
     Parameters
     ----------
     document : checked before the measurement begins; None: print only.
     measure : returns the text, and whether the measurement passed.
+    inputs : the scenarios, or the Python files and folders, that decide the figures.
+    seeds : of the measurement, if it has any.
     shown : print the text; False: the measurement has printed it already.
 
     Returns
@@ -139,11 +155,12 @@ def measured_into(
     try:
         if document is not None:
             check_blocks(document, block)
+        origin = of_files(inputs, seeds).line()
         text, passed = measure()
         if shown:
             print(text)
         if document is not None:
-            write_blocks(document, {block: text})
+            write_blocks(document, {block: f"{text}\n\n{origin}"})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import pytest
 
 from testbed.core.errors import UserError
+from testbed.core.project import PROJECT_ROOT
 from testbed.pages.documents import (
     Block,
     blocks_of,
@@ -11,7 +12,9 @@ from testbed.pages.documents import (
     replaced,
     write_blocks,
 )
+from testbed.pages.origin import digest_of
 
+SMOKE = PROJECT_ROOT / "scenarios" / "smoke.yaml"
 PLAIN, FACES, DIGITS = Block("made"), Block("made", "faces"), Block("made", "digits")
 
 
@@ -79,10 +82,13 @@ def test_unreadable_documents_are_rejected(tmp_path):
 @pytest.mark.parametrize(("sound", "code"), [(True, 0), (False, 1)])
 def test_measured_text_is_printed_and_written(tmp_path, capsys, sound, code):
     path = tmp_path / "page.md"
-    assert measured_into(path, PLAIN, lambda: ("found", sound)) == code
-    assert path.read_text() == f"{PLAIN.begin}\n\nfound\n\n{PLAIN.end}\n"
+    assert measured_into(path, PLAIN, lambda: ("found", sound), [SMOKE], [3]) == code
+    begin, _, text, _, origin, _, end, _ = path.read_text().split("\n")
+    assert (begin, text, end) == (PLAIN.begin, "found", PLAIN.end)
+    assert origin.startswith("Origin: testbed ")
+    assert origin.endswith(f"; `scenarios/smoke.yaml` {digest_of(SMOKE)}; seed 3.")
     assert capsys.readouterr().out == "found\n"
-    assert measured_into(None, PLAIN, lambda: ("again", sound), shown=False) == code
+    assert measured_into(None, PLAIN, lambda: ("again", sound), [SMOKE], shown=False) == code
     assert capsys.readouterr().out == ""
 
 
@@ -90,7 +96,7 @@ def test_nothing_is_measured_for_a_document_without_the_block(tmp_path, capsys):
     path = tmp_path / "page.md"
     path.write_text("no marks\n")
     begun = []
-    assert measured_into(path, PLAIN, lambda: (begun.append(1), ("", True))[1]) == 2
+    assert measured_into(path, PLAIN, lambda: (begun.append(1), ("", True))[1], [SMOKE]) == 2
     assert begun == []
     assert capsys.readouterr().err.startswith(f"error: {path}: needs the lines")
 
@@ -102,7 +108,7 @@ def test_an_error_while_measuring_leaves_the_document_unchanged(tmp_path, capsys
     def refuse():
         raise UserError("no such data")
 
-    assert measured_into(path, PLAIN, refuse) == 2
+    assert measured_into(path, PLAIN, refuse, [SMOKE]) == 2
     assert capsys.readouterr() == ("", "error: no such data\n")
     assert "old" in path.read_text()
 
