@@ -27,13 +27,17 @@ class Tier:
     strategy : aggregates the trainable parameters, of this tier alone. Batch-norm statistics are
         pooled instead, since adaptive strategies would drive variances below zero.
     parameters, statistics : first weights.
+    name : of the tier, for messages.
 
     Attributes
     ----------
     aggregated_rounds : rounds from which at least one front-end was accepted.
     """
 
-    def __init__(self, strategy: Strategy, parameters: Weights, statistics: Weights) -> None:
+    def __init__(
+        self, strategy: Strategy, parameters: Weights, statistics: Weights, name: str = "own"
+    ) -> None:
+        self.name = name
         self.strategy = strategy
         self.parameters = parameters
         self.statistics = statistics

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from server.aggregation import Tier, has_metrics, metric
 from server.cloud import Cloud
+from server.places import TrainingPlaces
 from server.training_step import CloudAttackers, TrainingStep
 from testbed.core.errors import UserError
 from testbed.core.layers import MIN_BATCH
@@ -67,6 +68,7 @@ class SplitFederated:
     Attributes
     ----------
     eligible : nodes that enrolled, which can train and hold enough images.
+    can_train : (node, tier) -> whether the tier's front-end fits the node's memory in training.
     attackers : attackers at the cloud during training; may replace the devices' gradients.
     """
 
@@ -84,6 +86,7 @@ class SplitFederated:
         self.tier_of: Mapping[int, int] = tier_of or {}
         self.next_round = 1
         self.eligible: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.can_train: Callable[[int, int], bool] = lambda node, tier: True
         self.attackers: CloudAttackers | None = None
         self._seed = seed
 
@@ -96,8 +99,9 @@ class SplitFederated:
                 "no device can train this front-end: all are infeasible or hold fewer than "
                 f"{MIN_BATCH} images; change fleet.mix, data or the arm's front_end"
             )
+        places = self._places()
         while self.next_round <= self.training.rounds:
-            record = self._round(grid, self.next_round)
+            record = self._round(grid, self.next_round, places)
             self.next_round += 1
             on_round(record)
 
@@ -130,25 +134,27 @@ class SplitFederated:
         chosen = rng.choice(self.eligible, size, replace=False)
         return sorted(int(node) for node in chosen)
 
-    def _trained_tiers(self, cohort: Sequence[int], server_round: int) -> dict[int, int]:
-        """Return the tier whose front-end each node of the cohort trains, usually its own.
+    def _places(self) -> TrainingPlaces:
+        """Return who trains which tier.
 
-        In some tiers no device can train (a microcontroller holds no gradients). The other devices
-        take turns in training their front-ends.
+        Raises
+        ------
+        UserError : no device can train a tier, which would serve with its first weights.
         """
-        if len(self.tiers) == 1:
-            return dict.fromkeys(cohort, 0)
-        trained = {self.tier_of.get(node, 0) for node in self.eligible}
-        orphans = sorted(set(self.tier_of.values()) - trained)
-        assigned = {}
-        for index, node in enumerate(cohort):
-            choices = [self.tier_of.get(node, 0), *orphans]
-            assigned[node] = choices[(index + server_round) % len(choices)]
-        return assigned
+        places = TrainingPlaces(
+            self.eligible, self.tier_of, len(self.tiers), self.can_train, self._seed
+        )
+        if places.untrained and self.training.protocol == "split_federated":
+            raise UserError(
+                f"fleet: no device can train the front-end of tier "
+                f"'{self.tiers[places.untrained[0]].name}', which would serve untrained; give the "
+                "tier a smaller front-end, or fleet.mix a device that can train it"
+            )
+        return places
 
-    def _round(self, grid: Grid, server_round: int) -> RoundRecord:
+    def _round(self, grid: Grid, server_round: int, places: TrainingPlaces) -> RoundRecord:
         cohort = self._cohort(server_round)
-        tiers = self._trained_tiers(cohort, server_round)
+        tiers = places.of(cohort, server_round)
         first = self._first_contents(grid, server_round, tiers)
         self.cloud.scale_learning_rate(self.learning_rate_scale(server_round))
         active, rejected = cohort, 0

@@ -22,6 +22,7 @@ from testbed.core.seeds import torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.data.federated import to_unit
+from testbed.engine.hosts.host import device_of
 from testbed.engine.network.grid import FleetGrid, run_server_app
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunContext
@@ -67,6 +68,7 @@ def prepare(run_context: RunContext, models: ArmModels, grid: FleetGrid) -> Trai
     """Return an arm before its first round, with the attackers of its training."""
     scenario = run_context.inputs.scenario
     server = new_server(scenario, models)
+    server.can_train = lambda node, tier: grid.costs.can_train(device_of(node), tier)
     arm = next(arm for arm in scenario.arms if arm.name == models.arm)
     server.attackers = training_attacks = arm_training_attacks(
         run_context.inputs, arm, models, server.cloud
@@ -85,6 +87,7 @@ def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
         Tier(
             STRATEGIES.create(training.strategy.name, training.strategy.options),
             *tier.edge.initial_weights(),
+            tier.device_spec.tier,
         )
         for tier in models.tiers
     ]
