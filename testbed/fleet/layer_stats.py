@@ -8,6 +8,9 @@ of the published tables that the cost model is calibrated on:
   every deployment runtime, and move no activations;
 - element-wise operations overwrite an input that is not needed any more;
 - views (reshape, transpose, slicing) are free.
+
+Fused kernels are taken apart while measuring. What cannot be counted is refused
+(``testbed.fleet.operation_counts``), never counted as 0.
 """
 
 from collections import defaultdict
@@ -16,11 +19,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
+from testbed.fleet.operation_counts import complex_factor, formula, is_light, refused, unfused
 
 FOLDED_OPS = frozenset(
     {
@@ -73,7 +78,9 @@ class LayerStats(NetworkCosts[int]):
 
 
 def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
-    """Measure a module on one input; parameters, buffers, modes and the RNG do not change.
+    """Measure a module on one input.
+
+    Parameters, buffers, modes, the RNG and torch's settings do not change.
 
     Parameters
     ----------
@@ -83,22 +90,29 @@ def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
     Raises
     ------
     TypeError : the module does not return one tensor.
+    UserError : an operation cannot be counted; it names the layer and the operation.
     """
+    for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            where = ".".join(filter(None, (type(module).__name__, name)))
+            raise refused(where, "a TorchScript module")
     modes = [(child, child.training) for child in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     parameters = list(module.parameters())
     dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
     try:
         module.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), unfused():
             image = torch.zeros((1, *input_shape), dtype=dtype)
-            constant = {_key(t) for t in (*parameters, *module.buffers())}
-            recorder = _Recorder(constant)
-            counter = FlopCounterMode(display=False)
-            with torch.no_grad(), recorder, counter:
-                output = module(image)
+            with torch.no_grad(), ModuleTracker() as tracker:
+                recorder = _Recorder(image, {_key(p) for p in parameters}, tracker)
+                with _Escapes(recorder), recorder:
+                    output = module(image)
             if not isinstance(output, Tensor):
                 raise TypeError(f"{type(module).__name__} returns {type(output).__name__}")
+            if not recorder.follows(output):
+                raise refused(type(module).__name__, "code outside torch, which makes its output,")
+            constant = {_key(t) for t in (*parameters, *module.buffers())}
             saved = _saved_for_backward(module, image, constant)
     finally:
         for child, training in modes:
@@ -107,9 +121,9 @@ def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
             for buffer, before in buffers:
                 buffer.copy_(before)
     return LayerStats(
-        macs=counter.get_total_flops() // 2,
+        macs=recorder.flops // 2,
         macs_conv3x3s1=recorder.macs_conv3x3s1,
-        params=sum(p.numel() for p in parameters),
+        params=sum(p.numel() for p in parameters) + recorder.fixed_weights,
         activation_elements=recorder.traffic_elements,
         peak_activation_elements=recorder.peak_elements(image, output),
         saved_activation_elements=saved,
@@ -125,14 +139,24 @@ def _key(tensor: Tensor) -> int:
 
 
 def _elements(tensor: Tensor) -> int:
-    """Return the elements of the memory that a tensor is a view of."""
-    return int(tensor.untyped_storage().nbytes()) // tensor.element_size()
+    """Return the real numbers in the memory that a tensor is a view of."""
+    elements = int(tensor.untyped_storage().nbytes()) // tensor.element_size()
+    return 2 * elements if tensor.is_complex() else elements
+
+
+def _moved(tensor: Tensor) -> int:
+    """Return the real numbers of a tensor."""
+    return 2 * tensor.numel() if tensor.is_complex() else tensor.numel()
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    """Return the floating-point tensors of an operation's arguments; indices are neglected."""
     leaves, _ = tree_flatten(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _counted(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the tensors of real or complex numbers; indices are neglected."""
+    return [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
 
 
 @dataclass(frozen=True)
@@ -143,15 +167,25 @@ class _Operation:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the memory that every operation reads and writes, and counts the model's costs."""
+    """Records the memory that every operation reads and writes, and counts the model's costs.
 
-    def __init__(self, constant: set[int]) -> None:
+    Memory varies if it comes from the input or from random numbers. All other memory is constant:
+    parameters, and what is computed of them alone.
+    """
+
+    def __init__(self, image: Tensor, parameters: set[int], tracker: ModuleTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._constant = constant
+        self._tracker = tracker
+        self._parameters = parameters
+        self._computed = {_key(image)}
+        self._fixed: dict[int, int] = {}
+        self._from_input = {_key(image)}
+        self._varying = {_key(image)}
         self._sizes: dict[int, int] = {}
         self._kept: list[Tensor] = []  # memory must not be reused: keys stay unique
         self._operations: list[_Operation] = []
         self.traffic_elements = 0
+        self.flops = 0
         self.macs_conv3x3s1 = 0
 
     def __enter__(self) -> Self:
@@ -161,39 +195,77 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        inputs = _tensors((args, kwargs or {}))
+        kwargs = kwargs or {}
+        inputs = _tensors((args, kwargs))
+        counter = formula(func)
+        if inputs and counter is None and not is_light(func):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is NotImplemented:
+                raise refused(self.layer, f"'{func.namespace}.{func.overloadpacket.__name__}'")
+            return result
+        result = func(*args, **kwargs)
         outputs = _tensors(result)
-        self._kept.extend(outputs)
-        self._constant |= {  # results of parameters only are constants too
-            _key(out)
-            for out in outputs
-            if inputs and all(_key(tensor) in self._constant for tensor in inputs)
-        }
-        reads = [tensor for tensor in inputs if _key(tensor) not in self._constant]
-        writes = [out for out in outputs if _key(out) not in self._constant and out.numel()]
+        for tensor in (*inputs, *outputs):
+            if tensor.layout != torch.strided:
+                raise refused(self.layer, f"tensors of layout '{tensor.layout}'")
+        if counter is not None:
+            self.flops += counter(*args, **kwargs, out_val=result) * complex_factor(func, args)
+            self._fixed |= {
+                _key(tensor): _moved(tensor)
+                for tensor in inputs
+                if _key(tensor) not in self._computed | self._parameters
+            }
+        self._follow(func, inputs, outputs)
+        reads = [tensor for tensor in inputs if _key(tensor) in self._varying]
+        writes = [out for out in outputs if _key(out) in self._varying and out.numel()]
         if reads and not func.is_view:
-            self._record(func, args, reads, writes)
+            self._record(func, args, _counted(reads), _counted(writes))
         return result
+
+    @property
+    def fixed_weights(self) -> int:
+        """Return the numbers in weights that are no parameters, such as kernels in buffers."""
+        return sum(self._fixed.values())
+
+    @property
+    def layer(self) -> str:
+        """Return the name of the innermost module that is running."""
+        return str(max(self._tracker.parents - {"Global"}, key=len, default="network"))
+
+    def follows(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was computed from the input by recorded operations."""
+        return tensor.layout == torch.strided and _key(tensor) in self._from_input
+
+    def _follow(self, func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self._kept.extend(outputs)
+        read, written = set(map(_key, inputs)), set(map(_key, outputs))
+        self._computed |= written - read
+        if read & self._from_input:
+            self._from_input |= written
+        if read & self._varying or torch.Tag.nondeterministic_seeded in func.tags:
+            self._varying |= written
 
     def _record(
         self, func: Any, args: tuple[Any, ...], reads: list[Tensor], writes: list[Tensor]
     ) -> None:
         name = func.overloadpacket.__name__
-        if {_key(out) for out in writes} <= {_key(tensor) for tensor in reads} and name[-1] != "_":
+        same = writes and {_key(out) for out in writes} <= {_key(tensor) for tensor in reads}
+        if same and name[-1] != "_":
             return  # a reshape that turned out to be a view
         for tensor in (*reads, *writes):
             self._sizes[_key(tensor)] = _elements(tensor)
-        elementwise = name in FOLDED_OPS or torch.Tag.pointwise in func.tags
+        # Normalisation by the statistics of the input itself cannot be folded into a layer.
+        folded = name in FOLDED_OPS and not (name.endswith("native_batch_norm") and args[5])
         self._operations.append(
             _Operation(
                 tuple(dict.fromkeys(map(_key, reads))),
                 tuple(dict.fromkeys(map(_key, writes))),
-                elementwise,
+                folded or torch.Tag.pointwise in func.tags,
             )
         )
-        if name not in FOLDED_OPS:
-            self.traffic_elements += sum(tensor.numel() for tensor in (*reads, *writes))
+        if not folded:
+            self.traffic_elements += sum(map(_moved, (*reads, *writes)))
         if name == "convolution":
             self.macs_conv3x3s1 += _macs_conv3x3s1(args, writes[0])
 
@@ -240,6 +312,32 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             alive += change[step]
             peak = max(peak, alive)
         return peak
+
+
+_LEAVES_TORCH = frozenset(
+    {
+        Tensor.numpy,
+        Tensor.__array__,
+        Tensor.tolist,
+        Tensor.data_ptr,
+        Tensor.__dlpack__,
+    }
+)
+
+
+class _Escapes(TorchFunctionMode):
+    """Refuses code that takes activations out of torch, where no operation is counted."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _LEAVES_TORCH and args and self._recorder.follows(args[0]):
+            raise refused(self._recorder.layer, f"code that leaves torch by '{func.__name__}'")
+        return func(*args, **(kwargs or {}))
 
 
 def _macs_conv3x3s1(args: tuple[Any, ...], output: Tensor) -> int:

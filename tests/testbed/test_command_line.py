@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 
+from clients.front_ends.cnn import CnnFrontEnd
 from testbed.cli.dry_run import estimate
 from testbed.core.process import no_compiler_cache
 from testbed.engine.setting.models import arm_models
@@ -273,6 +275,20 @@ def test_dry_run_writes_nothing(tiny, write_scenario, tmp_path, capsys, monkeypa
     for word in ("cohort_size", "raspberry-pi-4", "undefended", "estimated time", "victims"):
         assert word in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenario.yaml"]
+
+
+def test_a_front_end_that_cannot_be_counted_is_refused(
+    tiny, write_scenario, tmp_path, capsys, monkeypatch
+):
+    plain = CnnFrontEnd.forward
+
+    def inverted(self, x):
+        return plain(self, torch.linalg.inv(x + torch.eye(x.shape[-1])))
+
+    monkeypatch.setattr(CnnFrontEnd, "forward", inverted)
+    for options in ([], ["--dry-run"]):
+        assert main([str(write_scenario(tiny)), "--out", str(tmp_path / "out"), *options]) == 2
+        assert_one_sentence(capsys, ["arms.undefended", "'cnn'", "aten.linalg_inv_ex"])
 
 
 def test_training_attacks_are_in_the_time_estimate():

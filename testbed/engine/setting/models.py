@@ -117,10 +117,10 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
         cloud = TieredCloudModel(trunk, shapes, num_classes)
         initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
         paths = [layer_stats(cloud.path(tier), shapes[tier]) for tier in range(len(shapes))]
-    tiers = [
-        TierModel(device_spec, edge, stats, path, _adversary_stats(edge))
-        for (device_spec, edge, stats), path in zip(built, paths, strict=True)
-    ]
+        tiers = [
+            TierModel(device_spec, edge, stats, path, _adversary_stats(edge))
+            for (device_spec, edge, stats), path in zip(built, paths, strict=True)
+        ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
 
 
@@ -131,6 +131,8 @@ def _refused(
     """Name the front-end and defence that do not work, instead of a traceback."""
     try:
         yield
+    except UserError as error:
+        raise UserError(f"arms.{arm}: front_end '{front_end.name}': {error}") from None
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"arms.{arm}: front_end '{front_end.name}' with defence '{defence.name}' does not work "
@@ -144,6 +146,7 @@ def edge_stats(device_spec: DeviceSpec) -> LayerStats:
     Raises
     ------
     ValueError, RuntimeError : the front-end or defence does not work at this image size.
+    UserError : its operations cannot be counted.
     """
     return layer_stats(plain_edge(device_spec).on_device(), device_spec.image_shape)
 

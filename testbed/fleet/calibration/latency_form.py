@@ -63,7 +63,7 @@ class NetworkCosts(Generic[Counts]):
     macs : multiply-accumulates of all convolutions and matrix products; biases are not counted.
     macs_conv3x3s1 : the part of ``macs`` in dense 3x3 stride-1 convolutions, which runtimes
         compute with Winograd's algorithm at about a third of the nominal cost.
-    params : parameters, frozen ones included.
+    params : parameters, frozen ones and fixed weights of counted operations included.
     activation_elements : elements read plus elements written by all layers (not folded ones).
     """
 
