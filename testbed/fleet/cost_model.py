@@ -18,12 +18,14 @@ widely measured networks it adds learned corrections (``testbed.fleet.calibratio
 which do not exist for the front-ends of this project.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.core import seeds
 from testbed.fleet.calibration.latency_form import FAMILIES, form_units
 from testbed.fleet.catalogue import CatalogueDevice
 from testbed.fleet.layer_stats import LayerStats
+from testbed.scenario.training import ADAM_STATE_COPIES
 
 BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
 JITTER_SIGMA = 0.2
@@ -83,6 +85,26 @@ def training_parts_ms(
     return forward_ms, BACKWARD_COST * forward_ms
 
 
+def cloud_step_ms(
+    device: CatalogueDevice, paths: Sequence[LayerStats], images: Mapping[int, int]
+) -> float:
+    """Return the virtual milliseconds of one training step of the cloud model, in fp32.
+
+    The features of all tiers are one batch, so that the overhead of a call is paid once. A tier's
+    images cost its path through the model: its entry layers and the shared trunk.
+
+    Parameters
+    ----------
+    paths : of every tier, for one image.
+    images : in the batch, by tier.
+    """
+    alone_ms = [training_step_ms(device, paths[tier], count) for tier, count in images.items()]
+    if not alone_ms:
+        return 0.0
+    empty_ms = training_step_ms(device, paths[0], 0)
+    return empty_ms + sum(step_ms - empty_ms for step_ms in alone_ms)
+
+
 def jitter_factor(seed: int, device: int, network: str) -> float:
     """Return the lognormal factor (median 1, sigma 0.2) of one device of the fleet on one network.
 
@@ -108,11 +130,33 @@ def inference_bytes(device: CatalogueDevice, stats: LayerStats) -> int:
     return (stats.params + stats.peak_activation_elements) * BYTES_PER_ELEMENT[device.precision]
 
 
-def training_bytes(device: CatalogueDevice, stats: LayerStats, batch_size: int) -> int:
-    """Return fp32 weights, gradients, momentum and the activations kept for a batch, in bytes."""
-    del device  # training is fp32 everywhere
-    kept = max(stats.saved_activation_elements, stats.peak_activation_elements)
-    return 4 * (3 * stats.params + kept * batch_size)
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What a device trains, with the memory of its optimisers; training is fp32 everywhere.
+
+    Attributes
+    ----------
+    stats : the front-end, for one image.
+    state_copies : numbers that the optimiser keeps for each weight, beside weight and gradient.
+    adversary : the network that the defence trains beside it, for one image.
+    adversary_state_copies : the same for its optimiser.
+    """
+
+    stats: LayerStats
+    batch_size: int
+    state_copies: int
+    adversary: LayerStats | None = None
+    adversary_state_copies: int = ADAM_STATE_COPIES
+
+    @property
+    def bytes(self) -> int:
+        """Return weights, gradients, optimiser state and the activations kept for a batch."""
+        whole = self.stats.then(self.adversary) if self.adversary else self.stats
+        kept = max(whole.saved_activation_elements, whole.peak_activation_elements)
+        numbers = (2 + self.state_copies) * self.stats.params + kept * self.batch_size
+        if self.adversary:
+            numbers += (2 + self.adversary_state_copies) * self.adversary.params
+        return BYTES_PER_ELEMENT["fp32"] * numbers
 
 
 def usable_ram_bytes(device: CatalogueDevice) -> int | None:
@@ -135,15 +179,13 @@ def serving_feasibility(device: CatalogueDevice, stats: LayerStats) -> Feasibili
     return _feasibility(device, inference_bytes(device, stats))
 
 
-def training_feasibility(
-    device: CatalogueDevice, stats: LayerStats, batch_size: int
-) -> Feasibility:
+def training_feasibility(device: CatalogueDevice, network: TrainedNetwork) -> Feasibility:
     """Return whether the network fits for training; unpublished memory counts as sufficient.
 
     A microcontroller trains only if its memory is published and sufficient. NPUs and Edge TPUs
     execute compiled inference graphs and never train (the CPU row of the same board can).
     """
-    feasibility = _feasibility(device, training_bytes(device, stats, batch_size))
+    feasibility = _feasibility(device, network.bytes)
     unknown_mcu = feasibility.budget_bytes is None and device.device_class in ("mcu", "mcu-npu")
     if unknown_mcu or device.latency_family == "npu":
         return Feasibility(False, feasibility.needed_bytes, feasibility.budget_bytes)

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from testbed.core import registries
 from testbed.scenario.components import PositiveShare, Section, Share, StrategyChoice, component
 
+ADAM_STATE_COPIES = 2  # both moments
+
 
 class AugmentationSection(Section):
     """Random augmentation of the provider's training images, drawn again every epoch."""
@@ -89,6 +91,13 @@ class EdgeOptimiserSection(Section):
     )
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+
+    @property
+    def state_copies(self) -> int:
+        """Return how many numbers it keeps in memory for each weight, beside the gradient."""
+        if self.method == "sgd":
+            return 1 if self.momentum else 0
+        return ADAM_STATE_COPIES if self.method == "adam" else 0
 
 
 class CloudOptimiserSection(Section):

@@ -1,7 +1,8 @@
 """Virtual time: when a training round starts, when its replies are due, and when a step ends."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 
@@ -16,30 +17,30 @@ class RoundClock:
     Attributes
     ----------
     round_deadline_ms : from a round's start to the last reply that counts.
-    cloud_step_ms : images -> virtual time of one training step of the cloud model.
+    cloud_step_ms : images by tier -> virtual time of one training step of the cloud model.
     now_ms, round_start_ms : virtual times since the arm's start.
     """
 
     round_deadline_ms: float
-    cloud_step_ms: Callable[[int], float]
+    cloud_step_ms: Callable[[Mapping[int, int]], float]
     now_ms: float = 0.0
     round_start_ms: float = 0.0
     _round: str = ""
-    _images_at_cloud: int = 0
+    _images_at_cloud: Counter[int] = field(default_factory=Counter)
 
     def begin_exchange(self, message: Message) -> None:
         """Start a round at its first message; add the cloud's step before gradients go out."""
         message_type, server_round = message.metadata.message_type, message.metadata.group_id
         if message_type == protocol.FORWARD:
-            self._images_at_cloud = 0
+            self._images_at_cloud = Counter()
             if server_round != self._round:
                 self._round, self.round_start_ms = server_round, self.now_ms
         elif message_type == protocol.BACKWARD:
             self.now_ms += self.cloud_step_ms(self._images_at_cloud)
 
-    def arrived(self, images: int) -> None:
-        """Add images to the batch of the cloud's next step."""
-        self._images_at_cloud += images
+    def arrived(self, images: int, tier: int) -> None:
+        """Add images of a tier to the batch of the cloud's next step."""
+        self._images_at_cloud[tier] += images
 
     def due_ms(self, message: Message) -> float:
         """Return when replies to a training message are due.

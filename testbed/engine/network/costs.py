@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.registries import STRATEGIES
 from testbed.engine.hosts.host import Delivery
 from testbed.engine.network.ledger import Charge
 from testbed.engine.network.packet_loss import Retransmissions
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.cost_model import (
+    TrainedNetwork,
     compute_energy_mj,
     inference_ms,
     jitter_factor,
@@ -58,11 +60,17 @@ class TierCosts:
         batch_size: int,
         seed: int,
         adversary: LayerStats | None = None,
+        state_copies: int = 0,
     ) -> "TierCosts":
-        """Compute the costs of the front-end ``network`` for every device."""
+        """Compute the costs of the front-end ``network`` for every device.
+
+        Parameters
+        ----------
+        state_copies : numbers in memory for each weight in training, beside weight and gradient.
+        """
         models = fleet.models
-        trained = stats.then(adversary) if adversary else stats
-        trains = np.array([training_feasibility(m, trained, batch_size).fits for m in models])
+        trained = TrainedNetwork(stats, batch_size, state_copies, adversary)
+        trains = np.array([training_feasibility(m, trained).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
         return cls(stats, network, seed, trains, serves, adversary)
 
@@ -209,14 +217,19 @@ class DeviceCosts:
 def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
     """Return the costs of an arm's front-ends on every device of the fleet."""
     scenario = inputs.scenario
+    training = scenario.training
+    strategy = STRATEGIES.create(training.strategy.name, training.strategy.options)
+    # FedProx keeps the weights that the round started from.
+    anchors = 1 if getattr(strategy, "proximal_mu", 0.0) else 0
     tiers = [
         TierCosts.of(
             inputs.fleet,
             tier.edge_stats,
             tier.device_spec.front_end.name,
-            scenario.training.batch_size,
+            training.batch_size,
             scenario.seed,
             tier.adversary_stats,
+            training.edge_optimiser.state_copies + anchors,
         )
         for tier in models.tiers
     ]

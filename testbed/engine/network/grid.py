@@ -5,7 +5,7 @@ ordinary Flower Grid: late, offline, infeasible and failed devices answer with e
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from testbed.engine.network.packet_loss import PacketLoss
 from testbed.engine.network.taps import Tap
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunContext
-from testbed.fleet.cost_model import training_step_ms
+from testbed.fleet.cost_model import cloud_step_ms
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of
 
@@ -47,7 +47,7 @@ class GridOptions:
     Attributes
     ----------
     online : (device, virtual seconds, draw) -> whether the device can be reached.
-    cloud_step_ms : images -> virtual time of one training step of the cloud model.
+    cloud_step_ms : images by tier -> virtual time of one training step of the cloud model.
     packet_loss : which transmissions are lost and repeated.
     largest_reply_bytes : larger replies are refused; default: the limit of Flower's transport.
     """
@@ -55,7 +55,7 @@ class GridOptions:
     round_deadline_ms: float
     shard_size: int
     online: Callable[[int, float, int], bool]
-    cloud_step_ms: Callable[[int], float]
+    cloud_step_ms: Callable[[Mapping[int, int]], float]
     packet_loss: PacketLoss = field(default_factory=PacketLoss)
     largest_reply_bytes: int = 2**31 - 1
 
@@ -264,7 +264,7 @@ class FleetGrid(MessageGrid):
                 late = Error(protocol.STRAGGLER, "the reply came after the deadline")
                 return Message(late, reply_to=message), finish_ms
             if message_type == protocol.FORWARD:
-                self._clock.arrived(examples)
+                self._clock.arrived(examples, tier_of(message.content))
             elif is_last_step(message):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
@@ -330,13 +330,12 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
     """Return the Grid of an arm: the scenario's devices and links, with the given taps."""
     inputs = run_context.inputs
     scenario = inputs.scenario
+    paths = [tier.cloud_stats for tier in models.tiers]
     options = GridOptions(
         round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
         shard_size=scenario.engine.shard_size,
         online=inputs.online(),
-        cloud_step_ms=lambda images: training_step_ms(
-            inputs.cloud_device, models.main.cloud_stats, images
-        ),
+        cloud_step_ms=lambda images: cloud_step_ms(inputs.cloud_device, paths, images),
         packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
         largest_reply_bytes=largest_reply_bytes(models),
     )

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.fleet import cost_model
-from testbed.fleet.calibration.latency_form import FAMILIES
+from testbed.fleet.calibration.latency_form import FAMILIES, form_units
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
 from testbed.fleet.layer_stats import LayerStats
+from testbed.scenario.training import EdgeOptimiserSection
 
 CATALOGUE = load_catalogue()
 DEVICES = st.sampled_from(list(CATALOGUE))
@@ -72,6 +73,21 @@ def test_batches(device: CatalogueDevice, images: int) -> None:
     assert cost_model.training_step_ms(device, STATS, images) == forward + backward
 
 
+def test_the_clouds_step_costs_every_tiers_own_path_by_hand() -> None:
+    server = CATALOGUE.named("cloud-server")
+    heavy = replace(STATS, macs=3 * STATS.macs, activation_elements=2 * STATS.activation_elements)
+    family = FAMILIES[server.latency_family]
+    units = 20 * form_units(family, STATS) + 10 * form_units(family, heavy)
+    forward_ms = family.overhead_ms(server.calibration_latency_ms)
+    forward_ms += 1000.0 * units * cost_model.seconds_per_unit(server)
+    by_hand = 3.0 * forward_ms * cost_model.FP32_SLOWDOWN[server.precision]
+    both = cost_model.cloud_step_ms(server, [STATS, heavy], {1: 10, 0: 20})
+    assert both == pytest.approx(by_hand)
+    only = cost_model.training_step_ms(server, STATS, 20)
+    assert cost_model.cloud_step_ms(server, [STATS, heavy], {0: 20}) == pytest.approx(only)
+    assert cost_model.cloud_step_ms(server, [STATS, heavy], {}) == 0.0
+
+
 def test_winograd_convolutions_are_cheaper_on_winograd_backends_only() -> None:
     pointwise = replace(STATS, macs_conv3x3s1=0)
     for name, cheaper in (("raspberry-pi-4", True), ("raspberry-pi-2", False)):
@@ -105,9 +121,42 @@ def test_memory_by_hand() -> None:
     mcu, board = CATALOGUE.named("nucleo-l4r5zi"), CATALOGUE.named("raspberry-pi-4")
     assert cost_model.inference_bytes(mcu, STATS) == 76_032 + 81_920
     assert cost_model.inference_bytes(board, STATS) == 4 * (76_032 + 81_920)
-    assert cost_model.training_bytes(mcu, STATS, 10) == 4 * (3 * 76_032 + 10 * 273_408)
     assert cost_model.usable_ram_bytes(mcu) == 640 * 1024 * 3 // 4
     assert cost_model.usable_ram_bytes(board) == 2**29
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "copies"),
+    [
+        ({"method": "adam"}, 2),
+        ({"method": "adam", "momentum": 0.0}, 2),
+        ({"method": "sgd", "momentum": 0.9}, 1),
+        ({"method": "sgd", "momentum": 0.0}, 0),
+    ],
+)
+def test_training_memory_by_hand(optimiser: dict[str, object], copies: int) -> None:
+    state = EdgeOptimiserSection.model_validate(optimiser).state_copies
+    assert state == copies
+    # Weights, their gradients, the optimiser's state, and the activations of ten images.
+    network = cost_model.TrainedNetwork(STATS, 10, state)
+    assert network.bytes == 4 * ((2 + copies) * 76_032 + 10 * 273_408)
+    adversary = replace(STATS, params=5_000)
+    both = cost_model.TrainedNetwork(STATS, 10, state, adversary)
+    # The defence trains its adversary with Adam, whatever the front-end's optimiser is.
+    assert both.bytes == network.bytes + 4 * (4 * 5_000 + 10 * 273_408)
+
+
+def test_adams_second_moment_decides_where_memory_is_short() -> None:
+    board = CATALOGUE.named("nucleo-h7a3zi")
+    budget = cost_model.usable_ram_bytes(board)
+    assert budget is not None
+    largest = replace(STATS, params=budget // 4 // 3, saved_activation_elements=0)
+    largest = replace(largest, peak_activation_elements=0)
+    fits = [
+        cost_model.training_feasibility(board, cost_model.TrainedNetwork(largest, 10, copies)).fits
+        for copies in (0, 1, 2)
+    ]
+    assert fits == [True, True, False]
 
 
 def test_feasibility() -> None:
@@ -115,7 +164,8 @@ def test_feasibility() -> None:
         return cost_model.serving_feasibility(CATALOGUE.named(name), stats).fits
 
     def trains(name: str) -> bool:
-        return cost_model.training_feasibility(CATALOGUE.named(name), STATS, 10).fits
+        network = cost_model.TrainedNetwork(STATS, 10, 1)
+        return cost_model.training_feasibility(CATALOGUE.named(name), network).fits
 
     small = replace(STATS, params=10_354)
     assert serves("nucleo-l4r5zi", STATS)

@@ -35,7 +35,11 @@ def new_grid(
 ):
     device_spec = make_spec()
     options = GridOptions(
-        deadline_ms, shard_size, online, lambda images: cloud_ms * images, PacketLoss(loss, seed=3)
+        deadline_ms,
+        shard_size,
+        online,
+        lambda images: cloud_ms * sum(images.values()),
+        PacketLoss(loss, seed=3),
     )
     return small_grid(device_spec, DEVICES, options, taps, mix), device_spec
 

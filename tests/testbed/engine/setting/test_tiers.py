@@ -10,9 +10,11 @@ from whole_runs import results_of, run
 
 from testbed.core.errors import UserError
 from testbed.engine.network.costs import device_costs
+from testbed.engine.network.grid import fleet_grid
 from testbed.engine.setting.models import arm_models, edge_stats
-from testbed.engine.setting.run_context import read_fleet, read_run_inputs
+from testbed.engine.setting.run_context import RunContext, read_fleet, read_run_inputs
 from testbed.engine.setting.tiers import OWN, plan_tiers
+from testbed.fleet.cost_model import training_step_ms
 from testbed.scenario.components import Component
 from testbed.scenario.loading import dump_scenario, parse_yaml, validate_scenario
 
@@ -134,6 +136,22 @@ def test_each_device_is_charged_for_its_own_front_end():
     mcu = int(np.flatnonzero(models.tier_of == 1)[0])
     own, narrow = (costs.compute_ms(mcu, "query.infer", 1, tier) for tier in (0, 1))
     assert costs.compute_ms(mcu, "query.infer", 1) == narrow > own > 0
+
+
+def test_the_clouds_training_step_takes_the_time_of_each_tiers_own_path():
+    given = tree(fleet__assignments=[NARROW])
+    inputs = read_run_inputs(validate_scenario(given, "test"))
+    models = arm_models(inputs, inputs.scenario.arms[1])
+    clock = fleet_grid(RunContext(inputs, None, None, None), models, [])._clock
+    own, narrow = (
+        training_step_ms(inputs.cloud_device, tier.cloud_stats, 12) for tier in models.tiers
+    )
+    assert narrow > 1.1 * own  # its entry layers
+    assert clock.cloud_step_ms({0: 12}) == pytest.approx(own)
+    assert clock.cloud_step_ms({1: 12}) == pytest.approx(narrow)
+    empty = training_step_ms(inputs.cloud_device, models.main.cloud_stats, 0)
+    half = empty + (own - empty + narrow - empty) / 2
+    assert clock.cloud_step_ms({0: 6, 1: 6}) == pytest.approx(half)
 
 
 @pytest.fixture(scope="module")
