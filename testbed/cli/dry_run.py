@@ -51,6 +51,8 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     console.print(_fleet(inputs))
     console.print(_arms(inputs, models))
     console.print(_data(inputs))
+    for warning in inputs.data.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     console.print(_time(scenario, inputs, models))
     console.print("dry run: nothing was written", style="dim")
 

@@ -1,6 +1,7 @@
 """Builds an image pool from tables of encoded images; decodes only the selected rows."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import UserError
 from testbed.data.decoding import Mode, decode_image
 from testbed.data.images import ImagePool, IntArray, content_key, keep_by_content
+from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
 from testbed.data.tables import EncodedTable
 
 
@@ -38,6 +40,8 @@ def pool_from_tables(
 ) -> ImagePool:
     """Read tables, select images by content, and decode them.
 
+    Rows without a class are left out, with a warning of their number.
+
     Parameters
     ----------
     name, source : as in ``ImagePool``.
@@ -49,45 +53,57 @@ def pool_from_tables(
 
     Raises
     ------
-    UserError : missing column, corrupt file, undecodable image, or images of different shapes.
+    UserError : missing column, classes that cannot be matched over the files, an official test set
+        without classes, corrupt file, undecodable image, or images of different shapes.
     """
     for table in tables:
         _check_columns(table, columns)
     keys: list[int] = []
-    labels: list[Any] = []
-    persons: list[Any] = []
+    labels: list[list[Any]] = []
+    persons: list[list[Any]] = []
     rows_of_table: list[int] = []
     for table in tables:
         rows_before = len(keys)
+        labels.append([])
+        persons.append([])
         for batch in table.batches(columns.names()):
             for row, content in enumerate(_encoded_bytes(batch, columns.image), len(keys)):
                 if content is None:
                     raise UserError(f"{table.where}, row {row - rows_before}: no image bytes")
                 keys.append(content_key(content))
-            labels.extend(batch.column(columns.label).to_pylist())
+            labels[-1].extend(cells_of(batch, columns.label))
             if columns.person is not None:
-                persons.extend(batch.column(columns.person).to_pylist())
+                persons[-1].extend(cells_of(batch, columns.person))
         rows_of_table.append(len(keys) - rows_before)
     if not keys:
         raise UserError(f"data.name={name}: no rows in {source}")
+    classes = number_labels(tables, columns.label, labels)
+    official = np.repeat([table.official_test for table in tables], rows_of_table)
+    warnings = _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
 
     content_keys = np.array(keys, dtype=np.uint64)
-    kept = keep_by_content(content_keys, max_images)
-    names = _class_names(tables, columns.label)
-    label_codes, label_names = _codes(labels, names, f"{source}, column '{columns.label}'")
+    labelled = np.flatnonzero(classes.codes != MISSING)
+    kept = labelled[keep_by_content(content_keys[labelled], max_images)]
     person_codes = None
     if columns.person is not None:
-        person_codes = _codes(persons, None, f"{source}, column '{columns.person}'")[0][kept]
-    official = np.repeat([table.official_test for table in tables], rows_of_table)
+        identities = number_labels(tables, columns.person, persons)
+        nameless = labelled[identities.codes[labelled] == MISSING]
+        if len(nameless):
+            table, row = _place(nameless[0], tables, rows_of_table)
+            raise UserError(
+                f"{table.where}, row {row}: column '{columns.person}' names no person (-1 or empty)"
+            )
+        person_codes = identities.codes[kept]
     return ImagePool(
         name=name,
         images=_decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode),
-        labels=label_codes[kept],
-        label_names=label_names,
+        labels=classes.codes[kept],
+        label_names=classes.names,
         persons=person_codes,
         official_test=official[kept] if official.any() and not official.all() else None,
         content_keys=content_keys[kept],
         source=source,
+        warnings=warnings,
     )
 
 
@@ -101,12 +117,46 @@ def _check_columns(table: EncodedTable, columns: Columns) -> None:
     if not is_image_type(kind):
         raise UserError(f"{table.where}: column '{columns.image}' holds {kind}, not images")
     for column in filter(None, (columns.label, columns.person)):
-        kind = table.schema.field(column).type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (text or pa.types.is_integer(kind)):
+        check_labels(table, column)
+
+
+def _check_classes(
+    tables: list[EncodedTable],
+    column: str,
+    codes: IntArray,
+    official: NDArray[np.bool_],
+    rows_of_table: list[int],
+) -> tuple[str, ...]:
+    """Refuse files in which no row has a class; return a warning of the single rows without one."""
+    missing = codes == MISSING
+    for what, rows in (("official test set", official), ("training files", ~official)):
+        if rows.any() and missing[rows].all():
+            where = ", ".join(t.where for t in tables if t.official_test == official[rows.argmax()])
             raise UserError(
-                f"{table.where}: column '{column}' holds {kind}; whole numbers or text are read"
+                f"{where}: no row of the {what} has a class (column '{column}' is -1 or empty); "
+                "leave these files out"
             )
+    if not missing.any():
+        return ()
+    counts = [int(part.sum()) for part in np.split(missing, np.cumsum(rows_of_table)[:-1])]
+    places = [
+        f"{count:,} in {Path(table.where).name}"
+        for table, count in zip(tables, counts, strict=True)
+        if count
+    ]
+    total = int(missing.sum())
+    having = "1 row has" if total == 1 else f"{total:,} of {len(codes):,} rows have"
+    left_out = "is left out" if total == 1 else "are left out"
+    return (f"{having} no class (-1 or empty) and {left_out}: {', '.join(places)}",)
+
+
+def _place(
+    position: int, tables: list[EncodedTable], rows_of_table: list[int]
+) -> tuple[EncodedTable, int]:
+    """Return the table and the row in it of a row counted over all tables."""
+    ends = np.cumsum(rows_of_table)
+    table = int(np.searchsorted(ends, position, side="right"))
+    return tables[table], int(position - ends[table] + rows_of_table[table])
 
 
 def is_image_type(kind: pa.DataType) -> bool:
@@ -122,30 +172,6 @@ def _encoded_bytes(batch: pa.RecordBatch, column: str) -> list[bytes | None]:
         cells = cells.field("bytes")
     contents: list[bytes | None] = cells.to_pylist()
     return contents
-
-
-def _class_names(tables: list[EncodedTable], column: str) -> list[str] | None:
-    for table in tables:
-        names = table.feature(column).get("names")
-        if names:
-            return [str(name) for name in names]
-    return None
-
-
-def _codes(values: list[Any], names: list[str] | None, where: str) -> tuple[IntArray, list[str]]:
-    """Return codes from 0 and their names; without ``names``, in the order of the values."""
-    if any(value is None for value in values):
-        raise UserError(f"{where}: row {values.index(None)} is empty")
-    if names is not None and isinstance(values[0], int):
-        codes = np.array(values, dtype=np.int64)
-        if codes.min() < 0 or codes.max() >= len(names):
-            raise UserError(
-                f"{where}: values {codes.min()} to {codes.max()}, but there are "
-                f"{len(names)} classes, 0 to {len(names) - 1}"
-            )
-        return codes, names
-    unique, inverse = np.unique(np.array(values), return_inverse=True)
-    return inverse.astype(np.int64), [str(value) for value in unique]
 
 
 def _decode_rows(

@@ -1,5 +1,6 @@
 """The data of a run: the image pool, its parts, and their owners."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
 
 FloatArray = NDArray[np.float32]
+FEW_NAMES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class FederatedData:
     mean, std : float32 (C,) per channel over the training part, of images in [0, 1].
     majority_class_accuracy : accuracy on the victims of the constant answer with the most frequent
         class of the training part.
+    warnings : sentences on the data that terminal and report show.
     """
 
     pool: ImagePool
@@ -37,6 +40,7 @@ class FederatedData:
     mean: FloatArray
     std: FloatArray
     majority_class_accuracy: float
+    warnings: tuple[str, ...] = ()
 
 
 def load_pool(section: DataSection) -> ImagePool:
@@ -82,6 +86,7 @@ def load_federated_data(
         mean=mean,
         std=std,
         majority_class_accuracy=majority_class_accuracy(pool, parts),
+        warnings=(*pool.warnings, *unseen_classes(pool, parts)),
     )
 
 
@@ -111,3 +116,22 @@ def majority_class_accuracy(pool: ImagePool, parts: Parts) -> float:
     """Return the share of victims of the class that is most frequent in the training part."""
     majority = np.bincount(pool.labels[parts.training]).argmax()
     return float(np.mean(pool.labels[parts.victims] == majority))
+
+
+def unseen_classes(pool: ImagePool, parts: Parts) -> Iterator[str]:
+    """Yield a warning of victims whose classes are not in the training part."""
+    unseen = ~np.isin(pool.labels[parts.victims], pool.labels[parts.training])
+    if not unseen.any():
+        return
+    names = [pool.label_names[code] for code in np.unique(pool.labels[parts.victims][unseen])]
+    shown = ", ".join(names[:FEW_NAMES]) + (", ..." if len(names) > FEW_NAMES else "")
+    cause = "there are few images of them"
+    if pool.persons is not None and not pool.labels_are_persons:
+        cause = "the split is by person"
+    elif pool.official_test is not None:
+        cause = "the official test set has classes that the training files lack"
+    yield (
+        f"no model can be right on {unseen.sum():,} of {len(unseen):,} victims: their "
+        f"{'class is' if len(names) == 1 else 'classes are'} not in the training part ({shown}); "
+        f"probably because {cause}"
+    )

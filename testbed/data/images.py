@@ -29,6 +29,7 @@ class ImagePool:
     official_test : True for images of the dataset's test file, (N,), or None without one.
     content_keys : uint64 (N,); identical images share a key.
     source : origin of the images, for the report.
+    warnings : sentences on what was left out or may surprise, for terminal and report.
 
     Raises
     ------
@@ -43,6 +44,7 @@ class ImagePool:
     official_test: BoolArray | None
     content_keys: KeyArray
     source: str
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         height, width = self.images.shape[2:]

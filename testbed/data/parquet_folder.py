@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+
 from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.core.registry import Options
@@ -14,12 +16,13 @@ from testbed.data.images import ImagePool
 from testbed.data.tables import DATA_DIR_VARIABLE, EncodedTable, folder_tables, parquet_files
 
 HUB_NAME_PATTERN = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
-LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("labels", "class", "fine_label", "target", "category")  # "label" wins over these
 PERSON_COLUMNS = ("person", "person_id", "identity", "subject", "subject_id", "writer_id")
 
 
 class ParquetFolderOptions(Options):
-    """The columns to read; null finds them by the metadata and by common names.
+    """The columns to read; null finds them by usual names and by the metadata.
 
     ``mode`` converts every image to grey ("L") or "RGB"; null keeps the images' modes.
     """
@@ -63,7 +66,7 @@ def load_parquet_folder(
     return pool_from_tables(
         "parquet_folder",
         tables,
-        _columns(tables[0], options),
+        _columns(tables, options),
         source=f"folder {folder.name}" if folder else f"hub {path}",
         image_size_px=image_size_px,
         max_images=max_images,
@@ -71,18 +74,40 @@ def load_parquet_folder(
     )
 
 
-def _columns(table: EncodedTable, options: ParquetFolderOptions) -> Columns:
-    names = table.schema.names
-    image = options.image_column or next(
-        (name for name in names if is_image_type(table.schema.field(name).type)), None
+def _columns(tables: list[EncodedTable], options: ParquetFolderOptions) -> Columns:
+    """Find the columns of images, classes and persons: usual names first, then declared types."""
+    names = tables[0].schema.names
+    kinds = {name: tables[0].schema.field(name).type for name in names}
+    images = [name for name in names if is_image_type(kinds[name])]
+
+    def declared(kind: str) -> list[str]:
+        return [name for name in names if any(t.feature(name).get("_type") == kind for t in tables)]
+
+    image = options.image_column or _only(
+        tables[0],
+        "image_column",
+        [name for name in images if name.lower() in IMAGE_COLUMNS],
+        [name for name in images if name in declared("Image")],
+        [name for name in images if pa.types.is_struct(kinds[name])],
+        images,
     )
-    declared = [n for n in names if table.feature(n).get("_type") == "ClassLabel"]
-    usual = [name for name in LABEL_COLUMNS if name in names]
-    label = options.label_column or next(iter(declared + usual), None)
-    if image is None or label is None:
-        missing = "image_column" if image is None else "label_column"
-        raise UserError(
-            f"{table.where}: cannot find the {missing} among {', '.join(names)}; set the option"
-        )
+    label = options.label_column or _only(
+        tables[0],
+        "label_column",
+        [name for name in names if name.lower() == "label"],
+        [name for name in names if name.lower() in LABEL_COLUMNS],
+        declared("ClassLabel"),
+    )
     usual = [name for name in PERSON_COLUMNS if name in names]
     return Columns(image, label, options.person_column or next(iter(usual), None))
+
+
+def _only(table: EncodedTable, option: str, *preferred: list[str]) -> str:
+    """Return the column that the first non-empty list names; refuse none, and more than one."""
+    found: list[str] = next(filter(None, preferred), [])
+    if len(found) == 1:
+        return found[0]
+    columns = ", ".join(found or table.schema.names)
+    fault = f"{columns} could each be" if found else "cannot find"
+    among = "" if found else f" among {columns}"
+    raise UserError(f"{table.where}: {fault} the {option}{among}; name it in data.options.{option}")

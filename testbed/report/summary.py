@@ -51,6 +51,7 @@ def summary(results: Results) -> RenderableType:
     parts: list[RenderableType] = [head]
     if facts.status == "interrupted":
         parts.append(Text("Interrupted: partial results; continue with --resume.", style="yellow"))
+    parts += [Text(f"warning: {text}", style="yellow") for text in facts.warnings]
     parts += [_arms(results), *_failed_checks(results), _wall_time(results)]
     report = results.path / "report.html"
     parts.append(

@@ -637,6 +637,7 @@ class Summary(Part):
     schema_version: int
     status: Literal["complete", "interrupted"]
     testbed_version: str
+    warnings: list[str] = Field(description="what the terminal and the report warn about")
     scenario: ScenarioFacts
     data: DataFacts
     fleet: FleetFacts

@@ -136,6 +136,7 @@ class RunRecord:
             schema_version=SCHEMA_VERSION,
             status=status,
             testbed_version=VERSION,
+            warnings=list(self._inputs.data.warnings),
             scenario=ScenarioFacts(
                 name=scenario.name, seed=scenario.seed, description=scenario.description
             ),

@@ -142,7 +142,10 @@ def test_odd_native_size(folder, encode):
 
 @pytest.mark.parametrize(
     ("labels", "reason"),
-    [([0.5] * 60, "column 'label' holds double"), ([None] + [1] * 59, "row 0 is empty")],
+    [
+        ([0.5] * 60, "column 'label' holds 0.5, which is no class number"),
+        ([None] * 60, "no row of the training files has a class"),
+    ],
 )
 def test_labels_that_are_not_classes(folder, labels, reason):
     spoil(folder, label=pa.array(labels))

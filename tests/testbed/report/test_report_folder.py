@@ -42,6 +42,12 @@ def test_interrupted_before_the_second_arm(folder: Path, edit: Edit) -> None:
     assert len(page.row("table-headline", "test accuracy")) == 1
 
 
+def test_warnings_of_the_run_are_on_the_page(folder: Path, edit: Edit) -> None:
+    edit(lambda tree: tree.update(warnings=["2 of 60 rows have no class <-1>"]))
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "2 of 60 rows have no class <-1>" in page.text
+
+
 def test_interrupted_with_nothing_finished(folder: Path, edit: Edit) -> None:
     edit(lambda tree: tree.update(status="interrupted", arms=[], self_checks=[]))
     for table in TABLES:

@@ -61,6 +61,11 @@ def test_fits_with_many_arms_and_phases(folder: Path, edit: Edit) -> None:
     assert "other" in "\n".join(lines)
 
 
+def test_warnings_are_above_the_figures(folder: Path, edit: Edit) -> None:
+    edit(lambda tree: tree.update(warnings=["2 of 60 rows have no class"]))
+    assert _printed(folder)[1] == "warning: 2 of 60 rows have no class"
+
+
 def test_interrupted_and_empty(folder: Path, edit: Edit) -> None:
     edit(lambda tree: tree.update(status="interrupted", arms=[], self_checks=[]))
     (folder / "host.json").unlink()

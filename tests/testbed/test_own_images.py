@@ -1,0 +1,53 @@
+"""A run on the images of a user: what its files lack is said wherever its figures stand."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from testbed.run import main
+
+
+@pytest.fixture
+def images(tiny, tmp_path):
+    """Return the tiny scenario on a parquet file of digits, and a function that writes the file."""
+    pixels = load_digits()
+    cells = []
+    for image in pixels.images[:200]:
+        path = tmp_path / "digit.png"
+        Image.fromarray(np.kron(image * 15.9, np.ones((2, 2))).astype(np.uint8)).save(path)
+        cells.append({"bytes": path.read_bytes(), "path": None})
+    tiny["data"] = {"name": "parquet_folder", "path": str(tmp_path / "mine")}
+    tiny["arms"], tiny["adversaries"] = tiny["arms"][:1], tiny["adversaries"][:1]
+
+    def write(name="train.parquet", rows=slice(None), **columns):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        columns = {"label": pixels.target[:200].tolist()} | columns
+        table = {"image": cells, **columns}
+        pq.write_table(
+            pa.table({column: values[rows] for column, values in table.items()}),
+            tmp_path / "mine" / name,
+        )
+
+    write()
+    return tiny, write
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_warns_of_rows_without_a_class(images, write_scenario, tmp_path, capsys):
+    tree, write = images
+    write(label=[-1, *load_digits().target[1:200].tolist()])
+    warning = "1 row has no class (-1 or empty) and is left out: 1 in train.parquet"
+    scenario, out = write_scenario(tree), tmp_path / "out"
+    assert main([str(scenario), "--dry-run"]) == 0
+    assert f"warning: {warning}" in capsys.readouterr().out.replace("\n", " ")
+    assert main([str(scenario), "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: {warning}" in printed.out.replace("\n", " ")
+    assert f"warning: {warning}" in printed.err
+    assert json.loads((out / "results.json").read_text())["warnings"] == [warning]
+    assert warning in (out / "report.html").read_text()
