@@ -19,6 +19,7 @@ from testbed.scenario.components import Component
 from testbed.scenario.schema import Precision
 from testbed.scenario.training import EdgeOptimiserSection
 from testbed.wire.encoding import encode, payload_bytes
+from testbed.wire.protocol import FIRST_MOMENT, SECOND_MOMENT
 from testbed.wire.quantisation import quantise
 
 T = TypeVar("T")
@@ -147,6 +148,19 @@ class EdgeModel:
             {name: value.detach().clone() for name, value in self.own_parameters().items()},
             {name: value.clone() for name, value in statistics_of(self.front_end).items()},
         )
+
+    def initial_moments(self) -> dict[str, Tensor]:
+        """Return Adam's first moments, all zero: of what Adam trains on the devices.
+
+        A defence's adversary is trained by Adam, whatever optimiser the front-end has.
+        """
+        own: Mapping[str, Tensor] = self.own_parameters()
+        if self.device_spec.optimiser.method != "adam":
+            own = under(ADVERSARY, below(ADVERSARY, own))
+        zeros = {name: torch.zeros_like(value.detach()) for name, value in own.items()}
+        return under(FIRST_MOMENT, zeros) | {
+            name: value.clone() for name, value in under(SECOND_MOMENT, zeros).items()
+        }
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Return the modules' own parameters, by name; central training changes them."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,12 +20,10 @@ from clients.deployed import FrontEndRunner
 from clients.device_spec import DeviceSpec, compute_layout
 from clients.local_training import LocalTraining
 from testbed.core.layers import MIN_BATCH
-from testbed.core.state_dicts import below
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_record, to_tensors
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
-MOMENT = "moment-"
 ANCHOR = "anchor"
 PROXIMAL_MU = "proximal-mu"  # the key that Flower's FedProx puts into the configuration
 
@@ -50,31 +48,26 @@ class EdgeRuntime:
         self.keep_in_memory = keep_in_memory
         self.local_trainings: dict[int, LocalTraining] = {}
         self._round = -1
-        self._decoded: tuple[str, dict[str, Tensor], dict[str, Tensor]] = ("", {}, {})
+        self._decoded: tuple[str, tuple[dict[str, Tensor], ...]] = ("", ())
         self._runner: tuple[str, FrontEndRunner] | None = None
         self._deployed: tuple[str, RecordDict] | None = None
 
     def decode(self, content: RecordDict, version: str) -> tuple[dict[str, Tensor], ...]:
-        """Decode the weights of a message once per process, for all devices that get them."""
+        """Decode a message's parameters, statistics and moments once per process and version."""
         if self._decoded[0] != version:
-            self._decoded = (
-                version,
-                to_tensors(content.array_records[protocol.ARRAYS]),
-                to_tensors(content.array_records[protocol.STATISTICS]),
-            )
-        return self._decoded[1:]
+            records = content.array_records
+            names = (protocol.ARRAYS, protocol.STATISTICS, protocol.MOMENTS)
+            decoded = tuple(to_tensors(records[n]) if n in records else {} for n in names)
+            self._decoded = (version, decoded)
+        return self._decoded[1]
 
     def begin(self, device: int, server_round: int, content: RecordDict) -> LocalTraining:
         """Start a device's round from the received weights."""
         if server_round != self._round:
             self.local_trainings.clear()
             self._round = server_round
-        parameters, statistics = self.decode(content, f"round {server_round}")
-        proximal = PROXIMAL_MU in content.config_records[protocol.CONFIG]
-        proximal_mu = float(config_number(content, PROXIMAL_MU)) if proximal else 0.0
-        local_training = self._local_training(
-            device, server_round, parameters, statistics, proximal_mu
-        )
+        decoded = self.decode(content, f"round {server_round}")
+        local_training = self._local_training(device, server_round, decoded, content)
         self.local_trainings[device] = local_training
         return local_training
 
@@ -82,13 +75,15 @@ class EdgeRuntime:
         self,
         device: int,
         server_round: int,
-        parameters: dict[str, Tensor],
-        statistics: dict[str, Tensor],
-        proximal_mu: float,
+        weights: tuple[dict[str, Tensor], ...],
+        settings: RecordDict,
     ) -> LocalTraining:
+        """Build a local training from weights and moments, and from the round's settings."""
         images, labels = self.data.training(device)
         if len(images) < MIN_BATCH:
             raise ValueError(f"a device needs {MIN_BATCH} images to train, and has {len(images)}")
+        parameters, statistics, moments = weights
+        proximal = PROXIMAL_MU in settings.config_records[protocol.CONFIG]
         return LocalTraining(
             self.model,
             device,
@@ -97,7 +92,9 @@ class EdgeRuntime:
             labels,
             parameters,
             statistics,
-            proximal_mu,
+            proximal_mu=float(config_number(settings, PROXIMAL_MU)) if proximal else 0.0,
+            moments=moments,
+            steps_before=int(config_number(settings, protocol.STEPS_BEFORE)),
         )
 
     def restore(self, device: int, server_round: int, context: Context) -> LocalTraining:
@@ -105,29 +102,26 @@ class EdgeRuntime:
         if self.keep_in_memory:
             return self.local_trainings[device]
         state = context.state.array_records
-        local_training = self._local_training(
-            device,
-            server_round,
-            to_tensors(state[protocol.ARRAYS]),
-            to_tensors(state[protocol.STATISTICS]),
-            float(config_number(context.state, PROXIMAL_MU)),
-        )
-        local_training.moments = {
-            name: _in_compute_layout(record) for name, record in below(MOMENT, state).items()
+        kept = (protocol.ARRAYS, protocol.STATISTICS, protocol.MOMENTS)
+        weights = tuple(to_tensors(state[name]) for name in kept)
+        local_training = self._local_training(device, server_round, weights, context.state)
+        local_training.anchor = {
+            name: compute_layout(value) for name, value in to_tensors(state[ANCHOR]).items()
         }
-        local_training.anchor = _in_compute_layout(state[ANCHOR])
         return local_training
 
     def save(self, local_training: LocalTraining, context: Context) -> None:
         """Write the local training to the device's Flower state."""
-        for name in [key for key in context.state if key.startswith(MOMENT)]:
-            del context.state[name]  # of an earlier round
         context.state[protocol.ARRAYS] = to_record(local_training.parameters)
         context.state[protocol.STATISTICS] = to_record(local_training.statistics)
-        for name, moment in local_training.moments.items():
-            context.state[MOMENT + name] = to_record(moment)
+        context.state[protocol.MOMENTS] = to_record(local_training.moments)
         context.state[ANCHOR] = to_record(local_training.anchor)
-        context.state[protocol.CONFIG] = ConfigRecord({PROXIMAL_MU: local_training.proximal_mu})
+        context.state[protocol.CONFIG] = ConfigRecord(
+            {
+                PROXIMAL_MU: local_training.proximal_mu,
+                protocol.STEPS_BEFORE: local_training.steps_before,
+            }
+        )
 
     def bound_graphs(self, local_training: LocalTraining) -> None:
         """Keep the activations of at most ``MAX_KEPT_GRAPHS`` devices."""
@@ -147,7 +141,7 @@ class EdgeRuntime:
     def runner(self, content: RecordDict, version: str) -> FrontEndRunner:
         """Return the deployed front-end, decoded once per process and version."""
         if self._runner is None or self._runner[0] != version:
-            parameters, statistics = self.decode(content, version)
+            parameters, statistics, _ = self.decode(content, version)
             self._runner = (version, FrontEndRunner(self.model, {**parameters, **statistics}))
         return self._runner[1]
 
@@ -247,6 +241,9 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
     if step == int(config_number(message.content, protocol.STEPS)) - 1:
         content[protocol.ARRAYS] = to_record(local_training.parameters)
         content[protocol.STATISTICS] = to_record(local_training.statistics)
+        moments = local_training.travelling_moments()
+        if moments:
+            content[protocol.MOMENTS] = to_record(moments)
     elif not runtime.keep_in_memory:
         runtime.save(local_training, context)
     return Message(content, reply_to=message)
@@ -266,7 +263,3 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
     payload = runtime.model.encode(released)
     content = RecordDict({protocol.FEATURES: to_record(payload)})
     return Message(content, reply_to=message)
-
-
-def _in_compute_layout(record: ArrayRecord) -> dict[str, Tensor]:
-    return {name: compute_layout(value) for name, value in to_tensors(record).items()}

@@ -1,4 +1,8 @@
-"""One device's training within one round: forward steps, backward steps, in-place SGD or Adam."""
+"""One device's training within one round: forward steps, backward steps, in-place updates.
+
+The device keeps nothing between rounds. Adam's moments therefore travel with the weights, and the
+server averages both. Momentum of SGD stays on the device and starts at zero every round.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +15,11 @@ from torch import Tensor
 from clients.defences.base import Batch
 from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
 from testbed.core.seeds import generator, torch_generator
-from testbed.core.state_dicts import below
+from testbed.core.state_dicts import below, under
+from testbed.wire.protocol import FIRST_MOMENT, SECOND_MOMENT
 
 ADVERSARY_BETAS = (0.9, 0.999)  # Adam's own defaults
+VELOCITY = "velocity."
 
 
 @dataclass
@@ -33,6 +39,12 @@ class LocalTraining:
     images, labels : this device's data, uint8 (n, C, H, W) and int64 (n,).
     parameters, statistics : weights at the start of the round; copied.
     proximal_mu : weight of FedProx's term mu/2 |w - w_0|^2 (arXiv 1812.06127, eq. 2).
+    moments : Adam's moments at the start of the round; copied.
+    steps_before : steps of earlier rounds that are in ``moments``.
+
+    Attributes
+    ----------
+    moments : of all optimisers, by kind and name of the weight.
     """
 
     def __init__(
@@ -45,6 +57,8 @@ class LocalTraining:
         parameters: Mapping[str, Tensor],
         statistics: Mapping[str, Tensor],
         proximal_mu: float = 0.0,
+        moments: Mapping[str, Tensor] | None = None,
+        steps_before: int = 0,
     ) -> None:
         self._model = model
         self._device = device
@@ -55,7 +69,8 @@ class LocalTraining:
             name: compute_layout(value).requires_grad_() for name, value in parameters.items()
         }
         self.statistics = {name: value.detach().clone() for name, value in statistics.items()}
-        self.moments: dict[str, dict[str, Tensor]] = {}
+        self.moments = {name: compute_layout(value) for name, value in (moments or {}).items()}
+        self.steps_before = steps_before
         self.proximal_mu = proximal_mu
         self.anchor = (
             {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -134,6 +149,11 @@ class LocalTraining:
         self._update_adversary(adversary, step, learning_rate_scale)
         return 0.0 if penalty is None else float(penalty.detach())
 
+    def travelling_moments(self) -> dict[str, Tensor]:
+        """Return Adam's moments, which go to the server with the weights."""
+        kinds = (FIRST_MOMENT, SECOND_MOMENT)
+        return {name: value for name, value in self.moments.items() if name.startswith(kinds)}
+
     def _adversary_gradients(self, batch: Batch, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the gradients of the defence's adversary, on detached features."""
         leaves = list(below(ADVERSARY, self.parameters).values())
@@ -146,7 +166,7 @@ class LocalTraining:
 
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
-        """Take one step of SGD or Adam in place; a torch.optim object per device costs 2x."""
+        """Take one step in place; a torch.optim object per device costs 2x."""
         options = self._model.device_spec.optimiser
         named = deployable(self.parameters)
         leaves = list(named.values())
@@ -162,11 +182,12 @@ class LocalTraining:
         if options.weight_decay:
             torch._foreach_add_(gradients, leaves, alpha=options.weight_decay)
         if options.method == "adam":
-            first, second = self._moment("first", named), self._moment("second", named)
-            decays = (options.momentum, options.second_beta)
-            gradients = _adam_direction(gradients, first, second, decays, step)
+            betas = (options.momentum, options.second_beta)
+            gradients = self._adam_direction(gradients, named, betas, step)
+        elif options.method == "sign":
+            gradients = [value.sign() for value in gradients]
         elif options.momentum:
-            velocities = self._moment("first", named)
+            velocities = self._moment(VELOCITY, named)
             torch._foreach_mul_(velocities, options.momentum)
             torch._foreach_add_(velocities, gradients)
             gradients = velocities
@@ -178,39 +199,40 @@ class LocalTraining:
         if not gradients:
             return
         leaves = below(ADVERSARY, self.parameters)
-        first = self._moment("adversary-first", leaves)
-        second = self._moment("adversary-second", leaves)
-        directions = _adam_direction(gradients, first, second, ADVERSARY_BETAS, step)
+        named = under(ADVERSARY, leaves)
+        directions = self._adam_direction(gradients, named, ADVERSARY_BETAS, step)
         for (name, leaf), direction in zip(leaves.items(), directions, strict=True):
             rate = self._model.defence.adversary_learning_rate(name)
             leaf.add_(direction, alpha=-rate * scale)
 
-    def _moment(self, name: str, leaves: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the optimiser's moment of a name, zero at the start of the round."""
-        if name not in self.moments:
-            self.moments[name] = {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
-        return list(self.moments[name].values())
+    def _adam_direction(
+        self,
+        gradients: list[Tensor],
+        leaves: Mapping[str, Tensor],
+        betas: tuple[float, float],
+        step: int,
+    ) -> list[Tensor]:
+        """Update the moments, and return Adam's direction (arXiv 1412.6980, algorithm 1)."""
+        first, second = self._moment(FIRST_MOMENT, leaves), self._moment(SECOND_MOMENT, leaves)
+        steps = self.steps_before + step + 1
+        torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
+        torch._foreach_mul_(second, betas[1])
+        torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])
+        scale = torch._foreach_div(second, 1.0 - betas[1] ** steps)
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, 1e-8)
+        direction = torch._foreach_div(first, 1.0 - betas[0] ** steps)
+        torch._foreach_div_(direction, scale)
+        return list(direction)
+
+    def _moment(self, kind: str, leaves: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the moments of the weights, zero where none are known yet."""
+        for name, leaf in leaves.items():
+            if kind + name not in self.moments:
+                self.moments[kind + name] = torch.zeros_like(leaf)
+        return [self.moments[kind + name] for name in leaves]
 
 
 def _gradients(outputs: list[Tensor], leaves: list[Tensor], seeds: list[Tensor]) -> list[Tensor]:
     """Return d(outputs . seeds) / d(leaves), zero for leaves that the outputs do not depend on."""
     return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True))
-
-
-def _adam_direction(
-    gradients: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    betas: tuple[float, float],
-    step: int,
-) -> list[Tensor]:
-    """Update the moments, and return Adam's direction (arXiv 1412.6980, algorithm 1)."""
-    torch._foreach_lerp_(first, gradients, 1.0 - betas[0])
-    torch._foreach_mul_(second, betas[1])
-    torch._foreach_addcmul_(second, gradients, gradients, 1.0 - betas[1])
-    scale = torch._foreach_div(second, 1.0 - betas[1] ** (step + 1))
-    torch._foreach_sqrt_(scale)
-    torch._foreach_add_(scale, 1e-8)
-    direction = torch._foreach_div(first, 1.0 - betas[0] ** (step + 1))
-    torch._foreach_div_(direction, scale)
-    return list(direction)

@@ -6,16 +6,19 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
+from server.strategies import takes_server_steps
 from testbed.core.errors import UserError
 from testbed.core.layers import running_weight
+from testbed.core.state_dicts import below, under
 from testbed.wire import protocol
 from testbed.wire.arrays import as_numpy
 from testbed.wire.records import to_tensors
 
 MEAN, VARIANCE = "running_mean", "running_var"
+MOMENT = "moment."
 Weights = dict[str, Tensor]
 
 
@@ -27,21 +30,30 @@ class Tier:
     strategy : aggregates the trainable parameters, of this tier alone. Batch-norm statistics are
         pooled instead, since adaptive strategies would drive variances below zero.
     parameters, statistics : first weights.
+    moments : first moments of Adam on the devices, by kind and name of the weight.
     name : of the tier, for messages.
 
     Attributes
     ----------
     aggregated_rounds : rounds from which at least one front-end was accepted.
+    moment_steps : steps on each device that are in the moments.
     """
 
     def __init__(
-        self, strategy: Strategy, parameters: Weights, statistics: Weights, name: str = "own"
+        self,
+        strategy: Strategy,
+        parameters: Weights,
+        statistics: Weights,
+        moments: Weights,
+        name: str = "own",
     ) -> None:
         self.name = name
         self.strategy = strategy
         self.parameters = parameters
         self.statistics = statistics
+        self.moments = moments
         self.aggregated_rounds = 0
+        self.moment_steps = 0
 
     def is_sound(self, reply: Message) -> bool:
         """Return whether a device's new front-end has the right names and shapes and is finite.
@@ -50,6 +62,7 @@ class Tier:
         """
         arrays = reply.content.array_records.get(protocol.ARRAYS)
         statistics = reply.content.array_records.get(protocol.STATISTICS)
+        moments = reply.content.array_records.get(protocol.MOMENTS, ArrayRecord())
         return (
             arrays is not None
             and statistics is not None
@@ -57,6 +70,12 @@ class Tier:
             and metric(reply, protocol.NUM_EXAMPLES) > 0
             and _matches(arrays, self.parameters)
             and _matches(statistics, self.statistics)
+            and _matches(moments, self.moments)
+            and all(
+                bool((as_numpy(moments[name]) >= 0.0).all())
+                for name in self.moments
+                if name.startswith(protocol.SECOND_MOMENT)
+            )
         )
 
     def aggregate(self, server_round: int, replies: Sequence[Message], steps: int) -> None:
@@ -69,17 +88,17 @@ class Tier:
         if not replies:
             return
         try:
-            arrays, _ = self.strategy.aggregate_train(
-                server_round, [_for_strategy(reply) for reply in replies]
-            )
+            merged = self._merged(server_round, replies)
         except (AggregationError, ValueError) as error:
             name = type(self.strategy).__name__
             raise UserError(
                 f"training.strategy: {name} could not aggregate {len(replies)} replies ({error})"
             ) from error
-        if arrays is not None:
-            merged = to_tensors(arrays)
+        if merged is not None:
+            moments = below(MOMENT, merged)
             self.parameters = {name: merged[name].float() for name in self.parameters}
+            self.moments = {name: moments[name].float() for name in self.moments}
+            self.moment_steps += steps
         pooled = pool_statistics(replies, self.statistics)
         weight = running_weight(self.aggregated_rounds * steps, steps)
         self.aggregated_rounds += 1
@@ -87,6 +106,30 @@ class Tier:
             name: torch.lerp(before, pooled[name], weight)
             for name, before in self.statistics.items()
         }
+
+    def _merged(self, server_round: int, replies: Sequence[Message]) -> Weights | None:
+        """Return the aggregate of parameters and moments; None if the strategy gives none.
+
+        The moments get the weights of the parameters, or the selection of a robust strategy. A
+        strategy that takes steps of its own, such as FedAdam, does so on the parameters alone.
+        """
+        sent = [reply.content.array_records[protocol.ARRAYS] for reply in replies]
+        apart: list[ArrayRecord] = []
+        if self.moments:
+            moments = [reply.content.array_records[protocol.MOMENTS] for reply in replies]
+            if takes_server_steps(self.strategy):
+                apart = [_joined(ArrayRecord(), record) for record in moments]
+            else:
+                sent = [_joined(*records) for records in zip(sent, moments, strict=True)]
+        arrays, _ = self.strategy.aggregate_train(server_round, _for_strategy(replies, sent))
+        if arrays is None:
+            return None
+        merged = to_tensors(arrays)
+        if apart:
+            mean, _ = FedAvg().aggregate_train(server_round, _for_strategy(replies, apart))
+            assert mean is not None
+            merged |= to_tensors(mean)
+        return merged
 
 
 def metric(reply: Message, key: str) -> float:
@@ -109,12 +152,22 @@ def has_metrics(reply: Message, *keys: str) -> bool:
     return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 
 
-def _for_strategy(reply: Message) -> Message:
-    metrics = MetricRecord({protocol.NUM_EXAMPLES: int(metric(reply, protocol.NUM_EXAMPLES))})
-    content = RecordDict(
-        {protocol.ARRAYS: reply.content[protocol.ARRAYS], protocol.METRICS: metrics}
-    )
-    return Message(content, reply_to=reply)
+def _for_strategy(replies: Sequence[Message], sent: Sequence[ArrayRecord]) -> list[Message]:
+    """Return messages with what a strategy reads: one record of arrays, one of metrics."""
+    messages = []
+    for reply, arrays in zip(replies, sent, strict=True):
+        metrics = MetricRecord({protocol.NUM_EXAMPLES: int(metric(reply, protocol.NUM_EXAMPLES))})
+        content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics})
+        messages.append(Message(content, reply_to=reply))
+    return messages
+
+
+def _joined(parameters: ArrayRecord, moments: ArrayRecord) -> ArrayRecord:
+    """Return one record of both; it shares their arrays."""
+    joined = ArrayRecord()
+    for name, array in [*parameters.items(), *under(MOMENT, dict(moments.items())).items()]:
+        joined[name] = array
+    return joined
 
 
 def pool_statistics(replies: Sequence[Message], like: Weights) -> Weights:

@@ -238,13 +238,16 @@ class SplitFederated:
             config,
             view,  # type: ignore[arg-type]
         )
-        statistics = to_record(tier.statistics)
+        statistics, moments = to_record(tier.statistics), to_record(tier.moments)
         contents: dict[int, RecordDict] = {}
         shared: dict[int, RecordDict] = {}
         for message in configured:
             # Strategies send one record to all nodes; it stays one, so that it travels once.
             content = shared.setdefault(id(message.content), message.content)
             content[protocol.STATISTICS] = statistics
+            if tier.moments:
+                content[protocol.MOMENTS] = moments
+            content.config_records[protocol.CONFIG][protocol.STEPS_BEFORE] = tier.moment_steps
             content.config_records[protocol.CONFIG][protocol.STEP] = 0
             content.config_records[protocol.CONFIG][protocol.STEPS] = self.training.local_steps
             content.config_records[protocol.CONFIG][protocol.TIER] = number

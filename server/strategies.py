@@ -51,6 +51,14 @@ def _required(strategy: type[flower.FedAvg]) -> list[str]:
     ]
 
 
+def takes_server_steps(strategy: flower.Strategy) -> bool:
+    """Return whether a strategy optimises the parameters further, from the mean of the devices.
+
+    Its result is then no mean or selection of what the devices sent.
+    """
+    return isinstance(strategy, flower.fedopt.FedOpt | flower.FedAvgM | flower.QFedAvg)
+
+
 for _name in sorted(flower.__all__):
     _strategy = getattr(flower, _name)
     # The tree-boosting strategies aggregate boosters, not arrays.

@@ -61,7 +61,7 @@ def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
         rounds=rounds, cohort_size=devices, local_steps=LOCAL_STEPS, batch_size=BATCH_SIZE
     )
     edge = device_spec().build()
-    tier = Tier(STRATEGIES.create("fedavg", {}), *edge.initial_weights())
+    tier = Tier(STRATEGIES.create("fedavg", {}), *edge.initial_weights(), edge.initial_moments())
     server = SplitFederated(training, 0, cloud_of(edge, threads=2), [tier])
     ends = [time.perf_counter()]
 

@@ -79,15 +79,19 @@ class ProviderSection(Section):
 
 
 class EdgeOptimiserSection(Section):
-    """The optimiser of a device's front-end; its moments start at zero every round."""
+    """The optimiser of a device's front-end."""
 
-    method: Literal["sgd", "adam"] = "sgd"
+    method: Literal["sgd", "adam", "sign"] = Field(
+        default="sgd",
+        description="sgd: its momentum starts at zero every round; adam: its moments travel and "
+        "are averaged with the weights; sign: every weight moves by the learning rate",
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.9, description="SGD's momentum, or Adam's first beta"
+        default=0.9, description="SGD's momentum, or Adam's first beta; sign has none"
     )
     second_beta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.999, description="Adam's second beta; SGD has none"
+        default=0.999, description="Adam's second beta; the others have none"
     )
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0

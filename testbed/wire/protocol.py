@@ -4,8 +4,8 @@
 |---|---|---|
 | query.identify | empty | which device it is (Flower's own runtime only) |
 | query.enrol | empty | number of training images |
-| train.forward | front-end weights (first step of a round), configuration | features, targets |
-| train.backward | gradient of the features | nothing, or the new front-end (last step) |
+| train.forward | front-end weights and moments (first step of a round) | features, targets |
+| train.backward | gradient of the features | nothing; last step: new weights and moments |
 | query.deploy | front-end weights | nothing |
 | query.infer | trigger on the device itself, not on the wire | features, or the raw image |
 | query.answer | the predicted class | nothing |
@@ -24,6 +24,7 @@ SERVING = frozenset({INFER, ANSWER, DEPLOY})
 # Record keys. "arrays" and "config" are Flower's own defaults, which its strategies expect.
 ARRAYS = "arrays"
 STATISTICS = "statistics"
+MOMENTS = "moments"
 CONFIG = "config"
 METRICS = "metrics"
 FEATURES = "features"
@@ -35,12 +36,16 @@ Z = "z"
 Z_PACKED = "z.packed"
 X = "x"
 TARGETS = "targets"
+FIRST_MOMENT = "first."
+SECOND_MOMENT = "second."
+"""Prefixes of the weights' names in the record of Adam's moments."""
 DEVICE = "partition-id"  # Flower's key in a node's configuration
 NUM_EXAMPLES = "num-examples"
 PENALTY = "penalty"
 SERVER_ROUND = "server-round"
 STEP = "step"
 STEPS = "steps"
+STEPS_BEFORE = "steps-before"
 TIER = "tier"
 LEARNING_RATE_SCALE = "learning-rate-scale"
 VERSION = "weights-version"

@@ -24,17 +24,21 @@ def config(step, **extra):
         protocol.SERVER_ROUND: 1,
         protocol.STEP: step,
         protocol.STEPS: STEPS,
+        protocol.STEPS_BEFORE: 7,
         protocol.LEARNING_RATE_SCALE: 0.5,
     } | extra
     return ConfigRecord(values)
 
 
 def weights_of(device_spec):
-    parameters, statistics = device_spec.build().initial_weights()
-    return {
+    model = device_spec.build()
+    parameters, statistics = model.initial_weights()
+    records = {
         protocol.ARRAYS: to_record(parameters),
         protocol.STATISTICS: to_record(statistics),
     }
+    moments = {name: value + 0.25 for name, value in model.initial_moments().items()}
+    return records | ({protocol.MOMENTS: to_record(moments)} if moments else {})
 
 
 def run_round(device_spec, data, keep_in_memory, new_process_each_message=False, **extra):
@@ -71,7 +75,7 @@ def run_round(device_spec, data, keep_in_memory, new_process_each_message=False,
 
 
 @pytest.mark.parametrize("extra", [{}, {"proximal-mu": 0.5}])
-@pytest.mark.parametrize("method", ["sgd", "adam"])
+@pytest.mark.parametrize("method", ["sgd", "adam", "sign"])
 @pytest.mark.parametrize("defence", ["none", "siftfunnel", "adversarial_decoder", "disco", "mid"])
 def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, method, extra):
     device_spec = make_spec(
@@ -87,6 +91,8 @@ def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, 
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one)
     assert any(key.startswith(protocol.ARRAYS) for key in in_memory[-1])
+    travels = any(key.startswith(protocol.MOMENTS) for key in in_memory[-1])
+    assert travels == (method == "adam" or defence in ("adversarial_decoder", "disco"))
 
 
 def test_only_the_last_reply_carries_the_front_end(host_data):

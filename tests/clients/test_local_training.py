@@ -21,6 +21,23 @@ def weights_equal(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_sign_moves_every_weight_by_the_learning_rate(host_data):
+    """Closed form, signSGD of Bernstein et al. (arXiv 1802.04434): the size has no effect."""
+    optimiser = EdgeOptimiserSection(method="sign", learning_rate=0.003, clip_norm=None)
+    after = []
+    for size in (1.0, 1e-6):
+        local_training = new_local_training(make_spec(optimiser=optimiser), host_data)
+        start = {name: value.detach().clone() for name, value in local_training.parameters.items()}
+        z, _ = local_training.forward(0)
+        local_training.backward(0, torch.randn(z.shape, generator=torch.manual_seed(0)) * size)
+        moved = {n: value.detach() - start[n] for n, value in local_training.parameters.items()}
+        steps = torch.cat([value.abs().flatten() for value in moved.values()])
+        torch.testing.assert_close(steps, torch.full_like(steps, 0.003), rtol=0, atol=1e-7)
+        after.append(moved["blocks.0.0.weight"])
+    assert torch.equal(*after)
+    assert not local_training.travelling_moments()
+
+
 OPTIMISERS = {
     "sgd": lambda leaves: torch.optim.SGD(leaves, lr=0.1, momentum=0.9, weight_decay=0.01),
     "adam": lambda leaves: torch.optim.Adam(leaves, lr=0.1, betas=(0.9, 0.99), weight_decay=0.01),

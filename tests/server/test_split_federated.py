@@ -1,5 +1,7 @@
 """Split-federated training against centralised training, and its treatment of bad replies."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from small import make_spec
 from torch.nn import functional
 
 from clients.edge import build_client_app
+from clients.local_training import LocalTraining
 from server.aggregation import Tier
 from server.cloud import Cloud
 from server.entry_layers import TieredCloudModel
@@ -61,7 +64,7 @@ def new_server(device_spec, training, strategy="fedavg", options=None, devices=4
     cloud_model = TieredCloudModel(cloud_model, [model.front_end.feature_shape], 10)
     cloud = Cloud(cloud_model, CloudOptimiserSection(), device_spec.seed, threads=1)
     flower = STRATEGIES.create(strategy, options or {})
-    tier = Tier(flower, *model.initial_weights())
+    tier = Tier(flower, *model.initial_weights(), model.initial_moments())
     return SplitFederated(training, device_spec.seed, cloud, [tier]), model
 
 
@@ -78,8 +81,6 @@ def test_one_device_equals_centralised_training(host_data):
     front_end = model.front_end
     optimiser = torch.optim.SGD(front_end.parameters(), lr=0.1)
     cloud = reference.cloud
-    from clients.local_training import LocalTraining
-
     batches = LocalTraining(model, 0, 1, *host_data.training(0), *model.initial_weights())
     front_end.train()
     for step in range(3):
@@ -106,6 +107,67 @@ def test_one_device_equals_centralised_training(host_data):
         torch.testing.assert_close(
             server.cloud.model.state_dict()[name], value, rtol=1e-3, atol=1e-4
         )
+
+
+class OneDataSet:
+    """The same images on every device."""
+
+    def __init__(self, host_data):
+        self.host_data = host_data
+
+    def training(self, device):
+        return self.host_data.training(0)
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_adam_over_many_rounds_is_adam_at_one_place(host_data, devices, monkeypatch):
+    """One step a round, equal data: the central optimiser is ``torch.optim.Adam``."""
+    rounds = 30
+    optimiser = EdgeOptimiserSection(method="adam", learning_rate=0.003, clip_norm=None)
+    device_spec = make_spec(optimiser=optimiser)
+    training = TrainingSection(
+        rounds=rounds,
+        cohort_size=devices,
+        local_steps=1,
+        batch_size=4,
+        learning_rate_schedule="constant",
+    )
+    # Every device draws the batches of device 0.
+    batch = LocalTraining._batch
+    monkeypatch.setattr(
+        LocalTraining,
+        "_batch",
+        lambda self, step: batch(SimpleNamespace(**vars(self) | {"_device": 0}), step),
+    )
+    server, model = new_server(device_spec, training)
+    app = build_client_app([device_spec], OneDataSet(host_data), keep_in_memory=True)
+    records = []
+    server.train(DirectGrid(app, devices), records.append)
+
+    central, _ = new_server(device_spec, training)
+    parameters, statistics = model.initial_weights()
+    leaves = {name: value.requires_grad_() for name, value in parameters.items()}
+    adam = torch.optim.Adam(leaves.values(), lr=0.003)
+    largest = []
+    for number in range(1, rounds + 1):
+        local = LocalTraining(model, 0, number, *host_data.training(0), leaves, statistics)
+        local.parameters = leaves
+        z, targets = local.forward(0)
+        result = central.cloud.step([z] * devices, [targets] * devices, number, 0)
+        before = {name: value.detach().clone() for name, value in leaves.items()}
+        adam.zero_grad()
+        local._graph.batch.released.backward(result.gradients[0])
+        adam.step()
+        moved = torch.cat([(leaves[n].detach() - before[n]).abs().flatten() for n in leaves])
+        largest.append(float((moved > 0.99 * 0.003).float().mean()))
+    assert server.tiers[0].moment_steps == rounds
+    for name, value in leaves.items():
+        if name != "blocks.0.0.bias":  # batch norm cancels it: its gradient is rounding
+            torch.testing.assert_close(
+                server.tiers[0].parameters[name], value.detach(), rtol=0, atol=1e-6
+            )
+    assert largest[0] > 0.9  # the first step of Adam is +-lr
+    assert max(largest[10:]) < 0.2
 
 
 def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **extra):

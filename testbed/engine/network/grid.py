@@ -346,13 +346,14 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
 def largest_reply_bytes(models: ArmModels) -> int:
     """Return a size that no honest reply of the arm's devices exceeds.
 
-    It is twice the size of a tier's weights and one batch together. A batch is its targets and its
-    uncompressed features or images, whichever are larger.
+    It is twice the size of a tier's weights, moments and one batch together. A batch is its targets
+    and its uncompressed features or images, whichever are larger.
     """
     largest = 0
     for tier in models.tiers:
         device_spec = tier.device_spec
-        weights = sum(value.numel() for value in tier.edge.own_weights().values())
+        sent = [*tier.edge.own_weights().values(), *tier.edge.initial_moments().values()]
+        weights = sum(value.numel() for value in sent)
         features = math.prod(tier.edge.front_end.feature_shape)
         image = max(features, math.prod(device_spec.image_shape))
         largest = max(largest, weights + device_spec.batch_size * (image + device_spec.num_classes))

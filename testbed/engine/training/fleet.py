@@ -87,6 +87,7 @@ def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
         Tier(
             STRATEGIES.create(training.strategy.name, training.strategy.options),
             *tier.edge.initial_weights(),
+            tier.edge.initial_moments(),
             tier.device_spec.tier,
         )
         for tier in models.tiers
@@ -184,6 +185,7 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
     tensors = under("cloud.", arm.cloud.state())
     for number, tier in enumerate(arm.server.tiers):
         kept = under("front_end.", tier.parameters) | under("statistics.", tier.statistics)
+        kept |= under("moments.", tier.moments)
         kept |= checkpoint.strategy_state(tier.strategy)
         tensors |= under(f"tier.{number}.", kept)
     if arm.training_attacks is not None:
@@ -194,6 +196,7 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
         "round": server_round,
         "eligible": arm.server.eligible.tolist(),
         "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
+        "moment_steps": [tier.moment_steps for tier in arm.server.tiers],
         "rounds": arm.rounds,
         "provider": arm.provider,
         "grid": grid_state,
@@ -232,10 +235,13 @@ def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]
         kept = below(f"tier.{number}.", tensors)
         # In the model's order: the file is sorted, and the order of a sum sets its bits.
         parameters, statistics = below("front_end.", kept), below("statistics.", kept)
+        moments = below("moments.", kept)
         tier.parameters = {name: parameters[name] for name in tier.parameters}
         tier.statistics = {name: statistics[name] for name in tier.statistics}
+        tier.moments = {name: moments[name] for name in tier.moments}
         checkpoint.load_strategy_state(tier.strategy, kept)
         tier.aggregated_rounds = state["aggregated_rounds"][number]
+        tier.moment_steps = state["moment_steps"][number]
     arm.cloud.load_state(below("cloud.", tensors))
     if arm.training_attacks is not None:
         arm.training_attacks.load_state(below("training_attacks.", tensors))

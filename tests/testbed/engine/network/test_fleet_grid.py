@@ -52,7 +52,12 @@ def forward(device_spec, nodes, step=0, server_round=1):
     content = RecordDict(
         {
             protocol.CONFIG: ConfigRecord(
-                {protocol.SERVER_ROUND: server_round, protocol.STEP: step, protocol.STEPS: STEPS}
+                {
+                    protocol.SERVER_ROUND: server_round,
+                    protocol.STEP: step,
+                    protocol.STEPS: STEPS,
+                    protocol.STEPS_BEFORE: 0,
+                }
             )
         }
     )
