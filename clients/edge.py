@@ -224,7 +224,7 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
     content = RecordDict(
         {
             protocol.FEATURES: to_record({**payload, protocol.TARGETS: targets}),
-            protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(released)}),
+            protocol.METRICS: MetricRecord({protocol.BATCH_IMAGES: len(released)}),
         }
     )
     return Message(content, reply_to=message)
@@ -236,7 +236,13 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
     gradient = to_tensors(message.content.array_records[protocol.GRADIENTS])[protocol.Z]
     scale = float(config_number(message.content, protocol.LEARNING_RATE_SCALE))
     penalty = local_training.backward(step, gradient, scale)
-    metrics = MetricRecord({protocol.NUM_EXAMPLES: len(gradient), protocol.PENALTY: penalty})
+    metrics = MetricRecord(
+        {
+            protocol.BATCH_IMAGES: len(gradient),
+            protocol.NUM_EXAMPLES: local_training.num_images,
+            protocol.PENALTY: penalty,
+        }
+    )
     content = RecordDict({protocol.METRICS: metrics})
     if step == int(config_number(message.content, protocol.STEPS)) - 1:
         content[protocol.ARRAYS] = to_record(local_training.parameters)

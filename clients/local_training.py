@@ -81,6 +81,11 @@ class LocalTraining:
         self._graph: _Graph | None = None
 
     @property
+    def num_images(self) -> int:
+        """Return how many training images the device holds."""
+        return len(self._images)
+
+    @property
     def has_graph(self) -> bool:
         """Whether the activations of a forward step are in memory."""
         return self._graph is not None

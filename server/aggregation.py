@@ -58,7 +58,7 @@ class Tier:
     def is_sound(self, reply: Message) -> bool:
         """Return whether a device's new front-end has the right names and shapes and is finite.
 
-        Its number of examples must be positive, since strategies weigh by it.
+        Its number of examples must be at least one, since strategies weigh by it.
         """
         arrays = reply.content.array_records.get(protocol.ARRAYS)
         statistics = reply.content.array_records.get(protocol.STATISTICS)
@@ -67,7 +67,7 @@ class Tier:
             arrays is not None
             and statistics is not None
             and has_metrics(reply, protocol.NUM_EXAMPLES)
-            and metric(reply, protocol.NUM_EXAMPLES) > 0
+            and metric(reply, protocol.NUM_EXAMPLES) >= 1
             and _matches(arrays, self.parameters)
             and _matches(statistics, self.statistics)
             and _matches(moments, self.moments)
@@ -78,8 +78,14 @@ class Tier:
             )
         )
 
-    def aggregate(self, server_round: int, replies: Sequence[Message], steps: int) -> None:
+    def aggregate(
+        self, server_round: int, replies: Sequence[Message], steps: int, uniform: bool = False
+    ) -> None:
         """Replace the front-end by the aggregate of the devices' front-ends after ``steps`` steps.
+
+        Parameters
+        ----------
+        uniform : whether all devices weigh the same, not by the training images that they hold.
 
         Raises
         ------
@@ -87,8 +93,9 @@ class Tier:
         """
         if not replies:
             return
+        weights = [1 if uniform else int(metric(r, protocol.NUM_EXAMPLES)) for r in replies]
         try:
-            merged = self._merged(server_round, replies)
+            merged = self._merged(server_round, replies, weights)
         except (AggregationError, ValueError) as error:
             name = type(self.strategy).__name__
             raise UserError(
@@ -99,7 +106,7 @@ class Tier:
             self.parameters = {name: merged[name].float() for name in self.parameters}
             self.moments = {name: moments[name].float() for name in self.moments}
             self.moment_steps += steps
-        pooled = pool_statistics(replies, self.statistics)
+        pooled = pool_statistics(replies, weights, self.statistics)
         weight = running_weight(self.aggregated_rounds * steps, steps)
         self.aggregated_rounds += 1
         self.statistics = {
@@ -107,7 +114,9 @@ class Tier:
             for name, before in self.statistics.items()
         }
 
-    def _merged(self, server_round: int, replies: Sequence[Message]) -> Weights | None:
+    def _merged(
+        self, server_round: int, replies: Sequence[Message], weights: Sequence[int]
+    ) -> Weights | None:
         """Return the aggregate of parameters and moments; None if the strategy gives none.
 
         The moments get the weights of the parameters, or the selection of a robust strategy. A
@@ -121,12 +130,14 @@ class Tier:
                 apart = [_joined(ArrayRecord(), record) for record in moments]
             else:
                 sent = [_joined(*records) for records in zip(sent, moments, strict=True)]
-        arrays, _ = self.strategy.aggregate_train(server_round, _for_strategy(replies, sent))
+        messages = _for_strategy(replies, sent, weights)
+        arrays, _ = self.strategy.aggregate_train(server_round, messages)
         if arrays is None:
             return None
         merged = to_tensors(arrays)
         if apart:
-            mean, _ = FedAvg().aggregate_train(server_round, _for_strategy(replies, apart))
+            messages = _for_strategy(replies, apart, weights)
+            mean, _ = FedAvg().aggregate_train(server_round, messages)
             assert mean is not None
             merged |= to_tensors(mean)
         return merged
@@ -152,11 +163,13 @@ def has_metrics(reply: Message, *keys: str) -> bool:
     return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 
 
-def _for_strategy(replies: Sequence[Message], sent: Sequence[ArrayRecord]) -> list[Message]:
+def _for_strategy(
+    replies: Sequence[Message], sent: Sequence[ArrayRecord], weights: Sequence[int]
+) -> list[Message]:
     """Return messages with what a strategy reads: one record of arrays, one of metrics."""
     messages = []
-    for reply, arrays in zip(replies, sent, strict=True):
-        metrics = MetricRecord({protocol.NUM_EXAMPLES: int(metric(reply, protocol.NUM_EXAMPLES))})
+    for reply, arrays, weight in zip(replies, sent, weights, strict=True):
+        metrics = MetricRecord({protocol.NUM_EXAMPLES: weight})
         content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics})
         messages.append(Message(content, reply_to=reply))
     return messages
@@ -170,14 +183,13 @@ def _joined(parameters: ArrayRecord, moments: ArrayRecord) -> ArrayRecord:
     return joined
 
 
-def pool_statistics(replies: Sequence[Message], like: Weights) -> Weights:
-    """Pool the devices' batch-norm statistics, weighted by their number of examples.
+def pool_statistics(replies: Sequence[Message], weights: Sequence[int], like: Weights) -> Weights:
+    """Pool the devices' batch-norm statistics, weighted like their parameters.
 
     Means are averaged. The pooled variance is the mean variance within devices plus the variance
     between their means, without which it would be too small for heterogeneous devices.
     """
-    weights = np.array([metric(reply, protocol.NUM_EXAMPLES) for reply in replies])
-    shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
+    shares = torch.tensor(np.array(weights) / sum(weights), dtype=torch.float32)
     decoded = [to_tensors(reply.content.array_records[protocol.STATISTICS]) for reply in replies]
 
     def mean(values: list[Tensor]) -> Tensor:

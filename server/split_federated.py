@@ -202,7 +202,8 @@ class SplitFederated:
                 for node in active
                 if tiers[node] == number and tier.is_sound(replies[node])
             ]
-            tier.aggregate(server_round, sound, self.training.local_steps)
+            uniform = self.training.device_weights == "uniform"
+            tier.aggregate(server_round, sound, self.training.local_steps, uniform)
             accepted += len(sound)
         return RoundRecord(
             server_round,

@@ -1,5 +1,6 @@
 """``--dry-run``: the resolved scenario, the sizes of its arms, and a time estimate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     console.print(_data(inputs))
     for warning in inputs.data.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    for text in optimiser_notes(scenario, models):
+        console.print(f"note: {text}", style="yellow", markup=False, highlight=False)
     console.print(_time(scenario, inputs, models))
     console.print("dry run: nothing was written", style="dim")
 
@@ -103,6 +106,36 @@ def _data(inputs: RunInputs) -> Table:
     per_device = [len(rows) for rows in inputs.data.device_images]
     made.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
     return made
+
+
+def optimiser_notes(scenario: Scenario, models: Sequence[ArmModels]) -> list[str]:
+    """Return what to know about the optimiser on the devices, if the fleet trains."""
+    training = scenario.training
+    if not training.fleet_rounds:
+        return []
+    notes, key, method = [], "training.edge_optimiser", training.edge_optimiser.method
+    if method == "sign":
+        notes.append(
+            f"{key}: 'sign' is sign descent: every step moves every weight by the learning rate, "
+            "however small its gradient is"
+        )
+    if method == "sgd" and training.edge_optimiser.momentum and training.local_steps == 1:
+        notes.append(
+            f"{key}.momentum: no effect with local_steps: 1, because the momentum of 'sgd' starts "
+            "at zero every round"
+        )
+    for arm in models:
+        edge = arm.main.edge
+        moments = sum(value.nbytes for value in edge.initial_moments().values())
+        weights = sum(value.nbytes for value in edge.own_parameters().values())
+        if moments:
+            whose = "the weights" if method == "adam" else "the defence's adversary"
+            notes.append(
+                f"{key}: the moments of Adam travel with {whose}: arm {arm.arm} sends "
+                f"{(weights + moments) / 1000:,.0f} kB of weights and moments each way in a round, "
+                f"instead of {weights / 1000:,.0f} kB"
+            )
+    return notes
 
 
 def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimate:

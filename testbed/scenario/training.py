@@ -142,6 +142,10 @@ class TrainingSection(Section):
         default=1, description="an interrupted run repeats the rounds since the last checkpoint"
     )
     strategy: StrategyChoice = component(registries.STRATEGIES, "fedavg")
+    device_weights: Literal["images", "uniform"] = Field(
+        default="images",
+        description="a device's weight in the strategy: the training images it holds, or one",
+    )
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         default="cosine", description="of both learning rates, over the rounds"
     )

@@ -40,7 +40,8 @@ FIRST_MOMENT = "first."
 SECOND_MOMENT = "second."
 """Prefixes of the weights' names in the record of Adam's moments."""
 DEVICE = "partition-id"  # Flower's key in a node's configuration
-NUM_EXAMPLES = "num-examples"
+NUM_EXAMPLES = "num-examples"  # training images that a device holds; strategies weigh by it
+BATCH_IMAGES = "batch-images"  # images of the step that a reply answers
 PENALTY = "penalty"
 SERVER_ROUND = "server-round"
 STEP = "step"

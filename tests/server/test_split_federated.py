@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from small import make_spec
 from torch.nn import functional
 
@@ -181,18 +181,18 @@ def train(host_data, strategy="fedavg", options=None, spoil=None, rounds=2, **ex
     return server, records, grid
 
 
-@pytest.mark.parametrize(
-    ("strategy", "options"),
-    [
-        ("fedavg", {}),
-        ("fedadam", {"eta": 0.01, "tau": 0.001}),
-        ("fedmedian", {}),
-        ("fedavgm", {"server_momentum": 0.5}),
-        ("fedprox", {"proximal_mu": 0.1}),
-        ("fedtrimmedavg", {"beta": 0.25}),
-        ("krum", {"num_malicious_nodes": 1}),
-    ],
-)
+STRATEGIES_AGGREGATING = [
+    ("fedavg", {}),
+    ("fedadam", {"eta": 0.01, "tau": 0.001}),
+    ("fedmedian", {}),
+    ("fedavgm", {"server_momentum": 0.5}),
+    ("fedprox", {"proximal_mu": 0.1}),
+    ("fedtrimmedavg", {"beta": 0.25}),
+    ("krum", {"num_malicious_nodes": 1}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "options"), STRATEGIES_AGGREGATING)
 def test_strategies_aggregate(host_data, strategy, options):
     server, records, _ = train(host_data, strategy, options)
     start = make_spec().build().initial_weights()[0]
@@ -211,6 +211,72 @@ def test_strategies_differ(host_data):
         not torch.allclose(mean.tiers[0].parameters[name], median.tiers[0].parameters[name])
         for name in mean.tiers[0].parameters
     )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES_AGGREGATING)
+@pytest.mark.parametrize("defence", ["none", "adversarial_decoder"])
+def test_moments_are_aggregated_with_the_parameters(host_data, strategy, defence):
+    sent = []
+
+    def keep(message, reply):
+        if reply.has_content() and protocol.MOMENTS in reply.content:
+            sent.append({k: v.numpy() for k, v in reply.content[protocol.MOMENTS].items()})
+        return reply
+
+    name, options = strategy
+    adam = EdgeOptimiserSection(method="adam", learning_rate=0.003)
+    server, records, _ = train(
+        host_data, name, options, keep, rounds=2, optimiser=adam, defence=defence
+    )
+    tier, start = server.tiers[0], make_spec(defence=defence, optimiser=adam).build()
+    assert [record.participants for record in records] == [4, 4]
+    assert tier.moment_steps == 4
+    assert set(tier.moments) == set(start.initial_moments())
+    assert len(tier.moments) == 2 * len(start.initial_weights()[0])
+    last = sent[-4:]
+    for moment, value in tier.moments.items():
+        stacked = np.stack([device[moment] for device in last])
+        if name in ("krum", "fedmedian", "fedtrimmedavg"):
+            assert (value.numpy() >= stacked.min(0)).all()
+            assert (value.numpy() <= stacked.max(0)).all()
+        else:
+            np.testing.assert_allclose(value.numpy(), stacked.mean(0), rtol=1e-5, atol=1e-9)
+    if name == "krum":  # parameters and moments of one device
+        assert any(all(np.array_equal(d[m], tier.moments[m].numpy()) for m in d) for d in last)
+
+
+def weights_of_unequal_devices(host_data, **training):
+    """Train devices that hold 10, 4, 2 and 10 images; return the aggregate and what they sent."""
+    held = [10, 4, 2, 10]
+
+    class Unequal:
+        def training(self, device):
+            images, labels = host_data.training(device)
+            return images[: held[device]], labels[: held[device]]
+
+    sent = []
+
+    def keep(message, reply):
+        if protocol.ARRAYS in reply.content:
+            sent.append({k: v.numpy() for k, v in reply.content[protocol.ARRAYS].items()})
+        return reply
+
+    device_spec = make_spec(batch_size=3, optimiser=PLAIN)
+    section = TrainingSection(rounds=1, cohort_size=4, local_steps=5, batch_size=3, **training)
+    server, _ = new_server(device_spec, section)
+    app = build_client_app([device_spec], Unequal(), keep_in_memory=True)
+    server.train(DirectGrid(app, 4, keep), lambda record: None)
+    return server.tiers[0].parameters, sent, np.array(held, dtype=np.float64)
+
+
+@pytest.mark.parametrize("device_weights", ["images", "uniform"])
+def test_fedavg_weighs_devices_by_the_images_they_hold(host_data, device_weights):
+    """Not by their last batch, which has three images, or two on a device that holds two."""
+    result, sent, held = weights_of_unequal_devices(host_data, device_weights=device_weights)
+    shares = held / held.sum() if device_weights == "images" else np.full(4, 0.25)
+    for name, value in result.items():
+        expected = sum(share * device[name] for share, device in zip(shares, sent, strict=True))
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_fedavg_is_the_mean_of_the_devices(host_data):
@@ -235,7 +301,7 @@ def test_pooled_statistics_are_those_of_the_union():
         rng.normal(loc, scale, (count, 3))
         for loc, scale, count in [(0, 1, 40), (3, 2, 10), (-1, 0.5, 50)]
     ]
-    replies = []
+    replies, weights = [], [len(part) for part in parts]
     for part in parts:
         content = RecordDict(
             {
@@ -245,12 +311,11 @@ def test_pooled_statistics_are_those_of_the_union():
                         "bn.running_var": Array(part.var(0).astype(np.float32)),
                     }
                 ),
-                protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: len(part)}),
             }
         )
         replies.append(Message(content, 1, protocol.BACKWARD))
     like = {"bn.running_mean": torch.zeros(3), "bn.running_var": torch.zeros(3)}
-    pooled = pool_statistics(replies, like)
+    pooled = pool_statistics(replies, weights, like)
     union = np.concatenate(parts)
     np.testing.assert_allclose(pooled["bn.running_mean"], union.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(pooled["bn.running_var"], union.var(0), rtol=1e-4)
@@ -260,7 +325,7 @@ def spoil_device(device, key, change):
     def spoil(message, reply):
         if message.metadata.dst_node_id == node_of(device) and key in reply.content:
             record = reply.content[key]
-            name = next(iter(record))
+            name = list(record)[-1 if key == protocol.MOMENTS else 0]  # a second moment
             reply.content[key] = ArrayRecord(
                 {**dict(record.items()), name: Array(change(record[name].numpy()))}
             )
@@ -276,10 +341,14 @@ def spoil_device(device, key, change):
         (protocol.ARRAYS, lambda a: a.reshape(-1)),
         (protocol.STATISTICS, lambda a: a * np.float32("inf")),
         (protocol.FEATURES, lambda a: a * np.float32("nan")),
+        (protocol.MOMENTS, lambda a: a * np.float32("nan")),
+        (protocol.MOMENTS, lambda a: a[None]),
+        (protocol.MOMENTS, lambda a: -np.abs(a) - 1),
     ],
 )
 def test_broken_updates_are_rejected_and_counted(host_data, key, change):
-    server, records, _ = train(host_data, spoil=spoil_device(2, key, change))
+    adam = EdgeOptimiserSection(method="adam", learning_rate=0.003)
+    server, records, _ = train(host_data, spoil=spoil_device(2, key, change), optimiser=adam)
     assert [record.participants for record in records] == [3, 3]
     assert [record.rejected for record in records] == [1, 1]
     assert all(torch.isfinite(value).all() for value in server.tiers[0].parameters.values())

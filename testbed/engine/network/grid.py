@@ -304,7 +304,7 @@ def _examples(message_type: str, reply: Message) -> int:
     if message_type == protocol.INFER:
         return 0 if _is_raw(reply) else 1
     metrics = reply.content.metric_records.get(protocol.METRICS)
-    count = metrics[protocol.NUM_EXAMPLES] if metrics and protocol.NUM_EXAMPLES in metrics else 0
+    count = metrics[protocol.BATCH_IMAGES] if metrics and protocol.BATCH_IMAGES in metrics else 0
     return max(0, count) if isinstance(count, int) else 0  # the server rejects the others
 
 

@@ -115,7 +115,12 @@ def test_the_ledger_charges_what_travels_and_the_tap_reads_what_is_released(name
     model = device_spec.build()
     parameters, statistics = model.initial_weights()
     weights = {protocol.ARRAYS: to_record(parameters), protocol.STATISTICS: to_record(statistics)}
-    config = {protocol.SERVER_ROUND: 1, protocol.STEP: 0, protocol.STEPS: 1, protocol.STEPS_BEFORE: 0}
+    config = {
+        protocol.SERVER_ROUND: 1,
+        protocol.STEP: 0,
+        protocol.STEPS: 1,
+        protocol.STEPS_BEFORE: 0,
+    }
     content = RecordDict({**weights, protocol.CONFIG: ConfigRecord(config)})
     sent = [Message(content, node_of(device), protocol.FORWARD, group_id="1") for device in (0, 2)]
     replies = grid.send_and_receive(sent)

@@ -91,7 +91,11 @@ def trainings(draw, size):
         "batch_size": draw(st.integers(2, 8)),
         "round_deadline_s": draw(st.sampled_from([2.0, 600.0])),
         "strategy": draw(st.sampled_from(STRATEGIES)),
-        "edge_optimiser": {"method": draw(st.sampled_from(["sgd", "adam"])), "learning_rate": 0.01},
+        "device_weights": draw(st.sampled_from(["images", "uniform"])),
+        "edge_optimiser": {
+            "method": draw(st.sampled_from(["sgd", "adam", "sign"])),
+            "learning_rate": 0.01,
+        },
     }
     if draw(st.booleans()):
         section |= {

@@ -166,8 +166,10 @@ def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tiny, tmp_path
     assert everything(folder) == inline_results
 
 
-def test_strategies_with_moments_survive_a_resume(tiny, tmp_path):
-    tiny["training"]["strategy"] = {"name": "fedadam", "eta": 0.01}
+@pytest.mark.parametrize("strategy", ["fedavg", {"name": "fedadam", "eta": 0.01}])
+def test_moments_of_strategies_and_devices_survive_a_resume(tiny, tmp_path, strategy):
+    tiny["training"]["strategy"] = strategy
+    tiny["training"]["edge_optimiser"] = {"method": "adam", "learning_rate": 0.003}
     tiny["arms"] = tiny["arms"][:1]
     whole = everything(run(tiny, tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):

@@ -56,6 +56,7 @@ def test_flower_simulates_the_same_weights_as_fleet_grid(
         {"name": "lte", "devices": ["raspberry-pi-4"], "precision": "int8", "arms": ["sift"]}
     ]
     tiny["training"] |= {"rounds": 2, "round_deadline_s": 1e9, "strategy": "fedadam"}
+    tiny["training"]["edge_optimiser"] = {"method": "adam", "learning_rate": 0.003}
     out = tmp_path / "flower"
     config = RunConfig(str(write_scenario(tiny)), "sift", nodes=8, wait_s=60.0, out=str(out))
     run_simulation(new_server_app(config), ScenarioClientApp(config), num_supernodes=8)
