@@ -325,6 +325,7 @@ COST = (
         name="uplink_bytes",
         column="uplink_bytes",
         index="uplink_bytes_per_request",
+        note="features or image, with the acknowledgement of the answer",
     ),
 )
 _MEASURE: Places = frozenset({"leakage", "compare", "markdown"})

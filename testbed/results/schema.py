@@ -469,7 +469,9 @@ class ServedPart(Part):
         description="the radio's part, over all requests for which it is known"
     )
     energy_unknown_devices: Count
-    uplink_bytes_per_request: Number
+    uplink_bytes_per_request: Number = Field(
+        description="features or image, with the acknowledgement of the answer"
+    )
     cloud_utilisation: float = Field(description="the part's share of the time of all servers")
     mean_batch: Number
     cost_usd_per_1000: CloudCost

@@ -134,6 +134,8 @@ def _row(
         parts = (charges.features.energy_mj, charges.answer.energy_mj, wake_tail_mj)
         energy = None if None in parts else sum(part for part in parts if part is not None)
     row["energy_mj"], row["wake_tail_mj"] = energy, wake_tail_mj
-    row["uplink_bytes"] = charges.features.uplink_bytes if charges else 0
-    row["downlink_bytes"] = charges.answer.downlink_bytes if charges and charges.answer else 0
+    # The features, the answer and its acknowledgement: what the energy is of.
+    messages = [part for part in (charges.features, charges.answer) if part] if charges else []
+    row["uplink_bytes"] = sum(part.uplink_bytes for part in messages)
+    row["downlink_bytes"] = sum(part.downlink_bytes for part in messages)
     return row

@@ -103,7 +103,7 @@ def self_checks(
             name,
             "the ledger holds at least the bytes of all requests",
             charged >= sent,
-            f"{charged:.0f} bytes charged, {sent} of them features of requests",
+            f"{charged:.0f} bytes charged, {sent} of them of requests",
         ),
         _check(
             name,

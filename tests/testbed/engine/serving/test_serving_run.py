@@ -14,6 +14,7 @@ from testbed import load
 from testbed.core.errors import UserError
 from testbed.scenario.loading import load_scenario, validate_scenario
 
+COMPUTE_W = 6.4 - 2.7  # of a Raspberry Pi 4, above idle
 SMALL = "nucleo-g0b1re"  # the CNN cut after block 2 does not fit it
 
 
@@ -94,6 +95,31 @@ def test_energy_is_work_and_the_radio_and_the_ledger_holds_it(folder):
     known = [row for row in rows if row["energy_mj"] is not None]
     work = sum(row["energy_mj"] - row["wake_tail_mj"] for row in known) / len(known)
     assert arm["serving"]["work_mj_per_request"] == pytest.approx(work)
+
+
+def test_bytes_and_energy_of_a_device_are_those_of_the_same_messages(folder):
+    _, rows = read(folder)
+    rests = []
+    for device in pq.read_table(folder / "devices.parquet").to_pylist():
+        if device["link"] != "wifi" or device["model"] != "raspberry-pi-4":
+            continue
+        own = [row for row in rows if row["device"] == device["device"]]
+        served = [row for row in own if row["status"] == "answered"]
+        up, down = (
+            device[f"serve_{way}_bytes"] - sum(row[f"{way}_bytes"] for row in own)
+            for way in ("uplink", "downlink")
+        )
+        energy = device["serve_energy_mj"] - sum(row["energy_mj"] for row in served)
+        # What is left is the deployment alone, however many requests there were, at 0.41 uJ a byte.
+        rests.append((up, down))
+        assert energy == pytest.approx(0.41e-3 * (up + down), rel=1e-6)
+        for row in served:
+            acknowledged = row["energy_mj"] - 0.41e-3 * (
+                row["uplink_bytes"] + row["downlink_bytes"]
+            )
+            assert acknowledged == pytest.approx(COMPUTE_W * row["compute_ms"], rel=1e-6)
+    assert len(rests) > 1
+    assert len(set(rests)) == 1
 
 
 @pytest.mark.parametrize("tiers", [False, True])
