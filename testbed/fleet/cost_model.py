@@ -29,6 +29,10 @@ from testbed.scenario.training import ADAM_STATE_COPIES
 
 BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
 JITTER_SIGMA = 0.2
+"""Sigma of the lognormal factor on the latency of one network on one device."""
+DEVICE_SIGMA = NETWORK_SIGMA = JITTER_SIGMA / 2**0.5
+"""The variance, half from the device (``device_factor``), half from the device model and network
+(``network_factor``). Only the sum is published; the equal split is an assumption."""
 
 BACKWARD_COST = 2.0
 """A backward pass costs two forward passes: for every product of the forward pass, one for the
@@ -105,13 +109,22 @@ def cloud_step_ms(
     return empty_ms + sum(step_ms - empty_ms for step_ms in alone_ms)
 
 
-def jitter_factor(seed: int, device: int, network: str) -> float:
-    """Return the lognormal factor (median 1, sigma 0.2) of one device of the fleet on one network.
+def device_factor(seed: int, device: int) -> float:
+    """Return the lognormal factor (median 1) of one device of the fleet: its clock, its heat.
 
-    It models effects that the form omits: kernels, compilers, clocks, temperature.
+    It is the same for every network, and therefore in every arm.
     """
-    rng = seeds.generator(seed, "fleet-latency-jitter", device, seeds.key(network))
-    return float(rng.lognormal(0.0, JITTER_SIGMA))
+    rng = seeds.generator(seed, "fleet-device-factor", device)
+    return float(rng.lognormal(0.0, DEVICE_SIGMA))
+
+
+def network_factor(seed: int, model: str, network: str) -> float:
+    """Return the lognormal factor (median 1) of one network on one device model.
+
+    It models what the form omits about them: kernels, compilers. All devices of a model share it.
+    """
+    rng = seeds.generator(seed, "fleet-network-factor", seeds.key(model), seeds.key(network))
+    return float(rng.lognormal(0.0, NETWORK_SIGMA))
 
 
 def compute_energy_mj(device: CatalogueDevice, compute_ms: float) -> float | None:

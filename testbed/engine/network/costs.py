@@ -1,7 +1,7 @@
 """Costs of an arm's front-ends on every device of the fleet, in virtual time and energy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from testbed.engine.setting.run_context import RunInputs
 from testbed.fleet.cost_model import (
     TrainedNetwork,
     compute_energy_mj,
+    device_factor,
     inference_ms,
-    jitter_factor,
+    network_factor,
     serving_feasibility,
     training_feasibility,
     training_parts_ms,
@@ -38,18 +39,18 @@ class TierCosts:
     Attributes
     ----------
     stats : sizes of the front-end for one image.
-    network : its name.
+    seed : the scenario's.
+    factors : of each device model of the fleet on this network (``network_factor``).
     trains, serves : whether it fits the memory of each device model of the fleet.
     adversary : sizes of the network that the defence trains beside the front-end, for one image.
     """
 
     stats: LayerStats
-    network: str
     seed: int
+    factors: NDArray[np.float64]
     trains: NDArray[np.bool_]
     serves: NDArray[np.bool_]
     adversary: LayerStats | None = None
-    _jitter: dict[int, float] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(
@@ -72,21 +73,8 @@ class TierCosts:
         trained = TrainedNetwork(stats, batch_size, state_copies, adversary)
         trains = np.array([training_feasibility(m, trained).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
-        return cls(stats, network, seed, trains, serves, adversary)
-
-    def jitter(self, device: int, keep: bool = False) -> float:
-        """Return the factor on a device's compute time, drawn once per device and network.
-
-        Parameters
-        ----------
-        keep : whether to cache it, for devices that compute repeatedly.
-        """
-        factor = self._jitter.get(device)
-        if factor is None:
-            factor = jitter_factor(self.seed, device, self.network)
-            if keep:
-                self._jitter[device] = factor
-        return factor
+        factors = np.array([network_factor(seed, m.name, network) for m in models])
+        return cls(stats, seed, factors, trains, serves, adversary)
 
 
 class DeviceCosts:
@@ -107,6 +95,7 @@ class DeviceCosts:
         self.fleet = fleet
         self.tiers = tuple(tiers)
         self.tier_of = np.zeros(len(fleet), dtype=np.uint8) if tier_of is None else tier_of
+        self._device_factors: dict[int, float] = {}
 
     @property
     def devices(self) -> int:
@@ -158,23 +147,23 @@ class DeviceCosts:
                 plain += 2.0 * training_step_ms(model, costs.adversary, images)
         else:
             return 0.0
-        return plain * costs.jitter(device, keep=True)
+        factor = self._device_factors.get(device)
+        if factor is None:
+            factor = self._device_factors[device] = device_factor(costs.seed, device)
+        return plain * factor * float(costs.factors[self.fleet.model_index[device]])
 
     def inference_ms_of_all(self) -> NDArray[np.float64]:
         """Return the milliseconds of one inference on every device (N,)."""
-        plain = np.array(
+        by_model = np.array(
             [
-                [inference_ms(model, tier.stats, 1) for model in self.fleet.models]
+                [inference_ms(model, tier.stats, 1) for model in self.fleet.models] * tier.factors
                 for tier in self.tiers
             ]
         )
-        jitter = np.fromiter(
-            (self.tiers[tier].jitter(device) for device, tier in enumerate(self.tier_of)),
-            dtype=np.float64,
-            count=self.devices,
-        )
-        of_device: NDArray[np.float64] = plain[self.tier_of, self.fleet.model_index]
-        return of_device * jitter
+        of_device: NDArray[np.float64] = by_model[self.tier_of, self.fleet.model_index]
+        seed = self.tiers[0].seed
+        of_each = (device_factor(seed, device) for device in range(self.devices))
+        return of_device * np.fromiter(of_each, dtype=np.float64, count=self.devices)
 
     def charge(
         self,

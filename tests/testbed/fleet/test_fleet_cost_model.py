@@ -179,14 +179,21 @@ def test_feasibility() -> None:
 
 
 @given(st.integers(0, 2**40), st.integers(0, 10**5))
-def test_jitter_is_a_function_of_seed_device_and_network(seed: int, device: int) -> None:
-    factor = cost_model.jitter_factor(seed, device, "cnn")
-    assert factor == cost_model.jitter_factor(seed, device, "cnn")
-    assert factor != cost_model.jitter_factor(seed, device, "siftfunnel_cnn")
-    assert factor != cost_model.jitter_factor(seed, device + 1, "cnn")
+def test_factors_are_functions_of_what_they_model(seed: int, device: int) -> None:
+    own = cost_model.device_factor(seed, device)
+    assert own == cost_model.device_factor(seed, device)
+    assert own != cost_model.device_factor(seed, device + 1)
+    of_network = cost_model.network_factor(seed, "raspberry-pi-4", "cnn")
+    assert of_network == cost_model.network_factor(seed, "raspberry-pi-4", "cnn")
+    assert of_network != cost_model.network_factor(seed, "raspberry-pi-4", "siftfunnel_cnn")
+    assert of_network != cost_model.network_factor(seed, "raspberry-pi-5", "cnn")
 
 
-def test_jitter_is_lognormal_with_sigma_0_2() -> None:
-    logs = np.log([cost_model.jitter_factor(1, device, "cnn") for device in range(2000)])
-    assert logs.mean() == pytest.approx(0.0, abs=0.02)
-    assert logs.std() == pytest.approx(0.2, abs=0.01)
+def test_the_factors_together_are_lognormal_with_sigma_0_2() -> None:
+    devices = np.log([cost_model.device_factor(1, device) for device in range(4000)])
+    models = [f"model-{number}" for number in range(4000)]
+    networks = np.log([cost_model.network_factor(1, model, "cnn") for model in models])
+    for logs in (devices, networks):
+        assert logs.mean() == pytest.approx(0.0, abs=0.01)
+        assert logs.std() == pytest.approx(0.2 / 2**0.5, abs=0.005)
+    assert (devices + networks).std() == pytest.approx(0.2, abs=0.01)
