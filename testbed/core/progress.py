@@ -60,7 +60,7 @@ class Progress:
             raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
-        """Show the user a problem that does not stop the run, such as a damaged file."""
+        """Show the user how the data were read, or a problem that does not stop the run."""
         self._display.say(text)
 
     @property

@@ -37,6 +37,7 @@ def pool_from_tables(
     image_size_px: int | None,
     max_images: int | None,
     mode: Mode | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> ImagePool:
     """Read tables, select images by content, and decode them.
 
@@ -50,6 +51,7 @@ def pool_from_tables(
     image_size_px : resize to this square; None keeps the native size.
     max_images : keep this many by content hash, before decoding; None keeps all.
     mode : convert images to grey ("L") or "RGB"; None takes them as they are.
+    warnings : of the caller; those of the files' rows are added.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def pool_from_tables(
         raise UserError(f"data.name={name}: no rows in {source}")
     classes = number_labels(tables, columns.label, labels)
     official = np.repeat([table.official_test for table in tables], rows_of_table)
-    warnings = _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
+    warnings += _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
 
     content_keys = np.array(keys, dtype=np.uint64)
     labelled = np.flatnonzero(classes.codes != MISSING)
@@ -103,6 +105,8 @@ def pool_from_tables(
         official_test=official[kept] if official.any() and not official.all() else None,
         content_keys=content_keys[kept],
         source=source,
+        person_column=columns.person,
+        notes=(f"images are in column '{columns.image}', classes in column '{columns.label}'",),
         warnings=warnings,
     )
 

@@ -30,6 +30,7 @@ class FederatedData:
     mean, std : float32 (C,) per channel over the training part, of images in [0, 1].
     majority_class_accuracy : accuracy on the victims of the constant answer with the most frequent
         class of the training part.
+    notes : how the data were read and split, in sentences that terminal and report show.
     warnings : sentences on the data that terminal and report show.
     """
 
@@ -40,6 +41,7 @@ class FederatedData:
     mean: FloatArray
     std: FloatArray
     majority_class_accuracy: float
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -86,6 +88,7 @@ def load_federated_data(
         mean=mean,
         std=std,
         majority_class_accuracy=majority_class_accuracy(pool, parts),
+        notes=(*pool.notes, _split_note(pool)),
         warnings=(*pool.warnings, *unseen_classes(pool, parts)),
     )
 
@@ -118,6 +121,16 @@ def majority_class_accuracy(pool: ImagePool, parts: Parts) -> float:
     return float(np.mean(pool.labels[parts.victims] == majority))
 
 
+def _split_note(pool: ImagePool) -> str:
+    if pool.labels_are_persons:
+        return (
+            f"{pool.split_words}, who are the classes: attackers' images show other persons than "
+            "training images and victims"
+        )
+    apart = "" if pool.persons is None else ": no person is in two parts"
+    return f"{pool.split_words}{apart}"
+
+
 def unseen_classes(pool: ImagePool, parts: Parts) -> Iterator[str]:
     """Yield a warning of victims whose classes are not in the training part."""
     unseen = ~np.isin(pool.labels[parts.victims], pool.labels[parts.training])
@@ -127,7 +140,7 @@ def unseen_classes(pool: ImagePool, parts: Parts) -> Iterator[str]:
     shown = ", ".join(names[:FEW_NAMES]) + (", ..." if len(names) > FEW_NAMES else "")
     cause = "there are few images of them"
     if pool.persons is not None and not pool.labels_are_persons:
-        cause = "the split is by person"
+        cause = f"the images are {pool.split_words}"
     elif pool.official_test is not None:
         cause = "the official test set has classes that the training files lack"
     yield (

@@ -29,6 +29,8 @@ class ImagePool:
     official_test : True for images of the dataset's test file, (N,), or None without one.
     content_keys : uint64 (N,); identical images share a key.
     source : origin of the images, for the report.
+    person_column : the column that names the persons; None where no column does.
+    notes : how the files were read, in sentences for terminal and report.
     warnings : sentences on what was left out or may surprise, for terminal and report.
 
     Raises
@@ -44,6 +46,8 @@ class ImagePool:
     official_test: BoolArray | None
     content_keys: KeyArray
     source: str
+    person_column: str | None = None
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,6 +78,14 @@ class ImagePool:
     def num_classes(self) -> int:
         """Number of classes of the task."""
         return len(self.label_names)
+
+    @property
+    def split_words(self) -> str:
+        """Say whether the images are split by person, and by which."""
+        if self.persons is None:
+            return "not split by person"
+        column = f"column '{self.person_column}', " if self.person_column else ""
+        return f"split by person ({column}{len(np.unique(self.persons))} persons)"
 
     @property
     def labels_are_persons(self) -> bool:

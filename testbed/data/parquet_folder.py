@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -22,14 +23,17 @@ PERSON_COLUMNS = ("person", "person_id", "identity", "subject", "subject_id", "w
 
 
 class ParquetFolderOptions(Options):
-    """The columns to read; null finds them by usual names and by the metadata.
+    """The columns to read; null finds images and classes by usual names and by the metadata.
+
+    ``person_column`` splits the images by person: no person is in two parts. null does not, and
+    warns if a column has the name of a person column; false does not.
 
     ``mode`` converts every image to grey ("L") or "RGB"; null keeps the images' modes.
     """
 
     image_column: str | None = None
     label_column: str | None = None
-    person_column: str | None = None
+    person_column: str | Literal[False] | None = None
     mode: Mode | None = None
 
 
@@ -71,6 +75,7 @@ def load_parquet_folder(
         image_size_px=image_size_px,
         max_images=max_images,
         mode=options.mode,
+        warnings=_undecided_persons(tables[0], options),
     )
 
 
@@ -98,8 +103,19 @@ def _columns(tables: list[EncodedTable], options: ParquetFolderOptions) -> Colum
         [name for name in names if name.lower() in LABEL_COLUMNS],
         declared("ClassLabel"),
     )
-    usual = [name for name in PERSON_COLUMNS if name in names]
-    return Columns(image, label, options.person_column or next(iter(usual), None))
+    return Columns(image, label, options.person_column or None)
+
+
+def _undecided_persons(table: EncodedTable, options: ParquetFolderOptions) -> tuple[str, ...]:
+    """Warn if a column may name persons and the scenario does not say what to do with it."""
+    usual = [name for name in table.schema.names if name.lower() in PERSON_COLUMNS]
+    if options.person_column is not None or not usual:
+        return ()
+    return (
+        f"column '{usual[0]}' may name persons, but the split is not by person: one person can be "
+        f"in training, among the victims and in an attacker's images; set "
+        f"data.options.person_column to {usual[0]} to split by person, or to false",
+    )
 
 
 def _only(table: EncodedTable, option: str, *preferred: list[str]) -> str:

@@ -79,7 +79,10 @@ def _partition(
     if pool.persons is not None:
         columns["person"] = pool.persons[rows]
     elif choice.name == "natural_id":
-        raise UserError(f"data.partitioner: natural_id needs persons, {pool.name} has none")
+        raise UserError(
+            f"data.partitioner: natural_id needs persons, {pool.name} has none; for "
+            "parquet_folder, data.options.person_column names their column"
+        )
     partitioner = PARTITIONERS.create(
         choice.name,
         choice.options,

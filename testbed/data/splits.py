@@ -70,7 +70,8 @@ def split(pool: ImagePool, shares: Splits, seed: int) -> Parts:
         if size == 0:
             raise UserError(
                 f"data.splits.{name}: this part of {pool.name} is empty ({len(pool)} images in "
-                "all); raise its share, or data.max_images, or use another seed"
+                f"all, {pool.split_words}); raise its share, or data.max_images, or use another "
+                "seed"
             )
     return parts
 

@@ -60,6 +60,8 @@ def run_experiment(
         inputs = read_run_inputs(scenario)
         arms = [arm_models(inputs, arm) for arm in scenario.arms]
         inputs = settle_service_times(inputs, arms)
+    for note in inputs.data.notes:
+        progress.say(f"data: {note}")
     for warning in inputs.data.warnings:
         progress.say(f"warning: {warning}")
     open_folder(folder, inputs.scenario, resume)

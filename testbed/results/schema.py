@@ -603,8 +603,9 @@ class DataFacts(Part):
     image_shape: list[int] = Field(description="C, H, W")
     num_classes: Count
     label_names: list[str]
-    has_persons: bool
+    has_persons: bool = Field(description="whether the images are split by person")
     source: str
+    notes: list[str] = Field(description="how the files were read and split")
     images: ImageCounts
     majority_class_accuracy: float = Field(description="of the most frequent class")
 

@@ -49,5 +49,30 @@ def test_a_run_warns_of_rows_without_a_class(images, write_scenario, tmp_path, c
     printed = capsys.readouterr()
     assert f"warning: {warning}" in printed.out.replace("\n", " ")
     assert f"warning: {warning}" in printed.err
-    assert json.loads((out / "results.json").read_text())["warnings"] == [warning]
-    assert warning in (out / "report.html").read_text()
+    assert "data: not split by person" in printed.err
+    results = json.loads((out / "results.json").read_text())
+    assert results["warnings"] == [warning]
+    page = (out / "report.html").read_text()
+    assert warning in page
+    assert "not split by person" in page
+
+
+def test_a_dry_run_says_how_the_images_are_read_and_split(images, write_scenario, capsys):
+    tree, write = images
+    write(subject=[f"{row % 50}" for row in range(200)])
+    assert main([str(write_scenario(tree)), "--dry-run"]) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "data: images are in column 'image', classes in column 'label'" in printed
+    assert "data: not split by person" in printed
+    assert "column 'subject' may name persons" in printed
+    by_person = ["--set", "data.options.person_column=subject"]
+    assert main([str(write_scenario(tree)), "--dry-run", *by_person]) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "data: split by person (column 'subject', 50 persons)" in printed
+    assert "may name persons" not in printed
+    off = ["--set", "data.options.person_column=off"]
+    assert main([str(write_scenario(tree)), "--dry-run", *off]) == 0
+    assert "may name persons" not in capsys.readouterr().out
+    wrong = ["--set", "data.options.person_column=true"]
+    assert main([str(write_scenario(tree)), "--dry-run", *wrong]) == 2
+    assert "person_column" in capsys.readouterr().err

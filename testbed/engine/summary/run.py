@@ -160,6 +160,7 @@ def _data_facts(data: FederatedData) -> DataFacts:
         label_names=list(pool.label_names),
         has_persons=pool.persons is not None,
         source=pool.source,
+        notes=list(data.notes),
         images=ImageCounts(**data.parts.sizes()),
         majority_class_accuracy=data.majority_class_accuracy,
     )

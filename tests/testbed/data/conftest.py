@@ -136,6 +136,7 @@ def section_of(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         fields.setdefault("max_images", 1500)
         if name == "parquet_folder":
             fields.setdefault("path", "people")
+            fields.setdefault("options", {"person_column": "person"})
         return DataSection(name=name, **fields)
 
     return make

@@ -222,6 +222,49 @@ def test_persons_are_matched_by_name_over_files(save):
     )
 
 
+STYLES = [f"{ANIMALS[code]} {'thin' if row % 2 else 'bold'}" for row, code in enumerate(TURNS)]
+
+
+def test_the_split_is_by_person_only_if_the_scenario_says_so(save):
+    for name in ("subject", "Person", "identity"):
+        columns = {"label": TURNS, name: STYLES}
+        folder = save("train.parquet", **columns)
+        data = load_federated_data(section(folder), 2, 0)
+        assert data.pool.persons is None
+        assert data.notes[-1] == "not split by person"
+        (warning,) = data.warnings
+        assert f"column '{name}' may name persons, but the split is not by person" in warning
+        assert f"set data.options.person_column to {name}" in warning
+        silent = load_federated_data(section(folder, person_column=False), 2, 0)
+        assert silent.pool.persons is None
+        assert not silent.warnings
+        assert np.array_equal(silent.parts.victims, data.parts.victims)
+        assert load(folder, person_column=name).persons is not None
+
+
+def test_a_split_by_person_is_stated_and_named_as_the_cause_of_lost_classes(save):
+    persons = [row % 30 for row in range(ROWS)]
+    folder = save("train.parquet", label=[person // 2 for person in persons], subject=persons)
+    data = load_federated_data(section(folder, person_column="subject"), 2, 0)
+    assert data.notes == (
+        "images are in column 'image', classes in column 'label'",
+        "split by person (column 'subject', 30 persons): no person is in two parts",
+    )
+    pool, parts = data.pool, data.parts
+    assert not set(pool.persons[parts.training]) & set(pool.persons[parts.victims])
+    lost = ~np.isin(pool.labels[parts.victims], pool.labels[parts.training])
+    assert lost.any()
+    (warning,) = data.warnings
+    assert f"no model can be right on {lost.sum()} of {len(lost)} victims" in warning
+    assert "the images are split by person (column 'subject', 30 persons)" in warning
+
+
+def test_an_empty_part_names_the_split_by_person_as_the_cause(save):
+    folder = save("train.parquet", label=TURNS, subject=[row % 2 for row in range(ROWS)])
+    with pytest.raises(UserError, match=r"empty \(60 images in all, split by person \(column 'sub"):
+        load_federated_data(section(folder, person_column="subject"), 2, 0)
+
+
 def test_victims_of_classes_that_are_not_trained_are_warned_about(save):
     save("test.parquet", 1, label=[row % 4 for row in range(ROWS)])
     data = load_federated_data(section(save("train.parquet", label=TURNS)), 2, 0)

@@ -56,6 +56,7 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
             "label_names": [str(digit) for digit in range(10)],
             "has_persons": False,
             "source": "scikit-learn digits (UCI), resized to 32 x 32",
+            "notes": ["not split by person"],
             "images": {
                 "training": 988,
                 "validation": 144,
