@@ -4,8 +4,6 @@ import math
 from bisect import bisect_right
 from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.core import seeds
@@ -86,7 +84,11 @@ class DiurnalOptions(Options):
     online_sigma: Annotated[float, Field(ge=0.0)] = Field(
         default=1.0, description="lognormal sigma of the online periods"
     )
-    propensity_sigma: Annotated[float, Field(ge=0.0)] = Field(
+    online_share: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
+        default=0.3,
+        description="mean share of devices online over a day, before drop-out",
+    )
+    propensity_sigma: Annotated[float, Field(ge=0.0, le=5.0)] = Field(
         default=0.5, description="lognormal sigma of how often devices are online"
     )
     phase_spread: Share = Field(
@@ -102,15 +104,17 @@ class Diurnal(Availability):
     """Online sessions whose frequency depends on the time of day (arXiv 2205.06730).
 
     A device i wants to be online with probability p_i(t) = q_i (0.5 + 0.4 sin(2 pi t / 24 h +
-    phase_i)), q_i = X_i / max X, X lognormal. It comes online at the rate lambda0 p / (1 - p) and
-    stays for a lognormal period of mean 1 / lambda0, so that at every moment the chain pulls
-    towards p_i(t). A trajectory depends on (seed, device) only, not on the order of queries.
+    phase_i)), q_i = min(1, a X_i), X lognormal. The factor a makes the mean of p_i(t) over devices
+    and the day ``online_share``. It comes online at the rate lambda0 p / (1 - p) and stays for a
+    lognormal period of mean 1 / lambda0, so that at every moment the chain pulls towards p_i(t).
+    A trajectory depends on (seed, device) only, not on the order of queries or the rest of the
+    fleet: the source's q_i = X_i / max X would make all devices of a larger fleet rarer online.
     """
 
     def __init__(self, options: DiurnalOptions, fleet_size: int) -> None:
         super().__init__(options, fleet_size)
         self._options = options
-        self._propensities: dict[int, NDArray[np.float64]] = {}
+        self._factor = propensity_factor(options.online_share, options.propensity_sigma)
         self._trajectories: dict[tuple[int, int], _Trajectory] = {}
 
     def online(self, device: int, time_s: float, draw_key: int, seed: int) -> bool:
@@ -124,11 +128,31 @@ class Diurnal(Availability):
         return self._trajectories[key].online(time_s)
 
     def _propensity(self, device: int, seed: int) -> float:
-        if seed not in self._propensities:
-            rng = seeds.generator(seed, "availability-propensity")
-            drawn = rng.lognormal(0.0, self._options.propensity_sigma, self.fleet_size)
-            self._propensities[seed] = drawn / drawn.max()
-        return float(self._propensities[seed][device])
+        rng = seeds.generator(seed, "availability-propensity", device)
+        return min(1.0, self._factor * float(rng.lognormal(0.0, self._options.propensity_sigma)))
+
+
+def propensity_factor(online_share: float, sigma: float) -> float:
+    """Return a with E[min(1, a X)] / 2 = ``online_share``, for X lognormal(0, sigma).
+
+    E[min(1, a X)] = a exp(sigma^2 / 2) Phi(-z - sigma) + Phi(z), z = ln(a) / sigma, rises with a.
+    """
+    mean = 2.0 * online_share  # of min(1, a X); over a day, the sine has the mean 0.5
+    if sigma == 0.0 or mean == 1.0:
+        return mean if sigma == 0.0 else math.inf
+
+    def above(z: float) -> float:
+        return math.erfc(z / math.sqrt(2.0)) / 2.0
+
+    def reached(log_factor: float) -> float:
+        z = log_factor / sigma
+        return math.exp(log_factor + sigma**2 / 2.0) * above(z + sigma) + above(-z)
+
+    low, high = math.log(mean) - sigma**2 / 2.0, 40.0 * sigma
+    while high - low > 1e-12:
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if reached(middle) < mean else (low, middle)
+    return math.exp(high)
 
 
 class _Trajectory:
@@ -153,7 +177,12 @@ class _Trajectory:
 
     def online(self, time_s: float) -> bool:
         while self._now_s <= time_s:
-            self._now_s += self._online_period_s() if self._online else self._wait_s()
+            if not self._online:
+                self._now_s += self._wait_s()
+            elif self._changes_s:
+                self._now_s += self._online_period_s()
+            else:
+                self._now_s += self._rest_of_period_s()
             self._online = not self._online
             self._changes_s.append(self._now_s)
         return self._starts_online ^ (bisect_right(self._changes_s, time_s) % 2 == 1)
@@ -162,6 +191,15 @@ class _Trajectory:
         # mean of a lognormal is exp(mu + sigma^2 / 2)
         mu = -math.log(self._rate) - self._sigma**2 / 2.0
         return float(self._rng.lognormal(mu, self._sigma))
+
+    def _rest_of_period_s(self) -> float:
+        """Draw what is left of the period that time 0 falls into.
+
+        Long periods are hit more often: the density of their length is weighted by the length,
+        which is lognormal again, with mu + sigma^2.
+        """
+        mu = -math.log(self._rate) + self._sigma**2 / 2.0
+        return float(self._rng.random() * self._rng.lognormal(mu, self._sigma))
 
     def _wait_s(self) -> float:
         """Draw the wait for the next session by thinning (Lewis and Shedler 1979)."""
