@@ -395,7 +395,7 @@ class Training(Part):
     protocol: Literal["split_federated", "provider"]
     provider: ProviderTraining | None
     rounds: Count = Field(description="rounds of the fleet")
-    virtual_s: float
+    virtual_s: float = Field(description="time of all rounds; waits for devices that are offline")
     uplink_bytes: Count
     downlink_bytes: Count
     energy_j: float = Field(description="of the devices whose power is known")

@@ -137,6 +137,11 @@ class TrainingSection(Section):
     round_deadline_s: Annotated[float, Field(gt=0.0)] = Field(
         default=120.0, description="virtual seconds; spread evenly over the local steps"
     )
+    offline_noticed_after_s: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=None,
+        description="virtual seconds until the server gives up on a device that is offline; 0: it "
+        "knows at once; null: it waits until the reply is due",
+    )
     evaluate_every_rounds: Annotated[int, Field(ge=1)] = 1
     checkpoint_every_rounds: Annotated[int, Field(ge=1)] = Field(
         default=1, description="an interrupted run repeats the rounds since the last checkpoint"

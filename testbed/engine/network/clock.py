@@ -17,12 +17,15 @@ class RoundClock:
     Attributes
     ----------
     round_deadline_ms : from a round's start to the last reply that counts.
+    offline_noticed_ms : from a message's start until the server knows that its device is offline;
+        None: it cannot know, and waits until the reply is due.
     cloud_step_ms : images by tier -> virtual time of one training step of the cloud model.
     now_ms, round_start_ms : virtual times since the arm's start.
     """
 
     round_deadline_ms: float
     cloud_step_ms: Callable[[Mapping[int, int]], float]
+    offline_noticed_ms: float | None = None
     now_ms: float = 0.0
     round_start_ms: float = 0.0
     _round: str = ""
@@ -52,12 +55,20 @@ class RoundClock:
         half_steps = 2 * step + (2 if message.metadata.message_type == protocol.BACKWARD else 1)
         return self.round_start_ms + self.round_deadline_ms * half_steps / (2 * steps)
 
+    def gives_up_ms(self, message: Message) -> float:
+        """Return when the server stops to wait for the reply of a device that is offline."""
+        due_ms = self.due_ms(message)
+        if self.offline_noticed_ms is None:
+            return due_ms
+        return min(due_ms, self.now_ms + self.offline_noticed_ms)
+
     def end_exchange(self, message: Message, finished_ms: list[float]) -> None:
         """Advance to the last reply of a training exchange, or to its deadline if that is earlier.
 
         Parameters
         ----------
-        finished_ms : arrival of each reply; without any, the deadline is waited for.
+        finished_ms : arrival of each reply, or when the server gave up waiting for it; without
+            any, the deadline is waited for.
         """
         due_ms = self.due_ms(message)
         last_ms = max(finished_ms, default=due_ms)

@@ -47,6 +47,7 @@ class GridOptions:
     Attributes
     ----------
     online : (device, virtual seconds, draw) -> whether the device can be reached.
+    offline_noticed_ms : until the server knows that a device is offline; None: it cannot know.
     cloud_step_ms : images by tier -> virtual time of one training step of the cloud model.
     packet_loss : which transmissions are lost and repeated.
     largest_reply_bytes : larger replies are refused; default: the limit of Flower's transport.
@@ -56,6 +57,7 @@ class GridOptions:
     shard_size: int
     online: Callable[[int, float, int], bool]
     cloud_step_ms: Callable[[Mapping[int, int]], float]
+    offline_noticed_ms: float | None = None
     packet_loss: PacketLoss = field(default_factory=PacketLoss)
     largest_reply_bytes: int = 2**31 - 1
 
@@ -111,7 +113,9 @@ class FleetGrid(MessageGrid):
         self.costs = costs
         self._taps = taps
         self._options = options
-        self._clock = RoundClock(options.round_deadline_ms, options.cloud_step_ms)
+        self._clock = RoundClock(
+            options.round_deadline_ms, options.cloud_step_ms, options.offline_noticed_ms
+        )
         self._dispatcher = Dispatcher(backend, options.shard_size)
         self._run = Run.create_empty(RUN_ID)
         self.ledger = ledger
@@ -195,6 +199,7 @@ class FleetGrid(MessageGrid):
         self._clock.begin_exchange(messages[0])
         replies: dict[int, Message] = {}
         carried: list[int] = []
+        finished_ms: list[float] = []
         for index, message in enumerate(messages):
             refusal = self._refusal(message)
             if refusal is None:
@@ -202,8 +207,11 @@ class FleetGrid(MessageGrid):
             else:
                 replies[index] = Message(refusal, reply_to=message)
                 self._note_status(message, refusal)
+                if message.metadata.message_type in protocol.TRAINING and (
+                    refusal.code == protocol.OFFLINE
+                ):
+                    finished_ms.append(self._clock.gives_up_ms(message))
         deliveries = self._dispatcher.run([messages[index] for index in carried])
-        finished_ms: list[float] = []
         for index, delivery in zip(carried, deliveries, strict=True):
             replies[index], finish_ms = self._account(messages[index], delivery)
             finished_ms.append(finish_ms)
@@ -330,12 +338,14 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
     """Return the Grid of an arm: the scenario's devices and links, with the given taps."""
     inputs = run_context.inputs
     scenario = inputs.scenario
+    noticed_s = scenario.training.offline_noticed_after_s
     paths = [tier.cloud_stats for tier in models.tiers]
     options = GridOptions(
         round_deadline_ms=scenario.training.round_deadline_s * 1000.0,
         shard_size=scenario.engine.shard_size,
         online=inputs.online(),
         cloud_step_ms=lambda images: cloud_step_ms(inputs.cloud_device, paths, images),
+        offline_noticed_ms=None if noticed_s is None else noticed_s * 1000.0,
         packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
         largest_reply_bytes=largest_reply_bytes(models),
     )

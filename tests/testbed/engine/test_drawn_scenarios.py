@@ -90,6 +90,7 @@ def trainings(draw, size):
         "local_steps": draw(st.integers(1, 3)),
         "batch_size": draw(st.integers(2, 8)),
         "round_deadline_s": draw(st.sampled_from([2.0, 600.0])),
+        "offline_noticed_after_s": draw(st.sampled_from([None, 0.0, 1.0])),
         "strategy": draw(st.sampled_from(STRATEGIES)),
         "device_weights": draw(st.sampled_from(["images", "uniform"])),
         "edge_optimiser": {

@@ -132,6 +132,7 @@ def test_memory_by_hand() -> None:
         ({"method": "adam", "momentum": 0.0}, 2),
         ({"method": "sgd", "momentum": 0.9}, 1),
         ({"method": "sgd", "momentum": 0.0}, 0),
+        ({"method": "sign"}, 0),
     ],
 )
 def test_training_memory_by_hand(optimiser: dict[str, object], copies: int) -> None:

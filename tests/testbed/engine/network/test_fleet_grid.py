@@ -32,6 +32,7 @@ def new_grid(
     mix=None,
     cloud_ms=0.0,
     loss=0.0,
+    noticed_ms=None,
 ):
     device_spec = make_spec()
     options = GridOptions(
@@ -39,6 +40,7 @@ def new_grid(
         shard_size,
         online,
         lambda images: cloud_ms * sum(images.values()),
+        noticed_ms,
         PacketLoss(loss, seed=3),
     )
     return small_grid(device_spec, DEVICES, options, taps, mix), device_spec
@@ -179,6 +181,29 @@ def test_offline_devices_cost_nothing_and_are_counted():
     assert grid.ledger.amounts["train", "uplink_bytes"][2] == 0
 
 
+@pytest.mark.parametrize(
+    ("noticed_ms", "waited_ms"),
+    [
+        (None, 60_000.0),  # until the reply is due: the first quarter of two steps there and back
+        (0.0, None),  # known at once
+        (5000.0, 5000.0),
+        (1e9, 60_000.0),
+    ],
+)
+def test_the_server_waits_for_a_device_that_is_offline_as_long_as_it_cannot_know(
+    noticed_ms, waited_ms
+):
+    def clock_ms(**options):
+        grid, device_spec = new_grid(deadline_ms=240_000.0, **options)
+        grid.send_and_receive(forward(device_spec, nodes(0, 2, 4)))
+        return grid.clock_ms
+
+    online_ms = clock_ms()
+    assert online_ms < 2000.0
+    offline_ms = clock_ms(online=lambda device, *_: device != 2, noticed_ms=noticed_ms)
+    assert offline_ms == (online_ms if waited_ms is None else waited_ms)
+
+
 def test_time_passes_when_no_device_can_be_reached():
     grid, device_spec = new_grid(deadline_ms=1000.0, online=lambda *_: False)
     replies = grid.send_and_receive(forward(device_spec, grid.get_node_ids()))
@@ -201,7 +226,7 @@ def test_devices_that_cannot_hold_the_front_end_are_infeasible():
 
 
 def test_a_failing_device_fails_alone_and_is_named():
-    grid, device_spec = new_grid()
+    grid, device_spec = new_grid(deadline_ms=240_000.0)
     bad = forward(device_spec, nodes(2))
     bad[0].content[protocol.CONFIG] = ConfigRecord({protocol.STEP: 0, protocol.STEPS: STEPS})
     replies = grid.send_and_receive([*forward(device_spec, nodes(0)), *bad])
@@ -209,6 +234,10 @@ def test_a_failing_device_fails_alone_and_is_named():
     assert replies[1].error.code == protocol.FAILED
     assert grid.ledger.counts["failed"].tolist() == [0, 0, 1, 0, 0, 0]
     assert "device 2" in grid.errors[0]
+    # It replies with an error, which tells the server; its message and the error take their time.
+    alone, _ = new_grid(deadline_ms=240_000.0)
+    alone.send_and_receive(bad)
+    assert 0.0 < alone.clock_ms == busy_ms(alone)[2] <= grid.clock_ms < 60_000.0
 
 
 def test_an_eavesdropper_reads_its_share_of_links_only():

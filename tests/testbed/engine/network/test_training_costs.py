@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from small import TINY
+from whole_runs import results_of, run
 
 from testbed.engine.network import costs
 from testbed.engine.setting.models import arm_models
@@ -41,3 +42,17 @@ def test_memory_in_training_holds_the_optimisers_state(training, copies, monkeyp
     kept = max(stats.saved_activation_elements, stats.peak_activation_elements)
     by_hand = 4 * ((2 + copies) * stats.params + 6 * kept)  # a batch of 6
     assert {network.bytes for network in seen} == {by_hand}
+
+
+def test_a_fleet_that_is_half_offline_does_not_train_faster(tmp_path):
+    tree = copy.deepcopy(TINY) | {"adversaries": [], "arms": TINY["arms"][:1]}
+    tree["fleet"] |= {"mix": [{"device": "raspberry-pi-4", "links": {"wifi": 1}}]}
+    taken = {}
+    for share in (1.0, 0.5):
+        tree["fleet"]["availability"] = {"name": "bernoulli", "probability": share}
+        arm = results_of(run(tree, tmp_path / str(share)))["arms"][0]
+        taken[share] = arm["training"]
+    assert (taken[1.0]["offline"], taken[0.5]["offline"]) == (0, 6)
+    assert taken[1.0]["virtual_s"] < 2.0
+    # Three rounds of two steps with 600 s each: the first replies are due after a quarter.
+    assert 3 * 150.0 < taken[0.5]["virtual_s"] < 3 * 150.0 + taken[1.0]["virtual_s"]
