@@ -80,7 +80,7 @@ def read_traces(path: Path) -> list[Trace]:
         if path.stat().st_size > MAX_TRACE_BYTES:
             raise UserError(f"{path}: larger than {MAX_TRACE_BYTES} bytes, not a trace file")
         # Integers are read as floats: one of 400 digits becomes infinity, which is refused.
-        content = json.loads(path.read_text(encoding="utf-8"), parse_int=float)
+        content = json.loads(path.read_bytes(), parse_int=float)
     except OSError as error:
         raise UserError(f"{path}: cannot read the traces ({error.strerror})") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:

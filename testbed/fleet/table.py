@@ -1,13 +1,13 @@
 """Reads tables of published numbers as typed rows; every error names the file, row and column.
 
-A table is a CSV file with a header, or a YAML file with a list of mappings (``.yaml``, ``.yml``).
+A table is a CSV file with a header, as spreadsheets save it, or a YAML file with a list of mappings
+(``.yaml``, ``.yml``), whose cells are read as they are written.
 """
 
 import csv
-import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from testbed.core.errors import UserError
 from testbed.core.registry import nearest
+from testbed.fleet.spreadsheet import decoded, spreadsheet_rows
 from testbed.scenario.loading import parse_yaml
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -49,6 +50,19 @@ class Row(BaseModel):
     def columns(cls) -> list[str]:
         """Return the names of the columns."""
         return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @classmethod
+    def numeric_columns(cls) -> list[str]:
+        """Return the names of the columns of numbers."""
+        return [
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if _of_numbers(field.annotation)
+        ]
+
+
+def _of_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_of_numbers, get_args(annotation)))
 
 
 def _empty(cell: Any) -> bool:
@@ -149,13 +163,12 @@ def read_table(path: Path, row: type[AnyRow]) -> list[AnyRow]:
     """
     in_yaml = path.suffix.lower() in YAML_SUFFIXES
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = decoded(path, path.read_bytes())
         numbered = _yaml_rows(path, text) if in_yaml else _csv_rows(path, text, row)
     except OSError as error:
         raise UserError(f"{path}: cannot read the table ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        kind = "YAML" if in_yaml else "CSV"
-        raise UserError(f"{path}: not a {kind} file in UTF-8 ({error})") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error})") from None
     rows: list[AnyRow] = []
     names: set[str] = set()
     for number, cells in numbered:
@@ -172,31 +185,29 @@ def read_table(path: Path, row: type[AnyRow]) -> list[AnyRow]:
 
 
 def _yaml_rows(path: Path, text: str) -> Iterable[tuple[int, Any]]:
-    content = parse_yaml(text, str(path))
+    content = parse_yaml(text, str(path), as_text=True)
     if not isinstance(content, list):
         raise UserError(f"{path}: a table in YAML is a list of mappings, one for each row")
     return enumerate(content, start=1)
 
 
 def _csv_rows(path: Path, text: str, row: type[Row]) -> list[tuple[int, Any]]:
-    """Return the rows that are not empty, with their numbers; the header is row 1."""
-    header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
-    header = [cell.strip() for cell in header]
-    for column in row.columns():
-        if column not in header:
-            raise UserError(f"{path}, row 1: the column '{column}' is missing")
+    """Return the rows that are not empty, with their numbers in the file."""
+    known = row.columns()
+    (place, header), rows = spreadsheet_rows(path, text, known, row.numeric_columns())
+    where = f"{path}, row {place}"
     for column in header:
-        if column not in row.columns() and row.model_config["extra"] == "forbid":
-            raise UserError(f"{path}, row 1{_unknown(column, row)}")
+        if column not in known and row.model_config["extra"] == "forbid":
+            raise UserError(f"{where}{_unknown(column, row)}")
         if header.count(column) > 1:
-            raise UserError(f"{path}, row 1: the column '{column}' is given twice")
-    numbered = [(number, cells) for number, cells in enumerate(rows, start=2) if any(cells)]
-    for number, cells in numbered:
-        if len(cells) != len(header):
+            raise UserError(f"{where}: the column '{column}' is given twice")
+    for column in known:
+        if column not in header:
+            names = ", ".join(f"'{name}'" for name in header)
             raise UserError(
-                f"{path}, row {number}: {len(cells)} cells, but the header names {len(header)}"
+                f"{where}: the column '{column}' is missing; the row names {names:.200}"
             )
-    return [(number, dict(zip(header, cells, strict=True))) for number, cells in numbered]
+    return [(number, dict(zip(header, cells, strict=True))) for number, cells in rows]
 
 
 def _unknown(column: str, row: type[Row]) -> str:

@@ -19,62 +19,127 @@ SWEEP = "sweep"
 """The section of a scenario file that expands it to many scenarios (testbed.sweep)."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases, tags and duplicate keys and reads ``1e-3`` as a number."""
+class _TextLoader(yaml.SafeLoader):
+    """Safe YAML that refuses aliases, tags and duplicate keys; a plain scalar is a text or null."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._path: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         refused = "aliases" if isinstance(event, yaml.AliasEvent) else "tags"
         if refused == "aliases" or getattr(event, "tag", None) is not None:
-            mark = event.start_mark
-            raise yaml.composer.ComposerError(None, None, f"{refused} are not allowed", mark)
-        return super().compose_node(parent, index)
+            raise _refusal(f"{refused} are not allowed", event)
+        within = index is not None  # the root and keys have none
+        if within:
+            self._path.append(str(index.value if isinstance(index, yaml.Node) else index))
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            self.refuse_plain(event.value, event)
+        node = super().compose_node(parent, index)
+        if within:
+            self._path.pop()
+        return node
+
+    def refuse_plain(self, text: str, event: yaml.Event) -> None:
+        """Refuse a scalar without quotes that this loader does not read."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is not text", key_node.start_mark
-                )
+                raise _refusal(f"the key {key!r} is not text", key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
+                raise _refusal(f"the key '{key}' is given twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Loader(_TextLoader):
+    """Reads plain scalars as YAML 1.2 does: ``no`` and ``1:20`` are texts, ``1e3`` is a number."""
+
+    def refuse_plain(self, text: str, event: yaml.Event) -> None:
+        """Refuse leading zeros, which YAML 1.1 reads as octal and YAML 1.2 as decimal."""
+        if re.fullmatch(r"[-+]?0[0-9_]+", text):
+            where = f"{'.'.join(self._path)}: " if self._path else ""
+            shown = text.replace("_", "").lstrip("+")
+            raise _refusal(
+                f"{where}{text} has leading zeros; write {int(shown)} for the number, or "
+                f"'{text}' in quotes for a text",
+                event,
+            )
+
+
+def _refusal(reason: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, at.start_mark)
+
+
+_NULL = {"null": (r"~|null|Null|NULL|", "~nN\0")}
+_CORE_SCHEMA = _NULL | {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
+        r"|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+"""Plain scalars that are no texts in YAML 1.2: pattern and possible first characters."""
+
+
+def _resolve_only(loader: type[_TextLoader], schema: Mapping[str, tuple[str, str]]) -> None:
+    """Let a loader resolve these types of plain scalars and no other."""
+    loader.yaml_implicit_resolvers = {}
+    for name, (pattern, first) in schema.items():
+        characters = [char if char != "\0" else "" for char in first]
+        loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{name}", re.compile(rf"^(?:{pattern})$"), characters
+        )
+
+
+_resolve_only(_TextLoader, _NULL)
+_resolve_only(_Loader, _CORE_SCHEMA)
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     """Return a whole number that fits a float, as needed wherever it is shown."""
-    value: int = yaml.SafeLoader.construct_yaml_int(loader, node)
+    text: str = node.value
+    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    value = int(text, base)
     if value.bit_length() > sys.float_info.max_exp:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"a whole number of {value.bit_length()} bits is too large", node.start_mark
-        )
+        raise _refusal(f"a whole number of {value.bit_length()} bits is too large", node)
     return value
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+class _Dumper(yaml.SafeDumper):
+    """Puts texts into quotes that YAML 1.1 or YAML 1.2 reads as something else."""
+
+
+for _name, (_pattern, _first) in _CORE_SCHEMA.items():
+    if _name != "null":
+        _Dumper.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+        )
+
+
+def parse_yaml(text: str, where: str, as_text: bool = False) -> Any:
     """Parse YAML text.
+
+    Parameters
+    ----------
+    as_text : keep numbers, dates and words such as ``true`` as the texts that are written.
 
     Raises
     ------
-    UserError : not valid YAML, or aliases, tags, duplicate or non-text keys in it.
+    UserError : not valid YAML; aliases, tags, duplicate or non-text keys, or leading zeros in it.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        loader = _TextLoader if as_text else _Loader
+        return yaml.load(text, Loader=loader)  # noqa: S506 - both are safe loaders
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -243,8 +308,25 @@ def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
         message = "this key is required"
     elif first["type"] != "value_error":
         message = f"{message[:1].lower()}{message[1:]}, got {first['input']!r:.80}"
+        message += _how_to_write(first["type"], first["input"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return ": ".join(part for part in (where, ".".join(path), message) if part) + more
+
+
+def _how_to_write(kind: str, given: Any) -> str:
+    """Return how to write a value of the expected type that YAML reads as another one."""
+    if kind == "bool_type":
+        return "; write true or false"
+    if kind == "string_type" and isinstance(given, int | float):
+        return "; write a text in quotes"
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f"; write {given:.0f}"
+    if kind not in ("int_type", "float_type") or not isinstance(given, str):
+        return ""
+    if re.fullmatch(r"[\d:,.]*[:,][\d:,.]*", given):
+        return "; write a plain number, with a point before decimals and no other sign"
+    is_number = re.fullmatch(r"[-+]?[1-9][\d_]*(\.\d+)?", given) is not None
+    return f"; write {given.replace('_', '')} without quotes" if is_number else ""
 
 
 def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
@@ -271,6 +353,6 @@ def _descend(node: Any, part: str | int) -> Any:
 
 def dump_scenario(scenario: Scenario) -> str:
     """Serialise a resolved scenario as YAML that loads to the same scenario."""
-    return yaml.safe_dump(
-        scenario.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-    )
+    tree = scenario.model_dump(mode="json")
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text

@@ -94,3 +94,10 @@ def test_wrong_files(tmp_path: Path) -> None:
         (tmp_path / "t.json").write_bytes(content)
         with pytest.raises(UserError):
             read_traces(tmp_path / "t.json")
+
+
+def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        path = tmp_path / f"{encoding}.json"
+        path.write_text(json.dumps({"phone": GOOD}), encoding=encoding)
+        assert read_traces(path)[0].starts_s == (0.0, 50.0)

@@ -100,7 +100,7 @@ def test_a_wrong_cell_is_named(tmp_path: Path, column: str, value: str, says: st
 
 def test_wrong_files(tmp_path: Path) -> None:
     for content, says in (
-        ("", "row 1: the column 'name' is missing"),
+        ("", "has no rows; its first row must name the columns"),
         (",".join(COLUMNS[:-1]) + "\n", "row 1: the column 'source_power' is missing"),
         (",".join((*COLUMNS, "powr")) + "\n", "row 1: unknown column 'powr'"),
         (",".join((*COLUMNS, "name")) + "\n", "row 1: the column 'name' is given twice"),
@@ -113,7 +113,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_table(tmp_path / "nowhere.csv", CatalogueDevice)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a CSV file"):
+    with pytest.raises(UserError, match="not a text file"):
         read_table(tmp_path / "binary.csv", CatalogueDevice)
     path = write(tmp_path / "twice.csv", [ROWS[0], ROWS[0]])
     with pytest.raises(UserError, match=r"row 3, column 'name': .* is given twice"):
@@ -128,9 +128,12 @@ def test_a_catalogue_in_yaml(tmp_path: Path) -> None:
     assert (device.ram_bytes, device.power_idle_w) == (2 * 2**20, None)
     for content, says in (
         ("7", "a table in YAML is a list of mappings"),
-        ("- 7", "row 1: must be a mapping, got 7"),
+        ("- 7", "row 1: must be a mapping, got '7'"),
         (yaml.safe_dump([good | {"powr": 1}]), "row 1: unknown column 'powr'"),
-        (yaml.safe_dump([good, good | {"ram_mb": [1]}]), r"row 2, column 'ram_mb': .* got '\[1\]'"),
+        (
+            yaml.safe_dump([good, good | {"ram_mb": [1]}]),
+            r"row 2, column 'ram_mb': .* got '\['1'\]'",
+        ),
         ("- {name: x}", "row 1, column 'title': must not be empty"),
         ("- {name: x", "line 1"),
     ):
