@@ -19,7 +19,7 @@ HOSTILE_YAML = (
     f"a: {'{b: ' * 5000}\n",
     f"a: 0x{'f' * 5000}\n",
     f"a: {'1' * 5000}\n",
-    f"a: 1{':59' * 2000}\n",
+    f"a: 0{'7' * 5000}\n",
     # tags: objects of other types, of Python's or anybody's
     "a: !!python/object/apply:os.system ['id']\n",
     "a: !!python/object/new:os.system ['id']\n",

@@ -8,7 +8,7 @@ from testbed.compare.document import document, table_csv
 from testbed.compare.page import render
 from testbed.compare.plots import PLOTS, draw_all
 from testbed.core.errors import UserError
-from testbed.core.files import write_bytes
+from testbed.core.files import check_folder_for_output, write_bytes
 from testbed.privacy.intervals import Interval
 
 JSON, PAGE, CSV = "compare.json", "compare.html", "entries.csv"
@@ -19,10 +19,10 @@ def check_folder(folder: Path, force: bool) -> None:
 
     Raises
     ------
-    UserError : it is a file, a run's results folder, or holds files and ``force`` is not given.
+    UserError : it cannot be written, is a run's results folder, or holds files and ``force`` is not
+        given.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a folder for the comparison")
+    check_folder_for_output(folder)
     if (folder / "results.json").exists():
         raise UserError(f"{folder}: is the results folder of a run; give another with --out")
     if folder.is_dir() and any(folder.iterdir()):

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,44 @@ def whole_file(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
             reason = error.strerror or str(error)
             raise OSError(error.errno or errno.EIO, reason, str(path)) from None
         raise
+
+
+def check_name(path: Path) -> None:
+    """Check that a path's name can be written into texts and given to every library.
+
+    Raises
+    ------
+    UserError : it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: this name is not UTF-8; rename it, or choose another") from None
+
+
+def check_folder_for_output(folder: Path, advice: str = "choose a folder with --out") -> None:
+    """Check that files can be written to a folder, which need not exist yet; nothing is changed.
+
+    Parameters
+    ----------
+    advice : the end of messages.
+
+    Raises
+    ------
+    UserError : its name is not UTF-8, a file has its name or that of a folder above it, or the
+        system does not allow to write there.
+    """
+    check_name(folder)
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            what = "the output" if nearest == folder else f"{nearest}, above the output,"
+            raise UserError(f"{folder}: {what} is an existing file; {advice}")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{folder}: cannot be written ({reason}); {advice}") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -98,7 +98,9 @@ def folder_tables(folder: Path) -> list[EncodedTable]:
 
 def _parquet_table(path: Path) -> EncodedTable:
     try:
-        schema = pq.read_schema(path)
+        # An open file, since pyarrow takes a relative path with a colon for a URI.
+        with path.open("rb") as file:
+            schema = pq.read_schema(file)
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = dict(metadata.get("info", {}).get("features", {}))
         twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
@@ -109,7 +111,7 @@ def _parquet_table(path: Path) -> EncodedTable:
 
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as opened, pq.ParquetFile(opened) as file:
                 yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise _corrupt(path, error) from None

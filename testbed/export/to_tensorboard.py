@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
+from testbed.core.files import check_folder_for_output
 from testbed.export.content import ExportedArm, ExportedRun
 
 
@@ -33,6 +34,7 @@ def export_to_tensorboard(run: ExportedRun, folder: Path) -> list[Path]:
     UserError : no writer is installed, or a log exists already; every curve would appear twice.
     """
     writer = writer_class()
+    check_folder_for_output(folder, "choose a folder with --tensorboard")
     logs = [folder / run.folder.resolve().name / arm.name for arm in run.arms]
     for log in logs:
         if log.exists() and (not log.is_dir() or any(log.iterdir())):

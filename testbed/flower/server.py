@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.split_federated import RoundRecord, SplitFederated
-from testbed.core.files import csv_text, write_text
+from testbed.core.files import check_folder_for_output, csv_text, write_text
 from testbed.engine.training.checkpoint import write_tensors
 from testbed.engine.training.fleet import new_server
 from testbed.flower.device_grid import DeviceGrid, find_devices
@@ -74,6 +74,8 @@ def new_server_app(config: RunConfig | None = None) -> ServerApp:
     @made.main()
     def main(grid: Grid, context: Context) -> None:
         chosen = config or RunConfig.of(context.run_config)
+        if chosen.out:
+            check_folder_for_output(Path(chosen.out), "choose another 'out' in the run-config")
         server, rounds = train_on(grid, chosen)
         if chosen.out:
             write_result(Path(chosen.out), server, rounds)

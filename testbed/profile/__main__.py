@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from testbed.cli.tables import console
 from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
-from testbed.core.files import csv_text, write_text
+from testbed.core.files import check_folder_for_output, csv_text, write_text
 from testbed.core.registry import nearest
 from testbed.fleet.calibration.second_estimate import HostRates, host_cpu_ms
 from testbed.fleet.catalogue import CatalogueDevice, load_catalogue
@@ -78,8 +78,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--channels: must be 1 to 16, got {options.channels}")
     if options.classes < 2:
         raise UserError(f"--classes: must be at least 2, got {options.classes}")
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"{options.out}: the output is an existing file; choose another --out")
+    check_folder_for_output(options.out)
     if not options.force and any((options.out / name).exists() for name in TABLES):
         raise UserError(f"{options.out}: holds a profile already; give --force to replace it")
 
@@ -105,7 +104,8 @@ def write_tables(folder: Path, costs: list[DeviceCost], variants: list[Variant])
     rows = [cost.flat() for cost in costs]
     as_csv, as_parquet, sizes = (folder / name for name in TABLES)
     write_text(as_csv, csv_text(rows))
-    pq.write_table(pa.Table.from_pylist(rows), as_parquet)
+    with as_parquet.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file)
     write_text(sizes, csv_text(map(_size_row, variants)))
 
 

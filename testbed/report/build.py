@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from testbed.core.files import write_bytes
+from testbed.core.files import check_folder_for_output, write_bytes
 from testbed.report.html import render
 from testbed.report.image_rows import write_image_rows
 from testbed.report.plots.index import draw_all
@@ -23,6 +23,7 @@ def build_report(folder: Path) -> Path:
     UserError : the folder is missing, corrupt or of another schema version, or not writable.
     """
     results = read_results(folder)
+    check_folder_for_output(folder, "the report is written beside the results")
     plots = draw_all(results)
     for name, image in plots.items():
         write_bytes(folder / "plots" / f"{name}.png", image)

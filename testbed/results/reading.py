@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from testbed.core.errors import UserError
+from testbed.core.files import check_name
 from testbed.results.columns import TABLES, TableName, arrow_schema
 from testbed.results.host_facts import HostFacts
 from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary
@@ -79,6 +80,7 @@ def read_results(path: Path) -> Results:
     ------
     UserError : no such folder, or a file in it is missing, corrupt or of another schema version.
     """
+    check_name(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such results folder")
     summary = _read_summary(path / "results.json")
@@ -155,7 +157,8 @@ def read_arrow(folder: Path, table: TableName) -> pa.Table:
     """
     path, schema = folder / f"{table}.parquet", arrow_schema(table)
     try:
-        with pq.ParquetFile(path) as file:
+        # An open file, since pyarrow takes a relative path with a colon for a URI.
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             missing = [name for name in schema.names if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: the column '{missing[0]}' is missing")

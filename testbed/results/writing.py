@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
-from testbed.core.files import whole_file, write_json
+from testbed.core.files import check_folder_for_output, whole_file, write_json
 from testbed.results.columns import Record, TableName, arrow_schema
 from testbed.results.schema import ArmResult, SelfCheck
 from testbed.scenario.loading import dump_scenario, load_scenario
@@ -31,11 +31,10 @@ def check_folder(folder: Path, scenario: Scenario, force: bool, resume: bool) ->
 
     Raises
     ------
-    UserError : it holds something already and neither ``force`` nor ``resume`` allows to go on, or
-        it holds another scenario to resume.
+    UserError : it cannot be written; it holds something already and neither ``force`` nor
+        ``resume`` allows to go on; or it holds another scenario to resume.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
+    check_folder_for_output(folder)
     if resume:
         _check_same_scenario(folder, scenario)
         return
@@ -113,8 +112,9 @@ def write_table(path: Path, table: TableName, rows: Sequence[Record]) -> None:
     """Write rows as parquet with the declared columns of ``table``, all or nothing."""
     schema = arrow_schema(table)
     content = {field.name: [row[field.name] for row in rows] for field in schema}
-    with whole_file(path) as temporary:
-        pq.write_table(pa.table(content, schema=schema), temporary)
+    # An open file, since pyarrow takes a relative path with a colon for a URI.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(pa.table(content, schema=schema), file)
 
 
 def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:

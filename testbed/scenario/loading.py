@@ -50,6 +50,8 @@ class _TextLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _refusal(f"the key {key!r} is not text", key_node)
+            if key == "<<":
+                raise _refusal("merge keys ('<<') are not allowed", key_node)
             if key in seen:
                 raise _refusal(f"the key '{key}' is given twice", key_node)
             seen.add(key)
@@ -63,15 +65,16 @@ class _Loader(_TextLoader):
         """Refuse leading zeros, which YAML 1.1 reads as octal and YAML 1.2 as decimal."""
         if re.fullmatch(r"[-+]?0[0-9_]+", text):
             where = f"{'.'.join(self._path)}: " if self._path else ""
-            shown = text.replace("_", "").lstrip("+")
+            sign = "-" if text.startswith("-") else ""
+            number = sign + (text.replace("_", "").lstrip("+-0") or "0")
             raise _refusal(
-                f"{where}{text} has leading zeros; write {int(shown)} for the number, or "
-                f"'{text}' in quotes for a text",
+                f"{where}{text:.30} has leading zeros; write {number:.30} for the number, or "
+                f"'{text:.30}' in quotes for a text",
                 event,
             )
 
 
-def _refusal(reason: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+def _refusal(reason: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, reason, at.start_mark)
 
 

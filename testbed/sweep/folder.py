@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UserError
-from testbed.core.files import write_json
+from testbed.core.files import check_folder_for_output, write_json
 from testbed.results.writing import RESOLVED, check_folder
 from testbed.sweep.grid import Point
 
@@ -87,8 +87,7 @@ def check_sweep_folder(
     """
     if any(point.name == COMPARISON for point in points):
         raise UserError(f"{COMPARISON}: this name is kept for the comparison; rename the scenario")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: the output is an existing file; choose a folder with --out")
+    check_folder_for_output(folder)
     if (folder / RESOLVED).exists():
         raise UserError(f"{folder}: is the results folder of one run; choose another with --out")
     if not folder.is_dir() or not any(folder.iterdir()):

@@ -120,9 +120,13 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_told_with_those_that_are_there(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
-    path.write_text("name|power_w|note\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the row names 'name\|power_w\|note'"):
-        read_table(path, Board)
+    for header, says in (
+        ("name|power_w|note", r"row 1: unknown column 'name\|power_w\|note'; allowed: name, note"),
+        ("note;name", "row 1: the column 'power_w' is missing; the row names 'note', 'name'"),
+    ):
+        path.write_text(f"{header}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            read_table(path, Board)
 
 
 def test_cells_in_yaml_are_read_as_they_are_written(tmp_path: Path) -> None:
