@@ -13,7 +13,7 @@ from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
-from testbed.core.seeds import torch_generator
+from testbed.core.seeds import global_stream, torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.scenario.components import Component
 from testbed.scenario.schema import Precision
@@ -63,8 +63,7 @@ class DeviceSpec:
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Draw PyTorch's default weights from ``generator`` instead of the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.set_state(generator.get_state())
+    with global_stream(generator):
         for layer in module.modules():
             reset = getattr(layer, "reset_parameters", None)
             if callable(reset):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from server.entry_layers import TieredCloudModel
 from testbed.core.layers import running_weight, set_statistics_momentum
-from testbed.core.seeds import torch_generator
+from testbed.core.seeds import global_stream, torch_generator
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.core.threads import torch_threads
 from testbed.scenario.training import CloudOptimiserSection
@@ -86,9 +86,8 @@ class Cloud:
         ----------
         tiers : the tier of each device's features; None: all of tier 0.
         """
-        with torch_threads(self.threads), torch.random.fork_rng(devices=[]):
-            dropout = torch_generator(self._seed, "cloud dropout", server_round, step)
-            torch.default_generator.set_state(dropout.get_state())
+        dropout = torch_generator(self._seed, "cloud dropout", server_round, step)
+        with torch_threads(self.threads), global_stream(dropout):
             self.model.train()
             set_statistics_momentum(self.model, running_weight(self.steps))
             self.steps += 1

@@ -25,7 +25,7 @@ from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep, Weights
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
 from testbed.core.layers import MIN_BATCH, BatchAverage
-from testbed.core.seeds import generator, torch_generator
+from testbed.core.seeds import generator, global_stream, torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.scenario.training import ProviderSection
@@ -93,8 +93,10 @@ class ProviderTraining:
         devices = [self._device] if self._device.type == "cuda" else []
         with torch_threads(self._threads), repeatable(self._device):
             while not is_over(self.section, self.history):
-                with torch.random.fork_rng(devices=devices):
-                    record = self._epoch(len(self.history) + 1, on_batch)
+                epoch = len(self.history) + 1
+                dropout = torch_generator(self._seed, "provider dropout", epoch)
+                with global_stream(dropout, devices):
+                    record = self._epoch(epoch, on_batch)
                 self.history.append(record)
                 if best_epoch(self.section, self.history) == record.epoch:
                     self._best = self.weights()
@@ -102,7 +104,6 @@ class ProviderTraining:
 
     def _epoch(self, epoch: int, on_batch: Callable[[str], None]) -> EpochRecord:
         self.joint.scale_learning_rates(learning_rate_scale(self.section, self.history))
-        torch.manual_seed(int(generator(self._seed, "provider dropout", epoch).integers(2**63)))
         changes = torch_generator(self._seed, "provider augmentation", epoch)
         release = torch_generator(self._seed, "provider release", epoch)
         order = generator(self._seed, "provider batches", epoch).permutation(len(self.data.images))

@@ -110,8 +110,7 @@ def _alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
 def _plain_alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:
     """Align the same substitute in one loop."""
     images = bench.auxiliary.images
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeds.generator(SEED, "substitute weights").integers(2**31)))
+    with seeds.global_stream(seeds.torch_generator(SEED, "substitute weights")):
         front_end = FRONT_ENDS.create(
             bench.architecture.name, bench.architecture.options, image_shape=images.shape[1:]
         )

@@ -26,6 +26,7 @@ from testbed.adversaries.training_attacker import (
     TrainingView,
     WatchedStep,
 )
+from testbed.core import seeds
 
 SHOWN = 40
 
@@ -40,7 +41,7 @@ def cases(bench: Bench, steps: int) -> list[Case]:
     shown = torch.from_numpy(bench.auxiliary_features[:SHOWN])
     targets = functional.one_hot(torch.from_numpy(bench.auxiliary.labels[:SHOWN]), CLASSES).float()
     cloud = nn.Linear(int(np.prod(shape)), CLASSES)
-    cloud.weight.data.normal_(0.0, 0.01, generator=torch.Generator().manual_seed(SEED))
+    cloud.weight.data.normal_(0.0, 0.01, generator=seeds.torch_generator(SEED, "cloud"))
 
     step = WatchedStep([shown], [targets], [shown], lambda z: cloud(z.flatten(1)))
 

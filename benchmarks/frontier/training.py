@@ -20,7 +20,7 @@ from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep
 from testbed.core.layers import set_statistics_momentum
 from testbed.core.registries import CLOUD_MODELS
-from testbed.core.seeds import generator, torch_generator
+from testbed.core.seeds import generator, global_stream, torch_generator
 from testbed.scenario.training import (
     EdgeOptimiserSection,
     ProviderOptimiserSection,
@@ -92,8 +92,7 @@ def train(
     )
     joint = JointStep(section, [ProviderTier(edge)], cloud, torch.device("cpu"))
     step = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.set_state(torch_generator(seed, "dropout").get_state())
+    with global_stream(torch_generator(seed, "dropout")):
         for epoch in range(budget.epochs):
             order = generator(seed, "joint batches", epoch).permutation(len(images))
             edge.front_end.train()

@@ -33,9 +33,7 @@ class ShadowFrontEnd(nn.Module):
         self, architecture: Component, images: FloatArray, seed: int, purpose: str
     ) -> None:
         super().__init__()
-        draw = int(seeds.generator(seed, purpose).integers(2**31))
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global state
-            torch.manual_seed(draw)
+        with seeds.global_stream(seeds.torch_generator(seed, purpose)):
             self.layers = FRONT_ENDS.create(
                 architecture.name, architecture.options, image_shape=images.shape[1:]
             )

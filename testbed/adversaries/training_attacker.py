@@ -192,12 +192,9 @@ class TrainingAttacker:
             load_optimiser(optimiser, below(f"optimiser.{name}.", tensors))
 
 
-def build_decoder(
-    view: TrainingView, capacity: Capacity, rng: torch.Generator | None = None
-) -> DecoderNetwork:
+def build_decoder(view: TrainingView, capacity: Capacity, rng: torch.Generator) -> DecoderNetwork:
     """Return a residual decoder's network, for the view's features and images."""
     channels, height, width = view.auxiliary.images.shape[1:]
-    rng = torch.Generator().manual_seed(0) if rng is None else rng
     size = CAPACITIES[capacity]
     return DecoderNetwork(view.feature_shape, (channels, height, width), size, rng)
 
@@ -237,7 +234,8 @@ def _decode_intercepts(evidence: Evidence, attack: str, capacity: Capacity) -> R
     channels, height, width = evidence.intercepts.features.shape[1:]
     shape = (channels, height, width)
     view = TrainingView(evidence.num_classes, evidence.auxiliary, evidence.architecture, shape)
-    decoder, scale = build_decoder(view, capacity), FeatureScale(channels)
+    unused = seeds.torch_generator(0, "replaced weights")
+    decoder, scale = build_decoder(view, capacity, unused), FeatureScale(channels)
     for name, network in ((DECODER, decoder), (SCALE, scale)):
         weights = below(f"{name}.", evidence.trained)
         network.load_state_dict(

@@ -5,13 +5,21 @@ the purpose is hashed, so adding a new purpose never shifts an existing stream.
 """
 
 import hashlib
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+WORDS = 624  # of 32 bits, the state of the Mersenne Twister, which torch uses on the CPU
+_ANY_SEED = 1
 
 
 @lru_cache(maxsize=4096)
@@ -29,9 +37,65 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, ids)))
 
 
+def child(seed: int, purpose: str, *ids: int) -> int:
+    """Return a seed for a part of the program that must not know ``seed``."""
+    return int(generator(seed, purpose, *ids).integers(2**63))
+
+
 def torch_generator(seed: int, purpose: str, *ids: int) -> "torch.Generator":
-    """Return a CPU ``torch.Generator`` seeded from the same keyed tree."""
+    """Return a CPU ``torch.Generator`` seeded from the same keyed tree.
+
+    ``Generator.manual_seed`` uses 32 bits of a seed on the CPU, so that two streams of 77,000 are
+    equal with a probability of one half. Here all words of the state are drawn.
+    """
     import torch  # here, so that readers of results, which draw with numpy alone, start quickly
 
-    state = _sequence(seed, purpose, ids).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
+    fresh, first = _fresh_state()
+    state = fresh.copy()
+    words = np.random.PCG64(_sequence(seed, purpose, ids)).random_raw(WORDS // 2).view(np.uint32)
+    state[first : first + 8 * WORDS].view(np.uint64)[:] = words
+    stream = torch.Generator()
+    stream.set_state(torch.from_numpy(state))
+    return stream
+
+
+@cache
+def _fresh_state() -> tuple[NDArray[np.uint8], int]:
+    """Return the bytes of a new CPU generator's state, and where its words begin."""
+    import torch
+
+    state: NDArray[np.uint8] = torch.Generator().manual_seed(_ANY_SEED).get_state().numpy()
+    return state, place_of_words(state.tobytes())
+
+
+def place_of_words(state: bytes) -> int:
+    """Return where the words of a torch generator seeded with ``_ANY_SEED`` begin; 8 bytes each.
+
+    PyTorch does not document the layout: the words are searched, as NumPy has them for this seed.
+    """
+    same = np.random.MT19937()
+    same._legacy_seeding(_ANY_SEED)
+    first = state.find(same.state["state"]["key"].astype(np.uint64).tobytes())
+    if first < 0 or first % 8:
+        raise UserError(
+            "the installed version of torch keeps the state of its random generator in another "
+            "form than this project can set; install the version that constraints.txt names"
+        )
+    return first
+
+
+@contextmanager
+def global_stream(stream: "torch.Generator", cuda: Sequence["torch.device"] = ()) -> Iterator[None]:
+    """Let initial weights and dropout, which draw from PyTorch's global state, draw from a stream.
+
+    Parameters
+    ----------
+    cuda : the CUDA devices whose generators are seeded from the stream, too.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.set_state(stream.get_state())
+        if cuda:  # its generator (Philox) is counter-based and uses all bits
+            torch.cuda.manual_seed_all(int(torch.randint(2**63 - 1, (), generator=stream)))
+        yield

@@ -13,7 +13,7 @@ from testbed.adversaries.base import (
     Intercepts,
     Reconstruction,
 )
-from testbed.core.seeds import generator
+from testbed.core.seeds import child
 from testbed.engine.attacking.error_bounds import SmoothedVictims
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.queries import QueryAccess
@@ -116,7 +116,7 @@ def attack_job(
     knowledge = adversary.knowledge
     auxiliary, validation = held_images(adversary, inputs.data, inputs.foreign, seed)
     # The same seed on every arm: the arms face the same attacker.
-    draw = int(generator(seed, f"adversary {adversary.name}").integers(2**31))
+    draw = child(seed, f"adversary {adversary.name}")
     features = tier_intercepts.features
     answered = np.array([answers[item.request] for item in tier_intercepts.items], dtype=np.int64)
     needs = adversary.threat

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, LabelledImages
 from testbed.adversaries.mounting import mount
-from testbed.core.seeds import generator
+from testbed.core.seeds import child, generator
 from testbed.data.federated import FederatedData, to_unit
 from testbed.privacy.scores import mse
 from testbed.results.schema import SelfCheck
@@ -151,7 +151,7 @@ def _outcomes(
     ----------
     parts : the attacker's images, its validation images, and the victims.
     """
-    attack_seed = int(generator(seed, "sanity attacks").integers(2**31))
+    attack_seed = child(seed, "sanity attacks")
     outcomes = []
     for probe in probes:
         side = probe.patch_px

@@ -24,7 +24,7 @@ from server.training_step import TrainingStep
 from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView, WatchedStep
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
-from testbed.core.seeds import generator
+from testbed.core.seeds import child
 from testbed.core.state_dicts import below, under
 from testbed.core.threads import torch_threads
 from testbed.engine.setting.auxiliary_data import held_images
@@ -168,7 +168,7 @@ def arm_training_attacks(
                 "images; raise data.max_images, data.splits.auxiliary or knowledge.auxiliary_share"
             )
         # A seed of its own, equal on every arm: an attack must not know the scenario's seed.
-        draw = int(generator(scenario.seed, f"adversary {adversary.name}").integers(2**31))
+        draw = child(scenario.seed, f"adversary {adversary.name}")
         attack: Any = ATTACKS.create(adversary.attack.name, adversary.attack.options)
         for tier in models.used():
             device_spec, edge = models.tiers[tier].device_spec, models.tiers[tier].edge

@@ -1,5 +1,7 @@
 """Registries, keyed random streams, and scenario files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,79 @@ def test_torch_streams_do_not_change_the_global_state():
     b = torch.rand(3, generator=seeds.torch_generator(0, "a", 1))
     assert torch.equal(a, b)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("purpose", ["request release", "cloud dropout"])
+def test_torch_streams_have_all_words_of_their_state_from_the_key(purpose):
+    """A slow reference: NumPy's Mersenne Twister with the words that the key draws."""
+    words = seeds.generator(7, purpose, 3).bit_generator.random_raw(312).view(np.uint32)
+    reference = np.random.MT19937()
+    reference.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    drawn = torch.rand(2000, generator=seeds.torch_generator(7, purpose, 3)).numpy()
+    assert np.array_equal(drawn * 2**24, reference.random_raw(2000) % 2**24)
+
+
+def test_a_torch_stream_does_not_depend_on_other_draws():
+    def stream():
+        return torch.randn(40, generator=seeds.torch_generator(5, "request release", 2, 9))
+
+    first = stream()
+    torch.rand(1000)
+    other = seeds.torch_generator(5, "request release", 2, 8)
+    torch.randn(3, generator=other)  # leaves half of a pair of normal numbers behind
+    assert torch.equal(stream(), first)
+
+
+def test_torch_streams_differ_whose_seeds_of_32_bits_are_equal():
+    """The six pairs of 200,000 requests that ``Generator.manual_seed`` gives the same stream."""
+    pairs = [
+        (79689, 105216),
+        (45673, 52899),
+        (6574, 103030),
+        (7997, 66653),
+        (48176, 83785),
+        (5727, 130010),
+    ]
+
+    def drawn(n):
+        stream = seeds.torch_generator(0, "request release", n % 1000, n // 1000)
+        return torch.rand(10, generator=stream)
+
+    assert not any(torch.equal(drawn(first), drawn(second)) for first, second in pairs)
+
+
+@pytest.mark.parametrize("keys", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_no_two_of_many_keys_are_equal(keys):
+    """NumPy maps the 128 bits of a key's pool one to one to the first words of its streams."""
+    pools = np.empty((keys, 2), np.uint64)
+    for number in range(keys):
+        ids = (number % 1000, number // 1000)
+        pools[number] = seeds._sequence(0, "request release", ids).pool.view(np.uint64)
+    assert len(np.unique(pools[:, 0])) == len(np.unique(pools[:, 1])) == len(pools)
+
+
+def test_layers_draw_from_the_stream_of_their_key():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with seeds.global_stream(seeds.torch_generator(0, "dropout", 4)):
+        drawn = torch.rand(5)
+    assert torch.equal(drawn, torch.rand(5, generator=seeds.torch_generator(0, "dropout", 4)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_only_one_file_seeds_torch():
+    """``manual_seed`` uses 32 bits on the CPU."""
+    top = Path(seeds.__file__).parents[2]
+    files = [
+        file for name in ("clients", "server", "testbed") for file in (top / name).rglob("*.py")
+    ]
+    seeding = [file.relative_to(top) for file in files if "manual_seed" in file.read_text()]
+    assert seeding == [Path("testbed/core/seeds.py")]
+
+
+def test_another_layout_of_torch_is_refused():
+    with pytest.raises(UserError, match=r"another form .* constraints\.txt"):
+        seeds.place_of_words(bytes(5056))
 
 
 def test_resolved_scenario_loads_to_itself(tiny, tmp_path):
