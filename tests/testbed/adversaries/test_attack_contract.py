@@ -158,7 +158,7 @@ def test_identity_features_are_inverted_without_a_query(name, own_units, build_c
         case.evidence,
         oracle=None,
         architecture=own_units,
-        trained=watched(name, case.evidence, others, BLIND[name], own_units, steps=18),
+        trained=watched(name, case.evidence, others, BLIND[name], own_units, steps=30),
     )
     found = mount(name, BLIND[name], granted, 0)
     assert found.queries == 0

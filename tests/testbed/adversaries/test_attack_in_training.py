@@ -135,7 +135,7 @@ def test_the_simulator_decodes_and_changes_nothing():
 def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
     fleet = Fleet()
     training_attacker = fleet.training_attacker("fsha")
-    for _ in range(40):
+    for _ in range(80):
         honest, sent = fleet.step(training_attacker)
     assert fleet.error(training_attacker) < 0.6
     for one, other in zip(honest, sent, strict=True):
@@ -145,7 +145,7 @@ def test_the_malicious_cloud_steers_the_front_end_to_where_it_decodes():
         assert abs(float(cosine)) < 0.5
     # The same decoder cannot decode devices that were trained honestly.
     left_alone = Fleet()
-    for _ in range(40):
+    for _ in range(80):
         z, (_, _, gradients) = left_alone.seen()
         left_alone.edge_optimiser.zero_grad()
         z.backward(torch.cat(list(gradients)))
