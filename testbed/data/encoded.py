@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.core.errors import UserError
-from testbed.data.decoding import Mode, decode_image
-from testbed.data.images import ImagePool, IntArray, content_key, keep_by_content
+from testbed.data.decoding import MODE_OPTION, Mode, decode_image, picture_key, to_channels_first
+from testbed.data.images import ImagePool, IntArray, KeyArray, content_key, keep_by_content
 from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
 from testbed.data.tables import EncodedTable
 
@@ -49,8 +49,8 @@ def pool_from_tables(
     tables : the files or splits of training rows and of official test rows.
     columns : of image, class and person.
     image_size_px : resize to this square; None keeps the native size.
-    max_images : keep this many by content hash, before decoding; None keeps all.
-    mode : convert images to grey ("L") or "RGB"; None takes them as they are.
+    max_images : keep this many by the hash of their bytes, before decoding; None keeps all.
+    mode : convert images to grey ("L") or "RGB"; None takes grey and RGB as they are.
     warnings : of the caller; those of the files' rows are added.
 
     Raises
@@ -83,9 +83,8 @@ def pool_from_tables(
     official = np.repeat([table.official_test for table in tables], rows_of_table)
     warnings += _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
 
-    content_keys = np.array(keys, dtype=np.uint64)
     labelled = np.flatnonzero(classes.codes != MISSING)
-    kept = labelled[keep_by_content(content_keys[labelled], max_images)]
+    kept = labelled[keep_by_content(np.array(keys, dtype=np.uint64)[labelled], max_images)]
     person_codes = None
     if columns.person is not None:
         identities = number_labels(tables, columns.person, persons)
@@ -96,14 +95,15 @@ def pool_from_tables(
                 f"{table.where}, row {row}: column '{columns.person}' names no person (-1 or empty)"
             )
         person_codes = identities.codes[kept]
+    images, content_keys = _decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode)
     return ImagePool(
         name=name,
-        images=_decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode),
+        images=images,
         labels=classes.codes[kept],
         label_names=classes.names,
         persons=person_codes,
         official_test=official[kept] if official.any() and not official.all() else None,
-        content_keys=content_keys[kept],
+        content_keys=content_keys,
         source=source,
         person_column=columns.person,
         notes=(f"images are in column '{columns.image}', classes in column '{columns.label}'",),
@@ -185,9 +185,15 @@ def _decode_rows(
     kept: IntArray,
     image_size_px: int | None,
     mode: Mode | None,
-) -> NDArray[np.uint8]:
-    """Decode the rows ``kept`` (ascending, counted over all tables) to uint8 (N', C, H, W)."""
+) -> tuple[NDArray[np.uint8], KeyArray]:
+    """Decode the rows ``kept`` (ascending, counted over all tables).
+
+    Returns
+    -------
+    uint8 (N', C, H, W), and the content keys (N',) of the pictures before resizing.
+    """
     images: NDArray[np.uint8] | None = None
+    keys = np.empty(len(kept), dtype=np.uint64)
     done = 0
     first_row = 0
     for table, rows in zip(tables, rows_of_table, strict=True):
@@ -198,7 +204,11 @@ def _decode_rows(
             stop = int(np.searchsorted(kept, batch_end))
             for row in kept[done:stop]:
                 where = f"{table.where}, row {row - first_row}"
-                image = decode_image(contents[row - batch_start], where, image_size_px, mode)
+                content = contents[row - batch_start]
+                assert content is not None
+                picture = decode_image(content, where, convert=mode is not None)
+                keys[done] = picture_key(picture)
+                image = to_channels_first(picture.convert(mode or picture.mode), image_size_px)
                 if images is None:
                     images = np.empty((len(kept), *image.shape), dtype=np.uint8)
                 if image.shape != images.shape[1:]:
@@ -211,7 +221,7 @@ def _decode_rows(
             batch_start = batch_end
         first_row += rows
     assert images is not None
-    return images
+    return images, keys
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -221,5 +231,5 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _remedy(one: tuple[int, ...], other: tuple[int, ...]) -> str:
     if one[0] != other[0]:
-        return "all must be grey or all RGB"
+        return f"all must be grey or all RGB; to convert them, set {MODE_OPTION}"
     return "set data.image_size_px to resize all to one size"

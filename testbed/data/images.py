@@ -27,7 +27,7 @@ class ImagePool:
     label_names : names of all classes, including those without an image.
     persons : the person in each image, int64 (N,), or None where the data has no persons.
     official_test : True for images of the dataset's test file, (N,), or None without one.
-    content_keys : uint64 (N,); identical images share a key.
+    content_keys : uint64 (N,), of the pixels; identical pictures share a key, however encoded.
     source : origin of the images, for the report.
     person_column : the column that names the persons; None where no column does.
     notes : how the files were read, in sentences for terminal and report.
@@ -97,7 +97,7 @@ class ImagePool:
 
 
 def content_key(content: bytes) -> int:
-    """Return the first 64 bits of SHA-256 of an image's encoded bytes (or raw pixels)."""
+    """Return the first 64 bits of SHA-256 of an image's raw pixels (or encoded bytes)."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 

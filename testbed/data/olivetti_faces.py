@@ -11,9 +11,9 @@ from PIL import Image
 from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.core.registry import NoOptions
-from testbed.data.decoding import to_channels_first
+from testbed.data.decoding import picture_key, to_channels_first
 from testbed.data.encoded import Columns, pool_from_tables
-from testbed.data.images import ImagePool, content_key, keep_by_content
+from testbed.data.images import ImagePool, keep_by_content
 from testbed.data.tables import find_folder, folder_tables, where_looked
 
 # The archive of scikit-learn's fetch_olivetti_faces. It is read directly, because scikit-learn
@@ -50,7 +50,7 @@ def load_olivetti_faces(
             max_images=max_images,
         )
     faces = _download_faces()
-    keys = np.array([content_key(face.tobytes()) for face in faces], dtype=np.uint64)
+    keys = np.array([picture_key(Image.fromarray(face)) for face in faces], dtype=np.uint64)
     kept = keep_by_content(keys, max_images)
     persons = (np.arange(len(faces), dtype=np.int64) // IMAGES_PER_PERSON)[kept]
     return ImagePool(

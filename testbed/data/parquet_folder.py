@@ -28,7 +28,8 @@ class ParquetFolderOptions(Options):
     ``person_column`` splits the images by person: no person is in two parts. null does not, and
     warns if a column has the name of a person column; false does not.
 
-    ``mode`` converts every image to grey ("L") or "RGB"; null keeps the images' modes.
+    ``mode`` converts every image to grey ("L") or "RGB", also palettes, CMYK and transparency
+    (over white); null reads grey and RGB, which must not be mixed.
     """
 
     image_column: str | None = None

@@ -70,7 +70,7 @@ def test_a_dry_run_says_how_the_images_are_read_and_split(images, write_scenario
     printed = capsys.readouterr().out.replace("\n", " ")
     assert "data: split by person (column 'subject', 50 persons)" in printed
     assert "may name persons" not in printed
-    off = ["--set", "data.options.person_column=off"]
+    off = ["--set", "data.options.person_column=false"]
     assert main([str(write_scenario(tree)), "--dry-run", *off]) == 0
     assert "may name persons" not in capsys.readouterr().out
     wrong = ["--set", "data.options.person_column=true"]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clients.device_spec import DeviceSpec
 from clients.edge import DeviceData, build_client_app
+from testbed.core.errors import without_addresses
 from testbed.core.threads import torch_threads
 from testbed.wire import protocol
 from testbed.wire.arrays import quicken
@@ -191,7 +192,8 @@ class Host:
             # The device's handler failed or returned no valid reply: count it as failed.
             trace = _encodable("".join(traceback.format_exception(error)))
             _LOG.error("device %d failed\n%s", device, trace)
-            reason = _encodable(f"device {device}: {type(error).__name__}: {error}")
+            reason = f"device {device}: {type(error).__name__}: {error}"
+            reason = without_addresses(_encodable(reason))  # it is part of the results
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
             uplink_bytes = serialised_bytes(reply)
         self._states.keep(device, context.state)

@@ -2,7 +2,7 @@
 
 import pickle
 
-from testbed.core.errors import LONGEST_SENTENCE, UserError
+from testbed.core.errors import LONGEST_SENTENCE, HostError, UserError
 
 
 def test_a_sentence_is_one_line_without_control_characters():
@@ -20,3 +20,10 @@ def test_a_long_sentence_loses_its_middle():
 
 def test_it_can_be_pickled():
     assert str(pickle.loads(pickle.dumps(UserError("a\nb")))) == "a b"
+
+
+def test_memory_addresses_are_left_out():
+    for kind in (UserError, HostError):
+        assert str(kind(f"cannot identify {object()}")) == "cannot identify <object object>"
+        assert str(kind("starts at 0x1f")) == "starts at 0x1f"
+    assert str(pickle.loads(pickle.dumps(HostError("a process died")))) == "a process died"

@@ -51,6 +51,10 @@ def raise_it(message):
     raise ValueError(LONE_SURROGATE)
 
 
+def raise_object(message):
+    raise ValueError(object())
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -62,6 +66,7 @@ def raise_it(message):
             "UnicodeEncodeError",
         ),
         (raise_it, r"ValueError: \ud800"),
+        (raise_object, "ValueError: <object object>"),  # without its address: it is in the results
     ],
 )
 def test_an_invalid_reply_fails_its_device_alone(answer, said):
