@@ -107,6 +107,12 @@ def _data(inputs: RunInputs) -> Table:
         made.add_row(name, f"{size:,}")
     per_device = [len(rows) for rows in inputs.data.device_images]
     made.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
+    served = np.bincount(inputs.data.victim_owner, minlength=len(per_device))
+    made.add_row("victims per device, fewest to most", f"{served.min()} to {served.max()}")
+    made.add_row(
+        "victims of classes in their device's training images",
+        f"{inputs.data.victims_of_own_classes:.0%}",
+    )
     return made
 
 

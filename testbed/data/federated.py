@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from testbed.core.registries import DATASETS
 from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
-from testbed.data.partition import assign_victims, partition_training
+from testbed.data.partition import assign_own_victims, assign_victims, partition_training
 from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
 
@@ -43,6 +44,16 @@ class FederatedData:
     majority_class_accuracy: float
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def victims_of_own_classes(self) -> float:
+        """Return the share of victims whose device holds training images of their class."""
+        known = 0
+        for device in np.unique(self.victim_owner):
+            victims = self.parts.victims[self.victim_owner == device]
+            classes = self.pool.labels[self.device_images[int(device)]]
+            known += int(np.isin(self.pool.labels[victims], classes).sum())
+        return known / len(self.victim_owner)
 
 
 def load_pool(section: DataSection) -> ImagePool:
@@ -78,13 +89,16 @@ def load_federated_data(
     pool = load_pool(section)
     parts = split(pool, section.splits, seed)
     mean, std = channel_statistics(pool.images, parts.training)
+    device_images = partition_training(pool, parts, section, num_devices, seed) if share_out else []
+    if share_out and section.serving_images == "own":
+        victim_owner = assign_own_victims(pool, parts, device_images, seed)
+    else:
+        victim_owner = assign_victims(parts, num_devices, seed)
     return FederatedData(
         pool=pool,
         parts=parts,
-        device_images=DeviceRows(
-            partition_training(pool, parts, section, num_devices, seed) if share_out else []
-        ),
-        victim_owner=assign_victims(parts, num_devices, seed),
+        device_images=DeviceRows(device_images),
+        victim_owner=victim_owner,
         mean=mean,
         std=std,
         majority_class_accuracy=majority_class_accuracy(pool, parts),

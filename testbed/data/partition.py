@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,4 +138,33 @@ def assign_victims(
     devices = draw.permutation(devices)
     owners = np.empty(len(parts.victims), dtype=np.int64)
     owners[draw.permutation(len(owners))] = devices[np.arange(len(owners)) % len(devices)]
+    return owners
+
+
+def assign_own_victims(
+    pool: ImagePool, parts: Parts, device_images: Sequence[IntArray], seed: int
+) -> IntArray:
+    """Return the owner of each victim (aligned with ``parts.victims``), by the devices' classes.
+
+    The victims of a class are dealt in proportion to the training images of this class that each
+    device holds, so that a device serves the classes that it trains on, in their proportions. No
+    device gets more than its share rounded up, nor less than rounded down (systematic sampling).
+    Victims of a class that no device holds are spread evenly over all devices.
+    """
+    devices = np.arange(len(device_images))
+    holders = np.repeat(devices, [len(rows) for rows in device_images])
+    held = pool.labels[np.concatenate([np.empty(0, np.int64), *device_images])]
+    wanted = pool.labels[parts.victims]
+    owners = np.empty(len(parts.victims), dtype=np.int64)
+    for label in np.unique(wanted):
+        draw = generator(seed, "victim owners by class", int(label))
+        own, images = np.unique(holders[held == label], return_counts=True)
+        if not len(own):
+            own, images = devices, np.ones(len(devices), dtype=np.int64)
+        order = draw.permutation(len(own))
+        victims = draw.permutation(np.flatnonzero(wanted == label))
+        ends = np.cumsum(images[order]) * (len(victims) / images.sum())
+        points = np.arange(len(victims)) + draw.random()
+        found = np.searchsorted(ends, points, side="right")
+        owners[victims] = own[order[np.minimum(found, len(own) - 1)]]
     return owners

@@ -608,6 +608,10 @@ class DataFacts(Part):
     notes: list[str] = Field(description="how the files were read and split")
     images: ImageCounts
     majority_class_accuracy: float = Field(description="of the most frequent class")
+    serving_images: str = Field(description="`own` or `uniform`: how devices get their victims")
+    victims_of_own_classes: float = Field(
+        description="share of victims of a class that their device has in its training images"
+    )
 
 
 class FleetClass(Part):

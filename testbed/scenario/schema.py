@@ -66,6 +66,11 @@ class DataSection(Section):
         default=None,
         description="draw this many per device with replacement, for fleets larger than the data",
     )
+    serving_images: Literal["own", "uniform"] = Field(
+        default="own",
+        description="own: a device serves victims of the classes that it trains on, in proportion "
+        "to its training images; uniform: all devices serve equally many, of any class",
+    )
 
     @model_validator(mode="after")
     def _known_dataset(self) -> Self:

@@ -38,6 +38,7 @@ from testbed.results.writing import (
     write_samples,
     write_table,
 )
+from testbed.scenario.schema import DataSection
 
 
 class RunRecord:
@@ -140,7 +141,7 @@ class RunRecord:
             scenario=ScenarioFacts(
                 name=scenario.name, seed=scenario.seed, description=scenario.description
             ),
-            data=_data_facts(self._inputs.data),
+            data=_data_facts(self._inputs.data, scenario.data),
             fleet=FleetFacts(
                 size=len(fleet),
                 device_classes=[FleetClass(**asdict(group)) for group in fleet.composition()],
@@ -151,7 +152,7 @@ class RunRecord:
         )
 
 
-def _data_facts(data: FederatedData) -> DataFacts:
+def _data_facts(data: FederatedData, section: DataSection) -> DataFacts:
     pool = data.pool
     return DataFacts(
         name=pool.name,
@@ -163,4 +164,6 @@ def _data_facts(data: FederatedData) -> DataFacts:
         notes=list(data.notes),
         images=ImageCounts(**data.parts.sizes()),
         majority_class_accuracy=data.majority_class_accuracy,
+        serving_images=section.serving_images,
+        victims_of_own_classes=data.victims_of_own_classes,
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
 from testbed.core.registries import PARTITIONERS
-from testbed.data.partition import assign_victims, partition_training
+from testbed.data.partition import assign_own_victims, assign_victims, partition_training
 from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
 
@@ -149,6 +149,39 @@ def test_victims_are_spread_evenly_over_eligible_devices(victims, fleet_size, se
 def test_victims_need_an_eligible_device(parts):
     with pytest.raises(UserError, match="no device"):
         assign_victims(parts, 10, 0, np.empty(0, np.int64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_serve_the_classes_that_they_train_on(pool, parts, name):
+    """In proportion to their training images: expected victims rounded down or up, by class."""
+    device_images = share(pool, parts, name, 5)
+    owners = assign_own_victims(pool, parts, device_images, 0)
+    classes = np.arange(5)
+    held = np.array([np.bincount(pool.labels[rows], minlength=5) for rows in device_images])
+    wanted = pool.labels[parts.victims]
+    served = np.array([np.bincount(wanted[owners == device], minlength=5) for device in range(5)])
+    expected = held / held.sum(0) * np.bincount(wanted, minlength=5)
+    assert np.array_equal(served.sum(0), np.bincount(wanted, minlength=5)[classes])
+    assert (served >= np.floor(expected - 1e-9)).all()
+    assert (served <= np.ceil(expected + 1e-9)).all()
+    assert not served[held == 0].any()
+    evenly = assign_victims(parts, 5, 0)
+    if name == "pathological":  # two classes of five on each device
+        assert np.mean(held[evenly, wanted] > 0) < 0.6
+    assert np.array_equal(owners, assign_own_victims(pool, parts, device_images, 0))
+
+
+def test_victims_of_a_class_that_no_device_holds_are_spread_over_all(make_pool):
+    pool = make_pool(np.arange(300) % 3)
+    none, victims = np.empty(0, np.int64), np.arange(150, 300)
+    parts = Parts(none, none, none, none, victims)
+    rows = [np.flatnonzero(pool.labels[:150] == label) for label in (0, 1)]
+    owners = assign_own_victims(pool, parts, [*rows, none], 0)
+    assert set(owners[pool.labels[victims] == 0]) == {0}
+    assert set(owners[pool.labels[victims] == 1]) == {1}
+    unknown = np.bincount(owners[pool.labels[victims] == 2], minlength=3)
+    assert unknown.sum() == 50
+    assert unknown.min() >= 16
 
 
 def test_listing_components_imports_no_slow_library():

@@ -21,6 +21,17 @@ def test_every_device_and_victim_is_accounted_for(data):
     assert data.victim_owner.max() < 100
 
 
+def test_devices_serve_their_own_classes_unless_the_scenario_says_uniform():
+    skewed = {"partitioner": {"name": "pathological", "num_classes_per_partition": 2}}
+    own = load_federated_data(DataSection(**skewed), 20, seed=3)
+    uniform = load_federated_data(DataSection(**skewed, serving_images="uniform"), 20, seed=3)
+    assert own.victims_of_own_classes == 1.0
+    assert 0.1 < uniform.victims_of_own_classes < 0.35
+    per_device = np.bincount(uniform.victim_owner, minlength=20)
+    assert per_device.max() - per_device.min() <= 1
+    assert np.array_equal(own.parts.victims, uniform.parts.victims)
+
+
 def test_normalisation_statistics_are_those_of_the_training_part(data):
     training = data.pool.images[data.parts.training].astype(np.float64) / 255
     assert data.mean == pytest.approx(training.mean(axis=(0, 2, 3)), rel=1e-6)

@@ -60,6 +60,7 @@ def trees(draw):
     }
     tree["seed"] = draw(st.integers(0, 99))
     tree["data"]["partitioner"] = draw(st.sampled_from(PARTITIONERS))
+    tree["data"]["serving_images"] = draw(st.sampled_from(["own", "uniform"]))
     tree["fleet"] |= {
         "size": size,
         "availability": draw(st.sampled_from(AVAILABILITIES)),
