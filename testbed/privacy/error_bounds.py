@@ -1,14 +1,23 @@
 """Lower bounds on the error of every attack, for any knowledge and computing power.
 
-The device sends z = f(x) + N(0, s^2 I). Let G = J' J for the Jacobian J of f, and let S be the
-Fisher information of the input density. The Bayesian (van Trees) inequality bounds the error per
-element of every estimator of x from z. The density must be smooth, so x is the image plus
-N(0, 0.1^2): the bound holds for that smoothed image, and E[G] must be evaluated on smoothed images.
-Smoothing with N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of
-images.
+The device sends z = f(x) + N(0, s^2 I). Let G = J' J for the Jacobian J of f, let S be the Fisher
+information of the input density, and H = E[G] / s^2 + S. The Bayesian (van Trees) inequality bounds
+the error per element of every estimator of x from z by Tr(H^-1) / d. What is done to z afterwards
+(rounding, pruning, clipping) cannot add information and does not matter.
 
-Every bound is convex in E[G]: on average, a mean over few points lies above the true bound. Use
-many points, and treat an error bound as an estimate.
+Assumptions: f is continuous, with J its derivative almost everywhere (``jacobian_fault`` tests it),
+and the input density is smooth. Images have none, so x is the image plus N(0, 0.1^2), not clamped:
+the bound holds for that smoothed image, and E[G] is its mean over smoothed images. Smoothing with
+N(0, t^2 I) gives S <= I / t^2, so ``prior = 1 / t^2`` holds for any distribution of images.
+
+E[G] is known from sampled points only, and Tr(H^-1) is convex in it: put into the formula, a mean
+over few points lands above the true bound. For any symmetric M, however,
+
+    Tr(H^-1) >= 2 Tr M - Tr(M^2 H),        since Tr((M H - I) H^-1 (M H - I)') >= 0,
+
+with equality for M = H^-1. The right side is linear in E[G]. Here M is chosen on some of the points
+and the right side is estimated on others, which therefore does not overstate the bound. M = c I
+gives dFIL; the spectrum-aware form has a basis of directions and one number for each.
 
 References
 ----------
@@ -22,14 +31,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 SMOOTHING_STD = 0.1
 ANY_DISTRIBUTION_PRIOR = 1.0 / SMOOTHING_STD**2
 """Upper bound (times the identity) of the Fisher information of any smoothed density."""
 
-ERRORS_BELOW = 3.0
-"""Attacks are compared with an estimated error bound lowered by this many standard errors."""
+CONFIDENCE = 0.999
+"""Of one printed bound: how surely it does not exceed the true one, over the choice of points."""
+
+_EACH = 1.0 - (1.0 - CONFIDENCE) / 2.0
+"""Confidence of each of the two forms, so that the better one has ``CONFIDENCE``."""
+
+PROBES = 2
+"""Random directions of the features per point, where a mean over many points is wanted."""
+
+ALL_DIRECTIONS = 1024
+FEWER_DIRECTIONS = 512
+"""Directions of the spectrum-aware form: all up to a dimension, fewer in larger ones (speed)."""
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -39,8 +59,10 @@ def smoothed(images: Tensor, rng: torch.Generator) -> Tensor:
     return images + SMOOTHING_STD * torch.randn(images.shape, generator=rng).to(images)
 
 
-class ExpectedGram:
-    """E[G] = mean over points of J' J, as products with vectors, without forming a Jacobian.
+def pulled_back(
+    encoder: Encoder, points: Tensor, probes: int, rng: torch.Generator, chunk: int = 32
+) -> Tensor:
+    """Return J' u for random signs u of the features, (N, probes, d): E[J' u u' J] = G.
 
     Parameters
     ----------
@@ -49,119 +71,184 @@ class ExpectedGram:
     points : smoothed images, (N, *input).
     chunk : points per pass through the encoder.
     """
-
-    def __init__(self, encoder: Encoder, points: Tensor, chunk: int = 32) -> None:
-        self._encoder = encoder
-        self._points = points
-        self._chunk = chunk
-        self.dimension = points[0].numel()
-
-    def __matmul__(self, vector: Tensor) -> Tensor:
-        """Multiply with a flat vector (d,): J v as the derivative of J' u by u, then J' (J v)."""
-        total = torch.zeros_like(vector)
-        for part in torch.split(self._points, self._chunk):
-            x = part.detach().requires_grad_()
-            z = self._encoder(x)
-            u = torch.zeros_like(z, requires_grad=True)
-            (pulled,) = torch.autograd.grad(z, x, u, create_graph=True)
-            tangent = vector.reshape(part.shape[1:]).expand_as(part)
-            (pushed,) = torch.autograd.grad(pulled, u, tangent, retain_graph=True)
-            total += torch.autograd.grad(z, x, pushed)[0].sum(dim=0).flatten()
-        return total / len(self._points)
+    parts = []
+    for part in torch.split(points, chunk):
+        x = part.detach().clone().requires_grad_()
+        z = encoder(x)
+        rows = []
+        for probe in range(probes):
+            signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z.dtype)
+            (row,) = torch.autograd.grad(z, x, signs, retain_graph=probe + 1 < probes)
+            rows.append(row.flatten(1))
+        parts.append(torch.stack(rows, dim=1))
+    return torch.cat(parts)
 
 
-def noise_free_bound(gram: Tensor, share: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> float:
-    """Return (1/d) Tr((U' S U)^-1), where U spans the directions that no feature responds to.
+def jacobian_fault(encoder: Encoder, points: Tensor, rng: torch.Generator) -> str:
+    """Say why derivatives are not those of a continuous function; empty where they are.
 
-    It is 0 for a deterministic front-end that responds to every direction somewhere. Such a
-    front-end guarantees nothing, even if all known attacks fail.
-
-    Parameters
-    ----------
-    gram : E[G], (d, d), or a multiple of it.
-    share : directions with eigenvalues of at most this share of the largest are unseen.
-    prior : S, as a multiple of the identity.
+    They do not predict differences where a function rounds and passes gradients straight through,
+    or stops gradients: then G is not what the bounds need. Kinks (ReLU, maximum) are allowed for.
     """
-    values = torch.linalg.eigvalsh(gram)
-    return int((values <= share * values[-1]).sum()) / prior / len(gram)
+    step = 0.1 * SMOOTHING_STD
+    x = points.detach().clone().requires_grad_()
+    z = encoder(x)
+    signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z.dtype)
+    shift = (torch.randint(0, 2, x.shape, generator=rng) * 2 - 1).to(x.dtype) * step
+    (pulled,) = torch.autograd.grad(z, x, signs)
+    with torch.no_grad():
+        change = (encoder(x + shift) - encoder(x - shift)).double() / 2.0
+        size = float(z.double().abs().amax())
+    predicted = (pulled * shift).double().flatten(1).sum(dim=1)
+    found = (change * signs).flatten(1).sum(dim=1)
+    if not (math.isfinite(size) and torch.isfinite(predicted + found).all()):
+        return "its features or their derivatives are not finite"
+    rounding = z.numel() * (1e-6 * size) ** 2
+    if (
+        float((found - predicted).square().sum())
+        <= 0.1 * float(predicted.square().sum()) + rounding
+    ):
+        return ""
+    return (
+        "its derivatives do not predict how the features change, as where it rounds or stops "
+        "gradients"
+    )
+
+
+def upper_mean(values: Tensor, confidence: float) -> float:
+    """Return an upper confidence limit of the mean of independent values; infinite for one value.
+
+    Student's t with Johnson's correction for values that are skewed to the right, whose sample
+    mean is too low more often than too high.
+
+    References
+    ----------
+    Johnson, Modified t tests and confidence intervals for asymmetrical populations, JASA 73(363),
+    1978.
+    """
+    count = len(values)
+    if count < 2:
+        return math.inf
+    mean, deviation = float(values.mean()), float(values.std())
+    if deviation == 0.0:
+        return mean
+    skewness = float(((values - mean) / deviation).pow(3).mean())
+    t = float(stats.t.ppf(confidence, count - 1))
+    t += max(skewness, 0.0) * (2.0 * t**2 + 1.0) / (6.0 * math.sqrt(count))
+    return mean + t * deviation / math.sqrt(count)
 
 
 @dataclass(frozen=True)
 class BoundEstimate:
-    """An error bound from random probes, and its standard error over them."""
+    """An estimated error bound, and its lower confidence limit, which is what may be printed."""
 
     value: float
-    standard_error: float
-    probes: int
-
-    @property
-    def conservative(self) -> float:
-        """The error bound minus three standard errors, at least 0."""
-        return max(0.0, self.value - ERRORS_BELOW * self.standard_error)
+    lower: float
 
 
-class SpectrumQuadrature:
-    """Estimates (1/d) Tr((E[G] / s^2 + S)^-1), a bound on the MSE per element, for any noise s.
+class NoiseBounds:
+    """Bounds on the MSE per element for z = f(x) + N(0, s^2 I), for any noise s.
 
-    It is never below the dFIL bound d / (Tr E[G] / s^2 + Tr S).
+    The points are parted in three: on the first a basis of directions is found, on the second the
+    response to each, which together give M; the third evaluates the bound.
 
-    By stochastic Lanczos quadrature: each random-sign probe v contributes
-    v' (E[G] / s^2 + S)^-1 v / d, by Gauss quadrature on its Lanczos tridiagonal matrix. Even
-    derivatives of 1 / (e / s^2 + prior) are positive, so each quadrature is a lower bound: with too
-    few steps the error bound is too low, never too high.
+    Parameters
+    ----------
+    encoder, points : as in ``pulled_back``.
+    rows : J' u that the basis is made of; 0: the spectrum-aware form is not computed.
+    """
+
+    def __init__(self, encoder: Encoder, points: Tensor, rows: int, rng: torch.Generator) -> None:
+        self.dimension = points[0].numel()
+        self._spectrum: _Spectrum | None = None
+        if rows == 0 or len(points) < 3:
+            self._traces = _squares(pulled_back(encoder, points, PROBES, rng)).mean(dim=1)
+            return
+        first, second, third = points[::3], points[1::3], points[2::3]
+        drawn = pulled_back(encoder, first, math.ceil(rows / len(first)), rng)
+        basis = _directions(drawn.flatten(0, 1), rng)
+        chosen, evaluated = (
+            _responses(pulled_back(encoder, part, PROBES, rng), basis) for part in (second, third)
+        )
+        others = torch.tensor([float(self.dimension - len(basis))], dtype=torch.float64)
+        sizes = torch.cat([torch.ones(len(basis), dtype=torch.float64), others])
+        self._spectrum = _Spectrum(sizes, chosen.mean(dim=0), evaluated)
+        traces = (_squares(drawn).mean(dim=1), chosen.sum(dim=1), evaluated.sum(dim=1))
+        self._traces = torch.cat(traces)
+
+    def dfil(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> BoundEstimate:
+        """Return dFIL's bound, d / (E[Tr G] / s^2 + Tr S)."""
+
+        def bound(trace: float) -> float:
+            return 1.0 / (trace / self.dimension / noise_std**2 + prior)
+
+        limit = upper_mean(self._traces, _EACH)
+        return BoundEstimate(bound(float(self._traces.mean())), bound(limit))
+
+    def spectrum(
+        self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR
+    ) -> BoundEstimate | None:
+        """Return the spectrum-aware bound; None where its basis was not computed."""
+        if self._spectrum is None:
+            return None
+        return self._spectrum.bound(noise_std, prior, self.dimension)
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """E[G] in a basis: each direction by itself, and all directions outside of it together.
+
+    Attributes
+    ----------
+    sizes : directions of each entry.
+    chosen : tr V' G V of each entry, the mean over the points that M is chosen on.
+    evaluated : the same of every other point.
+    """
+
+    sizes: Tensor
+    chosen: Tensor
+    evaluated: Tensor
+
+    def bound(self, noise_std: float, prior: float, dimension: int) -> BoundEstimate:
+        """Return (2 Tr M - Tr(M^2 H)) / d for the M that is best in this basis."""
+        informations = self.chosen / self.sizes.clamp_min(1.0) / noise_std**2 + prior
+        m = informations.reciprocal()
+        constant = float((self.sizes * (2.0 * m - prior * m.square())).sum()) / dimension
+        of_points = (self.evaluated @ m.square()) / noise_std**2 / dimension
+        lower = constant - upper_mean(of_points, _EACH)
+        return BoundEstimate(constant - float(of_points.mean()), max(0.0, lower))
+
+
+def _responses(rows: Tensor, basis: Tensor) -> Tensor:
+    """Return v' G v of every point for each direction v, and the sum over all others."""
+    seen = (rows.double() @ basis.T).square().mean(dim=1)
+    rest = (_squares(rows).mean(dim=1) - seen.sum(dim=1)).clamp_min(0.0)
+    return torch.cat([seen, rest[:, None]], dim=1)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(dim=-1)
+
+
+def _directions(rows: Tensor, rng: torch.Generator) -> Tensor:
+    """Return orthonormal directions (k, d) that the rows (n, d) respond to most, or all of them.
 
     References
     ----------
-    Golub, Meurant, Matrices, Moments and Quadrature with Applications, 2010, theorem 6.4; Ubaru,
-    Chen, Saad, SIAM Journal on Matrix Analysis and Applications 38(4), 2017, algorithm 1.
+    Halko, Martinsson, Tropp, SIAM Review 53(2), 2011, algorithm 4.4.
     """
-
-    def __init__(
-        self, gram: ExpectedGram, rng: torch.Generator, probes: int = 16, lanczos_steps: int = 40
-    ) -> None:
-        if probes < 2:
-            raise ValueError("at least two probes are needed for a standard error")
-        self._quadratures = []
-        for _ in range(probes):
-            signs = torch.randint(0, 2, (gram.dimension,), generator=rng) * 2 - 1
-            start = signs.double() / math.sqrt(gram.dimension)
-            self._quadratures.append(_lanczos(gram, start, lanczos_steps))
-
-    def bound(self, noise_std: float, prior: float = ANY_DISTRIBUTION_PRIOR) -> BoundEstimate:
-        """Return the error bound for a noise deviation, with its standard error over probes."""
-        values = torch.stack(
-            [
-                (weights / (nodes.clamp_min(0.0) / noise_std**2 + prior)).sum()
-                for nodes, weights in self._quadratures
-            ]
-        )
-        probes = len(values)
-        return BoundEstimate(float(values.mean()), float(values.std()) / math.sqrt(probes), probes)
+    dimension = rows.shape[1]
+    if dimension <= ALL_DIRECTIONS:
+        return _eigenvectors(rows).T
+    span = torch.randn(dimension, FEWER_DIRECTIONS, generator=rng).to(rows)
+    for _ in range(2):
+        span = torch.linalg.qr(rows.T @ (rows @ span))[0]
+    return (span.double() @ _eigenvectors(rows @ span)).T
 
 
-def _lanczos(gram: ExpectedGram, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return quadrature nodes and weights of the unit vector ``start``, fully reorthogonalised."""
-    basis = [start]
-    diagonal: list[Tensor] = []
-    off_diagonal: list[Tensor] = []
-    for _ in range(min(steps, gram.dimension)):
-        product = (gram @ basis[-1].to(gram._points.dtype)).double()
-        diagonal.append(product @ basis[-1])
-        for _twice in range(2):
-            previous = torch.stack(basis)
-            product = product - previous.T @ (previous @ product)
-        norm = product.norm()
-        if norm <= 1e-6 * diagonal[0].abs() or len(basis) == gram.dimension:
-            break
-        off_diagonal.append(norm)
-        basis.append(product / norm)
-    count = len(diagonal)
-    off = (
-        torch.stack(off_diagonal[: count - 1]) if count > 1 else torch.empty(0, dtype=torch.float64)
-    )
-    tridiagonal = torch.diag(torch.stack(diagonal)) + torch.diag(off, 1) + torch.diag(off, -1)
-    nodes, vectors = torch.linalg.eigh(tridiagonal)
-    return nodes, vectors[0].square()
+def _eigenvectors(rows: Tensor) -> Tensor:
+    vectors: Tensor = torch.linalg.eigh((rows.T @ rows).double())[1]
+    return vectors
 
 
 def cem_relative(signal_variances: Sequence[float], noise_std: float, dimension: int) -> float:

@@ -279,13 +279,13 @@ class BoundLevel(Part):
     """The error bound on means over a number of releases, and the estimates it comes from."""
 
     mse: Number = Field(
-        description="the error bound: three standard errors below the better estimate; null where "
-        "none was computed"
+        description="the error bound: the better of the lower confidence limits; null where none "
+        "was computed"
     )
-    dfil: Number
-    dfil_error: Number
-    spectrum: Number
-    spectrum_error: Number
+    dfil: Number = Field(description="the estimate")
+    dfil_lower: Number = Field(description="its lower confidence limit")
+    spectrum: Number = Field(description="the estimate")
+    spectrum_lower: Number = Field(description="its lower confidence limit")
     noise_free: Number = Field(description="of a release without additive noise")
     cem_relative: Number = Field(
         description="exp(-2I/d), which bounds no error; null where it has no meaning"
@@ -300,6 +300,10 @@ class ErrorBound(Part):
     reason: str = Field(description="why the bound is 0 or was not computed; empty above 0")
     noise_std: Number
     points: Count = Field(description="smoothed victims that the bound is estimated on")
+    confidence: Number = Field(
+        description="one-sided, over the choice of points, that `mse` of a level does not exceed "
+        "the bound that it estimates; null without additive noise"
+    )
     levels: list[BoundLevel]
 
 

@@ -20,7 +20,7 @@ def _bound_check_result(attacked: AttackResults) -> tuple[bool, str]:
     """Compare each attack's error on smoothed victims with the error bound that holds for them.
 
     The error is a mean over few images: only an error below the bound by more than three standard
-    errors counts as beating it. The bound is itself three standard errors below its estimate.
+    errors counts as beating it. The bound is itself a lower confidence limit.
     """
     reasons = sorted({bound.reason for bound in attacked.error_bounds if bound.reason})
     levels = {

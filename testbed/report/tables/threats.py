@@ -9,10 +9,7 @@ from testbed.results import formats as numbers
 from testbed.results.figures import SCORES, Figure, Format, shown_in, value_at
 from testbed.results.findings import bound_for, readable, weakest_bound
 from testbed.results.reading import Results
-from testbed.results.schema import ArmResult, BoundLevel
-
-ERRORS_BELOW = 3
-"""Standard errors between an estimate and the error bound below it."""
+from testbed.results.schema import ArmResult, BoundLevel, ErrorBound
 
 
 def threat_table(results: Results) -> Table | None:
@@ -76,7 +73,7 @@ def _bound_cell(arm: ArmResult) -> Cell:
     if lowest.mse is None:
         return words(numbers.ABSENT)
     several = f", for {_releases(lowest)}" if others else ""
-    notes = [f"on smoothed images{several}", _estimate_words(lowest)]
+    notes = [f"on smoothed images{several}", _estimate_words(bound, lowest)]
     notes += [f"{numbers.significant(item.mse, 2)} for {_releases(item)}" for item in others]
     return number(lowest.mse, numbers.significant, "; ".join(filter(None, notes)))
 
@@ -87,23 +84,23 @@ def _releases(level: BoundLevel) -> str:
     return f"means over {numbers.count(level.replays)} releases"
 
 
-def _estimate_words(level: BoundLevel) -> str:
-    """Say which estimate an error bound is three standard errors below, and how large those are."""
+def _estimate_words(bound: ErrorBound, level: BoundLevel) -> str:
+    """Say which estimate an error bound is the lower confidence limit of."""
     if level.noise_free is not None:
         return "noise-free: directions that no feature responds to"
     estimates = [
-        (value - ERRORS_BELOW * error, name, value, error)
-        for name, value, error in (
-            ("spectrum-aware", level.spectrum, level.spectrum_error),
-            ("dFIL", level.dfil, level.dfil_error),
+        (lower, name, value)
+        for name, value, lower in (
+            ("spectrum-aware", level.spectrum, level.spectrum_lower),
+            ("dFIL", level.dfil, level.dfil_lower),
         )
-        if value is not None and error is not None
+        if value is not None and lower is not None
     ]
-    if not estimates:
+    if not estimates or bound.confidence is None:
         return ""
-    _, name, value, error = max(estimates)
-    shown = f"{numbers.significant(value)}, stated error {numbers.significant(error, 2)}"
-    return f"{name} {shown}, less {ERRORS_BELOW} errors"
+    _, name, value = max(estimates)
+    limit = f"lower {100 * bound.confidence:g} % confidence limit"
+    return f"{limit} of the {name} estimate {numbers.significant(value)}"
 
 
 def _entropy_cell(arm: ArmResult) -> Cell:

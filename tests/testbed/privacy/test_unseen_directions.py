@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import make_deployed
 
 from testbed.privacy.unseen import unseen_bound
 
@@ -68,3 +69,38 @@ def test_a_bound_that_cannot_be_computed_states_the_reason():
     assert "two images" in _bound(lambda x: x, _points(1)).reason
     found = _bound(lambda x: x * float("nan"))
     assert (found.value, found.reason) == (None, "its Jacobian is not finite")
+
+
+def test_directions_that_only_a_rare_image_shows_give_no_bound():
+    """A unit that no image of the data wakes up: its direction is hidden only as long as so."""
+
+    def encoder(x):
+        flat = x.flatten(1)
+        return torch.cat([flat[:, 1:], (flat[:, :1] - 3.0).relu()], dim=1)
+
+    assert float(_points()[:, 0, 0, 0].max()) < 3.0
+    found = _bound(encoder)
+    assert found.value is None
+    assert "differ between images" in found.reason
+
+
+def test_directions_that_one_image_in_a_hundred_shows_are_seen():
+    """The sample that the directions come from has none of these images, the held-out one has."""
+    points = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    points[:, 0, 0, 0] = 0.0
+    points[1::100, 0, 0, 0] = 1.0
+
+    def encoder(x):
+        flat = x.flatten(1)
+        return torch.cat([flat[:, 1:], flat[:, :1] * (flat[:, :1] > 0.9)], dim=1)
+
+    assert _bound(encoder, points).value == 0.0
+    assert _bound(encoder, points[::2]).value is None
+
+
+def test_what_a_view_hides_is_hidden_from_every_image():
+    """SiftFunnel+ removes nine frequencies of every image: 9 of 1,024 directions."""
+    deployed = make_deployed(defence="siftfunnel_plus", defence_options={"hidden_frequencies": 3})
+    points = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = _bound(deployed.runner.signal, points)
+    assert (found.value, found.reason) == (pytest.approx(0.01 * 9 / 1024), "")

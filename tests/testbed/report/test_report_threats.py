@@ -27,9 +27,9 @@ NOTHING = {"mse": 0.0, "noise_free": 0.0, "replays": 1}
 ESTIMATED = {
     "mse": 0.002,
     "dfil": 0.0021,
-    "dfil_error": 0.0001,
+    "dfil_lower": 0.0010,
     "spectrum": 0.005,
-    "spectrum_error": 0.001,
+    "spectrum_lower": 0.002,
     "cem_relative": 0.7,
     "replays": 1,
 }
@@ -50,7 +50,7 @@ def results(folder):
     ]
     second["error_bounds"] = [
         {"tier": "own", "reason": "", "levels": [{"mse": 0.004, "replays": 1}]},
-        {"tier": "small", "reason": "", "levels": [ESTIMATED]},
+        {"tier": "small", "reason": "", "confidence": 0.999, "levels": [ESTIMATED]},
     ]
     interval = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
     second["attacks"].append(
@@ -121,7 +121,10 @@ def test_each_threat_model_shows_its_best_attack_and_the_weakest_error_bound(res
     error_bounds = rows["error bound for any attack", ""].cells
     assert [cell.value for cell in error_bounds] == [0.0, 0.002]
     assert "deterministic" in error_bounds[0].note
-    assert "spectrum-aware 0.00500, stated error 0.0010, less 3 errors" in error_bounds[1].note
+    assert (
+        "lower 99.9 % confidence limit of the spectrum-aware estimate 0.00500"
+        in error_bounds[1].note
+    )
     assert [cell.value for cell in rows["CEM's bound, relative to no release", ""].cells] == [
         None,
         0.7,
