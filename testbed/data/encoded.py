@@ -12,7 +12,7 @@ from testbed.core.errors import UserError
 from testbed.data.decoding import MODE_OPTION, Mode, decode_image, picture_key, to_channels_first
 from testbed.data.images import ImagePool, IntArray, KeyArray, content_key, keep_by_content
 from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
-from testbed.data.tables import EncodedTable
+from testbed.data.tables import EncodedTable, Tables
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Columns:
 
 def pool_from_tables(
     name: str,
-    tables: list[EncodedTable],
+    dataset: Tables,
     columns: Columns,
     source: str,
     *,
@@ -46,7 +46,7 @@ def pool_from_tables(
     Parameters
     ----------
     name, source : as in ``ImagePool``.
-    tables : the files or splits of training rows and of official test rows.
+    dataset : the files or splits of training rows and of official test rows.
     columns : of image, class and person.
     image_size_px : resize to this square; None keeps the native size.
     max_images : keep this many by the hash of their bytes, before decoding; None keeps all.
@@ -58,6 +58,7 @@ def pool_from_tables(
     UserError : missing column, classes that cannot be matched over the files, an official test set
         without classes, corrupt file, undecodable image, or images of different shapes.
     """
+    tables = dataset.items
     for table in tables:
         _check_columns(table, columns)
     keys: list[int] = []
@@ -106,7 +107,10 @@ def pool_from_tables(
         content_keys=content_keys,
         source=source,
         person_column=columns.person,
-        notes=(f"images are in column '{columns.image}', classes in column '{columns.label}'",),
+        notes=(
+            *dataset.notes,
+            f"images are in column '{columns.image}', classes in column '{columns.label}'",
+        ),
         warnings=warnings,
     )
 
@@ -138,7 +142,7 @@ def _check_classes(
             where = ", ".join(t.where for t in tables if t.official_test == official[rows.argmax()])
             raise UserError(
                 f"{where}: no row of the {what} has a class (column '{column}' is -1 or empty); "
-                "leave these files out"
+                "leave these files out, or set data.options.test_split to another split or to null"
             )
     if not missing.any():
         return ()

@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from testbed.core.errors import UserError
-from testbed.data.tables import BATCH_ROWS, EncodedTable
+from testbed.data.layout import DEFAULT_CHOICE, SplitChoice, choose_splits
+from testbed.data.tables import BATCH_ROWS, EncodedTable, Tables
 
 TIMEOUT_S = 10
 
 
-def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
-    """Load every split of a hub dataset through ``datasets`` (which keeps its usual cache).
+def hub_tables(repository: str, advice: str, choice: SplitChoice = DEFAULT_CHOICE) -> Tables:
+    """Load a hub dataset through ``datasets`` (which keeps its usual cache).
 
     Parameters
     ----------
@@ -23,7 +24,8 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
 
     Raises
     ------
-    UserError : the hub cannot be reached in ``TIMEOUT_S`` seconds, or has no such dataset.
+    UserError : the hub cannot be reached in ``TIMEOUT_S`` seconds, or has no such dataset; no such
+        split.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(TIMEOUT_S))
@@ -33,7 +35,7 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
     datasets.disable_progress_bars()
     try:
         _probe(repository)
-        loaded = datasets.load_dataset(repository)
+        loaded = datasets.load_dataset(repository, *filter(None, [choice.subset]))
     except Exception as error:  # downloads raise errors of many kinds
         reason = str(error).strip().splitlines()
         raise UserError(
@@ -42,7 +44,17 @@ def hub_tables(repository: str, advice: str) -> list[EncodedTable]:
             f"HF_HUB_OFFLINE=1 an earlier download is used) and there is {advice}"
         ) from None
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    return [_hub_table(f"{repository} ({split})", split, data) for split, data in splits.items()]
+    chosen, notes = choose_splits(
+        {split: [(split, data)] for split, data in splits.items()},
+        choice,
+        repository,
+        lambda item: f"{item[0]} of the hub",
+    )
+    tables = [
+        _hub_table(f"{repository} ({split})", data, is_test)
+        for (split, data), is_test in sorted(chosen, key=lambda item: item[0][0])
+    ]
+    return Tables(tables, notes)
 
 
 def _probe(repository: str) -> None:
@@ -56,7 +68,7 @@ def _probe(repository: str) -> None:
         huggingface_hub.HfApi().dataset_info(repository, timeout=TIMEOUT_S)
 
 
-def _hub_table(where: str, split: str, data: Any) -> EncodedTable:
+def _hub_table(where: str, data: Any, official_test: bool) -> EncodedTable:
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
         encoded = data.select_columns(columns).with_format("arrow")
         for table in encoded.iter(batch_size=BATCH_ROWS):
@@ -64,7 +76,7 @@ def _hub_table(where: str, split: str, data: Any) -> EncodedTable:
 
     return EncodedTable(
         where=where,
-        official_test=split == "test",
+        official_test=official_test,
         schema=data.features.arrow_schema,
         features=data.features.to_dict(),
         batches=batches,

@@ -14,7 +14,8 @@ from testbed.data.decoding import Mode
 from testbed.data.encoded import Columns, is_image_type, pool_from_tables
 from testbed.data.hub import hub_tables
 from testbed.data.images import ImagePool
-from testbed.data.tables import DATA_DIR_VARIABLE, EncodedTable, folder_tables, parquet_files
+from testbed.data.layout import SplitChoice, parquet_files
+from testbed.data.tables import DATA_DIR_VARIABLE, EncodedTable, folder_tables
 
 HUB_NAME_PATTERN = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 IMAGE_COLUMNS = ("image", "img")
@@ -28,6 +29,10 @@ class ParquetFolderOptions(Options):
     ``person_column`` splits the images by person: no person is in two parts. null does not, and
     warns if a column has the name of a person column; false does not.
 
+    ``training_split``, ``test_split`` : the splits that are used; without a test split (null, or
+    the dataset has none), victims are drawn from the training split. ``subset`` : a folder, or a
+    configuration of the hub, of a dataset that has several.
+
     ``mode`` converts every image to grey ("L") or "RGB", also palettes, CMYK and transparency
     (over white); null reads grey and RGB, which must not be mixed.
     """
@@ -36,6 +41,9 @@ class ParquetFolderOptions(Options):
     label_column: str | None = None
     person_column: str | Literal[False] | None = None
     mode: Mode | None = None
+    training_split: str = "train"
+    test_split: str | None = "test"
+    subset: str | None = None
 
 
 @DATASETS.register(
@@ -61,22 +69,24 @@ def load_parquet_folder(
     data_dir = os.environ.get(DATA_DIR_VARIABLE)
     places = [Path(path).expanduser(), *([Path(data_dir).expanduser() / path] if data_dir else [])]
     folder = next((place for place in places if parquet_files(place)), None)
+    choice = SplitChoice(options.training_split, options.test_split, options.subset)
     if folder is not None:
-        tables = folder_tables(folder)
+        dataset = folder_tables(folder, choice)
     elif re.fullmatch(HUB_NAME_PATTERN, path):
-        tables = hub_tables(path, f"no folder of that name with parquet files ({places[0]})")
+        advice = f"no folder of that name with parquet files ({places[0]})"
+        dataset = hub_tables(path, advice, choice)
     else:
         looked = " or ".join(str(place) for place in places)
         raise UserError(f"data.path: no parquet files in {looked}")
     return pool_from_tables(
         "parquet_folder",
-        tables,
-        _columns(tables, options),
+        dataset,
+        _columns(dataset.items, options),
         source=f"folder {folder.name}" if folder else f"hub {path}",
         image_size_px=image_size_px,
         max_images=max_images,
         mode=options.mode,
-        warnings=_undecided_persons(tables[0], options),
+        warnings=_undecided_persons(dataset.items[0], options),
     )
 
 

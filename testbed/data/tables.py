@@ -12,6 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from testbed.core.errors import UserError
+from testbed.data.layout import (
+    DEFAULT_CHOICE,
+    SplitChoice,
+    choose_splits,
+    holds_dataset,
+    parquet_files,
+    splits_of,
+)
 
 DATA_DIR_VARIABLE = "TESTBED_DATA_DIR"
 BATCH_ROWS = 1000
@@ -42,9 +50,12 @@ class EncodedTable:
         return feature if isinstance(feature, dict) else {}
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Return the parquet files of a dataset's folder (or of its ``data`` folder), sorted."""
-    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a dataset, and sentences on which files they are."""
+
+    items: list[EncodedTable]
+    notes: tuple[str, ...]
 
 
 def find_folder(name: str, path: str | None) -> Path | None:
@@ -63,9 +74,10 @@ def find_folder(name: str, path: str | None) -> Path | None:
     """
     if path is not None:
         given = Path(path).expanduser()
-        for folder in (given / name, given):
-            if parquet_files(folder):
-                return folder
+        if parquet_files(given / name):
+            return given / name
+        if holds_dataset(given):
+            return given
         raise UserError(
             f"data.path: no parquet files in {given} or in {given / name}; give the folder of "
             f"{name} in Hugging Face parquet layout, or its parent, or use data.name=digits"
@@ -86,17 +98,24 @@ def where_looked(name: str) -> str:
     )
 
 
-def folder_tables(folder: Path) -> list[EncodedTable]:
-    """Open the parquet files of a folder; ``test*.parquet`` is the official test set.
+def folder_tables(folder: Path, choice: SplitChoice = DEFAULT_CHOICE) -> Tables:
+    """Open the parquet files of a folder's training split and official test set.
 
     Raises
     ------
-    UserError : a file is not parquet (raised now), or corrupt (raised while reading).
+    UserError : ``testbed.data.layout`` cannot tell the splits, a file is not parquet (raised now),
+        or corrupt (raised while reading).
     """
-    return [_parquet_table(path) for path in parquet_files(folder)]
+    chosen, notes = choose_splits(
+        splits_of(folder, choice.subset),
+        choice,
+        str(folder),
+        lambda path: path.relative_to(folder).as_posix(),
+    )
+    return Tables([_parquet_table(path, is_test) for path, is_test in sorted(chosen)], notes)
 
 
-def _parquet_table(path: Path) -> EncodedTable:
+def _parquet_table(path: Path, official_test: bool) -> EncodedTable:
     try:
         # An open file, since pyarrow takes a relative path with a colon for a URI.
         with path.open("rb") as file:
@@ -118,7 +137,7 @@ def _parquet_table(path: Path) -> EncodedTable:
 
     return EncodedTable(
         where=str(path),
-        official_test=path.name.startswith("test"),
+        official_test=official_test,
         schema=schema,
         features=features,
         batches=batches,

@@ -57,11 +57,35 @@ def test_a_run_warns_of_rows_without_a_class(images, write_scenario, tmp_path, c
     assert "not split by person" in page
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_the_official_test_set_is_in_the_report_and_the_results(images, write_scenario, tmp_path):
+    tree, write = images
+    write("digits_test.parquet", slice(0, 60))
+    write("digits_train.parquet", slice(60, 200))
+    write("digits_val.parquet", slice(60, 200))
+    (tmp_path / "mine" / "train.parquet").unlink()
+    out = tmp_path / "out"
+    assert main([str(write_scenario(tree)), "--out", str(out)]) == 0
+    data = json.loads((out / "results.json").read_text())["data"]
+    notes = [
+        "training files: digits_train.parquet",
+        "official test set: digits_test.parquet",
+        "left out: digits_val.parquet (validation)",
+    ]
+    assert data["notes"][:3] == notes
+    assert sum(data["images"].values()) <= 200
+    assert data["images"]["victims"] <= 60
+    page = (out / "report.html").read_text()
+    assert all(note in page for note in notes)
+
+
 def test_a_dry_run_says_how_the_images_are_read_and_split(images, write_scenario, capsys):
     tree, write = images
     write(subject=[f"{row % 50}" for row in range(200)])
     assert main([str(write_scenario(tree)), "--dry-run"]) == 0
     printed = capsys.readouterr().out.replace("\n", " ")
+    assert "data: training files: train.parquet" in printed
+    assert "data: no official test set: victims are drawn from the training files" in printed
     assert "data: images are in column 'image', classes in column 'label'" in printed
     assert "data: not split by person" in printed
     assert "column 'subject' may name persons" in printed

@@ -213,13 +213,25 @@ def test_hub_dataset_is_read_like_a_folder(monkeypatch, tmp_path, write_parquet,
     asked = []
     monkeypatch.delenv("TESTBED_DATA_DIR", raising=False)
     monkeypatch.setattr(hub, "_probe", lambda repository: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or fake)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or fake)
     pool = load_pool(DataSection(name="cifar10"))
-    assert asked == ["uoft-cs/cifar10"]
+    assert asked == [("uoft-cs/cifar10",)]
     assert pool.label_names == ["a", "b", "c", "d"]
     assert np.array_equal(pool.images, local.images)
     assert np.array_equal(pool.official_test, local.official_test)
     assert pool.official_test.sum() == 30
+    assert pool.notes[1] == "official test set: test of the hub"
+    one = DATASETS.create(
+        "parquet_folder",
+        {"subset": "plain_text", "test_split": None},
+        path="uoft-cs/cifar10",
+        image_size_px=None,
+        max_images=None,
+    )
+    assert asked[1] == ("uoft-cs/cifar10", "plain_text")
+    assert one.official_test is None
+    assert len(one) == 80
+    assert one.notes[2] == "left out: test of the hub (test)"
 
 
 def test_faces_from_the_web(monkeypatch):
