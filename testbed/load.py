@@ -68,7 +68,7 @@ def device_times(inputs: RunInputs, models: ArmModels, costs: DeviceCosts) -> De
     raw = ~costs.serving_feasible
     compute_ms = np.where(raw, 0.0, costs.inference_ms_of_all())
     drowsy_s, dormant_s = None, None
-    if scenario.serving.radio_sleep:
+    if scenario.fleet.radio_sleep:
         drowsy_ms, dormant_ms = RadioTimers(fleet, scenario.seed).delays_ms()
         drowsy_s, dormant_s = drowsy_ms / 1e3, dormant_ms / 1e3
     return DeviceTimes(

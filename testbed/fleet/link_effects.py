@@ -1,5 +1,6 @@
 """Link effects beyond median rates: sleeping cellular radios, shared access points, losses."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,35 +29,30 @@ SHARED_MBIT_S = np.array([88.0, 15.7, 10.0, 3.4])
 
 
 class RadioTimers:
-    """Last activity of each device's radio, and the cost of waking it (8 bytes per device).
+    """Times and powers of each device's radio: how long it takes to wake, and what that costs.
 
     The two wake-up delays of a device are drawn once: uniform over the measured round trips of each
     state, minus that of the active state. Radios of other media never sleep. A sleeping radio draws
     its link's wake-up power during the delay, and its tail power after the last bit until it is
-    dormant or active again (Huang et al. MobiSys 2012, section 5).
+    dormant or active again (Huang et al. MobiSys 2012, section 5). 8 bytes per device of a fleet
+    that has such radios.
     """
 
     def __init__(self, fleet: Fleet, seed: int) -> None:
-        rng = seeds.generator(seed, "radio-sleep")
-        self._place = rng.random(len(fleet))
         self._link_of = fleet.link_index
         self._sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
+        place = seeds.generator(seed, "radio-sleep").random if self._sleeps.any() else np.zeros
+        self._place: Floats = place(len(fleet))
         wake_mw = np.array([link.radio_wake_mw for link in fleet.profiles], np.float64)
         tail_mw = np.array([link.radio_tail_mw for link in fleet.profiles], np.float64)
         # NaN: unpublished
         self._wake_mw = np.where(self._sleeps, wake_mw, 0.0)
         self._tail_mw = np.where(self._sleeps, tail_mw, 0.0)
-        self._active_until_s: dict[int, float] = {}
 
-    def wake_ms(self, device: int, at_s: float) -> float:
-        """Return the milliseconds that a message sent at ``at_s`` waits for the radio."""
-        idle_s = at_s - self._active_until_s.get(device, -np.inf)
+    def wake_ms(self, device: int, idle_s: float) -> float:
+        """Return the milliseconds that a message waits for a radio that was idle for so long."""
         drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], self._place[device])
         return float(wake_ms(idle_s, drowsy_ms, dormant_ms))
-
-    def active_until(self, device: int, until_s: float) -> None:
-        """Record that the radio was active until ``until_s``; earlier times are ignored."""
-        self._active_until_s[device] = max(self._active_until_s.get(device, -np.inf), until_s)
 
     def wake_mj(self, device: int, wake_ms: float) -> float:
         """Return the energy of a wake-up, NaN where the radio's power is unpublished."""
@@ -77,6 +73,67 @@ class RadioTimers:
             asleep * (_between(DROWSY_RTT_MS, place) - active),
             asleep * (_between(DORMANT_RTT_MS, place) - active),
         )
+
+
+class RadioUse:
+    """Follows radios through their messages, in training and in serving; all sleep at first.
+
+    Every message, up or down, wakes a radio that sleeps, and keeps it awake after its last bit.
+    The energies of both add up under the key of the message.
+
+    Parameters
+    ----------
+    timers : None: radios never sleep, and no energy counts.
+
+    Attributes
+    ----------
+    mj : energy by key; NaN where the radio's power is unpublished.
+    """
+
+    def __init__(self, timers: RadioTimers | None) -> None:
+        self._timers = timers
+        self.mj: dict[int, float] = {}
+        self._quiet_since: dict[int, tuple[float, int]] = {}  # in ms, with the message's key
+
+    def begin(self, device: int, key: int, at_ms: float) -> float:
+        """Begin a message; return the milliseconds that it waits for the radio."""
+        self.mj.setdefault(key, 0.0)
+        if self._timers is None:
+            return 0.0
+        quiet_ms = self._end_tail(device, at_ms)
+        wake_ms = self._timers.wake_ms(device, quiet_ms / 1000.0)
+        self.mj[key] += self._timers.wake_mj(device, wake_ms)
+        return wake_ms
+
+    def end(self, device: int, key: int, last_bit_ms: float) -> None:
+        """End a message with its last bit; the tail begins, unless another message still runs."""
+        if last_bit_ms >= self._quiet_since.get(device, (-np.inf, key))[0]:
+            self._quiet_since[device] = (last_bit_ms, key)
+
+    def finish(self) -> None:
+        """Let every radio fall asleep."""
+        for device in list(self._quiet_since):
+            self._end_tail(device, np.inf)
+        self._quiet_since.clear()
+
+    def state(self) -> dict[str, Floats]:
+        """Return the awake radios as columns, for a checkpoint; ``mj`` must have been read."""
+        rows = [(device, *since) for device, since in self._quiet_since.items()]
+        columns = np.array(rows, dtype=np.float64).reshape(-1, 3).T.copy()
+        return dict(zip(("device", "since_ms", "key"), columns, strict=True))
+
+    def load_state(self, columns: Mapping[str, Floats]) -> None:
+        """Restore what ``state`` returned."""
+        rows = zip(columns["device"], columns["since_ms"], columns["key"], strict=True)
+        self._quiet_since = {int(device): (float(at), int(key)) for device, at, key in rows}
+
+    def _end_tail(self, device: int, at_ms: float) -> float:
+        """Charge the tail of a device's last message until ``at_ms``; return its length."""
+        since_ms, key = self._quiet_since.get(device, (-np.inf, -1))
+        quiet_ms = max(0.0, at_ms - since_ms)
+        if self._timers is not None and device in self._quiet_since:
+            self.mj[key] = self.mj.get(key, 0.0) + self._timers.tail_mj(device, quiet_ms)
+        return quiet_ms
 
 
 def _between(limits: tuple[float, float], place: Floats) -> Floats:

@@ -125,7 +125,8 @@ class Served:
     Attributes
     ----------
     device_wait_s, compute_s : on the device, in its queue and computing.
-    uplink_wait_s, wake_s : until the device's uplink is free, and until its radio is awake.
+    uplink_wait_s, wake_s : until the device's uplink is free, and until its radio is awake, for
+        request and answer.
     cloud_wait_s, cloud_s : in the cloud's queue (waiting for a batch included), and in service.
     latency_s : from arrival to answer.
     batches, utilisation : of the cloud, in ``span_s``.
@@ -154,8 +155,8 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
     started = grouped_single_server_starts(device, requests.arrival_s, compute_s)
     device_wait_s = started - requests.arrival_s
     computed = started + compute_s
-    wake_s = _wake_s(device, computed, times, cloud.batch)
-    uplink_s = times.uplink_s[device] + wake_s
+    wake_up_s = _wake_s(device, computed, times, cloud.batch)
+    uplink_s = times.uplink_s[device] + wake_up_s
     sending = grouped_single_server_starts(device, computed, uplink_s)
     uplink_wait_s = sending - computed
     at_cloud = sending + uplink_s + times.one_way_s[device]
@@ -167,7 +168,11 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
     cloud_wait_s, cloud_s = np.empty_like(at_cloud), np.empty_like(at_cloud)
     cloud_wait_s[order] = result.start_s - at_cloud[order]
     cloud_s[order] = result.service_s
-    back_s = times.downlink_s[device] + times.one_way_s[device]
+    wake_down_s = np.zeros_like(at_cloud)
+    if times.drowsy_s is not None and times.dormant_s is not None:
+        quiet_s = cloud_wait_s + cloud_s + 2.0 * times.one_way_s[device]
+        wake_down_s = wake_ms(quiet_s, times.drowsy_s[device], times.dormant_s[device])
+    back_s = wake_down_s + times.downlink_s[device] + times.one_way_s[device]
     leaves_s = at_cloud + cloud_wait_s + cloud_s
     latency_s = leaves_s + back_s - requests.arrival_s
     span_s = float(leaves_s.max() - at_cloud.min()) if len(requests) else 0.0
@@ -178,7 +183,7 @@ def serve(requests: Requests, times: DeviceTimes, cloud: Cloud) -> Served:
         device_wait_s,
         compute_s,
         uplink_wait_s,
-        wake_s,
+        wake_up_s + wake_down_s,
         cloud_wait_s,
         cloud_s,
         latency_s,

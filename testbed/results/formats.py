@@ -81,6 +81,11 @@ def millijoules(value: float | None, absent: str = UNKNOWN) -> str:
     return f"{significant(value * 1e3)}{THIN}µJ" if value else f"0{THIN}mJ"
 
 
+def joules(value: float | None, absent: str = UNKNOWN) -> str:
+    """Return an energy given in J, in the unit that reads best."""
+    return millijoules(None if value is None else 1000.0 * value, absent)
+
+
 def dollars(value: float | None, absent: str = UNKNOWN) -> str:
     """Return an amount of US dollars with two figures, however small."""
     return absent if value is None else f"${significant(value, 2)}"

@@ -402,8 +402,19 @@ class Training(Part):
     virtual_s: float = Field(description="time of all rounds; waits for devices that are offline")
     uplink_bytes: Count
     downlink_bytes: Count
-    energy_j: float = Field(description="of the devices whose power is known")
+    energy_j: float = Field(
+        description="above idle, of the devices whose power is known: computing, sending, "
+        "receiving, and radios waking up and staying awake, as in serving"
+    )
     energy_unknown_devices: Count
+    wake_tail_j: float = Field(description="the radios' part of `energy_j`")
+    idle_j: float = Field(
+        description="not in `energy_j`: idle power of the devices during their rounds, from the "
+        "round's first message to their own last reply, while they compute, transfer or wait"
+    )
+    idle_unknown_devices: Count = Field(
+        description="devices that took part and whose idle power is unpublished"
+    )
     participations: Count
     stragglers: Count
     offline: Count

@@ -145,6 +145,10 @@ class FleetSection(Section):
     devices_per_access_point: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="devices on WiFi that share one access point; null: no sharing"
     )
+    radio_sleep: bool = Field(
+        default=True,
+        description="cellular radios fall asleep between messages and take up to a second to wake",
+    )
 
 
 class Arm(Section):

@@ -46,10 +46,6 @@ class ServingSection(Section):
         default=None, description="of one server; null: as published for cloud_device, or unknown"
     )
     request_deadline_ms: Annotated[float, Field(gt=0.0)] = 1000.0
-    radio_sleep: bool = Field(
-        default=True,
-        description="cellular radios fall asleep between requests and take up to a second to wake",
-    )
 
     @model_validator(mode="after")
     def _batches(self) -> Self:

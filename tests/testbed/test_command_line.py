@@ -69,7 +69,7 @@ BAD = [
     ("fleet.infeasible", "shrink", ["fleet.infeasible", "drop", "offload_raw"]),
     ("fleet.loss_probability", 0.5, ["fleet.loss_probability", "less than 0.5"]),
     ("fleet.devices_per_access_point", 0, ["fleet.devices_per_access_point", "1"]),
-    ("serving.radio_sleep", "yes", ["serving.radio_sleep", "boolean"]),
+    ("fleet.radio_sleep", "yes", ["fleet.radio_sleep", "boolean"]),
     ("fleet.availability", "sometimes", ["fleet.availability", "bernoulli"]),
     ("arms.1.defence", "siftfunel", ["arms.1.defence", "did you mean 'siftfunnel'"]),
     (

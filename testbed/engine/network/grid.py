@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from torch import Tensor
 
+from testbed.core.state_dicts import below, under
 from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import (
     RUN_ID,
@@ -29,13 +30,16 @@ from testbed.engine.network.costs import DeviceCosts, device_costs
 from testbed.engine.network.dispatch import Dispatcher
 from testbed.engine.network.ledger import Charge, Ledger
 from testbed.engine.network.packet_loss import PacketLoss
+from testbed.engine.network.radios import TrainingRadios
 from testbed.engine.network.taps import Tap
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunContext
 from testbed.fleet.cost_model import cloud_step_ms
+from testbed.fleet.link_effects import RadioTimers
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of
 
+RADIO = "radio."
 FLOAT_BYTES = 4
 REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
 
@@ -49,6 +53,7 @@ class GridOptions:
     online : (device, virtual seconds, draw) -> whether the device can be reached.
     offline_noticed_ms : until the server knows that a device is offline; None: it cannot know.
     cloud_step_ms : images by tier -> virtual time of one training step of the cloud model.
+    radio : radios that sleep; None: none does.
     packet_loss : which transmissions are lost and repeated.
     largest_reply_bytes : larger replies are refused; default: the limit of Flower's transport.
     """
@@ -58,6 +63,7 @@ class GridOptions:
     online: Callable[[int, float, int], bool]
     cloud_step_ms: Callable[[Mapping[int, int]], float]
     offline_noticed_ms: float | None = None
+    radio: RadioTimers | None = None
     packet_loss: PacketLoss = field(default_factory=PacketLoss)
     largest_reply_bytes: int = 2**31 - 1
 
@@ -116,6 +122,7 @@ class FleetGrid(MessageGrid):
         self._clock = RoundClock(
             options.round_deadline_ms, options.cloud_step_ms, options.offline_noticed_ms
         )
+        self._radios = TrainingRadios(options.radio, costs.fleet.rtt_ms / 2.0)
         self._dispatcher = Dispatcher(backend, options.shard_size)
         self._run = Run.create_empty(RUN_ID)
         self.ledger = ledger
@@ -132,7 +139,8 @@ class FleetGrid(MessageGrid):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint keeps: the ledger, the clock and the counters."""
-        tensors = {name: torch.from_numpy(column) for name, column in self.ledger.state().items()}
+        columns = self.ledger.state() | under(RADIO, self._radios.state())
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
         plain = {
             "clock_ms": self.clock_ms,
             "message_count": self._message_count,
@@ -142,14 +150,21 @@ class FleetGrid(MessageGrid):
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        self.ledger.load_state({name: value.numpy() for name, value in tensors.items()})
+        columns = {name: value.numpy() for name, value in tensors.items()}
+        self.ledger.load_state(columns)
+        self._radios.load_state(below(RADIO, columns))
         self._clock.now_ms = plain["clock_ms"]
         self._message_count = plain["message_count"]
         self.errors = plain["errors"]
 
-    def charge_radio(self, device: int, energy_mj: float | None) -> None:
-        """Charge a radio's wake-up and tail energy, known only when all requests are timed."""
-        self.ledger.charge(device, "serve", Charge(0, 0, 0.0, 0.0, 0.0, energy_mj))
+    def charge_radio(self, device: int, wake_ms: float, energy_mj: float | None) -> None:
+        """Charge a radio's wake-ups and tails, known only when all requests are timed."""
+        self.ledger.charge(device, "serve", Charge(0, 0, 0.0, wake_ms, 0.0, energy_mj, energy_mj))
+
+    def end_training(self) -> None:
+        """Charge the tails that follow the last round."""
+        for device, charge in self._radios.finish().items():
+            self.ledger.charge(device, "train", charge)
 
     # Flower's Grid -----------------------------------------------------------------------------
 
@@ -256,8 +271,8 @@ class FleetGrid(MessageGrid):
         retransmissions = self._options.packet_loss.of(message, device)
         tier = tier_of(message.content) if message_type in protocol.TRAINING else None
         charge = self.costs.charge(device, message_type, examples, delivery, retransmissions, tier)
+        charge, finish_ms = self._with_radio(device, message, charge)
         self.ledger.charge(device, phase, charge)
-        finish_ms = self.clock_ms + charge.downlink_ms + charge.compute_ms + charge.uplink_ms
         if failed:
             self.ledger.count(device, "failed")
             self.errors.append(reply.error.reason or "")
@@ -276,6 +291,21 @@ class FleetGrid(MessageGrid):
             elif is_last_step(message):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
+
+    def _with_radio(self, device: int, message: Message, charge: Charge) -> tuple[Charge, float]:
+        """Add the radio's wake-ups and tails; return the charge and when the reply arrives.
+
+        Those of requests are added when all requests are timed (``charge_radio``).
+        """
+        message_type = message.metadata.message_type
+        if message_type in protocol.TRAINING:
+            first = message_type == protocol.FORWARD and (
+                config_number(message.content, protocol.STEP) == 0
+            )
+            return self._radios.in_round(device, charge, self.clock_ms, first)
+        if message_type in (protocol.ENROL, protocol.DEPLOY):
+            charge = self._radios.alone(device, charge)
+        return charge, self.clock_ms
 
     def _accepted(self, message: Message, delivery: Delivery) -> Message:
         """Return the reply, or an error if it is too large; its full size is charged."""
@@ -346,6 +376,7 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
         online=inputs.online(),
         cloud_step_ms=lambda images: cloud_step_ms(inputs.cloud_device, paths, images),
         offline_noticed_ms=None if noticed_s is None else noticed_s * 1000.0,
+        radio=inputs.radio_timers(),
         packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
         largest_reply_bytes=largest_reply_bytes(models),
     )

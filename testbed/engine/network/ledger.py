@@ -14,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PHASES = ("train", "serve")
-AMOUNTS = ("uplink_bytes", "downlink_bytes", "compute_ms", "transfer_ms", "energy_mj")
+AMOUNTS = (
+    *("uplink_bytes", "downlink_bytes", "compute_ms", "transfer_ms"),
+    *("energy_mj", "wake_tail_mj"),
+)
 COUNTS = ("participations", "stragglers", "offline", "failed")
 Key = tuple[str, str]
-ACTIVE: tuple[Key | str, ...] = (*((phase, "compute_ms") for phase in PHASES), *COUNTS)
+ROUND_MS: Key = ("train", "round_ms")
+ACTIVE: tuple[Key | str, ...] = (*((phase, "compute_ms") for phase in PHASES), ROUND_MS, *COUNTS)
 LARGEST = np.iinfo(np.uint32).max
 
 
@@ -27,7 +31,10 @@ class Charge:
 
     Attributes
     ----------
-    energy_mj : None where the device's or its radio's power is unpublished.
+    energy_mj : above idle; None where the device's or its radio's power is unpublished.
+    wake_tail_mj : the part of it for the radio's wake-ups and tails, None: unpublished.
+    round_ms : time of the device in its round, from the reply before (or the round's first message)
+        to this reply.
     """
 
     uplink_bytes: int
@@ -36,12 +43,15 @@ class Charge:
     uplink_ms: float
     downlink_ms: float
     energy_mj: float | None
+    wake_tail_mj: float | None = 0.0
+    round_ms: float = 0.0
 
 
 class Ledger:
     """The charges of a fleet's devices; only ``FleetGrid`` writes to it.
 
-    An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB).
+    An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB, and 8 more in
+    a fleet with radios that sleep).
     """
 
     def __init__(self, devices: int) -> None:
@@ -55,10 +65,13 @@ class Ledger:
         self._add_bytes(device, (phase, "uplink_bytes"), charge.uplink_bytes)
         self._add_bytes(device, (phase, "downlink_bytes"), charge.downlink_bytes)
         self._add(device, (phase, "transfer_ms"), charge.uplink_ms + charge.downlink_ms)
-        energy = np.nan if charge.energy_mj is None else charge.energy_mj
-        self._add(device, (phase, "energy_mj"), energy)
+        for name in ("energy_mj", "wake_tail_mj"):
+            energy: float | None = getattr(charge, name)
+            self._add(device, (phase, name), np.nan if energy is None else energy)
         if charge.compute_ms:
             self._active[phase, "compute_ms"][self._placed(device)] += charge.compute_ms
+        if charge.round_ms:
+            self._active[ROUND_MS][self._placed(device)] += charge.round_ms
 
     def count(self, device: int, event: str) -> None:
         """Count one event of a device."""
@@ -139,7 +152,7 @@ class Ledger:
 
 
 def _keys(phase: str) -> list[Key]:
-    return [(phase, amount) for amount in AMOUNTS]
+    return [*((phase, amount) for amount in AMOUNTS), *([ROUND_MS] if phase == "train" else [])]
 
 
 def _width(largest: float) -> type[np.unsignedinteger[Any]]:

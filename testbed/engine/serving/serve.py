@@ -18,7 +18,6 @@ from testbed.engine.serving.timing import ServedTimes, draw_requests, time_reque
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import TrainedArm
-from testbed.fleet.link_effects import RadioTimers
 from testbed.fleet.queueing import BatchTimes
 
 TIMES = (
@@ -74,12 +73,16 @@ def serve(run_context: RunContext, arm: TrainedArm) -> ServedArm:
         requests,
         arm.grid.request_charges,
         CloudTimes(batch, section.cloud_servers, section.batch_window_ms, tier_of),
-        RadioTimers(inputs.fleet, inputs.scenario.seed) if section.radio_sleep else None,
+        inputs.radio_timers(),
         inputs.fleet.rtt_ms / 2.0,
     )
     for item in requests:
         if item.request in times.timings:
-            arm.grid.charge_radio(device_of(item.node), times.wake_tail_mj[item.request])
+            arm.grid.charge_radio(
+                device_of(item.node),
+                times.timings[item.request].wake_ms,
+                times.wake_tail_mj[item.request],
+            )
     rows = [_row(run_context, arm, item, answers, times) for item in requests]
     return ServedArm(requests, answers, times, rows, batch)
 

@@ -13,7 +13,7 @@ from testbed.engine.hosts.host import device_of, node_of
 from testbed.engine.network.grid import RequestCharges
 from testbed.engine.network.ledger import Charge
 from testbed.engine.serving.cloud_queue import CloudQueue, CloudTimes
-from testbed.fleet.link_effects import RadioTimers
+from testbed.fleet.link_effects import RadioTimers, RadioUse
 
 
 def draw_requests(
@@ -43,7 +43,8 @@ class Timing:
     Attributes
     ----------
     uplink_ms : sending, including the radio's wake-up.
-    wake_ms : the radio's wake-up alone.
+    downlink_ms : receiving, including the radio's wake-up if it fell asleep meanwhile.
+    wake_ms : the radio's wake-ups alone.
     queue_ms : waiting for the device, for its link and at the cloud, including for a full batch.
     cloud_ms : the service of its batch of ``batch_size`` requests.
     cloud_share_ms : the request's share of that service; all shares add up to the servers' busy
@@ -90,22 +91,30 @@ class ServedTimes:
         return self.busy_ms / available_ms if available_ms else 0.0
 
 
-COMPUTED, AT_CLOUD, START, BACK = range(4)  # events, in their order at equal times
+COMPUTED, AT_CLOUD, START, REACHES, BACK = range(5)  # events, in their order at equal times
 
 
+@dataclass
 class _Stations:
-    """The stations that requests pass, and the requests' times."""
+    """The stations that requests pass, and the requests' times.
 
-    def __init__(
-        self, cloud: CloudTimes, radio: RadioTimers | None, one_way_ms: NDArray[np.float64] | None
-    ) -> None:
-        self.cloud = CloudQueue(cloud)
-        self.radio = radio
-        self.one_way_ms = one_way_ms
-        self.link_free: dict[int, float] = {}
-        self.sent: dict[int, tuple[float, float]] = {}
-        self.timings: dict[int, Timing] = {}
-        self.energy = _RadioEnergy(radio)
+    Attributes
+    ----------
+    sent : of each request on its way: the radio's wake-up, and waiting on the device.
+    served : waiting, service and share of it at the cloud, in ms, and the size of the batch.
+    """
+
+    cloud: CloudQueue
+    radio: RadioUse
+    one_way_ms: NDArray[np.float64] | None
+    link_free: dict[int, float] = field(default_factory=dict)
+    sent: dict[int, tuple[float, float]] = field(default_factory=dict)
+    served: dict[int, tuple[float, float, float, int]] = field(default_factory=dict)
+    timings: dict[int, Timing] = field(default_factory=dict)
+
+    def way_ms(self, device: int) -> float:
+        """Return the propagation time between a device and the cloud."""
+        return 0.0 if self.one_way_ms is None else float(self.one_way_ms[device])
 
     def send(self, item: Request, sent: Charge, now_ms: float) -> float:
         """Send a computed request over its device's link; return its arrival at the cloud.
@@ -114,85 +123,42 @@ class _Stations:
         """
         device = device_of(item.node)
         starts_ms = max(now_ms, self.link_free.get(device, 0.0))
-        wake_ms = self.radio.wake_ms(device, starts_ms / 1000.0) if self.radio else 0.0
-        uplink_ms = wake_ms + sent.uplink_ms
-        delivered = starts_ms + uplink_ms
-        way_ms = 0.0 if self.one_way_ms is None else float(self.one_way_ms[device])
-        out_ms = self.link_free[device] = max(starts_ms + wake_ms, delivered - way_ms)
-        self._note_active(device, delivered)
-        self.energy.sends(device, item.request, starts_ms, wake_ms, out_ms)
+        wake_ms = self.radio.begin(device, item.request, starts_ms)
+        delivered = starts_ms + wake_ms + sent.uplink_ms
+        out_ms = max(starts_ms + wake_ms, delivered - self.way_ms(device))
+        self.link_free[device] = out_ms
+        self.radio.end(device, item.request, out_ms)
         waited = starts_ms - item.arrival_s * 1000.0 - sent.compute_ms
         self.sent[item.request] = (wake_ms, max(0.0, waited))
         return delivered
 
-    def answered(
-        self, item: Request, charges: RequestCharges, times: tuple[float, float, float, int]
-    ) -> float:
-        """Record the cloud's service of a request; return how long its answer travels.
+    def reaches_ms(self, item: Request, answer: Charge) -> float:
+        """Return how long after its service an answer reaches the device's radio."""
+        return min(self.way_ms(device_of(item.node)), answer.downlink_ms)
 
-        Parameters
-        ----------
-        times : waiting, service and share of it, in ms, and the size of the batch.
-        """
-        queued_ms, service_ms, share_ms, size = times
+    def receive(self, item: Request, charges: RequestCharges, now_ms: float) -> float:
+        """Begin to receive an answer, and record the request; return how long until it is there."""
         sent, answer = charges.features, charges.answer
         assert answer is not None
-        wake_ms, waited_ms = self.sent.pop(item.request)
+        wake_up_ms, waited_ms = self.sent.pop(item.request)
+        queued_ms, service_ms, share_ms, size = self.served.pop(item.request)
+        wake_down_ms = self.radio.begin(device_of(item.node), item.request, now_ms)
         self.timings[item.request] = Timing(
             sent.compute_ms,
-            wake_ms + sent.uplink_ms,
+            wake_up_ms + sent.uplink_ms,
             waited_ms + queued_ms,
             service_ms,
-            answer.downlink_ms,
-            wake_ms,
+            wake_down_ms + answer.downlink_ms,
+            wake_up_ms + wake_down_ms,
             size,
             share_ms,
         )
-        return answer.downlink_ms
+        return wake_down_ms + answer.downlink_ms - self.reaches_ms(item, answer)
 
-    def receive(self, item: Request, now_ms: float) -> None:
-        """Record that a device has received its answer."""
-        self._note_active(device_of(item.node), now_ms)
-        self.energy.receives(device_of(item.node), now_ms)
-
-    def _note_active(self, device: int, until_ms: float) -> None:
-        if self.radio:
-            self.radio.active_until(device, until_ms / 1000.0)
-
-
-@dataclass
-class _RadioEnergy:
-    """Energy of radios beside sending and receiving: waking up and staying awake."""
-
-    radio: RadioTimers | None
-    mj: dict[int, float] = field(default_factory=dict)
-    _awake: dict[int, tuple[float, int]] = field(default_factory=dict)
-
-    def sends(
-        self, device: int, request: int, starts_ms: float, wake_ms: float, out_ms: float
-    ) -> None:
-        """Record a transmission: wake-up from ``starts_ms``, last bit sent at ``out_ms``."""
-        self._tail(device, starts_ms)
-        self.mj[request] = self.radio.wake_mj(device, wake_ms) if self.radio else 0.0
-        self._awake[device] = (out_ms, request)
-
-    def receives(self, device: int, now_ms: float) -> None:
-        """Record an answer: the tail restarts and counts for the device's last request."""
-        since_ms, request = self._awake[device]
-        if now_ms > since_ms:
-            self._tail(device, now_ms)
-            self._awake[device] = (now_ms, request)
-
-    def _tail(self, device: int, until_ms: float) -> None:
-        if self.radio and device in self._awake:
-            since_ms, request = self._awake[device]
-            self.mj[request] += self.radio.tail_mj(device, max(0.0, until_ms - since_ms))
-
-    def finish(self) -> dict[int, float | None]:
+    def wake_tail_mj(self) -> dict[int, float | None]:
         """Let every radio fall asleep; return the energy by request, None if unpublished."""
-        for device in self._awake:
-            self._tail(device, np.inf)
-        return {request: None if np.isnan(mj) else mj for request, mj in self.mj.items()}
+        self.radio.finish()
+        return {key: None if np.isnan(mj) else mj for key, mj in self.radio.mj.items()}
 
 
 def time_requests(
@@ -227,7 +193,7 @@ def time_requests(
         device_free[item.node] = computed
         events.append((computed, COMPUTED, item.request))
     heapq.heapify(events)
-    stations = _Stations(cloud, radio, one_way_ms)
+    stations = _Stations(CloudQueue(cloud), RadioUse(radio), one_way_ms)
     while events:
         now_ms, event, number = heapq.heappop(events)
         item = by_number[number]
@@ -246,17 +212,22 @@ def time_requests(
             for member, waited, share in zip(
                 batch.requests, batch.waited_ms, batch.share_ms, strict=True
             ):
-                times = (waited, batch.service_ms, share, size)
-                back = stations.answered(by_number[member], charges[member], times)
-                heapq.heappush(events, (batch.ends_ms + back, BACK, member))
+                stations.served[member] = (waited, batch.service_ms, share, size)
+                answer = charges[member].answer
+                assert answer is not None
+                reaches = batch.ends_ms + stations.reaches_ms(by_number[member], answer)
+                heapq.heappush(events, (reaches, REACHES, member))
             if asks_again_ms is not None:
                 heapq.heappush(events, (asks_again_ms, START, number))
+        elif event == REACHES:
+            back_ms = now_ms + stations.receive(item, charges[number], now_ms)
+            heapq.heappush(events, (back_ms, BACK, number))
         else:
-            stations.receive(item, now_ms)
+            stations.radio.end(device_of(item.node), number, now_ms)
     done = stations.cloud
     return ServedTimes(
         stations.timings,
-        stations.energy.finish(),
+        stations.wake_tail_mj(),
         cloud.servers,
         done.batches,
         done.busy_ms,

@@ -16,7 +16,7 @@ from testbed.engine.hosts.host import HostData
 from testbed.engine.setting.auxiliary_data import ForeignImages, foreign_images
 from testbed.engine.setting.positions import check_positions
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
-from testbed.fleet.link_effects import share_access_points
+from testbed.fleet.link_effects import RadioTimers, share_access_points
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
 from testbed.scenario.schema import Assignment, Scenario
@@ -38,6 +38,11 @@ class RunInputs:
     def host_data(self) -> HostData:
         """Return the training images and their devices, as hosts hold them."""
         return HostData(self.data.pool.images, self.data.pool.labels, self.data.device_images)
+
+    def radio_timers(self) -> RadioTimers | None:
+        """Return the radios that sleep; None: none does."""
+        scenario = self.scenario
+        return RadioTimers(self.fleet, scenario.seed) if scenario.fleet.radio_sleep else None
 
     def online(self) -> Callable[[int, float, int], bool]:
         """Return a fresh availability model: (device, virtual seconds, draw) -> reachable."""

@@ -68,6 +68,8 @@ def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> 
         for (phase, amount), column in charged.items():
             value = float(column[device])
             row[f"{phase}_{amount}"] = int(value) if amount.endswith("_bytes") else _known(value)
+        idle_w = model.power_idle_w
+        row["train_idle_mj"] = None if idle_w is None else idle_w * row["train_round_ms"]
         row["requests"], row["correct"] = int(requests[device]), int(correct[device])
         rows.append(row)
     return rows
@@ -220,7 +222,7 @@ def _accuracy(run_context: RunContext, rows: Sequence[Record]) -> Interval | Non
     return bootstrap_interval(answered, resamples, scenario.seed) if len(answered) else None
 
 
-def _sum(rows: Sequence[Record], column: str) -> int:
+def _sum(rows: Sequence[Record], column: str) -> Any:
     return sum(row[column] for row in rows)
 
 
@@ -229,7 +231,7 @@ def _infeasible(rows: Sequence[Record], column: str) -> int:
 
 
 def _training(arm: TrainedArm, devices: Sequence[Record]) -> Training:
-    known = [row["train_energy_mj"] for row in devices if row["train_energy_mj"] is not None]
+    known = [row for row in devices if row["train_energy_mj"] is not None]
     taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
     return Training(
         protocol="provider" if arm.provider else "split_federated",
@@ -238,8 +240,14 @@ def _training(arm: TrainedArm, devices: Sequence[Record]) -> Training:
         virtual_s=arm.grid.clock_ms / 1000.0,
         uplink_bytes=_sum(devices, "train_uplink_bytes"),
         downlink_bytes=_sum(devices, "train_downlink_bytes"),
-        energy_j=sum(known) / 1000.0,
+        energy_j=_sum(known, "train_energy_mj") / 1000.0,
         energy_unknown_devices=sum(1 for row in taking_part if row["train_energy_mj"] is None),
+        wake_tail_j=_sum(known, "train_wake_tail_mj") / 1000.0,
+        idle_j=_sum([row for row in devices if row["train_idle_mj"] is not None], "train_idle_mj")
+        / 1000.0,
+        idle_unknown_devices=sum(
+            1 for row in devices if row["train_round_ms"] > 0 and row["train_idle_mj"] is None
+        ),
         participations=_sum(devices, "participations"),
         stragglers=_sum(devices, "stragglers"),
         offline=_sum(devices, "offline"),

@@ -115,6 +115,7 @@ def train(run_context: RunContext, arm: TrainedArm) -> None:
         run_context.progress.advance(1, note)
 
     run_server_app(arm.grid, lambda grid: arm.server.train(grid, on_round))
+    arm.grid.end_training()
 
 
 def _round_row(run_context: RunContext, arm: TrainedArm, record: RoundRecord) -> dict[str, Any]:

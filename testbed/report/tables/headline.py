@@ -32,7 +32,7 @@ def headline_table(results: Results) -> Table | None:
         *_privacy_rows(arms),
         *_section("Cost, per image (simulated)", arms, COST),
         *(_section("Training at the provider", arms, PROVIDER) if any_provider else []),
-        *_section("Training, device-rounds", arms, TRAINING),
+        *_section("Training, whole fleet (simulated; counts are device-rounds)", arms, TRAINING),
         *_section("Serving, requests", arms, SERVING),
     ]
     return Table(["", *(arm.name for arm in arms)], rows)
@@ -58,10 +58,20 @@ def _row(figure: Figure, arms: list[ArmResult]) -> Row:
         value = figure.of(arm)
         compared = figure.better and isinstance(value, int | float) and arm is not arms[0]
         notes = [numbers.times(value, first)] if compared else []
-        if figure is ENERGY and arm.serving.energy_unknown_devices:
-            notes.append(f"unknown for {arm.serving.energy_unknown_devices} devices")
+        unknown = _unknown_devices(figure, arm)
+        if unknown:
+            notes.append(f"unknown for {unknown} devices")
         cells.append(number(value, figure.fmt, "; ".join(filter(None, notes))))
     return Row(figure.label, cells)
+
+
+def _unknown_devices(figure: Figure, arm: ArmResult) -> int:
+    """Return how many devices a figure leaves out."""
+    if figure is ENERGY:
+        return arm.serving.energy_unknown_devices
+    if figure.key == "energy_j":
+        return arm.training.energy_unknown_devices
+    return arm.training.idle_unknown_devices if figure.key == "idle_j" else 0
 
 
 def _privacy_rows(arms: list[ArmResult]) -> list[Row]:

@@ -67,6 +67,7 @@ def trees(draw):
         "assignments": copy.deepcopy(draw(st.sampled_from(TIERS))),
         "loss_probability": draw(st.sampled_from([0.0, 0.2])),
         "devices_per_access_point": draw(st.sampled_from([None, 2])),
+        "radio_sleep": draw(st.booleans()),
         "infeasible": draw(st.sampled_from(["drop", "offload_raw", "smaller_front_end"])),
     }
     tree["training"] = draw(trainings(size))
@@ -121,7 +122,6 @@ def servings(draw):
     return batches | {
         "horizon_s": draw(st.sampled_from([2.0, 600.0])),
         "cloud_servers": draw(st.integers(1, 2)),
-        "radio_sleep": draw(st.booleans()),
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.fleet.catalogue import load_catalogue
-from testbed.fleet.link_effects import RadioTimers, retried_ms, shared_rate_factor
+from testbed.fleet.link_effects import RadioTimers, RadioUse, retried_ms, shared_rate_factor
 from testbed.fleet.links import load_links
 from testbed.fleet.sampling import Fleet, sample_fleet
 from testbed.scenario.schema import FleetSection
@@ -29,26 +29,48 @@ def fleet_on(link: str, size: int = 50) -> Fleet:
 def test_a_cellular_radio_sleeps_in_two_stages() -> None:
     timers = RadioTimers(fleet_on("lte"), seed=1)
     for device in range(50):
-        timers.active_until(device, 100.0)
-        assert timers.wake_ms(device, 100.5) == 0.0
-        drowsy, dormant = timers.wake_ms(device, 105.0), timers.wake_ms(device, 111.0)
+        assert timers.wake_ms(device, 0.5) == 0.0
+        drowsy, dormant = timers.wake_ms(device, 5.0), timers.wake_ms(device, 11.0)
         assert 200 - 70 <= drowsy <= 270 - 105  # round trips less that of the active state
         assert 750 - 70 <= dormant <= 1200 - 105
-        timers.active_until(device, 110.9)
-        assert timers.wake_ms(device, 111.0) == 0.0
-        timers.active_until(device, 3.0)  # an older message changes nothing
-        assert timers.wake_ms(device, 111.0) == 0.0
+
+
+def test_messages_wake_a_radio_and_keep_it_awake() -> None:
+    timers = RadioTimers(fleet_on("lte"), seed=1)
+    use = RadioUse(timers)
+    drowsy, dormant = timers.wake_ms(0, 5.0), timers.wake_ms(0, 11.0)
+    assert use.begin(0, 7, 100_000.0) == dormant  # it sleeps at first
+    use.end(0, 7, 100_900.0)
+    assert use.begin(0, 8, 101_400.0) == 0.0
+    use.end(0, 8, 101_500.0)
+    use.end(0, 7, 3_000.0)  # an older message changes nothing
+    copy = RadioUse(timers)
+    copy.load_state(use.state())
+    for radio in (use, copy):
+        assert radio.begin(0, 9, 106_500.0) == drowsy
+        radio.end(0, 9, 106_600.0)
+        radio.finish()
+    # By hand: the delays at 1.2107 W; tails of 0.5 s, 5 s and the whole 10 s at 1.06 W.
+    assert use.mj[7] == pytest.approx(1.2107 * dormant + 1060.0 * 0.5)
+    assert use.mj[8] == copy.mj[8] == pytest.approx(1060.0 * 5.0)
+    assert use.mj[9] == copy.mj[9] == pytest.approx(1.2107 * drowsy + 1060.0 * 10.0)
 
 
 def test_the_first_message_finds_the_radio_dormant() -> None:
     timers = RadioTimers(fleet_on("5g-low-band"), seed=1)
-    assert timers.wake_ms(0, 0.0) == timers.delays_ms()[1][0] > 600.0
+    use = RadioUse(timers)
+    assert use.begin(0, 0, 0.0) == timers.delays_ms()[1][0] > 600.0
+    assert math.isnan(use.mj[0])  # its power is unpublished
 
 
 @pytest.mark.parametrize("link", ["wifi", "ethernet", "broadband", "lora-sf7"])
 def test_other_links_never_sleep(link: str) -> None:
     timers = RadioTimers(fleet_on(link), seed=1)
     assert timers.wake_ms(0, 1e6) == 0.0
+    use = RadioUse(timers)
+    use.end(0, 0, 5.0)
+    use.finish()
+    assert use.mj == {0: 0.0}
 
 
 def test_delays_are_drawn_by_seed() -> None:

@@ -41,7 +41,7 @@ def new_grid(
         online,
         lambda images: cloud_ms * sum(images.values()),
         noticed_ms,
-        PacketLoss(loss, seed=3),
+        packet_loss=PacketLoss(loss, seed=3),
     )
     return small_grid(device_spec, DEVICES, options, taps, mix), device_spec
 

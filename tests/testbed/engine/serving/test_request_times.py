@@ -114,12 +114,15 @@ def test_a_sleeping_radio_wakes_up_before_it_sends():
 
 
 def test_an_answer_keeps_the_radio_awake():
-    _, dormant_ms = (delays[0] for delays in radios("lte").delays_ms())
-    # The answer is back at 10 s and a bit, the next request comes half a second later.
-    back_s = (dormant_ms + 1.0 + 10.0 + 9000.0 + 2.0) / 1000.0
+    drowsy_ms, dormant_ms = (delays[0] for delays in radios("lte").delays_ms())
+    # The answer comes after 9 s, to a radio that dozes; the next request half a second later.
+    back_s = (dormant_ms + 1.0 + 10.0 + 9000.0 + drowsy_ms + 2.0) / 1000.0
     timings = served([0.0, back_s + 0.5], [1, 1], 1.0, 10.0, 2.0, 9000.0, 1, radios("lte")).timings
-    assert timings[0].wake_ms == dormant_ms
-    assert timings[1].wake_ms == 0.0
+    assert timings[0].wake_ms == dormant_ms + drowsy_ms
+    assert timings[0].uplink_ms == dormant_ms + 10.0
+    assert timings[0].downlink_ms == drowsy_ms + 2.0
+    assert timings[0].latency_ms == pytest.approx(1000.0 * back_s)
+    assert (timings[1].uplink_ms, timings[1].downlink_ms) == (10.0, drowsy_ms + 2.0)
 
 
 def test_each_device_has_a_radio_of_its_own_and_wifi_never_sleeps():
@@ -187,8 +190,8 @@ def energies(link, arrivals, uplink_ms=10.0, downlink_ms=2.0):
 def test_a_radio_pays_for_waking_up_and_for_its_tail_once():
     dormant_ms = radios("lte").delays_ms()[1][0]
     wake_mj, tail_mw = 1210.7 * dormant_ms / 1000, 1060.0
-    # Ten seconds of tail follow the answer; 6 ms pass until it is there.
-    alone = wake_mj + tail_mw * (0.006 + 10.0)
+    # Ten seconds of tail follow the answer; 4 ms pass until it reaches the radio.
+    alone = wake_mj + tail_mw * (0.004 + 10.0)
     assert energies("lte", [0.0])[0] == pytest.approx(alone)
     apart = energies("lte", [0.0, 60.0])
     assert [apart[0], apart[1]] == pytest.approx([alone, alone])
@@ -196,8 +199,8 @@ def test_a_radio_pays_for_waking_up_and_for_its_tail_once():
     gap_s = 0.5
     second_s = (dormant_ms + 1.0 + 10.0 + 4.0 + 2.0) / 1000 + gap_s
     both = energies("lte", [0.0, second_s])
-    assert both[0] == pytest.approx(wake_mj + tail_mw * (0.006 + gap_s + 0.001))
-    assert both[1] == pytest.approx(tail_mw * (0.006 + 10.0))
+    assert both[0] == pytest.approx(wake_mj + tail_mw * (0.004 + gap_s + 0.001))
+    assert both[1] == pytest.approx(tail_mw * (0.004 + 10.0))
 
 
 def test_other_radios_have_no_tail_and_unpublished_ones_no_figure():
