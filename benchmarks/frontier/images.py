@@ -13,6 +13,7 @@ from testbed.core.errors import UserError
 from testbed.core.seeds import generator
 from testbed.data.federated import load_pool
 from testbed.data.images import ImagePool
+from testbed.data.order import in_drawn_order
 from testbed.data.splits import split
 from testbed.scenario.schema import DataSection
 
@@ -65,7 +66,7 @@ def load_images(training: int, auxiliary: int, victims: int, tested: int) -> Fro
     UserError : no data, or more images of a part than there are.
     """
     section = DataSection(name="cifar10")
-    pool = load_pool(section)
+    pool = in_drawn_order(load_pool(section), seed=0)
     parts = split(pool, section.splits, seed=0)
     rows = _take(parts.training, training, "training")
     return FrontierImages(

@@ -85,7 +85,6 @@ def pool_from_tables(
     warnings += _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
 
     labelled = np.flatnonzero(classes.codes != MISSING)
-    kept = labelled[keep_by_content(np.array(keys, dtype=np.uint64)[labelled], max_images)]
     person_codes = None
     if columns.person is not None:
         identities = number_labels(tables, columns.person, persons)
@@ -95,14 +94,17 @@ def pool_from_tables(
             raise UserError(
                 f"{table.where}, row {row}: column '{columns.person}' names no person (-1 or empty)"
             )
-        person_codes = identities.codes[kept]
+        person_codes = identities.codes
+    ties = [codes for codes in (person_codes, classes.codes, official) if codes is not None]
+    bytes_keys = np.array(keys, dtype=np.uint64)[labelled]
+    kept = labelled[keep_by_content(bytes_keys, max_images, *(tie[labelled] for tie in ties))]
     images, content_keys = _decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode)
     return ImagePool(
         name=name,
         images=images,
         labels=classes.codes[kept],
         label_names=classes.names,
-        persons=person_codes,
+        persons=None if person_codes is None else person_codes[kept],
         official_test=official[kept] if official.any() and not official.all() else None,
         content_keys=content_keys,
         source=source,

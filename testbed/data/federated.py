@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from testbed.core.registries import DATASETS
 from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
+from testbed.data.order import in_drawn_order
 from testbed.data.partition import assign_own_victims, assign_victims, partition_training
 from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
@@ -57,7 +58,7 @@ class FederatedData:
 
 
 def load_pool(section: DataSection) -> ImagePool:
-    """Load the images of a scenario's ``data`` section.
+    """Load the images of a scenario's ``data`` section, in the order of their files.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def load_federated_data(
     ------
     UserError : the data cannot be loaded, split or distributed as the scenario asks.
     """
-    pool = load_pool(section)
+    pool = in_drawn_order(load_pool(section), seed)
     parts = split(pool, section.splits, seed)
     mean, std = channel_statistics(pool.images, parts.training)
     device_images = partition_training(pool, parts, section, num_devices, seed) if share_out else []

@@ -101,11 +101,17 @@ def content_key(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
-def keep_by_content(content_keys: KeyArray, max_images: int | None) -> IntArray:
+def keep_by_content(
+    content_keys: KeyArray, max_images: int | None, *ties: NDArray[np.generic]
+) -> IntArray:
     """Return the rows (N',), ascending, of the ``max_images`` smallest content keys.
 
     The choice depends on the images' content, not on their order or the seed. Choices are nested: a
     smaller ``max_images`` keeps a subset of those that a larger one keeps.
+
+    Parameters
+    ----------
+    ties : what tells rows (N,) with the same key apart, such as their classes.
     """
-    order = np.argsort(content_keys, kind="stable")[:max_images]
+    order = np.lexsort((*ties, content_keys))[:max_images]
     return np.sort(order).astype(np.int64)

@@ -44,7 +44,7 @@ _DEVICE = Column("device", "count", "number of the device, from 0")
 _DEVICE_CLASS = Column("device_class", "text", "class of the device in the catalogue")
 _TIER = Column("tier", "text", "tier of the device; `own` where the scenario assigns none")
 _REQUEST = Column("request", "count", "number of the request, the same in every arm")
-_VICTIM = Column("victim", "count", "index of the image in the data set as loaded")
+_VICTIM = Column("victim", "count", "number of the image in the order drawn by the seed")
 _LABEL = Column("label", "count", "true class")
 
 TABLES: Mapping[TableName, tuple[Column, ...]] = {

@@ -12,6 +12,7 @@ from testbed.adversaries.base import FloatArray, LabelledImages
 from testbed.core.registries import DATASETS
 from testbed.core.seeds import generator
 from testbed.data.federated import FederatedData, to_unit
+from testbed.data.order import in_drawn_order
 from testbed.scenario.adversary import Adversary
 from testbed.scenario.schema import Scenario
 
@@ -52,6 +53,7 @@ def foreign_images(scenario: Scenario, data: FederatedData) -> Mapping[str, Fore
             image_size_px=None,
             max_images=chosen.max_images or wanted,
         )
+        pool = in_drawn_order(pool, scenario.seed)
         usable = np.flatnonzero(~np.isin(pool.content_keys, data.pool.content_keys))
         rng = generator(scenario.seed, f"auxiliary data of {adversary.name}")
         rows = rng.permutation(usable)
