@@ -1,7 +1,6 @@
 """Builds an image pool from tables of encoded images; decodes only the selected rows."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def pool_from_tables(
         raise UserError(f"data.name={name}: no rows in {source}")
     classes = number_labels(tables, columns.label, labels)
     official = np.repeat([table.official_test for table in tables], rows_of_table)
-    warnings += _check_classes(tables, columns.label, classes.codes, official, rows_of_table)
+    warnings += _check_classes(tables, columns.label, classes.codes, official)
 
     labelled = np.flatnonzero(classes.codes != MISSING)
     person_codes = None
@@ -135,9 +134,11 @@ def _check_classes(
     column: str,
     codes: IntArray,
     official: NDArray[np.bool_],
-    rows_of_table: list[int],
 ) -> tuple[str, ...]:
-    """Refuse files in which no row has a class; return a warning of the single rows without one."""
+    """Refuse files in which no row has a class; return a warning of the single rows without one.
+
+    The warning names no file: it is part of the results, which do not depend on the rows' files.
+    """
     missing = codes == MISSING
     for what, rows in (("official test set", official), ("training files", ~official)):
         if rows.any() and missing[rows].all():
@@ -148,16 +149,11 @@ def _check_classes(
             )
     if not missing.any():
         return ()
-    counts = [int(part.sum()) for part in np.split(missing, np.cumsum(rows_of_table)[:-1])]
-    places = [
-        f"{count:,} in {Path(table.where).name}"
-        for table, count in zip(tables, counts, strict=True)
-        if count
-    ]
-    total = int(missing.sum())
+    total, tested = int(missing.sum()), int((missing & official).sum())
+    of_test = f", {tested:,} of them in the official test set" if tested else ""
     having = "1 row has" if total == 1 else f"{total:,} of {len(codes):,} rows have"
     left_out = "is left out" if total == 1 else "are left out"
-    return (f"{having} no class (-1 or empty) and {left_out}: {', '.join(places)}",)
+    return (f"{having} no class (-1 or empty) and {left_out}{of_test}",)
 
 
 def _place(

@@ -41,7 +41,7 @@ def images(tiny, tmp_path):
 def test_a_run_warns_of_rows_without_a_class(images, write_scenario, tmp_path, capsys):
     tree, write = images
     write(label=[-1, *load_digits().target[1:200].tolist()])
-    warning = "1 row has no class (-1 or empty) and is left out: 1 in train.parquet"
+    warning = "1 row has no class (-1 or empty) and is left out"
     scenario, out = write_scenario(tree), tmp_path / "out"
     assert main([str(scenario), "--dry-run"]) == 0
     assert f"warning: {warning}" in capsys.readouterr().out.replace("\n", " ")

@@ -1,0 +1,71 @@
+"""A whole run does not depend on where its files hold which rows."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from whole_runs import everything, run
+
+COUNT = 240
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Return digits sorted by class, with copies of the same class and of another one."""
+    found = load_digits(n_class=4)
+    order = np.argsort(found.target[:COUNT], kind="stable")
+    cells = []
+    for image in found.images[order]:
+        file = io.BytesIO()
+        Image.fromarray(np.kron(image * 15.9, np.ones((2, 2))).astype(np.uint8)).save(file, "PNG")
+        cells.append({"bytes": file.getvalue(), "path": None})
+    cells[5:9] = [cells[4]] * 4
+    cells[-3:] = [cells[4]] * 3
+    return cells, found.target[order].tolist()
+
+
+@pytest.fixture
+def run_on(rows, tiny, tmp_path, monkeypatch):
+    """Return a function that runs the tiny scenario on files with these rows."""
+    tiny["data"] = {"name": "parquet_folder", "path": "mine"}
+    tiny["training"]["rounds"] = 1
+    tiny["evaluation"]["mutual_information"] = True
+    limited = {"weights": False, "queries": 40}
+    tiny["adversaries"] = [
+        {"name": "limited", "position": {"tap": "cloud"}, "knowledge": limited, "attack": "ridge"},
+        {
+            "name": "few",
+            "position": {"tap": "links", "share_of_links": 0.5},
+            "attack": {"name": "kernel_ridge", "max_samples": 30},
+        },
+    ]
+    cells, labels = rows
+
+    def made(name, files):
+        folder = tmp_path / name
+        (folder / "mine").mkdir(parents=True)
+        for file, members in files.items():
+            columns = {
+                "image": [cells[row] for row in members],
+                "label": [labels[row] for row in members],
+            }
+            pq.write_table(pa.table(columns), folder / "mine" / file)
+        monkeypatch.chdir(folder)  # the results name the folder
+        return run(tiny, folder / "out")
+
+    return made
+
+
+def test_results_do_not_depend_on_the_order_of_rows_nor_on_their_file(run_on):
+    as_sorted = run_on("sorted", {"train.parquet": range(COUNT)})
+    shuffled = np.random.default_rng(1).permutation(COUNT).tolist()
+    ends = (0, 17, 130, COUNT)
+    parts = {
+        f"train-{number:05d}-of-00003.parquet": shuffled[ends[number] : ends[number + 1]]
+        for number in range(3)
+    }
+    assert everything(run_on("shuffled", parts)) == everything(as_sorted)
