@@ -119,7 +119,11 @@ def _strange_parquet(draw: st.DrawFn) -> bytes:
                 [draw(st.integers(-(2**62), 2**62)) for _ in range(rows)],
                 [draw(st.one_of(st.none(), st.text(max_size=4))) for _ in range(rows)],
                 [float("nan")] * rows,
+                [draw(st.floats()) for _ in range(rows)],
+                [draw(st.booleans()) for _ in range(rows)],
+                [draw(st.binary(max_size=4)) for _ in range(rows)],
                 [[row] for row in range(rows)],
+                pa.array([draw(st.text(max_size=2)) for _ in range(rows)]).dictionary_encode(),
             )
         )
     )
@@ -128,7 +132,13 @@ def _strange_parquet(draw: st.DrawFn) -> bytes:
     )
     table = pa.table([pa.array(column), pa.array(labels)], names=list(names))
     if draw(st.booleans()):
-        metadata = draw(st.one_of(st.binary(max_size=20), junk.map(json_bytes)))
+        features = st.dictionaries(
+            st.sampled_from(names), st.fixed_dictionaries({"_type": junk, "names": junk})
+        )
+        described = features.map(lambda tree: {"info": {"features": tree}})
+        metadata = draw(
+            st.one_of(st.binary(max_size=20), st.one_of(junk, described).map(json_bytes))
+        )
         table = table.replace_schema_metadata({b"huggingface": metadata})
     file = io.BytesIO()
     pq.write_table(table, file)

@@ -172,6 +172,9 @@ def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int
         for check in run.results.summary.self_checks
         if check.passed is False
     ]
+    warnings = [f"{text} ({run.name})" for run in runs for text in run.results.summary.warnings]
+    if warnings:
+        notes.append(f"Runs warn of their own figures: {_listed(warnings)}.")
     if checks:
         notes.append(f"A self-check failed: {_listed(checks)}.")
     return notes

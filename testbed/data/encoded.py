@@ -13,6 +13,9 @@ from testbed.data.images import ImagePool, IntArray, KeyArray, content_key, keep
 from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
 from testbed.data.tables import EncodedTable, Tables
 
+DARK = 32
+"""If no value of any image reaches this, the images hardly use the range of 8 bits."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -98,6 +101,11 @@ def pool_from_tables(
     bytes_keys = np.array(keys, dtype=np.uint64)[labelled]
     kept = labelled[keep_by_content(bytes_keys, max_images, *(tie[labelled] for tie in ties))]
     images, content_keys = _decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode)
+    if images.max() < DARK:
+        warnings += (
+            f"the brightest value of all images is {images.max()} of 255, as of 12-bit values in "
+            "16-bit files; scale the files to their full range",
+        )
     return ImagePool(
         name=name,
         images=images,

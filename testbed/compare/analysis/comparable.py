@@ -60,7 +60,7 @@ def training_differences(runs: Sequence[Run]) -> list[str]:
 def _facts(run: Run) -> dict[str, Any]:
     """Return what ``results.json`` says of the data: what was read, not only what was asked for."""
     data = run.results.summary.data
-    return {"data": data.model_dump(include={"name", "image_shape", "num_classes"})}
+    return {"data": data.model_dump(include={"name", "image_shape", "label_names"})}
 
 
 def _other_number_of_images(one: Run, other: Run) -> tuple[str, Any, Any] | None:

@@ -16,6 +16,7 @@ from testbed.compare.analysis.arms import family_of
 from testbed.compare.comparison import compare
 from testbed.compare.markdown import TABLES, arms_markdown, attacks_markdown
 from testbed.compare.plots import PLOTS
+from testbed.core.errors import UserError
 from testbed.pages.documents import Block
 from testbed.results.figures import COST, LEAKAGE, SCORES, UTILITY, shown_in
 
@@ -97,6 +98,18 @@ def test_different_training_makes_separate_arms_and_a_note(runs):
     made = compare(runs[:2], resamples=100)
     assert len(made.labels) == 2 * len(standard_arms())
     assert any("training.rounds differs" in note for note in made.notes)
+
+
+def test_warnings_of_runs_are_notes_of_the_comparison(runs):
+    edit_results(runs[1], lambda tree: tree.update(warnings=["2 of 60 rows have no class"]))
+    (note,) = [note for note in compare(runs[:2], resamples=100).notes if "warn" in note]
+    assert f"2 of 60 rows have no class ({runs[1].name})" in note
+
+
+def test_runs_of_other_classes_are_not_compared(runs):
+    edit_results(runs[1], lambda tree: tree["data"].update(label_names=list("abcdefghij")))
+    with pytest.raises(UserError, match=r"data\.label_names"):
+        compare(runs[:2], resamples=100)
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -76,6 +76,15 @@ def test_grey_of_16_bits_is_the_picture_of_8_bits(save, options):
     assert np.array_equal(pool.images[:, 0], np.round(between / 257).astype(np.uint8))
 
 
+def test_12_bit_values_in_16_bit_files_are_warned_about(save):
+    pool = load(save([deep(image.astype(np.uint16) * 16) for image in GREY]))
+    assert pool.warnings == (
+        f"the brightest value of all images is {pool.images.max()} of 255, as of 12-bit values in "
+        "16-bit files; scale the files to their full range",
+    )
+    assert not load(save([deep(image * np.uint16(257)) for image in GREY])).warnings
+
+
 def test_grey_of_1_bit_is_black_and_white(save):
     pool = load(save([Image.fromarray(image > 127) for image in GREY]))
     assert np.array_equal(pool.images[:, 0], np.where(GREY > 127, 255, 0))
