@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.core import seeds
-from testbed.fleet.calibration.latency_form import FAMILIES, form_units
+from testbed.fleet.calibration.latency_form import FAMILIES, NetworkCosts, form_units
 from testbed.fleet.catalogue import CatalogueDevice
 from testbed.fleet.layer_stats import LayerStats
 from testbed.scenario.training import ADAM_STATE_COPIES
@@ -74,6 +74,12 @@ def inference_ms(device: CatalogueDevice, stats: LayerStats, images: int = 1) ->
     family = FAMILIES[device.latency_family]
     overhead_ms = family.overhead_ms(device.calibration_latency_ms)
     return overhead_ms + images * form_units(family, stats) * seconds_per_unit(device) * 1000.0
+
+
+def work_ms(device: CatalogueDevice, work: NetworkCosts[int]) -> float:
+    """Return the virtual milliseconds of work within a call, at the calibrated precision."""
+    units = form_units(FAMILIES[device.latency_family], work)
+    return units * seconds_per_unit(device) * 1000.0
 
 
 def training_step_ms(device: CatalogueDevice, stats: LayerStats, images: int) -> float:

@@ -11,9 +11,12 @@ from testbed.core.registries import STRATEGIES
 from testbed.engine.hosts.host import Delivery
 from testbed.engine.network.ledger import Charge
 from testbed.engine.network.packet_loss import Retransmissions
+from testbed.engine.setting.device_work import NOTHING_ELSE, DeviceWork, optimiser_work
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
+from testbed.fleet.catalogue import CatalogueDevice
 from testbed.fleet.cost_model import (
+    FP32_SLOWDOWN,
     TrainedNetwork,
     compute_energy_mj,
     device_factor,
@@ -22,10 +25,11 @@ from testbed.fleet.cost_model import (
     serving_feasibility,
     training_feasibility,
     training_parts_ms,
-    training_step_ms,
+    work_ms,
 )
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.links import radio_energy_mj, transfer_ms
+from testbed.fleet.operation_work import NO_WORK, Work
 from testbed.fleet.sampling import Fleet
 from testbed.wire import protocol
 
@@ -42,7 +46,8 @@ class TierCosts:
     seed : the scenario's.
     factors : of each device model of the fleet on this network (``network_factor``).
     trains, serves : whether it fits the memory of each device model of the fleet.
-    adversary : sizes of the network that the defence trains beside the front-end, for one image.
+    work : of a device beside the front-end.
+    update : of the optimiser, in a training step.
     """
 
     stats: LayerStats
@@ -50,7 +55,8 @@ class TierCosts:
     factors: NDArray[np.float64]
     trains: NDArray[np.bool_]
     serves: NDArray[np.bool_]
-    adversary: LayerStats | None = None
+    work: DeviceWork = NOTHING_ELSE
+    update: Work = NO_WORK
 
     @classmethod
     def of(
@@ -62,11 +68,14 @@ class TierCosts:
         seed: int,
         adversary: LayerStats | None = None,
         state_copies: int = 0,
+        work: DeviceWork = NOTHING_ELSE,
+        update: Work = NO_WORK,
     ) -> "TierCosts":
         """Compute the costs of the front-end ``network`` for every device.
 
         Parameters
         ----------
+        adversary : sizes of the network that the defence trains beside it, for one image.
         state_copies : numbers in memory for each weight in training, beside weight and gradient.
         """
         models = fleet.models
@@ -74,7 +83,21 @@ class TierCosts:
         trains = np.array([training_feasibility(m, trained).fits for m in models])
         serves = np.array([serving_feasibility(m, stats).fits for m in models])
         factors = np.array([network_factor(seed, m.name, network) for m in models])
-        return cls(stats, seed, factors, trains, serves, adversary)
+        return cls(stats, seed, factors, trains, serves, work, update)
+
+    def inference_ms(self, model: CatalogueDevice, images: int) -> float:
+        """Return the milliseconds of a request on a device model: front-end, release, encoding."""
+        return inference_ms(model, self.stats, images) + images * work_ms(model, self.work.release)
+
+    def training_ms(self, model: CatalogueDevice, images: int) -> tuple[float, float]:
+        """Return the milliseconds of both halves of a training step on a device model, in fp32."""
+        forward_ms, backward_ms = training_parts_ms(model, self.stats, images)
+        slowdown = FP32_SLOWDOWN[model.precision]
+        step_ms = work_ms(model, self.work.step) * images / self.work.batch_size
+        return (
+            forward_ms + slowdown * images * work_ms(model, self.work.release),
+            backward_ms + slowdown * (step_ms + work_ms(model, self.update)),
+        )
 
 
 class DeviceCosts:
@@ -138,13 +161,11 @@ class DeviceCosts:
         model = self.fleet.device(device)
         costs = self.tiers[int(self.tier_of[device]) if tier is None else tier]
         if message_type == protocol.INFER:
-            plain = inference_ms(model, costs.stats, images)
+            plain = costs.inference_ms(model, images)
         elif message_type == protocol.FORWARD:
-            plain = training_parts_ms(model, costs.stats, images)[0]
+            plain = costs.training_ms(model, images)[0]
         elif message_type == protocol.BACKWARD:
-            plain = training_parts_ms(model, costs.stats, images)[1]
-            if costs.adversary:  # one step for the front-end's penalty, one for its own loss
-                plain += 2.0 * training_step_ms(model, costs.adversary, images)
+            plain = costs.training_ms(model, images)[1]
         else:
             return 0.0
         factor = self._device_factors.get(device)
@@ -156,7 +177,7 @@ class DeviceCosts:
         """Return the milliseconds of one inference on every device (N,)."""
         by_model = np.array(
             [
-                [inference_ms(model, tier.stats, 1) for model in self.fleet.models] * tier.factors
+                [tier.inference_ms(model, 1) for model in self.fleet.models] * tier.factors
                 for tier in self.tiers
             ]
         )
@@ -219,6 +240,8 @@ def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
             scenario.seed,
             tier.adversary_stats,
             training.edge_optimiser.state_copies + anchors,
+            tier.work,
+            optimiser_work(training.edge_optimiser, tier.edge_stats, tier.adversary_stats),
         )
         for tier in models.tiers
     ]

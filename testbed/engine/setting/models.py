@@ -15,6 +15,7 @@ from server.entry_layers import TieredCloudModel
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.seeds import torch_generator
+from testbed.engine.setting.device_work import NOTHING_ELSE, DeviceWork, device_work
 from testbed.engine.setting.run_context import RunInputs
 from testbed.engine.setting.tiers import TierSpec, plan_tiers
 from testbed.fleet.layer_stats import LayerStats, layer_stats
@@ -30,6 +31,7 @@ class TierModel:
     ----------
     edge_stats, cloud_stats : of the front-end, and of the tier's path through the cloud model.
     adversary_stats : of the network that the defence trains on the device but does not deploy.
+    work : of the device beside the front-end.
     """
 
     device_spec: DeviceSpec
@@ -37,6 +39,7 @@ class TierModel:
     edge_stats: LayerStats
     cloud_stats: LayerStats
     adversary_stats: LayerStats | None = None
+    work: DeviceWork = NOTHING_ELSE
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
             precision=spec.precision,
         )
 
+    def work_of(device_spec: DeviceSpec) -> DeviceWork:
+        rounds, trains = device_spec.precision == "int8", scenario.training.fleet_rounds > 0
+        return device_work(plain_edge(device_spec), rounds, trains)
+
     with _refused(arm.name, arm.front_end, arm.defence, image_shape):
         plan = plan_tiers(
             scenario.fleet, inputs.fleet, arm, lambda spec: edge_stats(device_spec_of(spec))
@@ -118,7 +125,7 @@ def arm_models(inputs: RunInputs, arm: Arm) -> ArmModels:
         initialise(cloud, torch_generator(scenario.seed, "cloud weights"))
         paths = [layer_stats(cloud.path(tier), shapes[tier]) for tier in range(len(shapes))]
         tiers = [
-            TierModel(device_spec, edge, stats, path, _adversary_stats(edge))
+            TierModel(device_spec, edge, stats, path, _adversary_stats(edge), work_of(device_spec))
             for (device_spec, edge, stats), path in zip(built, paths, strict=True)
         ]
     return ArmModels(arm.name, tuple(tiers), plan.tier_of, cloud)
