@@ -71,7 +71,7 @@ def wall(tmp_path_factory):
 
     def keep_points(*arguments):
         bound = arm_error_bound(*arguments)
-        points.append(bound.points.numpy())
+        points.append(bound.checked.numpy())
         return bound
 
     with pytest.MonkeyPatch.context() as patch:
