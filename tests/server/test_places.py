@@ -95,7 +95,7 @@ def test_a_tier_that_no_device_can_train_is_named():
 
 def test_a_tier_that_no_device_can_train_is_refused_by_name():
     names = ["own", "narrow"]
-    tiers = [Tier(STRATEGIES.create("fedavg", {}), {}, {}, name) for name in names]
+    tiers = [Tier(STRATEGIES.create("fedavg", {}), {}, {}, {}, name) for name in names]
     server = SplitFederated(TrainingSection(), 0, None, tiers, {0: 0, 1: 0, 2: 1})
     server.eligible, server.can_train = np.arange(2), lambda node, tier: tier == 0
     with pytest.raises(UserError, match="no device can train the front-end of tier 'narrow'"):
