@@ -7,12 +7,13 @@ that reads most. Attacks that infer classes or persons have rows of their own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from testbed.compare.analysis.arms import ComparedArm
 from testbed.compare.analysis.attacks import Attacked, Scored
 from testbed.compare.analysis.estimates import ArmEstimates
-from testbed.compare.analysis.request_table import Resamples
 from testbed.compare.comparison import Comparison
-from testbed.privacy.intervals import Interval
+from testbed.privacy.intervals import Interval, share_interval
 from testbed.results.schema import AttackResult
 
 Key = tuple[str, str]
@@ -100,16 +101,13 @@ def _rows(
 def inference_rows(comparison: Comparison) -> list[InferenceRow]:
     """Return one row per adversary and attack that reconstructs no image.
 
-    ``results.json`` holds one number per run, not one per victim: over several seeds its interval
-    resamples seeds; that of one seed is the run's own, over victims.
+    ``results.json`` holds one share per run. Over several seeds, its victims belong together by
+    seed; the interval of one seed is the run's own.
     """
     tables = [_inferring(item.arm) for item in comparison.measured]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):
-        cells = [
-            _inference(item, table[key], comparison.seeds) if key in table else None
-            for item, table in zip(comparison.measured, tables, strict=True)
-        ]
+        cells = [_inference(table[key]) if key in table else None for table in tables]
         rows.append(InferenceRow(next(table[key][0] for table in tables if key in table), cells))
     return rows
 
@@ -131,28 +129,25 @@ def _inferring(arm: ComparedArm) -> dict[Key, list[AttackResult]]:
     }
 
 
-def _inference(item: ArmEstimates, found: list[AttackResult], seeds: Sequence[int]) -> Inference:
+def _inference(found: list[AttackResult]) -> Inference:
     inferred = [attack.inferred for attack in found if attack.inferred is not None]
-    places = [seeds.index(seed) for seed in item.arm.seeds]
-    draws = item.attacks.draws
     return Inference(
-        right_class=_share([one.class_ for one in inferred], places, draws),
+        right_class=_share([one.class_ for one in inferred]),
         majority_class=_mean([one.majority_class for one in inferred]),
-        same_person=_share([one.same_person for one in inferred], places, draws),
+        same_person=_share([one.same_person for one in inferred]),
         chance_same_person=_mean([one.chance_same_person for one in inferred]),
         victims=sum(attack.victims or 0 for attack in found),
     )
 
 
-def _share(
-    shares: Sequence[Interval | None], places: Sequence[int], draws: Resamples
-) -> Interval | None:
-    """Return the mean over the seeds that know the share, or the only seed's own interval."""
-    known = [share for share in shares if share and share.value is not None]
+def _share(shares: Sequence[Interval | None]) -> Interval | None:
+    """Return the share over all victims of the seeds, or the only seed's own interval."""
+    known = [share for share in shares if share is not None and share.value is not None]
     if len(known) < 2:
         return known[0] if known else None
-    values = [share.value if share else None for share in shares]
-    return draws.mean_over_seeds(values, places).shown
+    hits = [np.arange(share.n) < round((share.value or 0.0) * share.n) for share in known]
+    seeds = np.repeat(np.arange(len(known)), [len(part) for part in hits])
+    return share_interval(np.concatenate(hits), seeds, len(seeds))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -128,16 +128,16 @@ def _difference(item: ArmEstimates, other: ArmEstimates, draws: Resamples) -> Di
     mse = Interval()
     if item.best is not None and other.best is not None:
         column = item.best.scored.column("mse").minus(other.best.scored.column("mse"))
-        mse = draws.mean(column).shown
-    return Difference(draws.mean(accuracy).shown, mse)
+        mse = draws.mean(column, "difference").shown
+    return Difference(draws.mean(accuracy, "difference of shares").shown, mse)
 
 
 def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int]) -> list[str]:
     notes = []
     if len(seeds) == 1:
         notes.append(
-            f"There is only one seed ({seeds[0]}): intervals cover devices and images, but not "
-            "other trainings, fleets or data splits. Run more seeds."
+            f"There is only one seed ({seeds[0]}): intervals cover devices and their images, but "
+            "not other trainings, fleets or data splits. Run more seeds."
         )
     else:
         fewest = min(len(arm.members) for arm in arms)
@@ -149,8 +149,9 @@ def _notes(runs: Sequence[Run], arms: Sequence[ComparedArm], seeds: Sequence[int
             )
         if len(seeds) < 5:
             notes.append(
-                f"Intervals resample {len(seeds)} seeds, their devices and images. With fewer than "
-                "5 seeds they estimate the spread between trainings roughly; it can be larger."
+                f"Intervals are over {len(seeds)} seeds, by Student's t with {len(seeds) - 1} "
+                f"degree{'s' if len(seeds) > 2 else ''} of freedom: with fewer than 5 seeds they "
+                "are wide, because so few seeds do not show how far trainings differ."
             )
     changed = training_differences(runs)
     if changed:

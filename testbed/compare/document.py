@@ -36,7 +36,7 @@ def document(comparison: Comparison) -> Tree:
             for run in comparison.runs
         ],
         "seeds": comparison.seeds,
-        "resampled": [*(["seed"] if len(comparison.seeds) > 1 else []), "device", "image"],
+        "resampled": ["seed" if len(comparison.seeds) > 1 else "device"],
         "resamples": comparison.resamples,
         "level": LEVEL,
         "data": data.model_dump(include={"name", "image_shape", "num_classes"}),

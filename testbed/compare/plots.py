@@ -167,7 +167,7 @@ def _family_legend(made: "Figure", looks: dict[str, tuple[str, str]]) -> None:
     style.legend_above(made, keys, 5)
 
 
-_INTERVALS = "95 % intervals resample seeds, devices and images. "
+_INTERVALS = "95 % intervals are over seeds, or over devices where there is one seed. "
 PLOTS: tuple[Plot[Comparison], ...] = (
     Plot(
         "pareto_accuracy_mse",

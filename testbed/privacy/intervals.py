@@ -1,24 +1,48 @@
-"""Bootstrap intervals of means over victims."""
+"""Confidence intervals of means and shares over victims, of which some may belong together.
 
-from collections.abc import Callable
+Observations of one cluster (images of a person, requests of a device) resemble each other. Clusters
+are the units: each is kept whole, and only the variation between clusters counts, which contains
+the variation inside.
+
+- Means (errors are skewed): bootstrap-t, which resamples clusters and divides every resampled mean
+  by its own standard error. With fewer than ``FEWEST_RESAMPLED`` clusters Student's t.
+- Shares: Clopper and Pearson, which covers at least as often as stated, also where all or none are
+  hits; with clusters for the effective number of observations.
+- Paired differences of two shares: Agresti and Min, whose width is not 0 where no pair differs.
+
+``benchmarks/interval_coverage.py`` measures how often they cover.
+
+References
+----------
+Efron, Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5 (bootstrap-t). Clopper,
+Pearson, Biometrika 26, 1934. Korn, Graubard, Survey Methodology 24(2), 1998, section 2 (clusters).
+Agresti, Min, Statistics in Medicine 24, 2005, section 3. Davison, Hinkley, Bootstrap Methods and
+their Application, 1997, section 3.8 (clusters are kept whole).
+"""
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy import special
 
 from testbed.core import seeds
 
 LEVEL = 0.95
 TAILS = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
+FEWEST_RESAMPLED = 8
 _MAX_DRAWS = 4_000_000
 
 Values = NDArray[np.float64]
+Clusters = NDArray[Any]
 
 
 class Interval(BaseModel):
-    """A mean over ``n`` observations (victims) with its bootstrap 95 % percentile interval.
+    """A mean or share over ``n`` observations (victims) with its 95 % confidence interval.
 
-    ``low`` and ``high`` are the 2.5 % and 97.5 % points; None with fewer than two observations.
+    ``low`` and ``high`` are None with fewer than two observations, or fewer than two clusters.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -29,100 +53,165 @@ class Interval(BaseModel):
     n: int = 0
 
 
-def bootstrap_means(values: Values, resamples: int, seed: int, *ids: int) -> Values:
-    """Return the means of ``resamples`` resamples with replacement.
+def student_t(degrees: float) -> float:
+    """Return the two-sided 95 % quantile of Student's t distribution."""
+    return float(special.stdtrit(degrees, TAILS[1]))
 
-    The resamples depend on (seed, ids, number of values) only: two arrays of one length get the
-    same ones, so that differences between the results are paired.
+
+def mean_interval(
+    values: Values,
+    resamples: int,
+    seed: int,
+    *ids: int,
+    clusters: Clusters | None = None,
+    difference: bool = False,
+) -> Interval:
+    """Return the mean of ``values`` (n,) with its bootstrap-t interval.
 
     Parameters
     ----------
-    values : (n,) or (n, k) observations, n at least 1; columns share their resamples.
-
-    Returns
-    -------
-    (resamples,) or (resamples, k).
-    """
-    values = np.asarray(values, dtype=np.float64)
-    count = len(values)
-    rng = seeds.generator(seed, "bootstrap", *ids)
-    means = np.empty((resamples, *values.shape[1:]))
-    rows = max(1, _MAX_DRAWS // values.size)
-    for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        means[start:stop] = values[rng.integers(0, count, (stop - start, count))].mean(axis=1)
-    return means
-
-
-def bootstrap_interval(values: Values, resamples: int, seed: int, *ids: int) -> Interval:
-    """Return the mean of ``values`` (n,) with its bootstrap percentile interval.
+    clusters : (n,) what each observation belongs to; None: each is by itself.
+    difference : whether the mean may be below 0 where no value is.
 
     Raises
     ------
     ValueError : a value is not finite.
-
-    References
-    ----------
-    Efron, Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
-    return _interval(values, lambda known: bootstrap_means(known, resamples, seed, *ids))
-
-
-def _interval(values: Values, resampled: Callable[[Values], Values]) -> Interval:
-    values = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("an interval needs finite values")
-    low = high = None
-    if len(values) > 1:
-        low, high = np.quantile(resampled(values), TAILS).tolist()
-    mean = float(values.mean()) if len(values) else None
+    values = _finite(values)
+    if not len(values):
+        return Interval()
+    mean = float(values.mean())
+    sums, sizes = _cluster_sums(values - mean, clusters)
+    count = len(sums)
+    if count < 2:
+        return Interval(value=mean, n=len(values))
+    error = _standard_error(sums, len(values))
+    lowest, highest = -student_t(count - 1), student_t(count - 1)
+    if count >= FEWEST_RESAMPLED and error > 0.0:
+        drawn = _studentised(sums, sizes, resamples, seeds.generator(seed, "bootstrap", *ids))
+        found = np.quantile(drawn, TAILS, method="inverted_cdf")
+        if np.isfinite(found).all():
+            lowest, highest = found.tolist()
+    low, high = mean - highest * error, mean - lowest * error
+    if not difference and float(values.min()) >= 0.0:
+        low = max(0.0, low)
     return Interval(value=mean, low=low, high=high, n=len(values))
 
 
-def hierarchical_means(
-    values: Values, groups: NDArray[np.int64], resamples: int, seed: int, *ids: int
-) -> Values:
-    """Return the means of resamples of groups, each of which is resampled in turn.
-
-    Images of one device resemble each other more than images of different devices. Resampling
-    images alone would treat them as independent, and the interval would be too narrow.
+def share_interval(
+    hits: NDArray[Any], clusters: Clusters | None = None, alike: int | None = None
+) -> Interval:
+    """Return the share of ``hits`` (n,), 0 or 1, with its Clopper-Pearson interval.
 
     Parameters
     ----------
-    values : (n,) or (n, k) observations; columns share their resamples and are therefore paired.
-    groups : (n,) the group of each observation, for example its device.
+    clusters : as in ``mean_interval``.
+    alike : independent observations to count where all are hits, or none, so that their clusters
+        cannot be told apart; None: the number of clusters.
 
-    Returns
-    -------
-    (resamples,) or (resamples, k).
-
-    References
-    ----------
-    Davison, Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
+    Raises
+    ------
+    ValueError : a value is neither 0 nor 1.
     """
-    values = np.asarray(values, dtype=np.float64)
-    rng = seeds.generator(seed, "hierarchical bootstrap", *ids)
-    rows = np.argsort(groups, kind="stable")
-    _, starts, sizes = np.unique(groups[rows], return_index=True, return_counts=True)
-    means = np.empty((resamples, *values.shape[1:]))
-    for index in range(resamples):
-        picks = rng.integers(0, len(sizes), len(sizes))
-        size, start = (np.repeat(each[picks], sizes[picks]) for each in (sizes, starts))
-        drawn = rows[start + (rng.random(len(size)) * size).astype(int)]
-        means[index] = values[drawn].mean(axis=0)
-    return means
+    values = _finite(hits)
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError("a share needs values of 0 and 1")
+    count = len(values)
+    if not count:
+        return Interval()
+    share = float(values.mean())
+    if count < 2:
+        return Interval(value=share, n=count)
+    sums, _ = _cluster_sums(values - share, clusters)
+    if len(sums) < 2:
+        return Interval(value=share, n=count)
+    independent = float(count)
+    if clusters is not None and len(sums) < count:
+        error = _standard_error(sums, count)
+        if 0.0 < share < 1.0:
+            ratio = (student_t(count - 1) / student_t(len(sums) - 1)) ** 2
+            spread = max(error**2, 1e-300)
+            independent = min(float(count), ratio * share * (1.0 - share) / spread)
+        else:
+            independent = float(len(sums) if alike is None else alike)
+    low, high = clopper_pearson(share * independent, independent)
+    return Interval(value=share, low=low, high=high, n=count)
 
 
-def hierarchical_interval(
-    values: Values, groups: NDArray[np.int64], resamples: int, seed: int, *ids: int
-) -> Interval:
-    """Return the mean of ``values`` (n,) with its hierarchical bootstrap percentile interval.
+def clopper_pearson(hits: float, count: float) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share; ``count`` need not be whole."""
+    misses = count - hits
+    low = float(special.betaincinv(hits, misses + 1.0, TAILS[0])) if hits > 0.0 else 0.0
+    high = float(special.betaincinv(hits + 1.0, misses, TAILS[1])) if misses > 0.0 else 1.0
+    return low, high
 
-    Differences of two arms over the same victims give the paired interval. Arguments as in
-    ``hierarchical_means``; ``n`` counts observations.
+
+def share_difference_interval(values: Values, clusters: Clusters | None = None) -> Interval:
+    """Return the mean of differences of hits (n,), each -1, 0 or 1, with its Agresti-Min interval.
+
+    Half a pair is added to each of the four outcomes. With clusters, the variance is enlarged by
+    their design effect, if that is above 1, and Student's t stands for the normal quantile.
 
     Raises
     ------
     ValueError : a value is not finite.
     """
-    return _interval(values, lambda known: hierarchical_means(known, groups, resamples, seed, *ids))
+    values = _finite(values)
+    if not len(values):
+        return Interval()
+    count, mean = len(values), float(values.mean())
+    sums, _ = _cluster_sums(values - mean, clusters)
+    if count < 2 or len(sums) < 2:
+        return Interval(value=mean, n=count)
+    gained, lost = float((values > 0.0).sum()), float((values < 0.0).sum())
+    centre = (gained - lost) / (count + 2.0)
+    variance = ((gained + lost + 1.0) - (gained - lost) ** 2 / (count + 2.0)) / (count + 2.0) ** 2
+    alone = _standard_error(values - mean, count) ** 2
+    together = _standard_error(sums, count) ** 2
+    effect = max(1.0, together / alone) if alone > 0.0 else count / len(sums)
+    half = student_t(len(sums) - 1) * math.sqrt(variance * effect)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Interval(value=mean, low=min(low, mean), high=max(high, mean), n=count)
+
+
+def _finite(values: NDArray[Any]) -> Values:
+    found: Values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError("an interval needs finite values")
+    return found
+
+
+def _cluster_sums(deviations: Values, clusters: Clusters | None) -> tuple[Values, Values]:
+    """Return the sum of the deviations of each cluster, and its number of observations."""
+    if clusters is None:
+        return deviations, np.ones(len(deviations))
+    _, places = np.unique(clusters, return_inverse=True)
+    sums: Values = np.bincount(places, deviations).astype(np.float64)
+    return sums, np.bincount(places).astype(np.float64)
+
+
+def _standard_error(sums: Values, count: int) -> float:
+    """Return the standard error of a mean of ``count`` observations, from clusters' deviations."""
+    units = len(sums)
+    largest = float(np.abs(sums).max())
+    if largest <= 1e-12:  # a constant, but for rounding
+        return 0.0
+    return math.sqrt(units / (units - 1) * float(np.square(sums).sum())) / count
+
+
+def _studentised(sums: Values, sizes: Values, resamples: int, rng: np.random.Generator) -> Values:
+    """Return (mean* - mean) / error* of resamples of clusters, infinite where error* is 0."""
+    units, equal = len(sums), bool((sizes == 1.0).all())
+    found = np.empty(resamples)
+    rows = max(1, _MAX_DRAWS // units)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        picks = rng.integers(0, units, (stop - start, units))
+        drawn = sums[picks]
+        size = np.full(len(drawn), float(units)) if equal else sizes[picks].sum(axis=1)
+        mean = drawn.sum(axis=1) / size
+        drawn -= mean[:, None] if equal else mean[:, None] * sizes[picks]
+        error = np.sqrt(units / (units - 1) * np.square(drawn).sum(axis=1)) / size
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[start:stop] = np.nan_to_num(mean / error, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return found

@@ -93,7 +93,10 @@ class Attacks:
     def estimated(self, scored: Scored, group: Group | None = None) -> Attacked:
         """Return an attack or anchor with its estimates over its victims, or over a group."""
         estimates = {
-            score.key: self.draws.mean(scored.column(score.key, group)) for score in ESTIMATED
+            score.key: self.draws.mean(
+                scored.column(score.key, group), "share" if score.is_share else "mean"
+            )
+            for score in ESTIMATED
         }
         return Attacked(
             scored=scored,

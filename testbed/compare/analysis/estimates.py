@@ -10,6 +10,7 @@ from testbed.compare.analysis.attacks import Attacked, Attacks, attacks_of
 from testbed.compare.analysis.request_table import (
     Column,
     Estimate,
+    Kind,
     RequestTable,
     Resamples,
     Values,
@@ -69,7 +70,8 @@ def measure(arm: ComparedArm, request_table: RequestTable, draws: Resamples) -> 
             values = [figure.of(member.arm) for member in arm.members]
             estimates[figure.key] = draws.mean_over_seeds(values, seeds)
         elif figure.percentile is None:
-            estimates[figure.key] = draws.mean(column)
+            kind: Kind = "share" if figure.column == "correct" else "mean"
+            estimates[figure.key] = draws.mean(column, kind)
         else:
             estimates[figure.key] = draws.percentile(column, figure.percentile)
     return ArmEstimates(arm, estimates, served["correct"], attacks_of(arm, request_table, draws))

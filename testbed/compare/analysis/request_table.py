@@ -1,19 +1,34 @@
-"""All requests of all seeds, and their hierarchical bootstrap: seeds, their devices, the images.
+"""All requests of all seeds, and estimates whose unit is the outermost thing that varies.
 
-Every arm of the comparison is estimated from one set of resamples. Two arms are thereby paired:
-over the victims that both answered, and over the drawn seeds and devices.
+Over several seeds the unit is the seed: trainings, fleets and splits differ. Within one seed it is
+the device, on one device the request. A unit is kept whole: the variation between units contains
+the variation inside them.
+
+A comparison has few seeds, too few to resample. Every resample therefore moves an estimate by its
+standard error times one draw from Student's t, made of one normal number per unit. All arms share
+these numbers. Two arms are thereby paired, and a difference of two has again a t distribution.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from testbed.compare.analysis.comparable import requests_of
 from testbed.compare.analysis.runs import Run
 from testbed.core.seeds import generator
-from testbed.privacy.intervals import TAILS, Interval
+from testbed.privacy.intervals import (
+    TAILS,
+    Interval,
+    mean_interval,
+    share_difference_interval,
+    share_interval,
+    student_t,
+)
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -89,97 +104,139 @@ class Estimate:
     samples: Values
 
 
+Unit = Literal["seed", "device", "request"]
+Kind = Literal["mean", "difference", "share", "difference of shares"]
+
+
 @dataclass(frozen=True)
 class Resamples:
-    """How often each request, and each seed, is in each resample.
+    """Draws that all arms share, and estimates from them.
 
     Attributes
     ----------
-    requests : (resamples, n) counts.
-    seeds : (resamples, number of seeds) counts.
+    size : number of resamples.
     """
 
-    requests: Values
-    seeds: Values
+    table: RequestTable
+    size: int
+    seed: int = 0
+    _normals: dict[Unit, Values] = field(default_factory=dict)
 
-    def means(self, column: Column) -> Values:
-        """Return the mean of a column in every resample, NaN where it has none of its requests."""
+    def mean(self, column: Column, kind: Kind = "mean") -> Estimate:
+        """Estimate the mean of a column, or the share of hits in it."""
         if not len(column):
-            return np.full(len(self.requests), np.nan)
-        counts = self.requests[:, column.places]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means: Values = (counts @ column.values) / counts.sum(axis=1)
-        return means
-
-    def mean(self, column: Column) -> Estimate:
-        """Estimate the mean of a column."""
-        samples = self.means(column)
-        return Estimate(mean_interval(column, samples), samples)
+            return self._unknown(0)
+        unit, places = self._units(column)
+        if kind == "share":
+            inner = np.stack([self.table.seed_of, self.table.device_of], axis=1)[column.places]
+            devices = len(np.unique(inner, axis=0))
+            shown = share_interval(column.values, places, devices if unit == "seed" else None)
+        elif kind == "difference of shares":
+            shown = share_difference_interval(column.values, places)
+        else:
+            shown = mean_interval(
+                column.values,
+                self.size,
+                self.seed,
+                clusters=places,
+                difference=kind == "difference",
+            )
+        mean = float(column.values.mean())
+        known, within = np.unique(places, return_inverse=True)
+        sums = np.bincount(within, column.values - mean)
+        return Estimate(shown, self._moved(mean, unit, known, sums / len(column)))
 
     def percentile(self, column: Column, percent: float) -> Estimate:
         """Estimate a percentile of a column."""
-        value = float(np.percentile(column.values, percent)) if len(column) else None
-        samples = self.percentiles(column, percent)
-        return Estimate(interval(value, samples, len(column)), samples)
+        if not len(column):
+            return self._unknown(0)
+        value = float(np.percentile(column.values, percent))
+        unit, places = self._units(column)
+        if unit != "seed":
+            samples = self.percentiles(column, places, percent)
+            return Estimate(interval(value, samples, len(column)), samples)
+        known = np.unique(places)
+        each = np.array([np.percentile(column.values[places == at], percent) for at in known])
+        return self._of_seeds(value, each, known, len(column))
 
     def mean_over_seeds(self, values: Sequence[float | None], seeds: Sequence[int]) -> Estimate:
         """Estimate the mean of one value per seed; seeds without a value are left out."""
-        known = [
-            (value, seed) for value, seed in zip(values, seeds, strict=True) if value is not None
-        ]
-        if not known:
-            return Estimate(Interval(n=0), np.full(len(self.seeds), np.nan))
-        samples = self.over_seeds([value for value, _ in known], [seed for _, seed in known])
-        mean = float(np.mean([value for value, _ in known]))
-        return Estimate(interval(mean, samples, len(known)), samples)
+        pairs = [(v, seed) for v, seed in zip(values, seeds, strict=True) if v is not None]
+        if not pairs:
+            return self._unknown(0)
+        each, known = np.array([v for v, _ in pairs]), np.array([seed for _, seed in pairs])
+        return self._of_seeds(float(each.mean()), each, known, len(pairs))
 
-    def percentiles(self, column: Column, percent: float) -> Values:
-        """Return a percentile, linearly interpolated, of a column in every resample."""
-        if not len(column):
-            return np.full(len(self.requests), np.nan)
+    def percentiles(self, column: Column, places: Places, percent: float) -> Values:
+        """Return a percentile, linearly interpolated, of a column in resamples of its units."""
+        known, within = np.unique(places, return_inverse=True)
+        rng = generator(self.seed, "comparison percentiles")
+        even = np.full(len(known), 1.0 / len(known))
+        times = rng.multinomial(len(known), even, size=self.size)
         order = np.argsort(column.values, kind="stable")
         ordered = column.values[order]
-        up_to = np.cumsum(self.requests[:, column.places[order]], axis=1)
+        up_to = np.cumsum(times[:, within[order]], axis=1)
         total = up_to[:, -1]
         position = np.maximum(total - 1, 0) * percent / 100.0
         floor = np.floor(position)
         below = ordered[np.argmax(up_to > floor[:, None], axis=1)]
         above = ordered[np.argmax(up_to > np.minimum(floor + 1, total - 1)[:, None], axis=1)]
         found: Values = below + (position - floor) * (above - below)
-        return np.where(total > 0, found, np.nan)
+        return found
 
-    def over_seeds(self, values: Sequence[float], seeds: Sequence[int]) -> Values:
-        """Return the mean of one value per seed (places of seeds given) in every resample."""
-        counts = self.seeds[:, list(seeds)]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means: Values = (counts @ np.asarray(values, np.float64)) / counts.sum(axis=1)
-        return means
+    def _unknown(self, n: int) -> Estimate:
+        return Estimate(Interval(n=n), np.full(self.size, np.nan))
+
+    def _of_seeds(self, value: float, each: Values, known: Places, n: int) -> Estimate:
+        """Estimate a number that is known per seed; ``value`` may differ from their mean."""
+        count = len(each)
+        if count < 2:
+            return Estimate(Interval(value=value, n=n), np.full(self.size, value))
+        half = student_t(count - 1) * float(each.std(ddof=1)) / math.sqrt(count)
+        low = value - half if float(each.min()) < 0.0 else max(0.0, value - half)
+        shown = Interval(value=value, low=low, high=value + half, n=n)
+        return Estimate(shown, self._moved(value, "seed", known, (each - each.mean()) / count))
+
+    def _units(self, column: Column) -> tuple[Unit, Places]:
+        """Return the outermost unit of which the column has several, and that of each value."""
+        levels: tuple[tuple[Unit, Places], ...] = (
+            ("seed", self.table.seed_of),
+            ("device", self.table.device_of),
+        )
+        for unit, of_all in levels:
+            places = of_all[column.places]
+            if (places != places[0]).any():
+                return unit, places
+        return "request", column.places
+
+    def _moved(self, value: float, unit: Unit, known: Places, parts: Values) -> Values:
+        """Return the value in every resample.
+
+        Parameters
+        ----------
+        known, parts : the units, and what each contributes to the deviation from the value.
+        """
+        count = len(known)
+        if count < 2:
+            return np.full(self.size, value)
+        if unit not in self._normals:
+            everything = {
+                "seed": len(self.table.seeds),
+                "device": int(self.table.device_of.max()) + 1,
+                "request": len(self.table),
+            }
+            rng = generator(self.seed, f"comparison {unit}")
+            self._normals[unit] = rng.standard_normal((self.size, everything[unit]))
+        uniform = generator(self.seed, "comparison spread").random(self.size)
+        spread = 2.0 * special.gammaincinv((count - 1) / 2.0, uniform)  # chi-squared
+        scale = np.sqrt(count / spread)
+        samples: Values = value + scale * (self._normals[unit][:, known] @ parts)
+        return samples
 
 
 def resample(request_table: RequestTable, resamples: int, seed: int = 0) -> Resamples:
-    """Draw seeds, then devices of each drawn seed, then images of each drawn device.
-
-    Only the counts are drawn: how often something is among m draws with replacement from k things
-    is multinomial. One set of counts serves all arms.
-
-    References
-    ----------
-    Davison, Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
-    """
-    rng = generator(seed, "comparison")
-    number = len(request_table.seeds)
-    per_seed = rng.multinomial(number, np.full(number, 1.0 / number), size=resamples)
-    counts = np.zeros((resamples, len(request_table)))
-    for index in range(number):
-        rows = np.flatnonzero(request_table.seed_of == index)
-        devices, device = np.unique(request_table.device_of[rows], return_inverse=True)
-        k = len(devices)
-        per_device = rng.multinomial(per_seed[:, index] * k, np.full(k, 1.0 / k))
-        for place in range(k):
-            own = rows[device == place]
-            even = np.full(len(own), 1.0 / len(own))
-            counts[:, own] = rng.multinomial(per_device[:, place] * len(own), even)
-    return Resamples(counts, per_seed.astype(np.float64))
+    """Return the draws of a comparison."""
+    return Resamples(request_table, resamples, seed)
 
 
 def interval(value: float | None, samples: Values, n: int) -> Interval:
@@ -196,9 +253,3 @@ def interval(value: float | None, samples: Values, n: int) -> Interval:
         return Interval(value=value, low=value, high=value, n=n)
     low, high = np.quantile(known, TAILS).tolist()
     return Interval(value=value, low=low, high=high, n=n)
-
-
-def mean_interval(column: Column, samples: Values) -> Interval:
-    """Return the mean of a column with its interval."""
-    value = float(column.values.mean()) if len(column) else None
-    return interval(value, samples, len(column))

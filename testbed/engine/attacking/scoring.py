@@ -14,11 +14,11 @@ from testbed.engine.network.taps import Intercept
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
-from testbed.privacy.intervals import Interval, bootstrap_interval
+from testbed.privacy.intervals import Interval, mean_interval, share_interval
 from testbed.privacy.judge import Judge
 from testbed.privacy.scores import score
 from testbed.results.columns import Record
-from testbed.results.figures import SCORE_COLUMNS, SCORES
+from testbed.results.figures import SCORE_COLUMNS, SCORES, Score
 from testbed.results.schema import (
     AttackOnClass,
     AttackOnLink,
@@ -59,6 +59,11 @@ class Victims:
     pool: FloatArray
     pool_index: IntArray
     persons: IntArray | None = None
+
+    @property
+    def clusters(self) -> IntArray:
+        """What belongs together: images of one person or, without persons, requests of an image."""
+        return self.rows if self.persons is None else self.persons
 
 
 def victims_of(
@@ -115,12 +120,12 @@ def score_attack(
     holds_weights : whether it has the weights of every tier that it attacks.
     """
     images = np.concatenate([part.images for part in parts.values()])
-    columns = _columns(images, victims, judge)
+    columns, everyone = _columns(images, victims, judge), np.ones(len(images), dtype=bool)
 
     def on_victims(groups: Sequence[str], name: str) -> dict[str, Any]:
         """Return the number of victims of a group and the scores on them."""
         chosen = np.array(groups) == name
-        return {"victims": int(chosen.sum()), **_intervals(scenario, columns, chosen)}
+        return {"victims": int(chosen.sum()), **_intervals(scenario, columns, victims, chosen)}
 
     # The training curve is that of the tier with most victims; by_tier has all of them.
     main = parts[max(parts, key=victims.tiers.count)]
@@ -140,7 +145,7 @@ def score_attack(
         conduct=declared.threat.conduct(knowledge, holds_weights),
         victims=len(victims.rows),
         queries=sum(part.queries for part in parts.values()),
-        scores=Scores(**_intervals(scenario, columns, np.ones(len(images), dtype=bool))),
+        scores=Scores(**_intervals(scenario, columns, victims, everyone)),
         pool_size=pool_size,
         chance_reidentification=1.0 / pool_size,
         body_parameters=main.body_parameters,
@@ -150,7 +155,7 @@ def score_attack(
         training_curve=_curve(main),
         extremes=[extreme("best", best), extreme("median", median), extreme("worst", worst)],
         class_on_originals=_share_named(judge, victims),
-        inferred=_inference_scores(scenario, joined_inference(parts), victims),
+        inferred=_inference_scores(joined_inference(parts), victims),
         by_device_class=[
             AttackOnClass(device_class=name, **on_victims(victims.device_classes, name))
             for name in sorted(set(victims.device_classes))
@@ -188,7 +193,7 @@ def score_attack(
 def score_images(scenario: Scenario, victims: Victims, images: FloatArray) -> Intervals:
     """Return the mean scores of reconstructions (N, C, H, W) over victims, with intervals."""
     columns = _columns(images, victims, None)
-    return _intervals(scenario, columns, np.ones(len(images), dtype=bool))
+    return _intervals(scenario, columns, victims, np.ones(len(images), dtype=bool))
 
 
 def _columns(images: FloatArray, victims: Victims, judge: Judge | None) -> Columns:
@@ -231,23 +236,26 @@ def joined_inference(parts: Mapping[str, Reconstruction]) -> Inferred | None:
     )
 
 
-def _intervals(scenario: Scenario, columns: Columns, chosen: NDArray[np.bool_]) -> Intervals:
-    """Return the mean of each score over the chosen victims, with bootstrap intervals."""
-    resamples = scenario.evaluation.bootstrap_resamples
-    return {
-        score.key: bootstrap_interval(score.values(columns)[chosen], resamples, scenario.seed)
-        for score in SCORES
-        if score.column in columns
-    }
+def _intervals(
+    scenario: Scenario, columns: Columns, victims: Victims, chosen: NDArray[np.bool_]
+) -> Intervals:
+    """Return the mean of each score over the chosen victims, with its interval."""
+    resamples, clusters = scenario.evaluation.bootstrap_resamples, victims.clusters[chosen]
+
+    def interval(score: Score) -> Interval:
+        values = score.values(columns)[chosen]
+        if score.is_share:
+            return share_interval(values, clusters)
+        return mean_interval(values, resamples, scenario.seed, clusters=clusters)
+
+    return {score.key: interval(score) for score in SCORES if score.column in columns}
 
 
-def _inference_scores(
-    scenario: Scenario, inferred: Inferred | None, victims: Victims
-) -> InferenceScores | None:
+def _inference_scores(inferred: Inferred | None, victims: Victims) -> InferenceScores | None:
     """Score the classes and pairs that an attack inferred."""
     if inferred is None:
         return None
-    resamples, count = scenario.evaluation.bootstrap_resamples, len(victims.rows)
+    count = len(victims.rows)
     right = (inferred.classes == victims.labels).astype(np.float64)
     same_person, chance = None, None
     persons = victims.persons
@@ -257,10 +265,10 @@ def _inference_scores(
         if known.any():
             itself = inferred.same_person == np.arange(count)
             hits = ((persons[inferred.same_person] == persons) & ~itself).astype(np.float64)
-            same_person = bootstrap_interval(hits[known], resamples, scenario.seed)
+            same_person = share_interval(hits[known], persons[known])
             chance = float((others[known] / (count - 1)).mean())
     return InferenceScores(
-        class_=bootstrap_interval(right, resamples, scenario.seed),
+        class_=share_interval(right, victims.clusters),
         majority_class=float(np.bincount(victims.labels).max() / count),
         same_person=same_person,
         chance_same_person=chance,

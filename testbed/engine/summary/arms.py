@@ -14,7 +14,7 @@ from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import TierModel
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.training.fleet import TrainedArm
-from testbed.privacy.intervals import Interval, bootstrap_interval
+from testbed.privacy.intervals import Interval, share_interval
 from testbed.results.columns import Record
 from testbed.results.schema import (
     Accuracy,
@@ -216,10 +216,12 @@ def _known(value: float) -> float | None:
 
 def _accuracy(run_context: RunContext, rows: Sequence[Record]) -> Interval | None:
     """Return the accuracy over answered requests; None where nothing was answered."""
-    answered = np.array([float(row["correct"]) for row in rows if row["status"] == "answered"])
-    scenario = run_context.inputs.scenario
-    resamples = scenario.evaluation.bootstrap_resamples
-    return bootstrap_interval(answered, resamples, scenario.seed) if len(answered) else None
+    answered = [row for row in rows if row["status"] == "answered"]
+    pool = run_context.inputs.data.pool
+    victims = np.array([row["victim"] for row in answered], dtype=np.int64)
+    clusters = victims if pool.persons is None else pool.persons[victims]
+    correct = np.array([row["correct"] for row in answered], dtype=np.float64)
+    return share_interval(correct, clusters) if answered else None
 
 
 def _sum(rows: Sequence[Record], column: str) -> Any:

@@ -147,7 +147,7 @@ class RunRecord:
                 device_classes=[FleetClass(**asdict(group)) for group in fleet.composition()],
             ),
             arms=arms,
-            comparisons=compare_arms(scenario, arms, attacks),
+            comparisons=compare_arms(scenario, arms, attacks, self._inputs.data.pool.persons),
             self_checks=[*self._sanity, *(check for arm in finished for check in arm.checks)],
         )
 

@@ -4,7 +4,7 @@
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Arm:
     precision: str = "float32"
     spread: float = 0.2  # of the victims' MSE, relative
     tiers: bool = False  # microcontrollers in a tier of their own
+    tilt: float = 0.0  # of the arm over seeds 0, 1 and 2, whose mean is as stated
 
 
 UNDEFENDED = Arm("undefended", accuracy=0.95, mse=0.004)
@@ -47,7 +48,7 @@ UNDEFENDED = Arm("undefended", accuracy=0.95, mse=0.004)
 
 def standard_arms() -> list[Arm]:
     """Noise at three strengths, NoPeek at two, and a dominated one."""
-    return [
+    arms = [
         UNDEFENDED,
         Arm("noise_1", "gaussian_noise", {"scale": 0.2}, accuracy=0.94, mse=0.010, macs=1e6),
         Arm("noise_2", "gaussian_noise", {"scale": 0.5}, accuracy=0.90, mse=0.030, macs=1e6),
@@ -56,6 +57,7 @@ def standard_arms() -> list[Arm]:
         Arm("nopeek_2", "nopeek", {"alpha": 1.0}, accuracy=0.88, mse=0.016, micro=0.5, tiers=True),
         Arm("narrow", "siftfunnel", {}, accuracy=0.70, mse=0.045, macs=2e5, uplink_bytes=700),
     ]
+    return [replace(arm, tilt=1.0) for arm in arms]
 
 
 def scenario(arms: list[Arm]) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def _devices(arm: Arm) -> list[dict[str, Any]]:
 
 def _requests(arm: Arm, seed: int) -> list[dict[str, Any]]:
     total = DEVICES * REQUESTS
-    wrong = round((1 - arm.accuracy) * total)
+    wrong = round((1 - arm.accuracy) * total) - (seed - 1) * round(arm.tilt)
     mistaken = set(np.random.default_rng((seed, 11)).permutation(total)[:wrong].tolist())
     return [
         {
@@ -229,7 +231,8 @@ def _attacks(arm: Arm, seed: int) -> list[dict[str, Any]]:
     rows = []
     for adversary, attack, level in _levels(arm):
         for request in range(total):
-            mse = MEAN_IMAGE if attack == "mean_image" else float(level * values[request])
+            drift = 1 + 0.02 * arm.tilt * (seed - 1)
+            mse = MEAN_IMAGE if attack == "mean_image" else float(level * drift * values[request])
             rows.append(
                 {
                     "arm": arm.name,

@@ -112,8 +112,9 @@ def test_attacks_without_an_image_have_a_row_of_their_own(labelled_runs):
     (row,) = inference_rows(compared)
     found = row.cells[0]
     assert found.right_class.value == pytest.approx(np.mean(SHARES))
-    assert 0.3 - 1e-9 <= found.right_class.low < 0.4
-    assert 0.7 < found.right_class.high <= 0.8 + 1e-9
+    # Three seeds that differ this much leave the share open, but within 0 and 1.
+    assert 0.0 <= found.right_class.low < 0.2
+    assert 0.8 < found.right_class.high <= 1.0
     assert found.majority_class == pytest.approx(0.1)
     assert (found.same_person, found.victims) == (None, 600)
     text = attacks_markdown(compared, "x")

@@ -118,7 +118,7 @@ def test_one_seed_has_no_seed_interval_and_a_note(runs, tmp_path, capsys):
     assert main([str(runs[0]), "--out", str(out), "--resamples", "100"]) == 0
     assert "There is only one seed (0)" in capsys.readouterr().out
     tree = json.loads((out / "compare.json").read_text())
-    assert tree["resampled"] == ["device", "image"]
+    assert tree["resampled"] == ["device"]
     leakage = tree["entries"][0]["leakage"]["dcor_u"]
     assert leakage == {"value": 0.5, "low": None, "high": None, "n": 1}
 

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from runs_fixture import UNDEFENDED, Arm, write_run
+from scipy import stats
 
 from testbed.compare.analysis.groups import relative_leakage
 from testbed.compare.analysis.matched import place_at
 from testbed.compare.analysis.pareto import non_dominated
-from testbed.compare.analysis.request_table import Column, RequestTable, mean_interval, resample
+from testbed.compare.analysis.request_table import Column, RequestTable, resample
 from testbed.compare.comparison import compare
 from testbed.compare.prose import matched_words, say
 
@@ -146,7 +147,8 @@ def test_equal_defences_are_not_distinguishable(tmp_path):
         Arm("two", "mid", accuracy=0.95, mse=0.0201),
     ]
     for name, spread in (("one", 0.9), ("two", 0.1)):
-        next(arm for arm in arms if arm.name == name).spread = spread
+        arm = next(arm for arm in arms if arm.name == name)
+        arm.spread, arm.tilt = spread, 1.0 if name == "one" else -1.0
     made = compare([write_run(tmp_path / str(seed), seed, arms) for seed in (0, 1)], resamples=300)
     found = made.matched[0]
     assert ranked_defence(found, "mid").rank == 1
@@ -180,71 +182,96 @@ def test_weakest_tier_and_class(compared):
     assert relative["own"] > 1
 
 
-def drawn_means(values, resamples):
-    """Draw seeds, their devices and the devices' images one by one; (seeds, devices, images)."""
-    rng, (seeds, devices, images) = np.random.default_rng(1), values.shape
-    means = []
-    for _ in range(resamples):
-        drawn = [
-            values[seed, device, rng.integers(0, images, images)]
-            for seed in rng.integers(0, seeds, seeds)
-            for device in rng.integers(0, devices, devices)
-        ]
-        means.append(np.concatenate(drawn).mean())
-    return np.array(means)
-
-
-def test_resamples_have_the_law_of_the_hierarchical_bootstrap():
-    rng = np.random.default_rng(5)
-    seed_of = np.repeat([0, 1, 2], 60)
-    device_of = np.tile(np.repeat(np.arange(6), 10), 3)
-    request_table = RequestTable([4, 7, 9], seed_of, device_of, np.tile(np.arange(60), 3))
-    values = rng.normal(0, 1, 180) + seed_of + 0.5 * device_of
-    draws = resample(request_table, 4000)
-    assert (draws.requests.sum(axis=1) == 180).all()
-    assert (draws.seeds.sum(axis=1) == 3).all()
-    mine = draws.means(Column(np.arange(180), values))
-    other = drawn_means(values.reshape(3, 6, 10), 4000)
-    assert mine.mean() == pytest.approx(other.mean(), abs=0.05)
-    assert mine.std() == pytest.approx(other.std(), rel=0.06)
-    shown = mean_interval(Column(np.arange(180), values), mine)
-    low, high = np.quantile(other, [0.025, 0.975])
-    assert shown.value == pytest.approx(values.mean())
-    assert shown.low == pytest.approx(low, abs=0.12)
-    assert shown.high == pytest.approx(high, abs=0.12)
-
-
-def test_intervals_cover_the_truth():
-    """Over many data sets with devices and seeds of their own level, near 95 % cover the mean."""
-    covered = 0
-    rounds, seeds, devices, images = 120, 12, 10, 5
+def requests_of(seeds, devices, images):
+    """Return the table of as many requests of every device of every seed."""
     places = np.arange(seeds * devices * images)
-    request_table = RequestTable(
+    return RequestTable(
         list(range(seeds)),
         places // (devices * images),
         places // images % devices,
         places % (devices * images),
     )
-    draws = resample(request_table, 400)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 12])
+def test_resamples_have_the_law_of_students_t_over_the_outer_unit(seeds):
+    """Over seeds, or over the devices of one seed; what is inside is kept whole."""
+    table = requests_of(seeds, 9, 4)
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 1, len(table)) + table.seed_of + 0.5 * table.device_of
+    estimate = resample(table, 40_000).mean(Column(np.arange(len(table)), values), "difference")
+    means = values.reshape(9 if seeds == 1 else seeds, -1).mean(axis=1)
+    count = len(means)
+    error = means.std(ddof=1) / np.sqrt(count)
+    expected = stats.t.ppf([0.025, 0.1, 0.5, 0.9, 0.975], count - 1) * error + values.mean()
+    found = np.quantile(estimate.samples, [0.025, 0.1, 0.5, 0.9, 0.975])
+    np.testing.assert_allclose(found, expected, atol=0.06 * (expected[-1] - expected[0]))
+    if count < 8:  # else the interval is the bootstrap-t's
+        shown = estimate.shown
+        np.testing.assert_allclose([shown.low, shown.high], expected[[0, -1]])
+
+
+def test_resamples_of_two_arms_are_paired():
+    """A constant between two arms is the same in every resample."""
+    table = requests_of(3, 5, 4)
+    values = np.random.default_rng(0).normal(1, 1, len(table))
+    draws = resample(table, 200)
+    one, other = (draws.mean(Column(np.arange(60), values + extra)) for extra in (0.0, 0.25))
+    np.testing.assert_allclose(other.samples - one.samples, 0.25)
+    only = draws.mean(Column(np.arange(20), values[:20])).shown
+    assert only.low < only.value < only.high  # over the devices of its one seed
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_intervals_cover_the_truth(seeds):
+    """Over many data sets with devices and seeds of their own level, about 95 % cover the mean."""
+    covered, rounds = 0, 300
+    table = requests_of(seeds, 10, 5)
+    draws = resample(table, 200)
     for number in range(rounds):
         rng = np.random.default_rng(number)
-        levels = rng.normal(0, 1, seeds)[request_table.seed_of]
-        own = rng.normal(0, 1, (seeds, devices))[request_table.seed_of, request_table.device_of]
-        column = Column(places, 3.0 + levels + own + rng.normal(0, 1, len(places)))
-        shown = mean_interval(column, draws.means(column))
+        levels = rng.normal(0, 1, seeds)[table.seed_of]
+        own = rng.normal(0, 1, (seeds, 10))[table.seed_of, table.device_of]
+        values = 3.0 + levels + own + rng.normal(0, 1, len(table))
+        shown = draws.mean(Column(np.arange(len(table)), values), "difference").shown
         covered += shown.low <= 3.0 <= shown.high
-    assert 0.86 * rounds <= covered < rounds
+    assert 0.91 * rounds <= covered < rounds
 
 
-def test_percentiles_of_resamples_are_those_of_the_drawn_values():
-    rng = np.random.default_rng(2)
-    request_table = RequestTable([0], np.zeros(30, int), np.repeat(np.arange(6), 5), np.arange(30))
-    values = rng.exponential(1, 30)
-    draws = resample(request_table, 50)
+def test_all_hits_of_three_seeds_are_not_certainty():
+    table = requests_of(3, 10, 8)
+    draws = resample(table, 100)
+    every = draws.mean(Column(np.arange(240), np.ones(240)), "share").shown
+    # Seeds cannot be told apart: the 30 devices count.
+    assert every.low == pytest.approx(0.025 ** (1 / 30))
+    none = draws.mean(Column(np.arange(240), np.zeros(240)), "difference of shares").shown
+    assert none.low < 0.0 < none.high
+
+
+def test_percentiles_of_one_seed_resample_devices():
+    table = requests_of(1, 6, 5)
+    values = np.random.default_rng(5).exponential(1, 30)
+    draws, column = resample(table, 300), Column(np.arange(30), values)
     for percent in (50.0, 95.0):
-        made = draws.percentiles(Column(np.arange(30), values), percent)
-        for counts, found in zip(draws.requests.astype(int), made, strict=True):
-            assert found == pytest.approx(np.percentile(np.repeat(values, counts), percent))
+        found = draws.percentile(column, percent)
+        assert found.shown.value == pytest.approx(np.percentile(values, percent))
+        # Six devices drawn with replacement: every resample is a percentile of whole devices.
+        counted = [
+            np.percentile(np.concatenate([values[5 * d : 5 * d + 5] for d in picks]), percent)
+            for picks in np.ndindex(6, 6, 6, 6, 6, 6)
+            if list(picks) == sorted(picks)
+        ]
+        assert all(np.abs(np.array(counted) - value).min() < 1e-9 for value in found.samples)
+
+
+def test_percentiles_of_several_seeds_are_over_their_percentiles():
+    table = requests_of(3, 6, 5)
+    values = 5.0 + np.random.default_rng(5).exponential(1, 90) + table.seed_of
+    found = resample(table, 100).percentile(Column(np.arange(90), values), 50.0).shown
+    each = np.median(values.reshape(3, 30), axis=1)
+    half = stats.t.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
+    assert found.value == pytest.approx(np.median(values))
+    assert found.high - found.value == pytest.approx(half)
 
 
 def test_a_front_without_arms_names_none() -> None:

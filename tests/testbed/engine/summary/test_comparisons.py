@@ -76,3 +76,29 @@ def test_differences_are_paired_over_shared_requests(tiny, arms):
     assert comparison.difference.reidentified.value == 0.0
     assert compare_arms(scenario, arms[:1], rows) == []
     assert compare_arms(scenario, [], rows) == []
+
+
+def test_images_of_one_person_count_together(tiny, arms):
+    """Forty requests of eight devices show four persons, on whom the difference depends."""
+    scenario = validate_scenario(tiny, "test")
+    persons = np.arange(40) // 10
+
+    def rows(arm, attack, step):
+        made = _rows(arm, attack, range(40), 0.01)
+        for row in made:
+            row["device"], row["victim"] = row["request"] % 8, row["request"]
+            row["mse"] = 0.02 + step * persons[row["victim"]]
+            row["reidentified"] = persons[row["victim"]] > 0 if step else True
+        return made
+
+    both = rows("plain", "decoder", 0.0) + rows("defended", "ridge", 0.01)
+    found = [compare_arms(scenario, arms, both, known)[0].difference for known in (None, persons)]
+    for score in ("mse", "reidentified"):
+        by_device, by_person = (getattr(item, score) for item in found)
+        assert by_person.value == pytest.approx(by_device.value)
+        assert by_person.high - by_person.low > 1.5 * (by_device.high - by_device.low)
+    same = compare_arms(
+        scenario, arms, rows("plain", "decoder", 0.0) + rows("defended", "ridge", 0.0)
+    )
+    none = same[0].difference.reidentified
+    assert none.low < 0.0 < none.high  # forty equal outcomes are not certainty
