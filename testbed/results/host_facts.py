@@ -41,7 +41,9 @@ class ProviderModel(Part):
     """Where an arm's model of the provider came from."""
 
     arm: str
-    model: str = Field(description="its key in `models/`")
+    model: str | None = Field(
+        description="its key in `models/`; null: not kept, since a part of it is in no file"
+    )
     reused: bool
 
 

@@ -5,11 +5,13 @@ import torch
 
 from server.schedule import EpochRecord
 from testbed.engine.training.model_cache import FOLDER_VARIABLE, TrainedModel, save_model
+from testbed.engine.training.model_key import FORMAT
 from testbed.models import main
 
 
 def facts(seed):
     return {
+        "format": FORMAT,
         "tiers": [{"front_end": {"name": "cnn"}, "defence": {"name": "none"}}],
         "data": {"name": "digits", "training_images": 1234},
         "seed": seed,
@@ -38,6 +40,17 @@ def test_it_lists_models_and_marks_damaged_ones(folder, capsys):
     assert printed.count("not those that were saved") == 1
     assert "1,234" in printed
     assert "87.5%" in printed
+
+
+def test_models_of_another_version_are_marked(folder, capsys):
+    model = TrainedModel(
+        {"tier0.w": torch.rand(9)}, [EpochRecord(1, 1.0, 0.0, 0.5, 1.0, 0.5)], 8, 1
+    )
+    save_model(folder, facts(43) | {"format": FORMAT - 1}, model)
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("of another version of the testbed") == 1
+    assert printed.count("sound") == 2
 
 
 def test_clean_removes_what_no_run_could_use(folder, capsys):

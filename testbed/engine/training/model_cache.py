@@ -21,7 +21,7 @@ from torch import Tensor
 
 from server.schedule import EpochRecord
 from testbed.core.files import write_text
-from testbed.engine.training.model_key import Facts, key_of
+from testbed.engine.training.model_key import FORMAT, Facts, key_of
 
 FOLDER_VARIABLE = "TESTBED_MODELS_DIR"
 _LOG = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ def kept_models(folder: Path) -> list[KeptModel]:
             )
             if key_of(description["model"]) != path.stem:
                 problem = "it describes another model"
+            elif description["model"].get("format") != FORMAT:
+                problem = "of another version of the testbed"
         except (OSError, ValueError, KeyError, TypeError, LookupError) as error:
             problem = f"cannot be used ({error})"
         found.append(KeptModel(path.stem, files, figures, problem))

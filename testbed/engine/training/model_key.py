@@ -1,12 +1,8 @@
 """Describes everything that the weights of a provider-trained model depend on, and hashes it."""
 
-import ast
 import hashlib
-import importlib.util
 import json
-import sys
-from collections.abc import Iterable
-from pathlib import Path
+import platform
 from typing import Any
 
 import torch
@@ -17,14 +13,13 @@ from server.compute import describe_device
 from server.provider import ProviderImages
 from testbed.core.project import source_digest
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
-from testbed.core.registry import Registry
+from testbed.core.registry import Entry, Registry
 from testbed.engine.setting.models import ArmModels
+from testbed.engine.training.code_files import CodeFiles, NotHashableError
+from testbed.engine.training.code_values import CodeValues
 from testbed.scenario.schema import Scenario
 
-FORMAT = 1
-PACKAGES = ("clients", "server", "testbed.core", "testbed.wire")
-# Their relevant values are in the key; their source changes with every new option.
-NOT_FOLLOWED = ("testbed.core.registries", "testbed.core.registry")
+FORMAT = 2
 Facts = dict[str, Any]
 
 
@@ -38,17 +33,16 @@ def describe_model(
 
     The arm's name, the adversaries, and the fleet except the shares of its tiers are not part of
     it: scenarios that agree on the rest share one model.
+
+    Raises
+    ------
+    NotHashableError : a component has a part whose content cannot be told.
     """
     section = scenario.training.provider
     used = models.used()
     device_specs = [models.tiers[tier].device_spec for tier in used]
     first = device_specs[0]
     cloud_model, cloud_options = models.tiers[0].edge.front_end.cloud_model
-    modules = [server.provider.__name__, clients.device_spec.__name__]
-    modules.append(CLOUD_MODELS.entry(cloud_model).factory.__module__)
-    for device_spec in device_specs:
-        modules += modules_of(FRONT_ENDS, device_spec.front_end.model_dump())
-        modules += modules_of(DEFENCES, device_spec.defence.model_dump())
     return {
         "format": FORMAT,
         "tiers": [
@@ -79,8 +73,7 @@ def describe_model(
         "provider": section.model_dump(exclude={"device"}),
         "seed": scenario.seed,
         "device": describe_device(device, scenario.engine.cloud_threads),
-        "torch": torch.__version__,
-        "code_sha256": digest_of_code(modules),
+        "code": describe_code(models),
     }
 
 
@@ -105,47 +98,45 @@ def _digest_of_images(images: ProviderImages) -> str:
     return digest.hexdigest()
 
 
-def modules_of(registry: Registry[Any], component: Facts) -> list[str]:
-    """Return the modules that define a component and those that its options name."""
-    found = [registry.entry(component["name"]).factory.__module__]
+def entries_of(registry: Registry[Any], component: Facts) -> list[Entry[Any]]:
+    """Return the registry's entries of a component and of those that its options name."""
+    found = [registry.entry(component["name"])]
     for value in component.values():
         if isinstance(value, dict) and value.get("name") in registry.names():
-            found += modules_of(registry, value)
+            found += entries_of(registry, value)
     return found
 
 
-def digest_of_code(modules: Iterable[str]) -> str:
-    """Return a hash of the source of modules and of their imports within ``PACKAGES``.
+def describe_code(models: ArmModels) -> Facts:
+    """Return hashes of the code that trains an arm, and of what this code computes with.
 
-    A change to one defence therefore retrains only the arms that use it.
+    A change to one defence retrains only the arms that use it.
+
+    Raises
+    ------
+    NotHashableError : a component has a part whose content cannot be told; names the component.
     """
-    waiting, sources = list(modules), dict[str, bytes]()
-    while waiting:
-        name = waiting.pop()
-        if name in sources:
-            continue
-        path = _source_file(name)
-        sources[name] = path.read_bytes() if path else b""
-        if path:
-            waiting += _imports_of(sources[name])
-    return source_digest(sources)
-
-
-def _source_file(module: str) -> Path | None:
-    loaded = sys.modules.get(module)
-    spec = loaded.__spec__ if loaded else importlib.util.find_spec(module)
-    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
-
-
-def _imports_of(source: bytes) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+    files = CodeFiles()
+    files.follow([server.provider.__name__, clients.device_spec.__name__])
+    values = CodeValues(files)
+    parts: list[tuple[Registry[Any], Facts, Any]] = []
+    for tier in models.used():
+        device_spec, edge = models.tiers[tier].device_spec, models.tiers[tier].edge
+        parts.append((FRONT_ENDS, device_spec.front_end.model_dump(), edge.front_end))
+        parts.append((DEFENCES, device_spec.defence.model_dump(), edge.defence))
+    name, options = models.tiers[0].edge.front_end.cloud_model
+    parts.append((CLOUD_MODELS, {"name": name, **options}, models.cloud))
+    for registry, component, untrained in parts:
+        try:
+            for entry in entries_of(registry, component):
+                files.follow([entry.factory.__module__])
+                values.add([entry.factory, entry.options])
+            values.add_options(component)
+            values.add(untrained)
+        except (NotHashableError, RecursionError) as error:
+            raise NotHashableError(f"{registry.kind} '{component['name']}': {error}") from None
     return {
-        name
-        for name in names - set(NOT_FOLLOWED)
-        if any(name == package or name.startswith(package + ".") for package in PACKAGES)
+        "files_sha256": source_digest(files.sources),
+        "values_sha256": values.hexdigest(),
+        "packages": files.packages | {"python": platform.python_version()},
     }

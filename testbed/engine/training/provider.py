@@ -5,6 +5,7 @@ victims and from the attackers' images. Devices that fine-tune later hold images
 """
 
 import copy
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from testbed.core.seeds import generator
 from testbed.core.state_dicts import below
 from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training import checkpoint
+from testbed.engine.training.code_files import NotHashableError
 from testbed.engine.training.fleet import TOTALS, TrainedArm
 from testbed.engine.training.model_cache import TrainedModel, load_model, models_folder, save_model
 from testbed.engine.training.model_key import Facts, describe_model, key_of
 from testbed.results.columns import Record
 from testbed.results.host_facts import ProviderModel
+
+_LOG = logging.getLogger(__name__)
 
 
 def train_at_provider(run_context: RunContext, arm: TrainedArm) -> ProviderModel:
@@ -30,24 +34,36 @@ def train_at_provider(run_context: RunContext, arm: TrainedArm) -> ProviderModel
     scenario = run_context.inputs.scenario
     images = provider_images(run_context.inputs)
     training = _training(run_context.inputs, arm, images)
-    facts = describe_model(
-        scenario,
-        arm.models,
-        images,
-        choose_device(scenario.training.provider),
-    )
     reuse, folder = scenario.training.reuse_models, models_folder()
-    model = load_model(folder, facts, training.weights()) if reuse else None
+    facts = _facts(run_context, arm, images, reuse)
+    model = load_model(folder, facts, training.weights()) if reuse and facts else None
+    key = key_of(facts) if facts else None
     reused = model is not None
     if reused:
         with run_context.progress.phase(f"train {arm.models.arm}", 1):
-            run_context.progress.advance(1, f"kept model {key_of(facts)}")
+            run_context.progress.advance(1, f"kept model {key}")
     if model is None:
-        model = _train(run_context, arm, training, facts)
-        if reuse:
+        model = _train(run_context, arm, training, key)
+        if reuse and facts:
             save_model(folder, facts, model)
     _install(arm, model, len(images.labels))
-    return ProviderModel(arm=arm.models.arm, model=key_of(facts), reused=reused)
+    return ProviderModel(arm=arm.models.arm, model=key, reused=reused)
+
+
+def _facts(
+    run_context: RunContext, arm: TrainedArm, images: ProviderImages, reuse: bool
+) -> Facts | None:
+    """Return what decides the weights, or say once why it cannot be told."""
+    scenario = run_context.inputs.scenario
+    device = choose_device(scenario.training.provider)
+    try:
+        return describe_model(scenario, arm.models, images, device)
+    except NotHashableError as error:
+        reason = f"arm {arm.models.arm}: its trained model is neither kept nor reused: {error}"
+        _LOG.warning("%s", reason)
+        if reuse:
+            run_context.progress.say(reason)
+        return None
 
 
 def provider_images(inputs: RunInputs) -> ProviderImages:
@@ -85,18 +101,19 @@ def _training(inputs: RunInputs, arm: TrainedArm, images: ProviderImages) -> Pro
 
 
 def _train(
-    run_context: RunContext, arm: TrainedArm, training: ProviderTraining, facts: Facts
+    run_context: RunContext, arm: TrainedArm, training: ProviderTraining, key: str | None
 ) -> TrainedModel:
     """Train to the end, from the newest checkpoint if the training was interrupted."""
     name = arm.models.arm
     folder = run_context.folder / "checkpoints" / name / "provider"
     every = run_context.inputs.scenario.training.checkpoint_every_rounds
-    _restore(training, folder, key_of(facts), run_context.progress)
+    if key is not None:
+        _restore(training, folder, key, run_context.progress)
 
     def on_epoch(record: EpochRecord) -> None:
         if record.epoch % every == 0 or is_over(training.section, training.history):
             tensors, state = training.state()
-            checkpoint.save(folder, record.epoch, tensors, {**state, "model": key_of(facts)})
+            checkpoint.save(folder, record.epoch, tensors, {**state, "model": key})
         note = f"epoch {record.epoch}, validation accuracy {record.validation_accuracy:.1%}"
         run_context.progress.advance(1, note)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from server.schedule import EpochRecord
-from testbed.core.registries import DEFENCES
 from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import read_run_inputs
 from testbed.engine.training.model_cache import (
@@ -18,7 +17,7 @@ from testbed.engine.training.model_cache import (
     models_folder,
     save_model,
 )
-from testbed.engine.training.model_key import describe_model, digest_of_code, key_of, modules_of
+from testbed.engine.training.model_key import describe_model, key_of
 from testbed.engine.training.provider import provider_images
 from testbed.scenario.loading import validate_scenario
 
@@ -115,27 +114,6 @@ def test_other_pixels_give_another_key(provider):
         )
         keys.add(key_of(facts))
     assert len(keys) == 2
-
-
-def test_the_code_that_a_model_uses_is_part_of_the_key(tmp_path, monkeypatch):
-    package = tmp_path / "clients_under_test"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "helper.py").write_text("VALUE = 1\n")
-    (package / "unrelated.py").write_text("VALUE = 1\n")
-    (package / "defence.py").write_text("from clients_under_test.helper import VALUE\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("testbed.engine.training.model_key.PACKAGES", ("clients_under_test",))
-    before = digest_of_code(["clients_under_test.defence"])
-    (package / "unrelated.py").write_text("VALUE = 2\n")
-    assert digest_of_code(["clients_under_test.defence"]) == before
-    (package / "helper.py").write_text("VALUE = 2\n")
-    assert digest_of_code(["clients_under_test.defence"]) != before
-
-
-def test_the_code_of_a_wrapped_component_counts_too():
-    wrapped = {"name": "nopeek", "alpha": 1.0, "inner": {"name": "vib", "beta": 0.1}}
-    assert modules_of(DEFENCES, wrapped) == ["clients.defences.nopeek", "clients.defences.vib"]
 
 
 def a_model():

@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_training_is_not_continued(provider, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         run(provider, tmp_path / "cut", StopAt("train sift", 2))
     monkeypatch.setattr(
-        "testbed.engine.training.model_key.digest_of_code", lambda modules: "other code"
+        "testbed.engine.training.model_key.describe_code", lambda models: {"files": "other"}
     )
     notes = []
 
