@@ -16,6 +16,7 @@ from whole_runs import StopAt, everything, results_of, run
 from testbed.core.progress import Display, Progress
 from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import run_experiment
+from testbed.engine.hosts.on_ray import stopped
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
 from testbed.engine.hosts.on_ray.hosts import RayHosts
 from testbed.scenario.loading import validate_scenario
@@ -199,6 +200,32 @@ def kill_host(number=0):
     hosts[number % len(hosts)].wait(10)
 
 
+def stop_hosts():
+    """Stop all hosts, as SIGSTOP does: they neither answer nor die."""
+    for child in psutil.Process().children(recursive=True):
+        if "_HostActor" in " ".join(child.cmdline()):
+            child.suspend()
+
+
+def test_a_stopped_host_is_replaced_and_gives_the_same_bits(tmp_path, one_arm_results, monkeypatch):
+    """Stopped when devices remember something: within a step, and once they have the front-end."""
+    monkeypatch.setattr(stopped, "ENDED_AFTER_S", 3.0)
+    handle, calls = RayHosts.handle, []
+
+    def handle_and_stop(self, shards):
+        kind = shards[0][1][0].metadata.message_type
+        calls.append(kind)
+        if (kind, calls.count(kind)) in {(protocol.BACKWARD, 4), (protocol.INFER, 1)}:
+            stop_hosts()
+        return handle(self, shards)
+
+    monkeypatch.setattr(RayHosts, "handle", handle_and_stop)
+    tree = with_engine(one_arm(), backend="ray", hosts=1)
+    assert everything(run(tree, tmp_path / "run")) == one_arm_results
+    host = json.loads((tmp_path / "run" / "host.json").read_text())
+    assert host["host_restarts"] == 2
+
+
 class TwoNodes:
     """A cluster of two nodes on this machine, and the places of the hosts that run on it."""
 
@@ -210,7 +237,8 @@ class TwoNodes:
         self.places = []
 
     def look(self, hosts):
-        self.places.append(ray.get([actor.node.remote() for actor in hosts.actors]))
+        places = ray.get([actor.place.remote() for actor in hosts.actors])
+        self.places.append([node for node, _ in places])
 
     def run(self, tree, folder, monkeypatch):
         """Run on it, as on the cluster that this machine belongs to."""
@@ -258,6 +286,26 @@ def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
     monkeypatch.setattr(RayHosts, "handle", handle_and_kill)
     host = nodes.run(one_arm(), tmp_path / "run", monkeypatch)
     assert len({place for places in nodes.places for place in places}) == 2
+    assert everything(tmp_path / "run") == one_arm_results
+    assert (host["host_restarts"], host["hosts"]) == (2, 2)
+
+
+@pytest.mark.long
+def test_stopped_hosts_of_two_nodes_give_the_same_bits(
+    tmp_path, one_arm_results, monkeypatch, two_nodes
+):
+    """A process on the second node looks after its host, with the usual limit."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
+    handle, calls, nodes = RayHosts.handle, [], two_nodes(1)
+
+    def handle_and_stop(self, shards):
+        calls.append(shards[0][1][0].metadata.message_type)
+        if calls[-1] == protocol.BACKWARD and calls.count(protocol.BACKWARD) == 4:
+            stop_hosts()
+        return handle(self, shards)
+
+    monkeypatch.setattr(RayHosts, "handle", handle_and_stop)
+    host = nodes.run(one_arm(), tmp_path / "run", monkeypatch)
     assert everything(tmp_path / "run") == one_arm_results
     assert (host["host_restarts"], host["hosts"]) == (2, 2)
 

@@ -1,5 +1,6 @@
 """Ray actors of a run: hosts, adversaries, and the service that answers queries."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.host import Delivery, Host, HostData, Usage, process_usage
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
 from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
+from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
 from testbed.engine.hosts.queries import QueryService
 
 T = TypeVar("T")
@@ -29,6 +31,10 @@ class _Process:
     def usage(self) -> Usage:
         return process_usage()
 
+    def place(self) -> tuple[str, int]:
+        """Return the node, and the process on it."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
 
 class _HostActor(_Process, Host):
     """A host as a Ray actor."""
@@ -43,10 +49,6 @@ class _HostActor(_Process, Host):
     def repeat(self, payload: ShardPayload, *shared: RecordDict) -> None:
         self.handle(payload.unpack(shared))
 
-    def node(self) -> str:
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
 
 class _JobActor(_Process):
     """A process that runs adversaries' jobs one after another."""
@@ -57,6 +59,16 @@ class _JobActor(_Process):
 
 class _QueryActor(_Process, QueryService):
     """A process that holds front-ends and answers adversaries' queries."""
+
+
+class _Observer:
+    """Ends stopped processes of a run on another node."""
+
+    def __init__(self) -> None:
+        self._stopped = StoppedProcesses()
+
+    def end(self, pids: list[int]) -> list[int]:
+        return self._stopped.end(self._stopped.with_pids(pids))
 
 
 class AskActor:
@@ -79,3 +91,4 @@ class AskActor:
 HostActor = ray.remote(num_cpus=0)(_HostActor)
 JobActor = ray.remote(num_cpus=0)(_JobActor)
 QueryActor = ray.remote(num_cpus=0)(_QueryActor)
+ObserverActor = ray.remote(num_cpus=0)(_Observer)

@@ -101,6 +101,7 @@ class RayBackend(Backend):
         """Serve a front-end's queries from one actor that all adversaries share."""
         if self._query_actor is None:
             self._query_actor = QueryActor.remote()
+            self._cluster.observe(self._query_actor)
         opening = self._query_actor.open.remote(deployed, adversary, limit)
         return QueryAccess(self._answer(opening, "queries"), AskActor(self._query_actor))
 

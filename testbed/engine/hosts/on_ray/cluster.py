@@ -18,13 +18,14 @@ import ray
 
 from testbed.core.errors import HostError, UserError
 from testbed.core.process import project_python_path
+from testbed.engine.hosts.on_ray import stopped
+from testbed.engine.hosts.on_ray.stopped import LOOK_EVERY_S, StoppedProcesses
 from testbed.engine.hosts.on_ray.watchdog import GONE as RAY_GONE
 from testbed.engine.hosts.on_ray.watchdog import Watchdog, alive, processes_of
 
 _LOG = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
 SLICE_S = 0.25  # how often a wait checks that Ray lives
-LOOK_EVERY_S = 2.0  # how often a wait looks closely, also if no wait takes so long
 MAX_TEMPORARY_PATH = 30
 GONE = (ray.exceptions.RaySystemError, ConnectionError)
 VITAL = ("raylet", "gcs_server")  # processes without which Ray answers no call
@@ -135,6 +136,9 @@ class Cluster:
         """Look at the cluster in ways that take longer."""
         raise NotImplementedError
 
+    def observe(self, actor: Any) -> None:
+        """Look whether the process of an actor is stopped, from now on."""
+
     def close(self) -> None:
         """Leave a joined cluster as it was; stop one that was started here."""
         raise NotImplementedError
@@ -190,6 +194,7 @@ class LocalCluster(Cluster):
         self.folder = tempfile.mkdtemp(prefix="sf-", dir=short_temporary_folder())
         self._vital: list[psutil.Process] = []
         self._known: set[psutil.Process] = set()
+        self._stopped, self._stopped_vital = StoppedProcesses(), StoppedProcesses()
         self._watchdog = Watchdog(self.folder)
         try:
             self._start(cores)
@@ -226,7 +231,7 @@ class LocalCluster(Cluster):
 
     def close(self) -> None:
         """Stop Ray, wait for its processes to end, and remove its folder."""
-        self._look()
+        self._remember_workers()
         if not all(alive(process) for process in self._vital):
             self._kill()  # a graceful end would wait for the dead
         if ray.is_initialized():
@@ -238,11 +243,28 @@ class LocalCluster(Cluster):
         sys.stdout.flush()
 
     def _look(self) -> None:
-        """Remember the workers: the raylet's children, which are orphans when it is gone."""
+        """End workers that stay stopped.
+
+        Raises
+        ------
+        HostError : one of Ray's own processes stays stopped.
+        """
+        for process in self._stopped_vital.look(self._vital):
+            raise HostError(
+                f"Ray's process {process.pid}, which all hosts depend on, has been stopped for "
+                f"{stopped.ENDED_AFTER_S:g} s; continue with --resume"
+            )
+        self._stopped.end(self._remember_workers())
+
+    def _remember_workers(self) -> set[psutil.Process]:
+        """Return the workers: the raylet's children, which are orphans when it is gone."""
+        workers: set[psutil.Process] = set()
         for process in self._vital:
             with contextlib.suppress(psutil.Error):
                 if process.name() == "raylet":
-                    self._known |= set(process.children(recursive=True))
+                    workers |= set(process.children(recursive=True))
+        self._known |= workers
+        return workers
 
     def _kill(self) -> None:
         """Kill the remaining processes; one that was just starting may have lost its parent."""

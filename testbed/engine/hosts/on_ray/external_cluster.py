@@ -1,5 +1,6 @@
 """An external Ray cluster: a run joins it, and leaves it as it was."""
 
+import contextlib
 import importlib.metadata
 import logging
 import platform
@@ -13,8 +14,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from testbed.core.errors import HostError, UserError
 from testbed.core.project import PROJECT_ROOT, VERSION, source_digest
+from testbed.engine.hosts.on_ray.actors import ObserverActor
 from testbed.engine.hosts.on_ray.address import answers, found_address
-from testbed.engine.hosts.on_ray.cluster import Cluster, quiet_ray
+from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, gone, quiet_ray
+from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
 from testbed.engine.hosts.on_ray.watchdog import Watchdog
 
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
@@ -68,6 +71,11 @@ class ExternalCluster(Cluster):
             reason = textwrap.shorten(str(error) or type(error).__name__, 300)
             raise UserError(f"--ray-address: cannot join {address} ({reason})") from None
         self._watchdog = Watchdog()
+        self._stopped = StoppedProcesses()
+        self._unplaced: list[Any] = []
+        self._looking: list[Any] = []
+        self._pids: dict[str, list[int]] = {}
+        self._observers: dict[str, Any] = {}
         try:
             self.address = str(ray.get_runtime_context().gcs_address)
             self._looked = time.monotonic()
@@ -121,18 +129,66 @@ class ExternalCluster(Cluster):
                         f"has {version}; results are equal only where versions are"
                     )
 
+    def observe(self, actor: Any) -> None:
+        """Look whether the process of an actor is stopped, from now on."""
+        self._unplaced.append(actor.place.remote())
+
+    def _end_stopped(self) -> None:
+        """End processes of this run that stay stopped, on this node and on others."""
+        placed, self._unplaced = _ready(self._unplaced)
+        for node, pid in placed:
+            self._pids.setdefault(node, []).append(pid)
+        _, self._looking = _ready(self._looking)
+        if self._looking:
+            return  # another node answers late
+        for node, pids in self._pids.items():
+            if node == ray.get_runtime_context().get_node_id():
+                self._stopped.end(self._stopped.with_pids(pids))
+                continue
+            if node not in self._observers:
+                place = NodeAffinitySchedulingStrategy(node, soft=False)
+                self._observers[node] = ObserverActor.options(scheduling_strategy=place).remote()
+            self._looking.append(self._observers[node].end.remote(pids))
+
     def _look(self) -> None:
-        """Check that the cluster's head still listens."""
+        """Check that the cluster's head still listens, and end processes that stay stopped.
+
+        Raises
+        ------
+        HostError : the head does not listen.
+        """
         if not answers(self.address):
             raise HostError(
                 f"the cluster at {self.address} does not answer any more; continue with --resume"
             )
+        try:
+            self._end_stopped()
+        except GONE as error:
+            raise gone("the cluster", error) from None
 
     def close(self) -> None:
         """Disconnect from the cluster."""
+        for observer in self._observers.values():
+            with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+                ray.kill(observer)
         if ray.is_initialized():
             ray.shutdown()
         self._watchdog.dismiss()
+
+
+def _ready(references: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the results that are there already, and the references of those that are not.
+
+    A call to a process or a node that died has no result, and is left out.
+    """
+    if not references:
+        return [], []
+    done, waiting = ray.wait(references, num_returns=len(references), timeout=0)
+    results = []
+    for reference in done:
+        with contextlib.suppress(ray.exceptions.RayError):
+            results.append(ray.get(reference))
+    return results, waiting
 
 
 def _raylet_here() -> list[psutil.Process]:

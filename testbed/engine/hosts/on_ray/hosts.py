@@ -76,7 +76,9 @@ class RayHosts:
 
     def _new_actor(self) -> Any:
         options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
-        return HostActor.options(**options).remote(*self._shared)
+        actor = HostActor.options(**options).remote(*self._shared)
+        self._cluster.observe(actor)
+        return actor
 
     def wait_for_room(self, hosts: Sequence[int]) -> None:
         """Wait until a cluster that others may use has started these hosts.

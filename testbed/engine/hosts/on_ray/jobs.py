@@ -84,7 +84,9 @@ class RayJobs:
         return [results[index] for index in range(len(jobs))]
 
     def _new_actor(self) -> Any:
-        return JobActor.options(scheduling_strategy=self._cluster.spread).remote()
+        actor = JobActor.options(scheduling_strategy=self._cluster.spread).remote()
+        self._cluster.observe(actor)
+        return actor
 
     def _replace(self, worker: Any) -> Any:
         """Replace a dead process by a new one."""
