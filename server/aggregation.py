@@ -9,7 +9,7 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
-from server.strategies import takes_server_steps
+from server.strategies import fewest_replies, takes_server_steps
 from testbed.core.errors import UserError
 from testbed.core.layers import running_weight
 from testbed.core.state_dicts import below, under
@@ -80,19 +80,25 @@ class Tier:
 
     def aggregate(
         self, server_round: int, replies: Sequence[Message], steps: int, uniform: bool = False
-    ) -> None:
+    ) -> bool:
         """Replace the front-end by the aggregate of the devices' front-ends after ``steps`` steps.
+
+        Nothing changes where there are fewer replies than the strategy needs.
 
         Parameters
         ----------
         uniform : whether all devices weigh the same, not by the training images that they hold.
 
+        Returns
+        -------
+        bool : whether the replies were used.
+
         Raises
         ------
         UserError : the strategy could not aggregate these replies.
         """
-        if not replies:
-            return
+        if len(replies) < max(1, fewest_replies(self.strategy)):
+            return False
         weights = [1 if uniform else int(metric(r, protocol.NUM_EXAMPLES)) for r in replies]
         try:
             merged = self._merged(server_round, replies, weights)
@@ -101,11 +107,12 @@ class Tier:
             raise UserError(
                 f"training.strategy: {name} could not aggregate {len(replies)} replies ({error})"
             ) from error
-        if merged is not None:
-            moments = below(MOMENT, merged)
-            self.parameters = {name: merged[name].float() for name in self.parameters}
-            self.moments = {name: moments[name].float() for name in self.moments}
-            self.moment_steps += steps
+        if merged is None:
+            return False
+        moments = below(MOMENT, merged)
+        self.parameters = {name: merged[name].float() for name in self.parameters}
+        self.moments = {name: moments[name].float() for name in self.moments}
+        self.moment_steps += steps
         pooled = pool_statistics(replies, weights, self.statistics)
         weight = running_weight(self.aggregated_rounds * steps, steps)
         self.aggregated_rounds += 1
@@ -113,6 +120,7 @@ class Tier:
             name: torch.lerp(before, pooled[name], weight)
             for name, before in self.statistics.items()
         }
+        return True
 
     def _merged(
         self, server_round: int, replies: Sequence[Message], weights: Sequence[int]

@@ -31,7 +31,13 @@ from testbed.wire.records import to_record, to_tensors
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """The server's measurements of a round; means over the steps."""
+    """The server's measurements of a round; means over the steps.
+
+    Attributes
+    ----------
+    participants : devices whose front-ends were aggregated.
+    unused : devices whose front-ends were not, since the strategy needs more of them.
+    """
 
     server_round: int
     training_loss: float | None
@@ -40,6 +46,7 @@ class RoundRecord:
     cohort: int
     participants: int
     rejected: int
+    unused: int
 
 
 class _CohortView:
@@ -195,7 +202,7 @@ class SplitFederated:
             rejected += answered - len(replies)
             active = [node for node in active if node in replies]
             penalties.extend(metric(reply, protocol.PENALTY) for reply in replies.values())
-        accepted = 0
+        accepted, unused = 0, 0
         for number, tier in enumerate(self.tiers):
             sound = [
                 replies[node]
@@ -203,8 +210,10 @@ class SplitFederated:
                 if tiers[node] == number and tier.is_sound(replies[node])
             ]
             uniform = self.training.device_weights == "uniform"
-            tier.aggregate(server_round, sound, self.training.local_steps, uniform)
-            accepted += len(sound)
+            if tier.aggregate(server_round, sound, self.training.local_steps, uniform):
+                accepted += len(sound)
+            else:
+                unused += len(sound)
         return RoundRecord(
             server_round,
             _mean(losses),
@@ -212,7 +221,8 @@ class SplitFederated:
             _mean(penalties),
             len(cohort),
             accepted,
-            rejected + len(active) - accepted,
+            rejected + len(active) - accepted - unused,
+            unused,
         )
 
     def _first_contents(

@@ -1,6 +1,7 @@
 """Flower's aggregation strategies by name, with the options of their own constructors."""
 
 import inspect
+import itertools
 from typing import Any
 
 from flwr.serverapp import strategy as flower
@@ -49,6 +50,23 @@ def _required(strategy: type[flower.FedAvg]) -> list[str]:
         for name, parameter in inspect.signature(strategy.__init__).parameters.items()
         if parameter.default is inspect.Parameter.empty and name != "self"
     ]
+
+
+def fewest_replies(strategy: flower.Strategy) -> int:
+    """Return how many replies a strategy needs to do what its options promise.
+
+    Bulyan needs 4m + 3 replies against m malicious ones, Krum 2m + 3, and Multi-Krum also m more
+    than it selects. A trimmed mean of fewer than 1 / beta replies trims none. Flower's own classes
+    skip the first silently, and aggregate the others as if nothing was malicious.
+    """
+    if isinstance(strategy, flower.Bulyan):
+        return 4 * strategy.num_malicious_nodes + 3
+    if isinstance(strategy, flower.MultiKrum) and strategy.num_malicious_nodes:
+        malicious = strategy.num_malicious_nodes
+        return max(2 * malicious + 3, strategy.num_nodes_to_select + malicious)
+    if isinstance(strategy, flower.FedTrimmedAvg) and strategy.beta:
+        return next(n for n in itertools.count(1) if int(strategy.beta * n))
+    return 1
 
 
 def takes_server_steps(strategy: flower.Strategy) -> bool:

@@ -63,6 +63,7 @@ TABLES: Mapping[TableName, tuple[Column, ...]] = {
         Column("stragglers", "count", "devices that missed the deadline of the round"),
         Column("offline", "count", "devices that were not available"),
         Column("failed", "count", "replies that were errors or were rejected"),
+        Column("unused", "count", "unused: too few updates for `training.strategy`"),
         Column("uplink_bytes", "count", "from all devices; in round 1 also their enrolment"),
         Column("downlink_bytes", "count", "to all devices; in round 1 also their enrolment"),
     ),

@@ -404,6 +404,7 @@ TRAINING = (
     Figure("training.stragglers", "stragglers, past the deadline", count, places=_COUNT),
     Figure("training.offline", "offline", count, places=_COUNT),
     Figure("training.failed", "failed", count, places=_COUNT),
+    Figure("training.unused", "too few for the strategy", count, places={"headline"}),
     Figure("training.infeasible", "devices whose memory is too small", count, places={"headline"}),
 )
 

@@ -420,6 +420,7 @@ class Training(Part):
     offline: Count
     infeasible: Count = Field(description="devices, not device-rounds")
     failed: Count
+    unused: Count = Field(description="updates that were too few for `training.strategy`")
 
 
 class Latency(Part):

@@ -15,6 +15,7 @@ from server.aggregation import Tier
 from server.cloud import Cloud
 from server.entry_layers import TieredCloudModel
 from server.split_federated import SplitFederated
+from server.strategies import fewest_replies
 from testbed.core.errors import UserError
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.engine.hosts.host import node_of
@@ -188,7 +189,8 @@ STRATEGIES_AGGREGATING = [
     ("fedavgm", {"server_momentum": 0.5}),
     ("fedprox", {"proximal_mu": 0.1}),
     ("fedtrimmedavg", {"beta": 0.25}),
-    ("krum", {"num_malicious_nodes": 1}),
+    ("krum", {}),
+    ("bulyan", {}),
 ]
 
 
@@ -202,6 +204,64 @@ def test_strategies_aggregate(host_data, strategy, options):
     assert all(
         (server.tiers[0].statistics[n] >= 0).all() for n in server.tiers[0].statistics if "var" in n
     )
+
+
+def reply_of_few(count):
+    """Let only the first devices send a front-end back."""
+
+    def spoil(message, reply):
+        if message.metadata.dst_node_id >= node_of(count) and protocol.ARRAYS in reply.content:
+            return Message(Error(protocol.FAILED, "late"), reply_to=message)
+        return reply
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "needed"),
+    [
+        ("bulyan", {}, 3),
+        ("krum", {}, 1),
+        ("multikrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 2}, 5),
+        ("fedtrimmedavg", {"beta": 0.34}, 3),
+        ("fedmedian", {}, 1),
+    ],
+)
+@pytest.mark.parametrize("replies", [1, 2, 3, 4])
+def test_a_round_with_too_few_replies_has_no_participants_and_changes_nothing(
+    host_data, strategy, options, needed, replies
+):
+    server, records, _ = train(host_data, strategy, options, reply_of_few(replies), rounds=1)
+    parameters, statistics = make_spec().build().initial_weights()
+    used = replies >= needed
+    assert [record.participants for record in records] == [replies if used else 0]
+    assert [record.unused for record in records] == [0 if used else replies]
+    assert [record.rejected for record in records] == [0]
+    tier = server.tiers[0]
+    same = [torch.equal(tier.parameters[name], parameters[name]) for name in parameters]
+    same += [torch.equal(tier.statistics[name], statistics[name]) for name in statistics]
+    assert not any(same) if used else all(same)
+    assert tier.aggregated_rounds == int(used)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "needed"),
+    [
+        ("bulyan", {"num_malicious_nodes": 0}, 3),
+        ("bulyan", {"num_malicious_nodes": 2}, 11),
+        ("krum", {"num_malicious_nodes": 0}, 1),
+        ("krum", {"num_malicious_nodes": 2}, 7),
+        ("multikrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 2}, 5),
+        ("multikrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 8}, 9),
+        ("fedtrimmedavg", {"beta": 0.0}, 1),
+        ("fedtrimmedavg", {"beta": 0.2}, 5),
+        ("fedtrimmedavg", {"beta": 0.3}, 4),
+        ("fedmedian", {}, 1),
+        ("fedadam", {}, 1),
+    ],
+)
+def test_replies_that_a_strategy_needs(strategy, options, needed):
+    assert fewest_replies(STRATEGIES.create(strategy, options)) == needed
 
 
 def test_strategies_differ(host_data):

@@ -89,6 +89,8 @@ BAD = [
     ("adversaries.0.attack", "residual", ["adversaries.0.attack", "residual_decoder"]),
     ("adversaries.0.position", {"tap": "cable"}, ["adversaries.0.position.tap", "links"]),
     ("training.strategy", {"name": "fedtrimmedavg", "beta": 7.0}, ["fedtrimmedavg", "beta"]),
+    ("training.strategy", {"name": "krum", "num_malicious_nodes": 1}, ["cohort_size", "needs 5"]),
+    ("training.strategy", {"name": "fedtrimmedavg"}, ["training.cohort_size", "needs 5", "most 4"]),
     ("fleet.mix.0.weight", float("inf"), ["fleet.mix.0.weight", "finite"]),
     ("training.strategy", "fedavrg", ["training.strategy", "did you mean 'fedavg'"]),
     ("serving.cloud_device", "cloud", ["serving.cloud_device"]),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.compute import choose_device
+from server.strategies import fewest_replies
 from testbed.core.errors import UserError
 from testbed.core.layers import MIN_BATCH
 from testbed.core.progress import Progress
@@ -106,11 +107,18 @@ def check_components(scenario: Scenario, devices: int) -> None:
         choose_device(scenario.training.provider)
     strategy, availability = scenario.training.strategy, scenario.fleet.availability
     try:
-        STRATEGIES.create(strategy.name, strategy.options)
+        needed = fewest_replies(STRATEGIES.create(strategy.name, strategy.options))
     except (ValueError, TypeError) as error:
         raise UserError(
             f"training.strategy: '{strategy.name}' refuses its options ({error})"
         ) from None
+    cohort = scenario.training.cohort_size
+    if scenario.training.fleet_rounds and cohort < needed:
+        raise UserError(
+            f"training.cohort_size: '{strategy.name}' with these options needs {needed} updates in "
+            f"a round, and at most {cohort} devices take part; raise it, or change "
+            "training.strategy"
+        )
     try:
         AVAILABILITIES.create(availability.name, availability.options, fleet_size=devices)
     except (ValueError, TypeError) as error:

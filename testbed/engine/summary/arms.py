@@ -255,6 +255,7 @@ def _training(arm: TrainedArm, devices: Sequence[Record]) -> Training:
         offline=_sum(devices, "offline"),
         infeasible=_infeasible(devices, "training_feasible"),
         failed=sum(row["failed"] for row in arm.rounds),
+        unused=sum(row["unused"] for row in arm.rounds),
     )
 
 

@@ -5,9 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from server.strategies import fewest_replies
 from testbed.core.files import write_json
 from testbed.core.progress import Progress
 from testbed.core.project import VERSION
+from testbed.core.registries import STRATEGIES
 from testbed.data.federated import FederatedData
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.attacking.leakage import Release
@@ -38,7 +40,7 @@ from testbed.results.writing import (
     write_samples,
     write_table,
 )
-from testbed.scenario.schema import DataSection
+from testbed.scenario.schema import DataSection, Scenario
 
 
 class RunRecord:
@@ -137,7 +139,10 @@ class RunRecord:
             schema_version=SCHEMA_VERSION,
             status=status,
             testbed_version=VERSION,
-            warnings=list(self._inputs.data.warnings),
+            warnings=[
+                *self._inputs.data.warnings,
+                *(text for arm in finished for text in _unused_updates(arm, scenario)),
+            ],
             scenario=ScenarioFacts(
                 name=scenario.name, seed=scenario.seed, description=scenario.description
             ),
@@ -150,6 +155,21 @@ class RunRecord:
             comparisons=compare_arms(scenario, arms, attacks, self._inputs.data.pool.persons),
             self_checks=[*self._sanity, *(check for arm in finished for check in arm.checks)],
         )
+
+
+def _unused_updates(arm: FinishedArm, scenario: Scenario) -> list[str]:
+    """Return a warning where rounds had too few updates for the strategy."""
+    rounds = [row for row in arm.tables["rounds"] if row["protocol"] == "split_federated"]
+    affected = sum(1 for row in rounds if row["unused"])
+    if not affected:
+        return []
+    strategy = scenario.training.strategy
+    needed = fewest_replies(STRATEGIES.create(strategy.name, strategy.options))
+    return [
+        f"arm {arm.result.name}: in {affected} of {len(rounds)} rounds fewer than {needed} devices "
+        f"of a tier sent updates, as {strategy.name} needs; the front-end kept its weights, and "
+        f"{sum(row['unused'] for row in rounds)} updates were not used"
+    ]
 
 
 def _data_facts(data: FederatedData, section: DataSection) -> DataFacts:

@@ -142,6 +142,7 @@ def _round_row(run_context: RunContext, arm: TrainedArm, record: RoundRecord) ->
         "validation_accuracy": accuracy,
         "cohort": record.cohort,
         "participants": record.participants,
+        "unused": record.unused,
     }
     for name, value in totals.items():
         row[name] = value - (before["total_" + name] if before else 0)

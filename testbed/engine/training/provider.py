@@ -167,5 +167,6 @@ def _row(arm: str, record: EpochRecord) -> Record:
         "validation_accuracy": record.validation_accuracy,
         "cohort": 0,
         "participants": 0,
+        "unused": 0,
     }
     return row | {key: 0 for name in TOTALS for key in (name, f"total_{name}")}

@@ -44,10 +44,12 @@ def _section(title: str, arms: list[ArmResult], figures: tuple[Figure, ...]) -> 
 
 
 def _idle(figure: Figure, arms: list[ArmResult]) -> bool:
-    """Say whether a row adds nothing: radios that are never kept awake, an unpriced cloud."""
+    """Say whether a row adds nothing: radios never kept awake, an unpriced cloud, none unused."""
     values = [figure.of(arm) for arm in arms if arm.serving]
     if figure.key == "work_mj_per_request":
         return values == [ENERGY.of(arm) for arm in arms if arm.serving]
+    if figure.key == "unused":
+        return not any(figure.of(arm) for arm in arms)
     return figure.key == "busy" and not any(value is not None for value in values)
 
 

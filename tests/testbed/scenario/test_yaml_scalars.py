@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small import TINY
 
 from testbed.core.errors import UserError
 from testbed.scenario.loading import (
@@ -17,7 +18,6 @@ from testbed.scenario.loading import (
     validate_scenario,
 )
 from testbed.sweep.grid import expand_files
-from tests.small import TINY
 
 
 @pytest.mark.parametrize(
