@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from testbed.adversaries.effort import Effort
 from testbed.scenario.components import Component
 from testbed.scenario.threat_model import ThreatModel
 
@@ -167,3 +168,13 @@ class Attack:
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Run the whole attack; deterministic in (options, evidence, seed)."""
         raise NotImplementedError
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort] | None:
+        """Return the steps of ``mount`` for the dry run; None: unknown, which it then says.
+
+        Parameters
+        ----------
+        evidence : as for ``mount``, but with a few made-up intercepts and initial weights.
+        intercepts : how many there will be.
+        """
+        return None

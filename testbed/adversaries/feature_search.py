@@ -1,5 +1,6 @@
 """Search for images with given features, by projected Adam through known weights."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,9 +17,14 @@ from testbed.adversaries.base import (
     Report,
     WhiteBoxOracle,
 )
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
-from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.adversaries.residual_decoder import (
+    DecoderTraining,
+    ResidualDecoderOptions,
+    decoder_effort,
+)
 from testbed.scenario.threat_model import ThreatModel
 
 Reconstruct = Callable[[FloatArray], FloatArray]
@@ -167,6 +173,37 @@ class FeatureSearch(Attack):
 
     def tuned(self, search: "Search") -> Reconstruct:
         """Return the search, tuned on the attacker's validation images."""
+        raise NotImplementedError
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the steps of the start and of the search."""
+        oracle, options = granted_weights(evidence, self.name), self.options
+        few = replace(
+            evidence,
+            auxiliary=evidence.auxiliary.first(_CHUNK),
+            auxiliary_validation=evidence.auxiliary_validation.first(1),
+        )
+        released = ReleasedFeatures(few)
+        features = released.training(0)
+        normalise = ChannelNormaliser.fit(features)
+        distance = FeatureDistance(oracle, normalise, released.is_random)
+        images = few.auxiliary.images
+        found = [ReleasedFeatures(evidence).effort(1)]
+        if options.start == "decoder":
+            found += decoder_effort(options.decoder, evidence, intercepts)
+        tuning = min(options.tuning_images, len(evidence.auxiliary_validation.images))
+        steps = self.steps(math.ceil(tuning / len(images)), math.ceil(intercepts / len(images)))
+        descent = Descent(1, 0.1)
+        search = Effort(
+            steps,
+            f"step of a search of {len(images)} images",
+            lambda: descent.run(distance, images, features, 0.1, [1]),
+            of_arm=True,
+        )
+        return [*found, search]
+
+    def steps(self, tuning: int, intercepted: int) -> float:
+        """Return the expected steps for numbers of chunks of images."""
         raise NotImplementedError
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from testbed.adversaries.decoder_network import Capacity
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.shadow_front_end import (
     ClassDiscriminator,
     discrepancy,
@@ -145,3 +146,15 @@ class Fsha(TrainingAttack):
         labels=True, architecture=True, watches_training=True, steers_training=True
     )
     search_space: ClassVar = {"updates_per_step": (2, 8, 20), "strength": (1.0, 3.0)}
+
+    def training_effort(self, view: TrainingView, step: WatchedStep, steps: int) -> list[Effort]:
+        """Return the steps of the pilot, then those beside the fleet."""
+        options = self.options.model_copy(update={"pilot_steps": 1})
+        pilot = Hijacking(options, view, 0, self.name)
+        pilot.watch(step)
+        return [
+            Effort(
+                self.options.pilot_steps, f"pilot, {options!r}", pilot._train_pilot, of_arm=True
+            ),
+            Effort(steps, f"{options!r}", lambda: pilot.watch(step), of_arm=True),
+        ]

@@ -20,6 +20,7 @@ from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
+from testbed.adversaries.effort import Effort, products
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -57,6 +58,12 @@ PROJECTIONS = 256
 Predictions are linear in the images, so projections keep squared errors in expectation, at a tenth
 of the cost. The final fit uses all pixels.
 """
+
+
+_FACTOR_MACS = 1 / 3
+_EXPONENTIAL_MACS = 60
+"""Of a Cholesky factorisation, per cubed size; of an exponential and the copies of a kernel, in
+multiply-adds of a matrix product that take as long."""
 
 
 class Kernel:
@@ -145,6 +152,20 @@ class KernelRidge(Attack):
             return images
 
         return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the factorisations, solutions and kernels of every width and penalty."""
+        released = ReleasedFeatures(evidence)
+        draws = self.options.releases_per_image if released.is_random else 1
+        n = min(draws * len(released.auxiliary.images), self.options.max_samples)
+        d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
+        validation, fits = len(released.auxiliary_validation.images), 1
+        for choices in (self.options.widths, self.options.alphas):
+            fits *= len(choices)
+        factor, kernel = _FACTOR_MACS * n**3, n * (n + validation) * _EXPONENTIAL_MACS
+        each = factor + kernel + n * (n + validation) * PROJECTIONS
+        macs = fits * each + factor + n * n * k + (n + validation + intercepts) * n * (d + k)
+        return [released.effort(draws), products(macs, np.float32)]
 
     @staticmethod
     def _error(

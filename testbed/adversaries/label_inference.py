@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.adversaries.base import Attack, Evidence, Inferred, IntArray, Reconstruction, Report
+from testbed.adversaries.effort import Effort, eigenvectors, products
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -28,6 +29,8 @@ from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float64]
+_EXPECTED_ITERATIONS = 100  # of a classifier, in the dry run
+_OVERHEAD_MACS = 100  # of the losses of an iteration, per image and class
 _WITHIN_RIDGE = 0.1  # of the mean variance within classes, added to every direction
 
 
@@ -82,6 +85,16 @@ class LabelInference(Attack):
             np.ascontiguousarray(images.clip(0.0, 1.0), dtype=np.float32),
             inferred=Inferred(classes, pairs),
         )
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the principal components and the iterations of the classifiers."""
+        released = ReleasedFeatures(evidence)
+        n, d = len(released.auxiliary.images), evidence.intercepts.features[0].size
+        components = min(self.options.components, n)
+        fit = n * d * (n + 2 * components) + intercepts * components * (d + intercepts)
+        steps = len(self.options.penalties) * _EXPECTED_ITERATIONS
+        classify = 2 * steps * n * (components + _OVERHEAD_MACS) * evidence.num_classes
+        return [released.effort(1), eigenvectors(n), products(fit + classify)]
 
     def _classify(
         self,

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
-from testbed.adversaries.base import FloatArray
+from testbed.adversaries.base import Evidence, FloatArray
 from testbed.adversaries.decoder_network import ResidualBlock, convolution, update
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.feature_search import (
     FeatureDistance,
     FeatureSearch,
@@ -96,6 +97,24 @@ class LearnedPrior(FeatureSearch):
         )
         search.report(f"searching down to level {level} with a prior of weight {weight:g}")
         return lambda features: ends(features, weight, level)[level]
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the steps of the search, and those of the denoiser."""
+        options = self.options.model_copy(update={"training_steps": 1})
+        images = evidence.auxiliary.first(self.options.batch_size).images
+        shape = "x".join(str(side) for side in images.shape)
+        trained = Effort(
+            self.options.training_steps,
+            f"step of a denoiser of width {options.width} for {shape}",
+            lambda: Denoiser(images, options, seed=0),
+        )
+        return [*super().effort(evidence, intercepts), trained]
+
+    def steps(self, tuning: int, intercepted: int) -> float:
+        """Return the steps of tuning, and of a search down to the last level."""
+        options = self.options
+        each = options.levels * options.steps_per_level
+        return each * (len(options.prior_weights) * tuning + intercepted)
 
 
 class Denoiser:

@@ -14,6 +14,7 @@ from testbed.adversaries.base import (
     Reconstruction,
     Report,
 )
+from testbed.adversaries.effort import Effort
 from testbed.core.registries import ATTACKS
 from testbed.scenario.threat_model import ThreatModel
 
@@ -42,6 +43,10 @@ class MeanImage(Attack):
             repeated(mean_of(evidence.auxiliary), len(evidence.intercepts.features))
         )
 
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return nothing: means take no time."""
+        return []
+
 
 @ATTACKS.register("class_mean_image", "anchor: the mean auxiliary image of the answered class")
 class ClassMeanImage(Attack):
@@ -60,3 +65,7 @@ class ClassMeanImage(Attack):
                 of_class = LabelledImages(auxiliary.images[members], auxiliary.labels[members])
                 images[answers == label] = mean_of(of_class)
         return Reconstruction(images)
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return nothing: means take no time."""
+        return []

@@ -12,6 +12,7 @@ from testbed.adversaries.base import (
     LabelledImages,
     WhiteBoxOracle,
 )
+from testbed.adversaries.effort import Effort
 from testbed.core.errors import UserError
 
 VALIDATION_DRAW = 0
@@ -20,6 +21,7 @@ VALIDATION_DRAW = 0
 _VALIDATION_REPLAYS = 500_000  # first draw of its further releases, beyond training's draws
 _PROBES = 4
 _CHUNK = 256
+_TIMED = 16  # images of a query that the dry run times
 _VALIDATION_SHARE = 5
 _DISTINCT_RELEASES = 64  # most releases per image of an attacker that averages replays
 
@@ -53,6 +55,22 @@ class ReleasedFeatures:
         )
         self._replays = evidence.replays if self.is_random else 1
         self.auxiliary, self.auxiliary_validation = self._affordable(evidence)
+
+    def effort(self, trainings: float, varied: bool = False) -> Effort:
+        """Return the queries of a number of passes over the training images, and the validation.
+
+        Parameters
+        ----------
+        varied : whether every pass asks for new variations of the images.
+        """
+        oracle, few = self._oracle, self.auxiliary.images[:_TIMED]
+        if not self.is_random and not varied:
+            trainings = min(trainings, 1)
+        elif self._replays > 1:
+            trainings = min(trainings, max(1, _DISTINCT_RELEASES // self._replays))
+        images = trainings * len(self.auxiliary.images) + len(self.auxiliary_validation.images)
+        times = self._replays * images / len(few)
+        return Effort(times, "query", lambda: oracle.query(few, 0), of_arm=True)
 
     @property
     def may_vary(self) -> bool:

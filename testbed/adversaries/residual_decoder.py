@@ -8,6 +8,8 @@ error. The best epoch's weights attack the victims.
 
 import copy
 import math
+from dataclasses import replace
+from functools import cache
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from testbed.adversaries.base import (
     Report,
 )
 from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork, update
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
@@ -33,6 +36,9 @@ from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 FEW_IMAGES = 100
+EXPECTED_EPOCHS = 1.0
+"""Share of the largest number of epochs that the dry run expects until the plateau."""
+
 _DECAY = 0.4
 _CHUNK = 256
 
@@ -89,6 +95,65 @@ class ResidualDecoder(Attack):
         training = DecoderTraining(self.options, evidence, seed)
         training.run(report)
         return training.account(training.reconstruct(evidence.intercepts.features))
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the steps of the training."""
+        return decoder_effort(self.options, evidence, intercepts)
+
+
+def decoder_effort(
+    options: ResidualDecoderOptions, evidence: Evidence, decoded: int
+) -> list[Effort]:
+    """Return the steps of a decoder's training for ``EXPECTED_EPOCHS`` of its largest number.
+
+    Parameters
+    ----------
+    decoded : images that it decodes afterwards.
+    """
+    released = ReleasedFeatures(evidence)
+    images, size = len(released.auxiliary.images), options.batch_size
+    steps_per_pass = math.ceil(images / size)
+    epochs = max(1.0, EXPECTED_EPOCHS * options.max_epochs)
+    passes = epochs * math.ceil(options.min_epoch_steps / steps_per_pass)
+    validation = len(released.auxiliary_validation.images)
+    batch = min(size, images)
+
+    @cache
+    def training() -> DecoderTraining:
+        few = replace(
+            evidence,
+            auxiliary=evidence.auxiliary.first(batch),
+            auxiliary_validation=evidence.auxiliary_validation.first(1),
+            query_limit=None,
+            replays=1,
+        )
+        return DecoderTraining(options.model_copy(update={"augment": False}), few, seed=0)
+
+    @cache
+    def optimiser() -> torch.optim.Optimizer:
+        return training()._optimiser(options.learning_rate)
+
+    @cache
+    def pairs() -> tuple[Tensor, Tensor]:
+        return training()._pass(0)
+
+    def step() -> None:
+        inputs, targets = pairs()
+        update(optimiser(), nn.functional.mse_loss(training().network(inputs), targets))
+
+    shape = "x".join(str(side) for side in evidence.auxiliary.images.shape[1:])
+    kind = f"{options.capacity} decoder for {shape}, batch {batch}"
+    few_images = options.augment is None and images < FEW_IMAGES
+    varied = released.may_vary and (options.augment or few_images)
+    return [
+        released.effort(passes, varied),
+        Effort(passes * steps_per_pass, f"step of a {kind}", step),
+        Effort(
+            ((epochs + 1.0) * validation + decoded) / batch,
+            f"output of a {kind}",
+            lambda: training()._decode(pairs()[0]),
+        ),
+    ]
 
 
 class DecoderTraining:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
+from testbed.adversaries.effort import Effort, eigenvectors, products
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -82,6 +83,18 @@ class Ridge(Attack):
             return images
 
         return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the eigendecomposition and the products of ``RidgeRegression``."""
+        released = ReleasedFeatures(evidence)
+        draws = self.options.releases_per_image if released.is_random else 1
+        n = min(draws * len(released.auxiliary.images), self.options.max_samples)
+        d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
+        least, validation = min(n, d), len(released.auxiliary_validation.images)
+        fit = 2 * n * d * least + least * n * k
+        held_out = validation * least * (d + k * len(self.options.alphas))
+        macs = fit + held_out + intercepts * least * (d + k)
+        return [released.effort(draws), products(macs), eigenvectors(least)]
 
 
 def _flat(array: NDArray[np.float32]) -> Matrix:

@@ -31,9 +31,14 @@ from testbed.adversaries.base import (
     Report,
 )
 from testbed.adversaries.decoder_network import update
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
-from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
+from testbed.adversaries.residual_decoder import (
+    DecoderTraining,
+    ResidualDecoderOptions,
+    decoder_effort,
+)
 from testbed.adversaries.shadow_front_end import (
     ShadowFrontEnd,
     discrepancy,
@@ -109,6 +114,28 @@ class Substitute(Attack):
         training = DecoderTraining(self.options.decoder, on_substitute, seed)
         training.run(report)
         return training.account(training.reconstruct(features))
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort] | None:
+        """Return the steps of the alignment and of the decoder."""
+        if evidence.architecture is None:
+            return None
+        size = self.options.batch_size
+        features = evidence.intercepts.features
+        alignment = Alignment(
+            self.options.model_copy(update={"steps": 1}),
+            evidence.architecture,
+            evidence.auxiliary.first(size),
+            np.resize(features, (min(size, intercepts), *features.shape[1:])),
+            seed=0,
+        )
+        aligned = Effort(
+            self.options.steps,
+            f"step of an alignment, batch {size}, {intercepts < size}",
+            alignment.run,
+            of_arm=True,
+        )
+        on_substitute = replace(evidence, oracle=alignment, query_limit=None, replays=1)
+        return [aligned, *decoder_effort(self.options.decoder, on_substitute, intercepts)]
 
 
 class Alignment:

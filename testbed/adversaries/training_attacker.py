@@ -23,6 +23,7 @@ from testbed.adversaries.base import (
     Report,
 )
 from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork
+from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.shadow_front_end import ShadowFrontEnd
@@ -223,6 +224,17 @@ class TrainingAttack(Attack):
         UserError : the adversary was not at the cloud during the training.
         """
         return _decode_intercepts(evidence, self.name, self.options.capacity)
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return nothing: decoding is short, and the training is counted with the fleet's."""
+        return []
+
+    def training_effort(self, view: TrainingView, step: WatchedStep, steps: int) -> list[Effort]:
+        """Return what it computes in ``steps`` steps of the fleet like the given one."""
+        options = self.options.model_copy(update={"updates_per_step": 1})
+        attacker = self.attacker(options, view, 0, self.name)
+        updates = steps * self.options.updates_per_step
+        return [Effort(updates, f"{options!r}", lambda: attacker.watch(step), of_arm=True)]
 
 
 def _decode_intercepts(evidence: Evidence, attack: str, capacity: Capacity) -> Reconstruction:

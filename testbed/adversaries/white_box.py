@@ -89,6 +89,11 @@ class WhiteBox(FeatureSearch):
 
         return reconstruct
 
+    def steps(self, tuning: int, intercepted: int) -> float:
+        """Return the steps of tuning, and of a search to its end from every start."""
+        options = self.options
+        return options.steps * (len(options.tv_weights) * tuning + options.restarts * intercepted)
+
     def _further_starts(self, search: Search, count: int) -> list[FloatArray]:
         restarts = self.options.restarts
         auxiliary = search.evidence.auxiliary

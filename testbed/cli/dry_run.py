@@ -1,41 +1,24 @@
 """``--dry-run``: the resolved scenario, the sizes of its arms, and a time estimate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from testbed.cli.run_time import RunTimes
 from testbed.cli.tables import table
-from testbed.core.registries import ATTACKS
-from testbed.engine.hosts.backend import default_hosts
+from testbed.core.process import tune_malloc
 from testbed.engine.network.costs import device_costs
 from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
-from testbed.engine.summary.host_facts import reference_rate
-from testbed.engine.training.attackers import attacks_arm
 from testbed.scenario.loading import dump_scenario
 from testbed.scenario.schema import Scenario
 
-START_S = 8.0  # libraries, hosts and report, measured on two cores
-ATTACK_GMAC_PER_IMAGE = 0.05  # forward and backward of the default decoder, per image and epoch
-ATTACK_EPOCHS = 40
-FEWEST_PER_EPOCH = 320  # an epoch repeats few images several times
-OVERHEAD = 1.3  # training time over its arithmetic, measured on two cores
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Expected seconds of the phases of one arm on this machine."""
-
-    train_s: float
-    serve_s: float
-    attack_s: float
+FACTOR = "measured: 0.9 to 1.3 times this"
+"""Range over the runs of the table in docs/speed.md."""
 
 
 def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
@@ -46,6 +29,7 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     UserError : the run could not start.
     """
     console = console or Console()
+    tune_malloc()  # as in a run, because steps of the run are timed
     inputs = read_run_inputs(scenario)
     models = [arm_models(inputs, arm) for arm in scenario.arms]
     console.print(Syntax(dump_scenario(scenario), "yaml", background_color="default"))
@@ -58,7 +42,8 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     for text in optimiser_notes(scenario, models):
         console.print(f"note: {text}", style="yellow", markup=False, highlight=False)
-    console.print(_time(scenario, inputs, models))
+    for made in _time(inputs, models):
+        console.print(made)
     console.print("dry run: nothing was written", style="dim")
 
 
@@ -146,78 +131,33 @@ def optimiser_notes(scenario: Scenario, models: Sequence[ArmModels]) -> list[str
     return notes
 
 
-def estimate(inputs: RunInputs, models: ArmModels, gmac_per_s: float) -> Estimate:
-    """Estimate one arm's wall time from a measured rate of this machine, in one thread.
-
-    A training step costs three forward passes; ``OVERHEAD`` covers the rest.
-    """
-    scenario = inputs.scenario
-    cores = min(scenario.engine.hosts or default_hosts(), default_hosts())
-    if scenario.engine.backend == "inline":
-        cores = 1
-    training = scenario.training
-    per_round = training.cohort_size * training.local_steps * training.batch_size
-    images: float = training.fleet_rounds * per_round
-    if training.protocol == "provider":
-        section = training.provider
-        held = section.share_of_training * len(inputs.data.parts.training)
-        epoch = held + len(inputs.data.parts.validation) / 3.0
-        images += section.epochs * epoch * len(models.used())
-    both = (models.main.edge_stats.macs + models.main.cloud_stats.macs) / 1e9
-    parallel = min(cores, scenario.engine.cloud_threads)
-    train_s = 3.0 * OVERHEAD * images * both / gmac_per_s / parallel
-    pixels = torch.tensor(inputs.data.pool.images.shape[2:]).prod().item() / 32**2
-    train_s += OVERHEAD * _training_attacks_gmac(scenario, models, pixels) / gmac_per_s
-    parts = inputs.data.parts
-    serve_s = len(parts.victims) * (both / gmac_per_s + 0.004)
-    trained_images = sum(
-        max(adversary.knowledge.auxiliary_share * len(parts.auxiliary), FEWEST_PER_EPOCH)
-        for adversary in scenario.adversaries
-        if not adversary.threat.watches_training
-    )
-    attack_s = ATTACK_EPOCHS * trained_images * ATTACK_GMAC_PER_IMAGE * pixels / gmac_per_s / cores
-    return Estimate(train_s, serve_s, attack_s)
-
-
-def _training_attacks_gmac(scenario: Scenario, models: ArmModels, pixels: float) -> float:
-    """Return the work of the attacks that learn while the fleet trains, in one thread.
-
-    A simulator trains a front-end, the cloud's task and a decoder at every step. A malicious cloud
-    trains its pilot once and then only computes the pilot's features.
-    """
-    arm = next(item for item in scenario.arms if item.name == models.arm)
-    edge, cloud = models.main.edge_stats.macs / 1e9, models.main.cloud_stats.macs / 1e9
-    decoder = ATTACK_GMAC_PER_IMAGE * pixels
-    steps = scenario.training.fleet_rounds * scenario.training.local_steps
-    total = 0.0
-    for adversary in scenario.adversaries:
-        if not adversary.threat.watches_training or not attacks_arm(adversary, arm):
-            continue
-        options: Any = ATTACKS.options(adversary.attack.name, adversary.attack.options)
-        watched = steps * options.updates_per_step * options.batch_size * len(models.used())
-        if adversary.threat.steers_training:
-            pilot = options.pilot_steps * options.batch_size * len(models.used())
-            total += pilot * (3.0 * edge + decoder) + watched * edge
-        else:
-            total += watched * (3.0 * (edge + cloud) + decoder)
-    return total
-
-
-def _time(scenario: Scenario, inputs: RunInputs, models: list[ArmModels]) -> Table:
-    rate = reference_rate(models[0].main).gmac_per_s
-    made = table(
-        f"estimated time on this machine ({rate:.0f} GMAC/s in one thread; within a factor of two)",
+def _time(inputs: RunInputs, models: list[ArmModels]) -> list[Table]:
+    """Return the expected times of the phases, and of each adversary's attack on all arms."""
+    run = RunTimes(inputs)
+    arms = {item.arm: run.arm(item) for item in models}
+    phases = table(
+        f"estimated time on this machine without other load, {run.cores} in parallel ({FACTOR})",
         *("arm", "train s", "serve s", "attack s"),
     )
-    total = START_S
-    for item in models:
-        guess = estimate(inputs, item, rate)
-        total += guess.train_s + guess.serve_s + guess.attack_s
-        made.add_row(
-            item.arm,
-            f"{guess.train_s:.0f}",
-            f"{guess.serve_s:.0f}",
-            f"{guess.attack_s:.0f}",
+    total = 0.0
+    for name, times in arms.items():
+        parts = [part.wall(run.cores) for part in (times.train, times.serve, times.attack)]
+        total += sum(parts)
+        phases.add_row(name, *(f"{part:.0f}" for part in parts))
+    phases.add_row("start, checks and report", f"{run.around_s():.0f}", "", "")
+    phases.add_row("all", f"{total + run.around_s():.0f}", "", "")
+    attacks = table(
+        "of this, the attacks of each adversary on what it read",
+        "adversary",
+        "<attack",
+        "all arms s",
+    )
+    for adversary in inputs.scenario.adversaries:
+        seconds = sum(times.by_adversary.get(adversary.name, 0.0) for times in arms.values())
+        unknown = any(adversary.attack.name in times.unknown for times in arms.values())
+        attacks.add_row(
+            adversary.name,
+            adversary.attack.name,
+            "unknown, not counted" if unknown else f"{seconds / run.cores:.1f}",
         )
-    made.add_row("with start and report", f"{total:.0f}", "", "")
-    return made
+    return [phases, attacks] if inputs.scenario.adversaries else [phases]

@@ -9,20 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
 
 from clients.front_ends.cnn import CnnFrontEnd
-from testbed.cli.dry_run import estimate
 from testbed.core.process import no_compiler_cache
-from testbed.engine.setting.models import arm_models
-from testbed.engine.setting.run_context import read_run_inputs
 from testbed.fleet.catalogue import CATALOGUE_PATH
 from testbed.run import main
-from testbed.scenario.loading import validate_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE_YAML = """
@@ -291,30 +286,6 @@ def test_a_front_end_that_cannot_be_counted_is_refused(
     for options in ([], ["--dry-run"]):
         assert main([str(write_scenario(tiny)), "--out", str(tmp_path / "out"), *options]) == 2
         assert_one_sentence(capsys, ["arms.undefended", "'cnn'", "aten.linalg_inv_ex"])
-
-
-def test_training_attacks_are_in_the_time_estimate():
-    tree = yaml.safe_load((ROOT / "scenarios" / "training_attacks.yaml").read_text())
-    sdar, fsha, ridge = tree["adversaries"]
-
-    def training_s(adversaries, rounds=50, arms=tree["arms"]):
-        given = tree | {"adversaries": adversaries, "arms": arms}
-        given["training"] = tree["training"] | {"rounds": rounds}
-        inputs = read_run_inputs(validate_scenario(given, "made"))
-        guesses = [estimate(inputs, arm_models(inputs, arm), 10.0) for arm in inputs.scenario.arms]
-        decoders = {guess.attack_s > 0.0 for guess in guesses}
-        assert decoders == {ridge in adversaries}
-        return np.array([guess.train_s for guess in guesses])
-
-    honest = tree["arms"][:1]
-    (added,) = training_s([sdar], arms=honest) - training_s([], arms=honest)
-    (twice,) = training_s([sdar], 100, honest) - training_s([], 100, honest)
-    assert added > 0.0
-    assert twice == pytest.approx(2.0 * added)
-    # The malicious cloud works on the arm that it hijacks alone.
-    simulated, hijacked = training_s([sdar, fsha, ridge])
-    assert simulated == pytest.approx(training_s([sdar], arms=honest)[0])
-    assert hijacked > simulated
 
 
 def test_listing_names_every_kind(capsys):
