@@ -213,6 +213,24 @@ def test_activations_by_hand(name: str, elements: int) -> None:
     assert layer_stats(module, shape).activation_elements == elements
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.ELU(), nn.GELU(), nn.Hardswish(), nn.LogSigmoid(), nn.Mish(), nn.PReLU(), nn.SELU()),
+        *(nn.SiLU(), nn.Softplus(), nn.Tanh(), nn.GLU(1), nn.Softmax(1), nn.LogSoftmax(1)),
+        *(nn.AvgPool2d(2), nn.MaxPool2d(2), nn.LPPool2d(2, 2), nn.AdaptiveMaxPool2d(2)),
+        *(nn.GroupNorm(2, 8), nn.InstanceNorm2d(8), nn.LayerNorm([8, 8, 8]), nn.RMSNorm(8)),
+        *(nn.LocalResponseNorm(2), nn.PixelShuffle(2), nn.ChannelShuffle(2), nn.ZeroPad2d(1)),
+        *(nn.Upsample(scale_factor=2, mode=mode) for mode in ("nearest", "bilinear", "bicubic")),
+    ],
+    ids=repr,
+)
+def test_layers_without_products_move_activations_only(layer: nn.Module) -> None:
+    stats = layer_stats(layer, (8, 8, 8))
+    assert stats.macs == 0
+    assert stats.activation_elements >= 512  # the input at least
+
+
 def test_normalisation_by_the_inputs_own_statistics_is_not_folded() -> None:
     folded = layer_stats(nn.BatchNorm2d(4), (4, 8, 8))
     own = layer_stats(nn.BatchNorm2d(4, track_running_stats=False), (4, 8, 8))
