@@ -117,17 +117,20 @@ def optimiser_notes(scenario: Scenario, models: Sequence[ArmModels]) -> list[str
             f"{key}.momentum: no effect with local_steps: 1, because the momentum of 'sgd' starts "
             "at zero every round"
         )
+    sent = []
     for arm in models:
         edge = arm.main.edge
         moments = sum(value.nbytes for value in edge.initial_moments().values())
         weights = sum(value.nbytes for value in edge.own_parameters().values())
         if moments:
-            whose = "the weights" if method == "adam" else "the defence's adversary"
-            notes.append(
-                f"{key}: the moments of Adam travel with {whose}: arm {arm.arm} sends "
-                f"{(weights + moments) / 1000:,.0f} kB of weights and moments each way in a round, "
-                f"instead of {weights / 1000:,.0f} kB"
-            )
+            total_kb, plain_kb = (weights + moments) / 1000.0, weights / 1000.0
+            sent.append(f"{arm.arm} {total_kb:,.0f} kB instead of {plain_kb:,.0f} kB")
+    if sent:
+        whose = "the weights" if method == "adam" else "the weights of a defence's adversary"
+        notes.append(
+            f"{key}: the moments of Adam travel with {whose}; sent each way in a round: "
+            + ", ".join(sent)
+        )
     return notes
 
 

@@ -78,13 +78,13 @@ def test_the_bytes_of_moments_are_charged_both_ways(tiny, tmp_path, defence):
             {"method": "adam"},
             "none",
             1,
-            ["the moments of Adam travel with the weights: arm sift sends 16 kB"],
+            ["the weights; sent each way in a round: sift 16 kB instead of 5 kB"],
         ),
         (
             {"method": "sgd"},
             "adversarial_decoder",
             2,
-            ["the moments of Adam travel with the defence's adversary: arm sift sends"],
+            ["the weights of a defence's adversary; sent each way in a round: sift"],
         ),
     ],
 )
