@@ -13,6 +13,7 @@ from testbed.data.images import ImagePool, IntArray, KeyArray, content_key, keep
 from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
 from testbed.data.tables import EncodedTable, Tables
 
+IMAGE_BYTES = "images are read from JPEG or PNG bytes, or {bytes, path}, not from paths or pixels"
 DARK = 32
 """If no value of any image reaches this, the images hardly use the range of 8 bits."""
 
@@ -74,14 +75,16 @@ def pool_from_tables(
         for batch in table.batches(columns.names()):
             for row, content in enumerate(_encoded_bytes(batch, columns.image), len(keys)):
                 if content is None:
-                    raise UserError(f"{table.where}, row {row - rows_before}: no image bytes")
+                    raise UserError(
+                        f"{table.where}, row {row - rows_before}: no image bytes in column "
+                        f"'{columns.image}' (the cell is empty, or has only a path, which is not "
+                        "read); write the images' bytes into the file, or leave the row out"
+                    )
                 keys.append(content_key(content))
             labels[-1].extend(cells_of(batch, columns.label))
             if columns.person is not None:
                 persons[-1].extend(cells_of(batch, columns.person))
         rows_of_table.append(len(keys) - rows_before)
-    if not keys:
-        raise UserError(f"data.name={name}: no rows in {source}")
     classes = number_labels(tables, columns.label, labels)
     official = np.repeat([table.official_test for table in tables], rows_of_table)
     warnings += _check_classes(tables, columns.label, classes.codes, official)
@@ -94,7 +97,8 @@ def pool_from_tables(
         if len(nameless):
             table, row = _place(nameless[0], tables, rows_of_table)
             raise UserError(
-                f"{table.where}, row {row}: column '{columns.person}' names no person (-1 or empty)"
+                f"{table.where}, row {row}: column '{columns.person}' names no person (-1 or "
+                "empty); name one in every row, or set data.options.person_column to false"
             )
         person_codes = identities.codes
     ties = [codes for codes in (person_codes, classes.codes, official) if codes is not None]
@@ -128,11 +132,14 @@ def _check_columns(table: EncodedTable, columns: Columns) -> None:
     for column in columns.names():
         if column not in table.schema.names:
             raise UserError(
-                f"{table.where}: no column '{column}'; it has {', '.join(table.schema.names)}"
+                f"{table.where}: no column '{column}'; it has "
+                f"{', '.join(table.schema.names) or 'no columns'}"
             )
     kind = table.schema.field(columns.image).type
     if not is_image_type(kind):
-        raise UserError(f"{table.where}: column '{columns.image}' holds {kind}, not images")
+        raise UserError(
+            f"{table.where}: column '{columns.image}' holds {kind}, not images; {IMAGE_BYTES}"
+        )
     for column in filter(None, (columns.label, columns.person)):
         check_labels(table, column)
 
@@ -176,8 +183,10 @@ def _place(
 def is_image_type(kind: pa.DataType) -> bool:
     """Whether a column can hold encoded images: bytes, or the hub's {bytes, path}."""
     if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        field = kind.get_field_index("bytes")
+        return field >= 0 and is_image_type(kind.field(field).type)
+    bytes_types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_bytes(kind) for is_bytes in bytes_types)
 
 
 def _encoded_bytes(batch: pa.RecordBatch, column: str) -> list[bytes | None]:

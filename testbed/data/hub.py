@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from testbed.core.errors import UserError
 from testbed.data.layout import DEFAULT_CHOICE, SplitChoice, choose_splits
-from testbed.data.tables import BATCH_ROWS, EncodedTable, Tables
+from testbed.data.tables import BATCH_ROWS, EncodedTable, Tables, filled_tables
 
 TIMEOUT_S = 10
 
@@ -25,7 +25,7 @@ def hub_tables(repository: str, advice: str, choice: SplitChoice = DEFAULT_CHOIC
     Raises
     ------
     UserError : the hub cannot be reached in ``TIMEOUT_S`` seconds, or has no such dataset; no such
-        split.
+        split, or one without rows.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(TIMEOUT_S))
@@ -54,7 +54,7 @@ def hub_tables(repository: str, advice: str, choice: SplitChoice = DEFAULT_CHOIC
         _hub_table(f"{repository} ({split})", data, is_test)
         for (split, data), is_test in sorted(chosen, key=lambda item: item[0][0])
     ]
-    return Tables(tables, notes)
+    return filled_tables(tables, notes)
 
 
 def _probe(repository: str) -> None:
@@ -77,6 +77,7 @@ def _hub_table(where: str, data: Any, official_test: bool) -> EncodedTable:
     return EncodedTable(
         where=where,
         official_test=official_test,
+        rows=len(data),
         schema=data.features.arrow_schema,
         features=data.features.to_dict(),
         batches=batches,

@@ -88,7 +88,9 @@ def splits_of(folder: Path, subset: str | None = None) -> dict[str, list[Path]]:
         name that may be that of a test set.
     """
     names = {path: path.relative_to(folder) for path in parquet_files(folder)}
-    declared = _declared(folder, list(names), subset)
+    readme = folder / "README.md"
+    patterns = _declared(readme, subset)
+    declared = _matching(readme, patterns, list(names))
     if declared:
         return _checked({path: declared.get(path, []) for path in names}, folder)
     if subset is not None:
@@ -99,6 +101,12 @@ def splits_of(folder: Path, subset: str | None = None) -> dict[str, list[Path]]:
         places = {path: list(rule(name)) for path, name in names.items()}
         if any(places.values()):
             return _checked(places, folder)
+    missing = [name for _, name in patterns if PurePath(name).suffix in ("", ".parquet")]
+    if missing:
+        raise UserError(
+            f"{readme}: its configs name {', '.join(missing[:FEW_FILES])}, which is no parquet "
+            f"file here, and other names say no split; get these files, or change README.md"
+        )
     _refuse_hidden_tests(list(names.values()), folder)
     return {"train": list(names)}
 
@@ -225,29 +233,38 @@ def _refuse_hidden_tests(names: Sequence[PurePath], folder: Path) -> None:
         )
 
 
-def _declared(
-    folder: Path, files: Sequence[Path], subset: str | None
-) -> dict[Path, list[tuple[str, PurePath]]]:
-    """Return the files whose splits README.md declares, as the rules do; {} if there are none."""
-    readme = folder / "README.md"
+def _declared(readme: Path, subset: str | None) -> list[tuple[str, str]]:
+    """Return the splits that README.md declares, each with a pattern of its files."""
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---", text, re.DOTALL)
     if front is None or "configs:" not in front[1]:
-        return {}
+        return []
     card = parse_yaml(front[1], str(readme), as_text=True)
     configs = card.get("configs") if isinstance(card, dict) else None
     found = [item for item in configs or [] if isinstance(item, dict) and "data_files" in item]
     chosen = _chosen_config(found, subset, readme)
     if chosen is None:
-        return {}
-    declared: dict[Path, list[tuple[str, PurePath]]] = {}
+        return []
     try:
-        for split, patterns in _patterns(chosen["data_files"]):
-            for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-                if path in files:
-                    declared.setdefault(path, []).append((_alias(split), PurePath()))
-    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
-        raise UserError(f"{readme}: configs.data_files cannot be read ({error})") from None
+        return list(_patterns(chosen["data_files"]))
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{readme}: configs.data_files cannot be read ({error}); write a list of split and path"
+        ) from None
+
+
+def _matching(
+    readme: Path, patterns: Sequence[tuple[str, str]], files: Sequence[Path]
+) -> dict[Path, list[tuple[str, PurePath]]]:
+    """Return the files whose splits README.md declares, as the rules do; {} if there are none."""
+    declared: dict[Path, list[tuple[str, PurePath]]] = {}
+    for split, pattern in patterns:
+        try:
+            found = set(readme.parent.glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"{readme}: configs.data_files cannot be read ({error})") from None
+        for path in found.intersection(files):
+            declared.setdefault(path, []).append((_alias(split), PurePath()))
     return declared
 
 
@@ -272,11 +289,16 @@ def _chosen_config(
     return next(iter(defaults), None)
 
 
-def _patterns(data_files: Any) -> Iterator[tuple[str, list[str]]]:
-    """Yield each split and its patterns, from the forms that Hugging Face allows."""
-    if isinstance(data_files, list) and data_files and isinstance(data_files[0], dict):
-        data_files = {str(item["split"]): item["path"] for item in data_files}
-    if not isinstance(data_files, dict):
-        data_files = {"train": data_files}
-    for split, paths in data_files.items():
-        yield split, [str(path) for path in (paths if isinstance(paths, list) else [paths])]
+def _patterns(data_files: Any) -> Iterator[tuple[str, str]]:
+    """Yield each split with each of its patterns, from the forms that Hugging Face allows."""
+    if isinstance(data_files, dict):
+        splits = list(data_files.items())
+    elif isinstance(data_files, list) and any(isinstance(item, dict) for item in data_files):
+        splits = [(item["split"], item["path"]) for item in data_files]
+    else:
+        splits = [("train", data_files)]
+    for split, paths in splits:
+        for path in paths if isinstance(paths, list) else [paths]:
+            if not (isinstance(split, str) and isinstance(path, str)):
+                raise TypeError(f"split {split!r:.40} and path {path!r:.40} are not text")
+            yield split, path

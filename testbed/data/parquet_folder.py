@@ -3,15 +3,16 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import Field, field_validator
 
 from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.core.registry import Options
 from testbed.data.decoding import Mode
-from testbed.data.encoded import Columns, is_image_type, pool_from_tables
+from testbed.data.encoded import IMAGE_BYTES, Columns, is_image_type, pool_from_tables
 from testbed.data.hub import hub_tables
 from testbed.data.images import ImagePool
 from testbed.data.layout import SplitChoice, parquet_files
@@ -20,7 +21,10 @@ from testbed.data.tables import DATA_DIR_VARIABLE, EncodedTable, folder_tables
 HUB_NAME_PATTERN = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("labels", "class", "fine_label", "target", "category")  # "label" wins over these
-PERSON_COLUMNS = ("person", "person_id", "identity", "subject", "subject_id", "writer_id")
+PERSON_WORDS = "person|people|identity|subject|writer|patient|participant|user|client|celeb(rity)?"
+PERSON_COLUMNS = re.compile(rf"({PERSON_WORDS}|speaker|volunteer)[-_ .]?(id|ids|name|no|number)?")
+
+ColumnName = Annotated[str, Field(min_length=1)]
 
 
 class ParquetFolderOptions(Options):
@@ -37,13 +41,22 @@ class ParquetFolderOptions(Options):
     (over white); null reads grey and RGB, which must not be mixed.
     """
 
-    image_column: str | None = None
-    label_column: str | None = None
-    person_column: str | Literal[False] | None = None
+    image_column: ColumnName | None = None
+    label_column: ColumnName | None = None
+    person_column: ColumnName | Literal[False] | None = None
     mode: Mode | None = None
     training_split: str = "train"
     test_split: str | None = "test"
     subset: str | None = None
+
+    @field_validator("person_column", mode="before")
+    @classmethod
+    def _no_number(cls, given: Any) -> Any:
+        if given is None or given is False or isinstance(given, str):
+            return given
+        raise ValueError(
+            f"give the name of a column, false (no split by person) or null, got {given!r:.80}"
+        )
 
 
 @DATASETS.register(
@@ -72,11 +85,13 @@ def load_parquet_folder(
     choice = SplitChoice(options.training_split, options.test_split, options.subset)
     if folder is not None:
         dataset = folder_tables(folder, choice)
+    elif any(place.is_file() for place in places):
+        raise UserError(f"data.path: {path} is a file; give the folder that holds the data set")
     elif re.fullmatch(HUB_NAME_PATTERN, path):
         advice = f"no folder of that name with parquet files ({places[0]})"
         dataset = hub_tables(path, advice, choice)
     else:
-        looked = " or ".join(str(place) for place in places)
+        looked = " or ".join(dict.fromkeys(str(place) for place in places))
         raise UserError(f"data.path: no parquet files in {looked}")
     return pool_from_tables(
         "parquet_folder",
@@ -86,7 +101,7 @@ def load_parquet_folder(
         image_size_px=image_size_px,
         max_images=max_images,
         mode=options.mode,
-        warnings=_undecided_persons(dataset.items[0], options),
+        warnings=_undecided_persons(dataset.items, options),
     )
 
 
@@ -99,10 +114,13 @@ def _columns(tables: list[EncodedTable], options: ParquetFolderOptions) -> Colum
     def declared(kind: str) -> list[str]:
         return [name for name in names if any(t.feature(name).get("_type") == kind for t in tables)]
 
+    if not images and options.image_column is None:
+        held = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "no columns"
+        raise UserError(f"{tables[0].where}: no column holds images, only {held}; {IMAGE_BYTES}")
     image = options.image_column or _only(
         tables[0],
         "image_column",
-        [name for name in images if name.lower() in IMAGE_COLUMNS],
+        [name for name in images if _plain(name) in IMAGE_COLUMNS],
         [name for name in images if name in declared("Image")],
         [name for name in images if pa.types.is_struct(kinds[name])],
         images,
@@ -110,16 +128,23 @@ def _columns(tables: list[EncodedTable], options: ParquetFolderOptions) -> Colum
     label = options.label_column or _only(
         tables[0],
         "label_column",
-        [name for name in names if name.lower() == "label"],
-        [name for name in names if name.lower() in LABEL_COLUMNS],
+        [name for name in names if _plain(name) == "label"],
+        [name for name in names if _plain(name) in LABEL_COLUMNS],
         declared("ClassLabel"),
     )
     return Columns(image, label, options.person_column or None)
 
 
-def _undecided_persons(table: EncodedTable, options: ParquetFolderOptions) -> tuple[str, ...]:
+def _plain(name: str) -> str:
+    return name.strip().lower()
+
+
+def _undecided_persons(
+    tables: list[EncodedTable], options: ParquetFolderOptions
+) -> tuple[str, ...]:
     """Warn if a column may name persons and the scenario does not say what to do with it."""
-    usual = [name for name in table.schema.names if name.lower() in PERSON_COLUMNS]
+    names = dict.fromkeys(name for table in tables for name in table.schema.names)
+    usual = [name for name in names if PERSON_COLUMNS.fullmatch(_plain(name))]
     if options.person_column is not None or not usual:
         return ()
     return (

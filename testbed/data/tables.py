@@ -33,6 +33,7 @@ class EncodedTable:
     ----------
     where : file or hub split, for messages.
     official_test : whether it is the dataset's test set.
+    rows : their number.
     schema : its Arrow columns.
     features : the Hugging Face metadata of each column (may be empty).
     batches : iterates over the rows of the named columns, in order.
@@ -40,6 +41,7 @@ class EncodedTable:
 
     where: str
     official_test: bool
+    rows: int
     schema: pa.Schema
     features: dict[str, Any]
     batches: Callable[[list[str]], Iterator[pa.RecordBatch]]
@@ -56,6 +58,30 @@ class Tables:
 
     items: list[EncodedTable]
     notes: tuple[str, ...]
+
+
+def filled_tables(tables: list[EncodedTable], notes: tuple[str, ...]) -> Tables:
+    """Leave out tables without rows, with a note of their number.
+
+    Raises
+    ------
+    UserError : all training tables, or all of the official test set, have no rows.
+    """
+    for official, what in ((False, "training files"), (True, "official test set")):
+        of_split = [table for table in tables if table.official_test == official]
+        if of_split and not any(table.rows for table in of_split):
+            raise UserError(
+                f"{', '.join(table.where for table in of_split)}: no rows in the {what}; choose "
+                f"another split in data.options.{'test' if official else 'training'}_split"
+                + (", or null" if official else "")
+            )
+    filled = [table for table in tables if table.rows]
+    empty = len(tables) - len(filled)
+    if empty:
+        notes += (
+            f"{empty} of these {len(tables)} files {'has' if empty == 1 else 'have'} no rows",
+        )
+    return Tables(filled, notes)
 
 
 def find_folder(name: str, path: str | None) -> Path | None:
@@ -104,7 +130,7 @@ def folder_tables(folder: Path, choice: SplitChoice = DEFAULT_CHOICE) -> Tables:
     Raises
     ------
     UserError : ``testbed.data.layout`` cannot tell the splits, a file is not parquet (raised now),
-        or corrupt (raised while reading).
+        or corrupt (raised while reading), and as ``filled_tables``.
     """
     chosen, notes = choose_splits(
         splits_of(folder, choice.subset),
@@ -112,14 +138,14 @@ def folder_tables(folder: Path, choice: SplitChoice = DEFAULT_CHOICE) -> Tables:
         str(folder),
         lambda path: path.relative_to(folder).as_posix(),
     )
-    return Tables([_parquet_table(path, is_test) for path, is_test in sorted(chosen)], notes)
+    return filled_tables([_parquet_table(path, test) for path, test in sorted(chosen)], notes)
 
 
 def _parquet_table(path: Path, official_test: bool) -> EncodedTable:
     try:
         # An open file, since pyarrow takes a relative path with a colon for a URI.
-        with path.open("rb") as file:
-            schema = pq.read_schema(file)
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = dict(metadata.get("info", {}).get("features", {}))
         twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
@@ -138,6 +164,7 @@ def _parquet_table(path: Path, official_test: bool) -> EncodedTable:
     return EncodedTable(
         where=str(path),
         official_test=official_test,
+        rows=rows,
         schema=schema,
         features=features,
         batches=batches,

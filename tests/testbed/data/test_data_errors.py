@@ -58,6 +58,59 @@ def test_missing_folder(tmp_path):
     assert "digits" in text
 
 
+def test_a_file_is_no_folder(folder, monkeypatch):
+    assert "train.parquet is a file; give the folder" in message(section(folder / "train.parquet"))
+    monkeypatch.chdir(folder.parent)  # a relative path looks like a name on the hub
+    assert "is a file; give the folder" in message(section(f"{folder.name}/train.parquet"))
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_a_split_without_rows_is_refused(folder, empty):
+    table = pq.read_table(folder / "train.parquet")
+    pq.write_table(table, folder / "test.parquet")
+    pq.write_table(table.slice(0, 0), folder / f"{empty}.parquet")
+    text = message(section(folder))
+    assert f"{empty}.parquet: no rows in the " in text
+    assert f"data.options.{'test' if empty == 'test' else 'training'}_split" in text
+
+
+@pytest.mark.parametrize("columns", [{}, {"image": pa.array([]), "label": pa.array([])}])
+def test_a_file_without_rows_among_others_is_left_out(folder, columns):
+    pq.write_table(pa.table(columns), folder / "train-0.parquet")  # sorted before train.parquet
+    pool = load_pool(section(folder))
+    assert len(pool) == 60
+    assert "1 of these 2 files has no rows" in pool.notes
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["a/b.png"] * 60,
+        [[1, 2]] * 60,
+        [{"bytes": "text", "path": None}] * 60,
+        [[{"bytes": b"", "path": None}]] * 60,
+    ],
+)
+def test_columns_without_encoded_images_say_what_is_read(folder, cells):
+    spoil(folder, image=pa.array(cells))
+    for options in ({}, {"image_column": "image"}):
+        assert "JPEG or PNG bytes, or {bytes, path}" in message(section(folder, options=options))
+
+
+def test_binary_views_are_read(folder):
+    contents = pq.read_table(folder / "train.parquet").column("image").combine_chunks()
+    views = contents.field("bytes").cast(pa.binary_view())
+    pool = load_pool(section(folder))
+    spoil(folder, image=views)
+    assert np.array_equal(load_pool(section(folder)).images, pool.images)
+
+
+@pytest.mark.parametrize("given", [0, 1, True, 2.5])
+def test_a_person_column_is_a_name_or_false(folder, given):
+    with pytest.raises(ValueError, match=r"name of a column, false \(no split by person\) or null"):
+        section(folder, options={"person_column": given})
+
+
 def test_path_is_required_for_a_parquet_folder():
     assert message(DataSection(name="parquet_folder")).startswith("data.path: required")
 

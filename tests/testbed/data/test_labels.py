@@ -240,6 +240,13 @@ def test_the_split_is_by_person_only_if_the_scenario_says_so(save):
         assert load(folder, person_column=name).persons is not None
 
 
+@pytest.mark.parametrize("name", ["patient_id", "Participant", "user-name", "people", "celeb_id"])
+def test_other_names_of_persons_are_asked_about(save, name):
+    (warning,) = load(save("train.parquet", label=TURNS, **{name: TURNS})).warnings
+    assert f"column '{name}' may name persons" in warning
+    assert load(save("train.parquet", label=TURNS, username_hash=TURNS)).warnings == ()
+
+
 def test_a_split_by_person_is_stated_and_named_as_the_cause_of_lost_classes(save):
     persons = [row % 30 for row in range(ROWS)]
     folder = save("train.parquet", label=[person // 2 for person in persons], subject=persons)

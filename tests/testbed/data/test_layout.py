@@ -122,6 +122,38 @@ def test_the_readme_of_a_dataset_declares_its_files(tmp_path):
     }
 
 
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n{}---\n"
+
+
+@pytest.mark.parametrize(
+    ("data_files", "reason"),
+    [
+        # the test file would silently become a training file
+        ("  - split: test\n    path: part/b*\n", r"name part/b\*, which is no parquet file here"),
+        ("  - split: train\n    path: data\n", "name data, which is no parquet file here"),
+        ("  - data/a.parquet\n  - split: test\n    path: data/b.parquet\n", "cannot be read"),
+        ("  - path: data/a.parquet\n", "cannot be read"),
+    ],
+)
+def test_a_readme_whose_files_are_not_found_is_refused(tmp_path, data_files, reason):
+    touch(tmp_path, "data/a.parquet", "data/b.parquet", README=CARD.format(data_files))
+    with pytest.raises(UserError, match=rf"README\.md: .*{reason}"):
+        splits_of(tmp_path)
+
+
+def test_names_of_files_say_the_split_where_the_readme_is_of_another_layout(tmp_path):
+    card = CARD.format("  - split: train\n    path: data/train-*\n")
+    touch(tmp_path, "train.parquet", "test.parquet", README=card)
+    assert split_names(tmp_path) == {"train": ["train.parquet"], "test": ["test.parquet"]}
+
+
+def test_all_entries_of_a_split_in_the_readme_count(tmp_path):
+    entry = "  - split: train\n    path: data/{}.parquet\n"
+    card = CARD.format(entry.format("a") + entry.format("b"))
+    touch(tmp_path, "data/a.parquet", "data/b.parquet", README=card)
+    assert split_names(tmp_path) == {"train": ["data/a.parquet", "data/b.parquet"]}
+
+
 def test_a_readme_of_several_subsets_needs_a_choice(tmp_path):
     config = "- config_name: {0}\n  data_files:\n  - split: train\n    path: {0}/*.parquet\n"
     text = f"---\nconfigs:\n{config.format('cats')}{config.format('dogs')}---\n"
