@@ -18,7 +18,7 @@ from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import TrainedArm, prepare
-from testbed.fleet.link_effects import RadioTimers
+from testbed.fleet.link_effects import RadioUse
 from testbed.scenario.loading import read_tree, validate_scenario
 
 SCENARIO = Path(__file__).resolve().parents[2] / "scenarios" / "smoke.yaml"
@@ -56,7 +56,7 @@ def idle_fleet(tree: Mapping[str, Any], size: int, folder: Path) -> Iterator[tup
         grid = fleet_grid(run_context, models[0], open_taps(inputs))
         arm = prepare(run_context, models[0], grid)
         serving = _enrolled(arm, size)
-        radio = RadioTimers(inputs.fleet, scenario.seed)
+        radio = RadioUse(inputs.radio_timers)
         yield run_context, models, arm, serving, radio
 
 

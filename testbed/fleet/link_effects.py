@@ -49,6 +49,10 @@ class RadioTimers:
         self._wake_mw = np.where(self._sleeps, wake_mw, 0.0)
         self._tail_mw = np.where(self._sleeps, tail_mw, 0.0)
 
+    def sleeps(self, device: int) -> bool:
+        """Return whether a device's radio is of a kind that sleeps."""
+        return bool(self._sleeps[self._link_of[device]])
+
     def wake_ms(self, device: int, idle_s: float) -> float:
         """Return the milliseconds that a message waits for a radio that was idle for so long."""
         drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], self._place[device])

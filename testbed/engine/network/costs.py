@@ -204,24 +204,38 @@ class DeviceCosts:
         downlink = float(self.fleet.downlink_mbit_s[device])
         rtt_ms = float(self.fleet.rtt_ms[device])
         compute_ms = self.compute_ms(device, message_type, images, tier)
-        computing = compute_energy_mj(self.fleet.device(device), compute_ms)
         downlink_ms, received = retransmissions.sent(
             transfer_ms(delivery.downlink_bytes, downlink, rtt_ms)
         )
         uplink_ms, sent = retransmissions.sent(transfer_ms(delivery.uplink_bytes, uplink, rtt_ms))
         uplink_bytes = sent * delivery.uplink_bytes
         downlink_bytes = received * delivery.downlink_bytes
-        radio = radio_energy_mj(
-            self.fleet.link(device), uplink_bytes, downlink_bytes, uplink, downlink
-        )
         return Charge(
             uplink_bytes,
             downlink_bytes,
             compute_ms,
             uplink_ms,
             downlink_ms,
-            None if computing is None or radio is None else computing + radio,
+            self.work_mj(device, compute_ms, uplink_bytes, downlink_bytes),
         )
+
+    def work_mj(
+        self, device: int, compute_ms: float, uplink_bytes: float, downlink_bytes: float
+    ) -> float | None:
+        """Return a device's energy of computing, sending and receiving; None: unpublished.
+
+        It is linear in all amounts, so that it holds for one message and for sums.
+        """
+        fleet = self.fleet
+        computing = compute_energy_mj(fleet.device(device), compute_ms)
+        radio = radio_energy_mj(
+            fleet.link(device),
+            uplink_bytes,
+            downlink_bytes,
+            float(fleet.uplink_mbit_s[device]),
+            float(fleet.downlink_mbit_s[device]),
+        )
+        return None if computing is None or radio is None else computing + radio
 
 
 def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:

@@ -122,7 +122,7 @@ class FleetGrid(MessageGrid):
         self._clock = RoundClock(
             options.round_deadline_ms, options.cloud_step_ms, options.offline_noticed_ms
         )
-        self._radios = TrainingRadios(options.radio, costs.fleet.rtt_ms / 2.0)
+        self._radios = TrainingRadios(options.radio, costs.fleet.rtt_ms)
         self._dispatcher = Dispatcher(backend, options.shard_size)
         self._run = Run.create_empty(RUN_ID)
         self.ledger = ledger
@@ -160,6 +160,15 @@ class FleetGrid(MessageGrid):
     def charge_radio(self, device: int, wake_ms: float, energy_mj: float | None) -> None:
         """Charge a radio's wake-ups and tails, known only when all requests are timed."""
         self.ledger.charge(device, "serve", Charge(0, 0, 0.0, wake_ms, 0.0, energy_mj, energy_mj))
+
+    def wake_tail_mj(
+        self, device: int, amounts: Mapping[str, float], energy_mj: float | None
+    ) -> float | None:
+        """Return what a radio's wake-ups and tails took of a device's energy; None: unknown."""
+        if not self._radios.sleeps(device):
+            return 0.0
+        work_mj = self.costs.work_mj(device, **amounts)
+        return None if work_mj is None or energy_mj is None else max(0.0, energy_mj - work_mj)
 
     def end_training(self) -> None:
         """Charge the tails that follow the last round."""
@@ -376,7 +385,7 @@ def fleet_grid(run_context: RunContext, models: ArmModels, taps: Sequence[Tap]) 
         online=inputs.online(),
         cloud_step_ms=lambda images: cloud_step_ms(inputs.cloud_device, paths, images),
         offline_noticed_ms=None if noticed_s is None else noticed_s * 1000.0,
-        radio=inputs.radio_timers(),
+        radio=inputs.radio_timers,
         packet_loss=PacketLoss(scenario.fleet.loss_probability, scenario.seed),
         largest_reply_bytes=largest_reply_bytes(models),
     )

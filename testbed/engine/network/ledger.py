@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PHASES = ("train", "serve")
-AMOUNTS = (
-    *("uplink_bytes", "downlink_bytes", "compute_ms", "transfer_ms"),
-    *("energy_mj", "wake_tail_mj"),
-)
+AMOUNTS = ("uplink_bytes", "downlink_bytes", "compute_ms", "transfer_ms", "energy_mj")
 COUNTS = ("participations", "stragglers", "offline", "failed")
 Key = tuple[str, str]
 ROUND_MS: Key = ("train", "round_ms")
@@ -32,7 +29,8 @@ class Charge:
     Attributes
     ----------
     energy_mj : above idle; None where the device's or its radio's power is unpublished.
-    wake_tail_mj : the part of it for the radio's wake-ups and tails, None: unpublished.
+    wake_tail_mj : the part of it for the radio's wake-ups and tails, None: unpublished. The ledger
+        does not keep it: it is what exceeds ``DeviceCosts.work_mj`` of the other amounts.
     round_ms : time of the device in its round, from the reply before (or the round's first message)
         to this reply.
     """
@@ -50,8 +48,7 @@ class Charge:
 class Ledger:
     """The charges of a fleet's devices; only ``FleetGrid`` writes to it.
 
-    An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB, and 8 more in
-    a fleet with radios that sleep).
+    An idle device takes 24 bytes per phase (8 more once any device was charged 4 GiB).
     """
 
     def __init__(self, devices: int) -> None:
@@ -65,9 +62,8 @@ class Ledger:
         self._add_bytes(device, (phase, "uplink_bytes"), charge.uplink_bytes)
         self._add_bytes(device, (phase, "downlink_bytes"), charge.downlink_bytes)
         self._add(device, (phase, "transfer_ms"), charge.uplink_ms + charge.downlink_ms)
-        for name in ("energy_mj", "wake_tail_mj"):
-            energy: float | None = getattr(charge, name)
-            self._add(device, (phase, name), np.nan if energy is None else energy)
+        energy = np.nan if charge.energy_mj is None else charge.energy_mj
+        self._add(device, (phase, "energy_mj"), energy)
         if charge.compute_ms:
             self._active[phase, "compute_ms"][self._placed(device)] += charge.compute_ms
         if charge.round_ms:

@@ -18,12 +18,12 @@ class TrainingRadios:
     Parameters
     ----------
     timers : None: radios never sleep.
-    one_way_ms : (devices,) propagation time within every transfer.
+    rtt_ms : (devices,) round trips; each transfer holds half of one.
     """
 
-    def __init__(self, timers: RadioTimers | None, one_way_ms: NDArray[np.float64]) -> None:
+    def __init__(self, timers: RadioTimers | None, rtt_ms: NDArray[np.float64]) -> None:
         self._timers = timers
-        self._one_way_ms = one_way_ms
+        self._rtt_ms = rtt_ms
         self._use = RadioUse(timers)  # by device
         self._replied_ms: dict[int, float] = {}
 
@@ -37,7 +37,7 @@ class TrainingRadios:
         sent_ms : when the server sends the message.
         first : whether it is the device's first of the round.
         """
-        way_ms = float(self._one_way_ms[device])
+        way_ms = float(self._rtt_ms[device]) / 2.0
         down_ms = self._use.begin(device, device, sent_ms + way_ms) + charge.downlink_ms
         received_ms = sent_ms + down_ms
         self._use.end(device, device, received_ms)
@@ -62,6 +62,10 @@ class TrainingRadios:
         use.end(device, device, down_ms + up_ms)
         use.finish()
         return _with_radio(charge, down_ms, up_ms, use.mj[device])
+
+    def sleeps(self, device: int) -> bool:
+        """Return whether a device's radio sleeps between messages."""
+        return self._timers is not None and self._timers.sleeps(device)
 
     def finish(self) -> dict[int, Charge]:
         """Let every radio fall asleep after the last round; return the charges by device."""

@@ -73,7 +73,7 @@ def serve(run_context: RunContext, arm: TrainedArm) -> ServedArm:
         requests,
         arm.grid.request_charges,
         CloudTimes(batch, section.cloud_servers, section.batch_window_ms, tier_of),
-        inputs.radio_timers(),
+        inputs.radio_timers,
         inputs.fleet.rtt_ms / 2.0,
     )
     for item in requests:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from server.compute import choose_device
@@ -40,6 +41,7 @@ class RunInputs:
         """Return the training images and their devices, as hosts hold them."""
         return HostData(self.data.pool.images, self.data.pool.labels, self.data.device_images)
 
+    @cached_property
     def radio_timers(self) -> RadioTimers | None:
         """Return the radios that sleep; None: none does."""
         scenario = self.scenario

@@ -8,7 +8,7 @@ import numpy as np
 
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.attacking.leakage import Release
-from testbed.engine.network.ledger import COUNTS
+from testbed.engine.network.ledger import COUNTS, PHASES
 from testbed.engine.serving.figures import ServingFigures, mean
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import TierModel
@@ -33,6 +33,7 @@ from testbed.results.schema import (
 )
 from testbed.scenario.components import Component
 
+WORK = ("compute_ms", "uplink_bytes", "downlink_bytes")
 BYTES = {"float32": 4, "int8": 1}
 
 
@@ -68,6 +69,10 @@ def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> 
         for (phase, amount), column in charged.items():
             value = float(column[device])
             row[f"{phase}_{amount}"] = int(value) if amount.endswith("_bytes") else _known(value)
+        for phase in PHASES:
+            amounts = {name: row[f"{phase}_{name}"] for name in WORK}
+            radio_mj = grid.wake_tail_mj(device, amounts, row[f"{phase}_energy_mj"])
+            row[f"{phase}_wake_tail_mj"] = radio_mj
         idle_w = model.power_idle_w
         row["train_idle_mj"] = None if idle_w is None else idle_w * row["train_round_ms"]
         row["requests"], row["correct"] = int(requests[device]), int(correct[device])

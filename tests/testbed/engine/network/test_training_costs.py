@@ -76,7 +76,7 @@ def lte_round():
     timers = RadioTimers(sample_fleet(section, 0, load_catalogue(), load_links()), seed=1)
     features = Charge(2000, 5000, 3000.0, 400.0, 200.0, 50.0)
     weights = Charge(5000, 2000, 500.0, 300.0, 100.0, 20.0)
-    return features, weights, timers, TrainingRadios(timers, np.array([20.0]))
+    return features, weights, timers, TrainingRadios(timers, np.array([40.0]))
 
 
 def test_waking_up_waiting_and_tails_of_a_round_by_hand():
@@ -120,7 +120,7 @@ def test_enrolment_and_deployment_each_pay_for_a_wake_up_and_a_whole_tail():
 
 def test_radios_that_never_sleep_and_unpublished_ones():
     features, weights, *_ = lte_round()
-    awake = TrainingRadios(None, np.array([20.0]))
+    awake = TrainingRadios(None, np.array([40.0]))
     charge, replied_ms = awake.in_round(0, features, 1000.0, first=True)
     assert (charge.wake_tail_mj, charge.energy_mj) == (0.0, 50.0)
     assert replied_ms == 1000.0 + 200.0 + 3000.0 + 400.0
@@ -128,7 +128,7 @@ def test_radios_that_never_sleep_and_unpublished_ones():
         {"size": 1, "mix": [{"device": "snapdragon-835", "links": {"5g-low-band": 1.0}}]}
     )
     fleet = sample_fleet(section, 0, load_catalogue(), load_links())
-    unknown = TrainingRadios(RadioTimers(fleet, seed=1), np.array([20.0]))
+    unknown = TrainingRadios(RadioTimers(fleet, seed=1), np.array([40.0]))
     charge, _ = unknown.in_round(0, weights, 0.0, first=True)
     assert (charge.wake_tail_mj, charge.energy_mj) == (None, None)
 
