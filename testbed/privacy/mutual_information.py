@@ -7,7 +7,13 @@ of the pairs, its best epoch is chosen on a second, and the bound is evaluated o
 - ``mine``: Donsker-Varadhan, E[T] - log E[exp T'], with an unbounded critic.
 - ``mine_bounded``: the same with a sigmoid on the critic, as published with SiftFunnel. E[T] - log
   E[exp T'] of a T in (0, 1) is below 1 nat for any data: a relative score, not an estimate.
-- ``infonce``: at most log(batch), which is returned too.
+- ``infonce``: at most log(batch), which is returned too. Near it the bound is saturated.
+
+A critic that has not learned gives a low bound for any features, also for those that leak most. On
+the same held-out pairs each bound is therefore compared with InfoNCE of a critic in closed form
+(Gaussian, around a ridge regression of the images' principal components), which is a lower bound
+too. A bound clearly below 0, or below ``LEAST_SHARE`` of what the closed form finds, is no finding:
+the critic failed, and the bound is reported as missing.
 
 References
 ----------
@@ -33,8 +39,22 @@ from testbed.core import seeds
 
 Estimator = Literal["mine", "mine_bounded", "infonce"]
 ESTIMATORS: tuple[Estimator, ...] = ("mine", "mine_bounded", "infonce")
+SATURATED_SHARE = 0.9
+"""Of the ceiling: from here on InfoNCE hardly tells features apart."""
+
+LEAST_SHARE = 0.8
+"""Of what a linear critic certainly finds: a critic that finds less has failed."""
+
+SAMPLING_ERRORS = 2.0
+"""Standard errors below what the linear critic finds, that it finds for certain."""
+
+NEGLIGIBLE_NATS = 0.1
+"""So little may be found by chance, or missed; bounds that are so little below 0 are 0."""
+
 _EMBEDDING = 32
 _HIDDEN = 64
+_COMPONENTS = 16
+_RIDGES = (0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -47,12 +67,14 @@ class InformationBound:
     ceiling_nats : largest possible value of the estimator for any data, None if unlimited.
     held_out : number of pairs of the evaluation.
     reason : why there is no bound, in words; empty if there is one.
+    saturated : whether the bound is near its ceiling, so that the information may be far larger.
     """
 
     nats: float | None
     ceiling_nats: float | None
     held_out: int
     reason: str = ""
+    saturated: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +187,76 @@ def estimate_information(
             break
     critic.load_state_dict(best_weights)
     nats = _evaluate(critic, bound, x[rest:], z[rest:], size)
-    return InformationBound(nats, ceiling, len(images) - rest)
+    linear, error = _closed_form(x, z, half, rest, size)
+    fault = _fault(nats, linear - SAMPLING_ERRORS * error, estimator == "mine_bounded")
+    if fault:
+        return InformationBound(None, ceiling, len(images) - rest, fault)
+    # Hardly below 0: nothing was found, and 0 is a bound whatever the features.
+    saturated = estimator == "infonce" and nats > SATURATED_SHARE * math.log(size)
+    return InformationBound(max(0.0, nats), ceiling, len(images) - rest, saturated=saturated)
+
+
+def _fault(nats: float, known: float, relative: bool) -> str:
+    """Return why a critic failed, or an empty text.
+
+    Parameters
+    ----------
+    known : what the closed-form critic certainly finds on the same pairs.
+    relative : whether the estimator's values are no nats, so that only their sign compares.
+    """
+    if not math.isfinite(nats):
+        return "its critic failed: the training diverged"
+    if known > NEGLIGIBLE_NATS and (nats <= 0.0 if relative else nats < LEAST_SHARE * known):
+        return (
+            f"its critic failed: {nats:.2g} nats on held-out pairs, on which a linear critic in "
+            f"closed form finds at least {known:.2g}"
+        )
+    if nats < -NEGLIGIBLE_NATS:
+        return (
+            f"its critic failed: {nats:.2g} nats on held-out pairs, and no information is below 0"
+        )
+    return ""
+
+
+def _closed_form(x: Tensor, z: Tensor, half: int, rest: int, size: int) -> tuple[float, float]:
+    """Return InfoNCE of a linear Gaussian critic on the held-out pairs, and its standard error.
+
+    T(x, z) = log N(x; a(z), r) / N(x; 0, v) over the images' principal components, with a(z) by
+    ridge regression. Regression and r are made of the training half (leave-one-out residuals).
+    """
+    images, features = x.double(), z.double()
+    images, features = images - images[:half].mean(dim=0), features - features[:half].mean(dim=0)
+    products = images @ images[:half].T
+    values, vectors = torch.linalg.eigh(products[:half])
+    # Principal components from inner products alone, which are fewer than pixels.
+    targets = products @ vectors[:, -_COMPONENTS:] * values[-_COMPONENTS:].clamp_min(1e-12).rsqrt()
+    live = targets[:half].var(dim=0) > 1e-9
+    power = features[:half].square().sum(dim=1).mean()
+    if not bool(live.any()) or float(power) == 0.0:
+        return 0.0, 0.0
+    targets = targets[:, live]
+    kernel = features @ features[:half].T / power
+    fits = []
+    for ridge in _RIDGES:
+        inverse = torch.linalg.inv(kernel[:half] + ridge * torch.eye(half, dtype=torch.float64))
+        weights = inverse @ targets[:half]
+        fits.append((weights, (weights / inverse.diagonal()[:, None]).square().mean(dim=0)))
+    weights, residuals = min(fits, key=lambda fit: float(fit[1].log().sum()))
+    spread = targets[:half].var(dim=0)
+    told = residuals < spread  # a component that is not predicted adds noise to the scores
+    if not bool(told.any()):
+        return 0.0, 0.0
+    guessed, true = (kernel[rest:] @ weights)[:, told], targets[rest:, told]
+    r, v = residuals[told], spread[told]
+    gaps = (true[:, None, :] - guessed[None, :, :]).square() / (2.0 * r)
+    scores = (true.square() / (2.0 * v))[:, None, :] - gaps + 0.5 * (v / r).log()
+    total = scores.sum(dim=2)
+    starts = range(0, len(total) - size + 1, size)
+    of_pairs = torch.cat(
+        [total[i : i + size, i : i + size].log_softmax(dim=1).diagonal() for i in starts]
+    )
+    error = float(of_pairs.std()) / math.sqrt(len(of_pairs))
+    return math.log(size) + float(of_pairs.mean()), error
 
 
 def _obstacle(features: FloatArray, training: CriticTraining) -> str:

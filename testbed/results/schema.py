@@ -50,7 +50,13 @@ class InformationBound(Part):
     nats: Number
     ceiling_nats: Number = Field(description="the estimator's largest value; null: no limit")
     held_out: Count = Field(description="pairs that the bound is evaluated on")
-    reason: str = Field(description="why there is no bound; empty where there is one")
+    reason: str = Field(
+        description="why there is no bound, a critic that failed included; empty where there is one"
+    )
+    saturated: bool = Field(
+        default=False,
+        description="whether the bound is near its ceiling, where it hardly tells features apart",
+    )
 
 
 class Information(Part):

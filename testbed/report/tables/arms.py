@@ -152,7 +152,7 @@ def information_table(results: Results) -> Table | None:
         "arm",
         "MINE (nats)",
         "InfoNCE (nats)",
-        "MINE as published, bounded (nats)",
+        "MINE as published (relative score)",
         "held-out pairs",
         "pairs",
     ]
@@ -163,6 +163,8 @@ def _bound(bound: InformationBound) -> Cell:
     """Return a bound above its estimator's ceiling, or above the reason why there is none."""
     ceiling = bound.ceiling_nats
     at_most = f"cannot exceed {numbers.significant(ceiling)}" if ceiling is not None else ""
+    if bound.saturated:
+        at_most = f"saturated, near its ceiling of {numbers.significant(ceiling)}"
     return number(bound.nats, numbers.significant, bound.reason or at_most)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.privacy import hsic
+from testbed.privacy import hsic, mutual_information
 from testbed.privacy.mutual_information import (
     CriticTraining,
     donsker_varadhan,
@@ -141,6 +141,52 @@ def test_too_few_pairs_or_broken_features_give_no_number():
     assert broken.nats is None
     assert "not finite" in broken.reason
     x, z = _gaussian_pairs(0.5, 2, CriticTraining().fewest_pairs)
-    assert estimate_information(x, z, "infonce", 0, CriticTraining(epochs=1)).nats is not None
+    assert "too few" not in estimate_information(x, z, "mine", 0, CriticTraining(epochs=1)).reason
     with pytest.raises(ValueError, match="pair up"):
         estimate_information(x, z[1:], "mine", 0)
+
+
+def _leaky(noise=0.0, count=400):
+    """Return pairs of which the second side is the first in eight copies, with noise."""
+    x, _ = _gaussian_pairs(0.0, 16, count)
+    z = np.repeat(x.reshape(count, -1), 8, axis=1)
+    return x, (z + noise * np.random.default_rng(3).normal(size=z.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("estimator", ["mine", "infonce", "mine_bounded"])
+def test_a_critic_that_failed_has_no_bound(estimator):
+    """A training that diverges gave the leakiest features the lowest bound, below 0 with MINE."""
+    wild = CriticTraining(epochs=2, learning_rate=30.0)
+    found = estimate_information(*_leaky(), estimator, 0, wild)
+    assert found.nats is None
+    assert found.reason.startswith("its critic failed")
+
+
+def test_a_critic_that_has_not_learned_is_below_the_linear_one():
+    idle = CriticTraining(epochs=1, learning_rate=1e-7)
+    found = estimate_information(*_leaky(), "infonce", 0, idle)
+    assert found.nats is None
+    assert "a linear critic in closed form finds at least 4" in found.reason
+    # Without anything to find, the same critic has found nothing, which is right.
+    x, z = _gaussian_pairs(0.0, 4, 400)
+    assert estimate_information(x, z, "infonce", 0, idle).nats == pytest.approx(0.0, abs=0.05)
+
+
+def test_the_linear_critic_finds_gaussian_information_and_none_of_independent_sides():
+    for rho in (0.0, 0.5, 0.75):
+        x, z = _gaussian_pairs(rho, 2)
+        half, rest = len(x) // 2, 3 * len(x) // 4
+        sides = [mutual_information._standardised(side, half) for side in (x, z)]
+        value, error = mutual_information._closed_form(*sides, half, rest, 64)
+        assert value == pytest.approx(_information(rho, 2), abs=0.08)
+        assert 0.0 <= error < 0.05
+
+
+def test_infonce_near_its_ceiling_is_saturated():
+    x, _ = _gaussian_pairs(0.0, 16)
+    training = CriticTraining(epochs=40)
+    near = estimate_information(x, x, "infonce", 0, training)
+    assert near.saturated == (near.nats > 0.9 * math.log(64))
+    assert near.saturated
+    x, z = _gaussian_pairs(0.75, 2)
+    assert not estimate_information(x, z, "infonce", 0, training).saturated
