@@ -19,6 +19,9 @@ SWEEP = "sweep"
 """The section of a scenario file that expands it to many scenarios (testbed.sweep)."""
 
 
+_LEADING_ZEROS = r"[-+]?0[0-9_]+"
+
+
 class _TextLoader(yaml.SafeLoader):
     """Safe YAML that refuses aliases, tags and duplicate keys; a plain scalar is a text or null."""
 
@@ -63,7 +66,7 @@ class _Loader(_TextLoader):
 
     def refuse_plain(self, text: str, event: yaml.Event) -> None:
         """Refuse leading zeros, which YAML 1.1 reads as octal and YAML 1.2 as decimal."""
-        if re.fullmatch(r"[-+]?0[0-9_]+", text):
+        if re.fullmatch(_LEADING_ZEROS, text):
             where = f"{'.'.join(self._path)}: " if self._path else ""
             sign = "-" if text.startswith("-") else ""
             number = sign + (text.replace("_", "").lstrip("+-0") or "0")
@@ -122,7 +125,8 @@ class _Dumper(yaml.SafeDumper):
     """Puts texts into quotes that YAML 1.1 or YAML 1.2 reads as something else."""
 
 
-for _name, (_pattern, _first) in _CORE_SCHEMA.items():
+_QUOTED = _CORE_SCHEMA | {"int": (f"{_CORE_SCHEMA['int'][0]}|{_LEADING_ZEROS}", "-+0123456789")}
+for _name, (_pattern, _first) in _QUOTED.items():
     if _name != "null":
         _Dumper.add_implicit_resolver(
             f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), list(_first)

@@ -98,6 +98,7 @@ LOOK_ALIKES = st.from_regex(r"[0-9+._:eExob-]{1,6}|[yYnNoO][a-zA-Z]{0,4}|~|=|<<"
 @example("0o17")
 @example("no")
 @example("012")
+@example("0_9")
 @example("2026-11-30")
 @example("true")
 def test_every_text_survives_the_resolved_scenario(text: str) -> None:
