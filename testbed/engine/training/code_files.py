@@ -122,6 +122,19 @@ class CodeFiles:
             if path.suffix == ".py" or name == "__main__":
                 waiting += imports_of(ast.parse(self.sources[name]), _package_of(name, path))
 
+    def follow_file(self, path: Path, module: str) -> None:
+        """Add a file that runs under the name of a module, also if the module cannot be found.
+
+        Raises
+        ------
+        NotHashableError : a file that it imports cannot be read.
+        """
+        self.follow([module])
+        content = path.read_bytes()
+        if content not in self.sources.values():
+            self.sources[f"{module} in {path.name}"] = content
+            self.follow(imports_of(ast.parse(content), module.rpartition(".")[0]))
+
     def contains(self, code: CodeType, path: Path) -> bool:
         """Return whether a file, as it is on disk now, contains running code."""
         if path not in self._code:

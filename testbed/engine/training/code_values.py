@@ -5,6 +5,7 @@ import dis
 import functools
 import hashlib
 import logging
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -181,8 +182,12 @@ class CodeValues:
         self._note("class", module, value.__qualname__)
         self._files.follow([module])
         path = source_file(module)
-        if path is None or is_project(module) or is_installed(path):
+        if is_project(module) or (path is not None and is_installed(path)):
             return
+        if path is None:
+            if module.split(".")[0] in sys.stdlib_module_names:
+                return
+            raise NotHashableError(f"the module {module} of {value.__qualname__} has no file")
         self._add_items("bases", value.__bases__)
         for name, item in sorted(vars(value).items()):
             if name in _NOT_IN_CLASSES or name.startswith(("__pydantic", "__annot", "model_")):
@@ -210,7 +215,7 @@ class CodeValues:
                 f"the code of {value.__qualname__} that runs is not the one that {path} has now"
             )
         else:
-            self._files.follow([module])
+            self._files.follow_file(path, module)
             self._add_items("closure", closure)
             self._add_items("defaults", [value.__defaults__, value.__kwdefaults__])
             for part in nested(code):

@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -197,6 +198,29 @@ def test_code_that_has_changed_since_it_was_imported_is_not_hashed(own, tiny):
     replace(own / "own_package" / "deep.py", "z + 1", "z + 2")
     with pytest.raises(NotHashableError, match=r"below that runs is not the one that .*deep.py"):
         code_of(tiny)
+
+
+def test_a_script_that_another_runs_is_not_hashed(own, tiny):
+    DEFENCES.names()
+    script = "import own_package.maker\n" + OWN
+    (own / "script.py").write_text(script)
+    runpy.run_path(str(own / "script.py"))
+    with pytest.raises(NotHashableError, match="the module <run_path> of Own has no file"):
+        code_of(tiny)
+
+
+def test_a_factory_in_a_script_that_another_runs_is_hashed_with_its_file(own):
+    def hashed(text):
+        (own / "script.py").write_text(text)
+        files = CodeFiles()
+        CodeValues(files).add(runpy.run_path(str(own / "script.py"))["make"])
+        return files.sources
+
+    text = "import own_package.deep\n\ndef make(options):\n    return own_package.deep.below(1)\n"
+    before = hashed(text)
+    assert text.encode() in before.values()
+    assert "own_package.deep" in before
+    assert hashed(text.replace("below(1)", "below(2)")) != before
 
 
 def test_an_interactive_session_has_no_file(monkeypatch):
