@@ -4,6 +4,7 @@ import contextlib
 import dis
 import functools
 import hashlib
+import inspect
 import logging
 import sys
 import types
@@ -142,6 +143,8 @@ class CodeValues:
                 self._add_items("partial", [value.func, value.args, value.keywords])
             case _ if isinstance(value, _OUTSIDE):
                 self._note("outside", value.__qualname__)
+            case types.UnionType() | types.GenericAlias():
+                self._note("type", repr(value))
             case _ if isinstance(value, _NOT_ENTERED):
                 self._note("not entered")
             case _ if hasattr(value, "__wrapped__"):
@@ -275,5 +278,6 @@ def _contents(cells: Iterable[types.CellType]) -> list[Any]:
 def _is_generated(item: Any, owner: type) -> bool:
     """Return whether a method is one that Python makes from the fields of a class."""
     made_from_fields = hasattr(owner, "__dataclass_fields__") or hasattr(owner, "_fields")
-    code = getattr(item, "__code__", None)
+    inside = inspect.unwrap(item) if callable(item) else item
+    code = getattr(inside, "__code__", None)
     return made_from_fields and code is not None and code.co_filename.startswith("<string>")

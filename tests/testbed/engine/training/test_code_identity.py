@@ -161,6 +161,21 @@ def test_nothing_else_changes_the_hash(own, tiny):
     assert code_of(tiny) == before
 
 
+def test_dataclasses_and_types_of_own_code_are_hashed(own, tiny):
+    (own / "own_package" / "maker.py").write_text(
+        "from dataclasses import dataclass\n\nEITHER = int | None\nMANY = list[int]\n\n\n"
+        "@dataclass(frozen=True, order=True)\nclass Amount:\n    value: float = 1.0\n\n\n"
+        "def changed(z):\n    return z * Amount().value if EITHER or MANY else z\n"
+    )
+    loaded()
+    before = code_of(tiny)
+    loaded()
+    assert code_of(tiny) == before
+    replace(own / "own_package" / "maker.py", "1.0", "2.0")
+    loaded()
+    assert code_of(tiny)["values_sha256"] != before["values_sha256"]
+
+
 def test_packages_count_with_their_version(own, tiny):
     loaded()
     packages = code_of(tiny)["packages"]
