@@ -47,6 +47,12 @@ class TimedArm:
         spec = replace(self.tiers[place].device_spec, arm="", tier="")
         return self.watch.seconds((repr(spec), what), step)
 
+    def cloud_seconds(self, place: int, what: str, step: Callable[[], object]) -> float:
+        """Return the time of a step of the cloud, which does not depend on the defence."""
+        front_end = self.tiers[place].device_spec.front_end
+        shapes = tuple(self.models.cloud.shapes)
+        return self.watch.seconds((repr(front_end), shapes, what), step)
+
     def mean(self, of: Callable[[int], float]) -> float:
         """Return the mean of a figure of the tiers over the devices."""
         return sum(share * of(place) for place, share in enumerate(self.shares))
@@ -60,7 +66,7 @@ class TimedArm:
         """Return the cloud's time to answer one image's features."""
         features = self.features(place, FEW)
         step = partial(self.cloud.answer, features, self.numbers[place])
-        return self.seconds(place, "answer", step) / FEW
+        return self.cloud_seconds(place, "answer", step) / FEW
 
     def device_step_s(self, place: int) -> float:
         """Return a device's time of one step of training, with taking over the weights."""
@@ -83,7 +89,7 @@ class TimedArm:
         features = self.features(place, few)
         targets = torch.full((few, self.classes), 1.0 / self.classes)
         step = partial(self.cloud.step, [features], [targets], 1, 0, [self.numbers[place]])
-        return self.seconds(place, f"cloud step, {few}", step) * images / few
+        return self.cloud_seconds(place, f"cloud step, {few}", step) * images / few
 
     def features(self, place: int, count: int) -> torch.Tensor:
         """Return made-up features of a tier."""
