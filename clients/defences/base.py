@@ -60,6 +60,8 @@ class Defence:
     """
 
     task_weight: float = 1.0
+    penalises_distance_correlation: bool = False
+    """Whether ``penalty`` contains the V-statistic, which small batches bias towards 1."""
     changes_view: bool = False
     """Whether ``view`` does anything; its work is then measured with the device's."""
     wire: WireFormat = FLOAT32
@@ -184,6 +186,7 @@ class Wrapping(Defence):
         self.task_weight = self.base.task_weight
         self.wire = self.base.wire
         self.changes_view = self.base.changes_view
+        self.penalises_distance_correlation = self.base.penalises_distance_correlation
 
     def build(self, image_shape: Shape, feature_shape: Shape, num_classes: int) -> None:
         """Build the base, and share its modules."""

@@ -67,6 +67,7 @@ class NoPeek(Defence):
     """Penalises the dependence between images and features."""
 
     options: NoPeekOptions
+    penalises_distance_correlation = True
 
     def penalty(self, batch: Batch) -> Tensor | None:
         """Return alpha * DCOR(x, z)."""

@@ -80,6 +80,7 @@ class SiftFunnel(Defence):
     def __init__(self, options: SiftFunnelOptions) -> None:
         super().__init__(options)
         self.task_weight = options.alpha
+        self.penalises_distance_correlation = options.beta > 0.0
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return smoothed labels (N, K)."""

@@ -12,6 +12,7 @@ from testbed.cli.run_time import RunTimes
 from testbed.cli.tables import table
 from testbed.core.process import tune_malloc
 from testbed.engine.network.costs import device_costs
+from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
 from testbed.scenario.loading import dump_scenario
@@ -32,6 +33,7 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     tune_malloc()  # as in a run, because steps of the run are timed
     inputs = read_run_inputs(scenario)
     models = [arm_models(inputs, arm) for arm in scenario.arms]
+    inputs = with_batch_warnings(inputs, models)
     console.print(Syntax(dump_scenario(scenario), "yaml", background_color="default"))
     console.print(_fleet(inputs))
     console.print(_arms(inputs, models))

@@ -14,6 +14,7 @@ from testbed.engine.network.grid import fleet_grid
 from testbed.engine.network.taps import open_taps
 from testbed.engine.serving.serve import serve
 from testbed.engine.serving.service_times import settle_service_times
+from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.summary.host_facts import reference_rate
@@ -59,7 +60,7 @@ def run_experiment(
             scenario = recorded_before(folder, scenario)
         inputs = read_run_inputs(scenario)
         arms = [arm_models(inputs, arm) for arm in scenario.arms]
-        inputs = settle_service_times(inputs, arms)
+        inputs = with_batch_warnings(settle_service_times(inputs, arms), arms)
     for note in inputs.data.notes:
         progress.say(f"data: {note}")
     for warning in inputs.data.warnings:
