@@ -34,7 +34,7 @@ class RadioTimers:
     The two wake-up delays of a device are drawn once: uniform over the measured round trips of each
     state, minus that of the active state. Radios of other media never sleep. A sleeping radio draws
     its link's wake-up power during the delay, and its tail power after the last bit until it is
-    dormant or active again (Huang et al. MobiSys 2012, section 5). 8 bytes per device of a fleet
+    dormant or active again (Huang et al. MobiSys 2012, section 5). 4 bytes per device of a fleet
     that has such radios.
     """
 
@@ -42,7 +42,7 @@ class RadioTimers:
         self._link_of = fleet.link_index
         self._sleeps = np.array([link.medium in SLEEPING_MEDIA for link in fleet.profiles])
         place = seeds.generator(seed, "radio-sleep").random if self._sleeps.any() else np.zeros
-        self._place: Floats = place(len(fleet))
+        self._place: NDArray[np.float32] = place(len(fleet)).astype(np.float32)
         wake_mw = np.array([link.radio_wake_mw for link in fleet.profiles], np.float64)
         tail_mw = np.array([link.radio_tail_mw for link in fleet.profiles], np.float64)
         # NaN: unpublished
@@ -55,7 +55,8 @@ class RadioTimers:
 
     def wake_ms(self, device: int, idle_s: float) -> float:
         """Return the milliseconds that a message waits for a radio that was idle for so long."""
-        drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], self._place[device])
+        place = np.float64(self._place[device])
+        drowsy_ms, dormant_ms = self._delays_ms(self._link_of[device], place)
         return float(wake_ms(idle_s, drowsy_ms, dormant_ms))
 
     def wake_mj(self, device: int, wake_ms: float) -> float:
@@ -68,9 +69,11 @@ class RadioTimers:
 
     def delays_ms(self) -> tuple[Floats, Floats]:
         """Return the delays (N,) after a short and after a long idle time."""
-        return self._delays_ms(self._link_of, self._place)
+        return self._delays_ms(self._link_of, self._place.astype(np.float64))
 
-    def _delays_ms(self, link: Indices | np.uint16, place: Floats) -> tuple[Floats, Floats]:
+    def _delays_ms(
+        self, link: Indices | np.uint16, place: Floats | np.float64
+    ) -> tuple[Floats, Floats]:
         """Return both delays, at each device's place in the measured ranges."""
         active, asleep = _between(ACTIVE_RTT_MS, place), self._sleeps[link].astype(np.float64)
         return (
@@ -140,8 +143,8 @@ class RadioUse:
         return quiet_ms
 
 
-def _between(limits: tuple[float, float], place: Floats) -> Floats:
-    return limits[0] + (limits[1] - limits[0]) * place
+def _between(limits: tuple[float, float], place: Floats | np.float64) -> Floats:
+    return np.asarray(limits[0] + (limits[1] - limits[0]) * place)
 
 
 def wake_ms(idle_s: ArrayLike, drowsy_ms: ArrayLike, dormant_ms: ArrayLike) -> Floats:
