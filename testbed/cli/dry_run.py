@@ -40,7 +40,7 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     console.print(_data(inputs))
     for note in inputs.data.notes:
         console.print(f"data: {note}", markup=False, highlight=False)
-    for warning in inputs.data.warnings:
+    for warning in inputs.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     for text in optimiser_notes(scenario, models):
         console.print(f"note: {text}", style="yellow", markup=False, highlight=False)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from testbed.adversaries.base import FloatArray, LabelledImages
+from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.core.seeds import generator
 from testbed.data.federated import FederatedData, to_unit
@@ -17,6 +18,8 @@ from testbed.scenario.adversary import Adversary
 from testbed.scenario.schema import Scenario
 
 NO_LABEL = -1
+FEWEST_IMAGES = 10
+"""As of ``max_images`` of the section: with fewer, there is nothing to train and validate on."""
 _VALIDATION_SHARE = 0.2
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
@@ -25,10 +28,14 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ForeignImages:
-    """Auxiliary images of another dataset, converted to the run's image shape."""
+    """Auxiliary images of another dataset, converted to the run's image shape.
+
+    ``warnings`` are sentences on the dataset, each with the key that names it.
+    """
 
     auxiliary: LabelledImages
     validation: LabelledImages
+    warnings: tuple[str, ...] = ()
 
 
 def foreign_images(scenario: Scenario, data: FederatedData) -> Mapping[str, ForeignImages]:
@@ -38,29 +45,47 @@ def foreign_images(scenario: Scenario, data: FederatedData) -> Mapping[str, Fore
 
     Raises
     ------
-    UserError : a dataset is missing, unreachable or unreadable.
+    UserError : a dataset is missing, unreachable or unreadable, or has too few other images.
     """
+    _, height, width = data.pool.image_shape
     loaded = {}
     for adversary in scenario.adversaries:
         chosen = adversary.knowledge.auxiliary_data
         if chosen is None:
             continue
         wanted = len(data.parts.auxiliary) + len(data.parts.auxiliary_validation)
-        pool = DATASETS.create(
-            chosen.name,
-            chosen.options,
-            path=chosen.path,
-            image_size_px=None,
-            max_images=chosen.max_images or wanted,
-        )
+        key = f"adversaries.{adversary.name}.knowledge.auxiliary_data"
+        try:
+            pool = DATASETS.create(
+                chosen.name,
+                chosen.options,
+                path=chosen.path,
+                image_size_px=width if width == height else None,
+                max_images=chosen.max_images or wanted,
+            )
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
         pool = in_drawn_order(pool, scenario.seed)
         usable = np.flatnonzero(~np.isin(pool.content_keys, data.pool.content_keys))
+        if len(usable) < FEWEST_IMAGES:
+            raise UserError(
+                f"{key}: {len(usable)} of {len(pool)} images of {pool.source} are not in the run's "
+                f"data, and at least {FEWEST_IMAGES} are needed; name another dataset"
+            )
+        warnings = list(pool.warnings)
+        if len(usable) < len(pool):
+            warnings.append(
+                f"{len(pool) - len(usable):,} of {len(pool):,} images are left out: they are in "
+                "the run's data"
+            )
         rng = generator(scenario.seed, f"auxiliary data of {adversary.name}")
         rows = rng.permutation(usable)
         images = _converted(to_unit(pool.images[rows]), data.pool.image_shape)
         held_out = max(1, round(_VALIDATION_SHARE * len(images)))
         loaded[adversary.name] = ForeignImages(
-            _unlabelled(images[held_out:]), _unlabelled(images[:held_out])
+            _unlabelled(images[held_out:]),
+            _unlabelled(images[:held_out]),
+            tuple(f"{key}: {text}" for text in warnings),
         )
     return loaded
 

@@ -37,6 +37,12 @@ class RunInputs:
     cloud_device: CatalogueDevice
     foreign: Mapping[str, ForeignImages] = field(default_factory=dict)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on the run's data and on adversaries' own, for terminal and report."""
+        foreign = (text for images in self.foreign.values() for text in images.warnings)
+        return (*self.data.warnings, *foreign)
+
     def host_data(self) -> HostData:
         """Return the training images and their devices, as hosts hold them."""
         return HostData(self.data.pool.images, self.data.pool.labels, self.data.device_images)

@@ -140,7 +140,7 @@ class RunRecord:
             status=status,
             testbed_version=VERSION,
             warnings=[
-                *self._inputs.data.warnings,
+                *self._inputs.warnings,
                 *(text for arm in finished for text in _unused_updates(arm, scenario)),
             ],
             scenario=ScenarioFacts(
