@@ -1,5 +1,6 @@
 """Builds an image pool from tables of encoded images; decodes only the selected rows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 from testbed.core.errors import UserError
 from testbed.data.decoding import MODE_OPTION, Mode, decode_image, picture_key, to_channels_first
 from testbed.data.images import ImagePool, IntArray, KeyArray, content_key, keep_by_content
-from testbed.data.labels import MISSING, cells_of, check_labels, number_labels
+from testbed.data.labels import MISSING, cells_of, check_labels, doubtful_names, number_labels
 from testbed.data.tables import EncodedTable, Tables
 
 IMAGE_BYTES = "images are read from JPEG or PNG bytes, or {bytes, path}, not from paths or pixels"
 DARK = 32
-"""If no value of any image reaches this, the images hardly use the range of 8 bits."""
+"""If no value of most images reaches this, the images hardly use the range of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def pool_from_tables(
     image_size_px: int | None,
     max_images: int | None,
     mode: Mode | None = None,
-    warnings: tuple[str, ...] = (),
+    person_candidate: str | None = None,
 ) -> ImagePool:
     """Read tables, select images by content, and decode them.
 
@@ -54,7 +55,7 @@ def pool_from_tables(
     image_size_px : resize to this square; None keeps the native size.
     max_images : keep this many by the hash of their bytes, before decoding; None keeps all.
     mode : convert images to grey ("L") or "RGB"; None takes grey and RGB as they are.
-    warnings : of the caller; those of the files' rows are added.
+    person_candidate : as in ``ImagePool``.
 
     Raises
     ------
@@ -87,7 +88,12 @@ def pool_from_tables(
         rows_of_table.append(len(keys) - rows_before)
     classes = number_labels(tables, columns.label, labels)
     official = np.repeat([table.official_test for table in tables], rows_of_table)
-    warnings += _check_classes(tables, columns.label, classes.codes, official)
+    warnings = _check_classes(tables, columns.label, classes.codes, official)
+    warnings += tuple(doubtful_names(tables, columns.label, classes.names))
+    if len(np.unique(classes.codes[classes.codes != MISSING])) < 2:
+        raise UserError(
+            f"data.name={name}: fewer than two classes in column '{columns.label}' ({source})"
+        )
 
     labelled = np.flatnonzero(classes.codes != MISSING)
     person_codes = None
@@ -101,15 +107,27 @@ def pool_from_tables(
                 "empty); name one in every row, or set data.options.person_column to false"
             )
         person_codes = identities.codes
+        if columns.person != columns.label:
+            warnings += tuple(doubtful_names(tables, columns.person, identities.names))
     ties = [codes for codes in (person_codes, classes.codes, official) if codes is not None]
     bytes_keys = np.array(keys, dtype=np.uint64)[labelled]
     kept = labelled[keep_by_content(bytes_keys, max_images, *(tie[labelled] for tie in ties))]
-    images, content_keys = _decode_rows(tables, rows_of_table, columns, kept, image_size_px, mode)
-    if images.max() < DARK:
-        warnings += (
-            f"the brightest value of all images is {images.max()} of 255, as of 12-bit values in "
-            "16-bit files; scale the files to their full range",
+    if official.any() and len(np.unique(official[kept])) < 2:
+        lost = "training files" if official[kept].all() else "official test set"
+        raise UserError(f"data.max_images: {max_images} images are none of the {lost}; raise it")
+    images, content_keys, oblong = _decode_rows(
+        tables, rows_of_table, columns, kept, image_size_px, mode
+    )
+    notes = [
+        *dataset.notes,
+        f"images are in column '{columns.image}', classes in column '{columns.label}'",
+    ]
+    if oblong and image_size_px is not None:
+        notes.append(
+            f"{oblong:,} of {len(kept):,} images are not square and are stretched or shrunk to "
+            f"{image_size_px}x{image_size_px} pixels"
         )
+    warnings += tuple(_doubtful_images(images, classes.codes[kept], content_keys))
     return ImagePool(
         name=name,
         images=images,
@@ -120,10 +138,8 @@ def pool_from_tables(
         content_keys=content_keys,
         source=source,
         person_column=columns.person,
-        notes=(
-            *dataset.notes,
-            f"images are in column '{columns.image}', classes in column '{columns.label}'",
-        ),
+        person_candidate=person_candidate,
+        notes=tuple(notes),
         warnings=warnings,
     )
 
@@ -171,6 +187,24 @@ def _check_classes(
     return (f"{having} no class (-1 or empty) and {left_out}{of_test}",)
 
 
+def _doubtful_images(
+    images: NDArray[np.uint8], labels: IntArray, content_keys: KeyArray
+) -> Iterator[str]:
+    """Yield warnings of images that are nearly black, and of pictures of several classes."""
+    brightest = images.reshape(len(images), -1).max(axis=1)
+    dark = brightest[brightest < DARK]
+    if len(dark) > len(images) / 2:
+        yield (
+            f"no value of {len(dark):,} of {len(images):,} images is above {dark.max()} of 255, as "
+            "of 12-bit values in 16-bit files; scale the files to their full range"
+        )
+    pairs = np.unique(np.stack([content_keys, labels.astype(np.uint64)]), axis=1)
+    several = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+    if several:
+        many = "1 picture is" if several == 1 else f"{several:,} pictures are"
+        yield f"{many} in the files more than once, with different classes"
+
+
 def _place(
     position: int, tables: list[EncodedTable], rows_of_table: list[int]
 ) -> tuple[EncodedTable, int]:
@@ -204,16 +238,17 @@ def _decode_rows(
     kept: IntArray,
     image_size_px: int | None,
     mode: Mode | None,
-) -> tuple[NDArray[np.uint8], KeyArray]:
+) -> tuple[NDArray[np.uint8], KeyArray, int]:
     """Decode the rows ``kept`` (ascending, counted over all tables).
 
     Returns
     -------
-    uint8 (N', C, H, W), and the content keys (N',) of the pictures before resizing.
+    uint8 (N', C, H, W); of the pictures before resizing, the content keys (N',), and how many are
+    not square.
     """
     images: NDArray[np.uint8] | None = None
     keys = np.empty(len(kept), dtype=np.uint64)
-    done = 0
+    done = oblong = 0
     first_row = 0
     for table, rows in zip(tables, rows_of_table, strict=True):
         batch_start = first_row
@@ -227,6 +262,7 @@ def _decode_rows(
                 assert content is not None
                 picture = decode_image(content, where, convert=mode is not None)
                 keys[done] = picture_key(picture)
+                oblong += picture.width != picture.height
                 image = to_channels_first(picture.convert(mode or picture.mode), image_size_px)
                 if images is None:
                     images = np.empty((len(kept), *image.shape), dtype=np.uint8)
@@ -240,7 +276,7 @@ def _decode_rows(
             batch_start = batch_end
         first_row += rows
     assert images is not None
-    return images, keys
+    return images, keys, oblong
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ from testbed.data.device_rows import DeviceRows
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.order import in_drawn_order
 from testbed.data.partition import assign_own_victims, assign_victims, partition_training
-from testbed.data.splits import Parts, split
+from testbed.data.splits import Parts, shared_test_images, split
 from testbed.scenario.schema import DataSection
 
 FloatArray = NDArray[np.float32]
@@ -104,7 +104,7 @@ def load_federated_data(
         std=std,
         majority_class_accuracy=majority_class_accuracy(pool, parts),
         notes=(*pool.notes, _split_note(pool)),
-        warnings=(*pool.warnings, *unseen_classes(pool, parts)),
+        warnings=(*pool.warnings, *unseen_classes(pool, parts), *_doubtful_parts(pool, parts)),
     )
 
 
@@ -144,6 +144,25 @@ def _split_note(pool: ImagePool) -> str:
         )
     apart = "" if pool.persons is None else ": no person is in two parts"
     return f"{pool.split_words}{apart}"
+
+
+def _doubtful_parts(pool: ImagePool, parts: Parts) -> Iterator[str]:
+    """Yield warnings of undecided persons, of one class, and of test images that are no victims."""
+    if pool.person_candidate is not None:
+        yield (
+            f"column '{pool.person_candidate}' may name persons, but the split is not by person: "
+            "one person can be in training, among the victims and in an attacker's images; set "
+            f"data.options.person_column to {pool.person_candidate} to split by person, or to false"
+        )
+    trained = np.unique(pool.labels[parts.training])
+    if len(trained) == 1:
+        yield f"the training part has one class only ({pool.label_names[trained[0]]})"
+    if pool.official_test is not None and (shared := shared_test_images(pool, parts)):
+        whose = "picture" if pool.persons is None else "picture or person"
+        yield (
+            f"{shared:,} of {np.count_nonzero(pool.official_test):,} images of the official test "
+            f"set are no victims: the same {whose} is in another part"
+        )
 
 
 def unseen_classes(pool: ImagePool, parts: Parts) -> Iterator[str]:

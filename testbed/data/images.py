@@ -30,6 +30,7 @@ class ImagePool:
     content_keys : uint64 (N,), of the pixels; identical pictures share a key, however encoded.
     source : origin of the images, for the report.
     person_column : the column that names the persons; None where no column does.
+    person_candidate : a column that may name persons, where the scenario does not say if it does.
     notes : how the files were read, in sentences for terminal and report.
     warnings : sentences on what was left out or may surprise, for terminal and report.
 
@@ -47,6 +48,7 @@ class ImagePool:
     content_keys: KeyArray
     source: str
     person_column: str | None = None
+    person_candidate: str | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

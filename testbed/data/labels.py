@@ -8,6 +8,7 @@ A class is missing where the cell is empty, or -1 (the Hugging Face mark of an u
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,11 @@ from testbed.data.images import IntArray
 from testbed.data.tables import EncodedTable
 
 MISSING = -1
+MISSING_WORDS = ("nan", "null", "n/a", "<na>")
+EXACT = 2.0**53
+"""Floats from here on are not exact whole numbers."""
+
+FEW = 3
 
 Kind = Literal[
     "text", "class numbers with names", "class numbers without names", "true and false", "nothing"
@@ -96,6 +102,29 @@ def number_labels(
     return Codes(np.array(codes, dtype=np.int64), order)
 
 
+def doubtful_names(tables: Sequence[EncodedTable], column: str, names: list[str]) -> list[str]:
+    """Return sentences on names of text that may be one, or none; declared names are meant."""
+    if {_kind(table, column) for table in tables} - {"nothing"} != {"text"}:
+        return []
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        alike.setdefault(plain, []).append(name)
+    sentences = [
+        f"column '{column}': {' and '.join(map(repr, group))} count as different, and differ only "
+        "in capitals, spaces or Unicode form"
+        for group in alike.values()
+        if len(group) > 1
+    ]
+    sentences += [
+        f"column '{column}': the text '{name}' counts as a name; leave the cell empty if it is none"
+        for name in names
+        if name.strip().lower() in MISSING_WORDS
+    ]
+    more = len(sentences) - FEW
+    return sentences[:FEW] + ([f"column '{column}': {more} more of these"] if more > 0 else [])
+
+
 def _kind(table: EncodedTable, column: str) -> Kind:
     held = table.schema.field(column).type
     kind = held.value_type if pa.types.is_dictionary(held) else held
@@ -147,7 +176,7 @@ def _check_one_kind(tables: Sequence[EncodedTable], column: str, kinds: Sequence
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _names(table: EncodedTable, column: str, kind: Kind, values: list[Any]) -> list[str | None]:
@@ -177,7 +206,8 @@ def _name(
                 f"{table.where}: column '{column}' holds bytes that are not UTF-8 text"
             ) from None
         return text if text.strip() else None
-    if not math.isfinite(value) or value != int(value):
+    inexact = isinstance(value, float) and abs(value) >= EXACT
+    if inexact or not math.isfinite(value) or value != int(value):
         raise UserError(f"{table.where}: column '{column}' holds {value}, which is no class number")
     number = int(value)
     if kind == "class numbers without names":

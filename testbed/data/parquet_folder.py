@@ -101,7 +101,7 @@ def load_parquet_folder(
         image_size_px=image_size_px,
         max_images=max_images,
         mode=options.mode,
-        warnings=_undecided_persons(dataset.items, options),
+        person_candidate=_person_candidate(dataset.items, options),
     )
 
 
@@ -139,19 +139,12 @@ def _plain(name: str) -> str:
     return name.strip().lower()
 
 
-def _undecided_persons(
-    tables: list[EncodedTable], options: ParquetFolderOptions
-) -> tuple[str, ...]:
-    """Warn if a column may name persons and the scenario does not say what to do with it."""
-    names = dict.fromkeys(name for table in tables for name in table.schema.names)
-    usual = [name for name in names if PERSON_COLUMNS.fullmatch(_plain(name))]
-    if options.person_column is not None or not usual:
-        return ()
-    return (
-        f"column '{usual[0]}' may name persons, but the split is not by person: one person can be "
-        f"in training, among the victims and in an attacker's images; set "
-        f"data.options.person_column to {usual[0]} to split by person, or to false",
-    )
+def _person_candidate(tables: list[EncodedTable], options: ParquetFolderOptions) -> str | None:
+    """Return a column that may name persons, if the scenario does not say what to do with it."""
+    if options.person_column is not None:
+        return None
+    names = (name for table in tables for name in table.schema.names)
+    return next((name for name in names if PERSON_COLUMNS.fullmatch(_plain(name))), None)
 
 
 def _only(table: EncodedTable, option: str, *preferred: list[str]) -> str:

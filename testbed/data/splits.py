@@ -68,12 +68,37 @@ def split(pool: ImagePool, shares: Splits, seed: int) -> Parts:
     parts = Parts(*(np.flatnonzero(assigned == part) for part in range(len(PART_NAMES))))
     for name, size in parts.sizes().items():
         if size == 0:
+            different = len(np.unique(pool.content_keys))
+            copies = "" if different == len(pool) else f", {different} of them different"
             raise UserError(
                 f"data.splits.{name}: this part of {pool.name} is empty ({len(pool)} images in "
-                f"all, {pool.split_words}); raise its share, or data.max_images, or use another "
-                "seed"
+                f"all{copies}, {pool.split_words}); {_remedy(pool, name)}"
             )
     return parts
+
+
+def _remedy(pool: ImagePool, empty: str) -> str:
+    """Say what can be done about an empty part."""
+    if empty == "victims" and pool.official_test is not None:
+        return (
+            "its images or persons are also in the training files; split by hand, or set "
+            "data.options.test_split to null"
+        )
+    wanted = "data.max_images" if pool.persons is None else "use more persons"
+    return f"raise its share, or {wanted}, or use another seed"
+
+
+def shared_test_images(pool: ImagePool, parts: Parts) -> int:
+    """Return how many images of the official test set may not be victims (see ``_first_come``)."""
+    if pool.official_test is None:
+        return 0
+    attackers = np.concatenate([parts.auxiliary, parts.auxiliary_validation])
+    others = np.concatenate([parts.training, parts.validation, attackers])
+    shared = np.isin(pool.content_keys, pool.content_keys[others])
+    if pool.persons is not None:
+        apart = attackers if pool.labels_are_persons else others
+        shared |= np.isin(pool.persons, pool.persons[apart])
+    return int(np.count_nonzero(shared & pool.official_test))
 
 
 def _assign(pool: ImagePool, shares: Splits, seed: int) -> IntArray:

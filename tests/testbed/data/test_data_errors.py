@@ -74,6 +74,14 @@ def test_a_split_without_rows_is_refused(folder, empty):
     assert f"data.options.{'test' if empty == 'test' else 'training'}_split" in text
 
 
+def test_the_most_images_must_keep_some_of_the_test_set(folder, write_parquet, encode):
+    columns = {"image": encode(1000, (16, 16), 1), "label": [row % 3 for row in range(1000)]}
+    write_parquet(folder / "test.parquet", columns)
+    write_parquet(folder / "train.parquet", {name: cells[:1] for name, cells in columns.items()})
+    text = message(section(folder, max_images=50))
+    assert text == "data.max_images: 50 images are none of the training files; raise it"
+
+
 @pytest.mark.parametrize("columns", [{}, {"image": pa.array([]), "label": pa.array([])}])
 def test_a_file_without_rows_among_others_is_left_out(folder, columns):
     pq.write_table(pa.table(columns), folder / "train-0.parquet")  # sorted before train.parquet

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
-from testbed.data.splits import PART_NAMES, split
+from testbed.data.splits import PART_NAMES, shared_test_images, split
 from testbed.scenario.schema import Splits
 
 CASES = settings(
@@ -104,6 +104,30 @@ def test_forty_persons_fill_every_part_under_every_seed(make_pool):
         parts = split(pool, Splits(), seed)
         assert len(np.unique(persons[parts.auxiliary])) >= 6
         assert len(np.unique(persons[parts.auxiliary_validation])) >= 1
+
+
+def test_an_empty_part_says_why(make_pool):
+    labels, test = np.arange(400) % 3, np.arange(400) >= 200
+    keys = np.arange(400) % 200
+    with pytest.raises(UserError, match=r"victims.* also in the training files.*test_split to nul"):
+        split(make_pool(labels, official_test=test, content_keys=keys), Splits(), 0)
+    with pytest.raises(UserError, match=r"400 images in all, 4 of them different, not split by"):
+        split(make_pool(labels, content_keys=keys % 4), Splits(), 0)
+    with pytest.raises(UserError, match=r"3 persons\).*use more persons"):
+        split(make_pool(labels, np.arange(400) // 2 % 3), Splits(), 0)
+
+
+@pytest.mark.parametrize("by_person", [False, True])
+def test_test_images_that_are_elsewhere_are_counted(make_pool, by_person):
+    test = np.arange(400) >= 300
+    shared = np.where(np.arange(400) < 340, np.arange(400) % 300, np.arange(400))
+    keys, persons = (None, shared) if by_person else (shared, None)
+    pool = make_pool(np.arange(400) % 3, persons, test, keys)
+    even = dict.fromkeys(PART_NAMES[1:4], 0.15)
+    parts = split(pool, Splits(training=0.3, victims=0.25, **even), 0)
+    assert shared_test_images(pool, parts) == 40
+    assert len(parts.victims) == 60  # all that remain
+    assert not shared_test_images(make_pool(np.arange(400) % 3), parts)
 
 
 def test_an_empty_part_is_named(make_pool):

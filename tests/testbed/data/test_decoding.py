@@ -79,10 +79,19 @@ def test_grey_of_16_bits_is_the_picture_of_8_bits(save, options):
 def test_12_bit_values_in_16_bit_files_are_warned_about(save):
     pool = load(save([deep(image.astype(np.uint16) * 16) for image in GREY]))
     assert pool.warnings == (
-        f"the brightest value of all images is {pool.images.max()} of 255, as of 12-bit values in "
+        f"no value of 60 of 60 images is above {pool.images.max()} of 255, as of 12-bit values in "
         "16-bit files; scale the files to their full range",
     )
+    one_scaled = [deep(GREY[0] * np.uint16(257)), *(deep(x * np.uint16(16)) for x in GREY[1:])]
+    assert load(save(one_scaled)).warnings[0].startswith("no value of 59 of 60 images is above 16")
     assert not load(save([deep(image * np.uint16(257)) for image in GREY])).warnings
+
+
+def test_images_that_are_not_square_are_stated_where_they_are_resized(save):
+    folder = save([Image.fromarray(x if row % 3 else x[:, :8]) for row, x in enumerate(GREY)])
+    pool = load_pool(DataSection(name="parquet_folder", path=str(folder), image_size_px=16))
+    note = "20 of 60 images are not square and are stretched or shrunk to 16x16 pixels"
+    assert note in pool.notes
 
 
 def test_grey_of_1_bit_is_black_and_white(save):

@@ -195,10 +195,49 @@ def test_class_numbers_are_sorted_as_numbers(save):
         ([0.5] * ROWS, "holds 0.5, which is no class number"),
         ([[1]] * ROWS, "holds list<"),
         ([float("inf")] * ROWS, "holds inf"),
+        ([2.0**53 * (row % 2) for row in range(ROWS)], "holds 9007199254740992.0, which is no"),
     ],
 )
 def test_values_that_are_no_classes_are_refused(save, labels, reason):
     assert reason in refusal(save("train.parquet", label=labels))
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat ", " cat", "\uff43at"])
+def test_names_that_look_the_same_are_warned_about(save, other):
+    names = [["cat", other, "owl"][code] for code in TURNS]
+    (warning,) = load(save("train.parquet", label=names)).warnings
+    assert f"{' and '.join(map(repr, sorted(['cat', other])))} count as different" in warning
+    # letters that a file declares are classes by intention, as in EMNIST
+    pool = load(save("train.parquet", declared={"label": ["cat", other, "owl"]}, label=TURNS))
+    assert not pool.warnings
+    texts = {"label": TURNS, "who": names}
+    (warning,) = load(save("train.parquet", **texts), person_column="who").warnings
+    assert warning.startswith("column 'who': ")
+
+
+def test_texts_that_mean_a_missing_class_are_warned_about(save):
+    names = [["cat", "nan", "owl"][code] for code in TURNS]
+    (warning,) = load(save("train.parquet", label=names)).warnings
+    assert warning.startswith("column 'label': the text 'nan' counts as a name")
+
+
+def test_one_class_among_several_declared_is_no_task(save):
+    folder = save("train.parquet", declared={"label": ANIMALS}, label=[1] * ROWS)
+    assert "fewer than two classes in column 'label'" in refusal(folder)
+
+
+def test_a_training_part_of_one_class_is_warned_about(save):
+    save("test.parquet", 1, label=TURNS)
+    data = load_federated_data(section(save("train.parquet", label=[1] * ROWS)), 2, 0)
+    assert "the training part has one class only (1)" in data.warnings
+
+
+def test_pictures_of_several_classes_are_warned_about(save, encode, tmp_path):
+    cells = [{"bytes": content, "path": None} for content in encode(ROWS, (16, 16), 0)]
+    table = pa.table({"image": cells[:-2] + cells[:2], "label": TURNS})
+    pq.write_table(table, tmp_path / "train.parquet")
+    (warning,) = load(tmp_path).warnings
+    assert warning == "2 pictures are in the files more than once, with different classes"
 
 
 def test_a_name_that_is_declared_twice_is_refused(save):
@@ -242,9 +281,11 @@ def test_the_split_is_by_person_only_if_the_scenario_says_so(save):
 
 @pytest.mark.parametrize("name", ["patient_id", "Participant", "user-name", "people", "celeb_id"])
 def test_other_names_of_persons_are_asked_about(save, name):
-    (warning,) = load(save("train.parquet", label=TURNS, **{name: TURNS})).warnings
+    folder = save("train.parquet", label=TURNS, **{name: TURNS})
+    (warning,) = load_federated_data(section(folder), 2, 0).warnings
     assert f"column '{name}' may name persons" in warning
-    assert load(save("train.parquet", label=TURNS, username_hash=TURNS)).warnings == ()
+    folder = save("train.parquet", label=TURNS, username_hash=TURNS)
+    assert load_federated_data(section(folder), 2, 0).warnings == ()
 
 
 def test_a_split_by_person_is_stated_and_named_as_the_cause_of_lost_classes(save):
