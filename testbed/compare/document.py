@@ -14,7 +14,7 @@ from testbed.core.files import csv_text
 from testbed.privacy.intervals import LEVEL
 from testbed.results.figures import COST, LEAKAGE, Figure, shown_in
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Tree = dict[str, Any]
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from testbed.privacy.intervals import Interval
 from testbed.results.figures import SCORES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MEAN_IMAGE = "mean_image"
 """The anchor that shows the mean image for every victim."""
 

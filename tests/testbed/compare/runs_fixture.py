@@ -102,7 +102,7 @@ def write_run(folder: Path, seed: int = 0, arms: list[Arm] | None = None) -> Pat
     tree = scenario(arms) | {"seed": seed}
     (folder / "scenario.resolved.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     summary = {
-        "schema_version": 2,
+        "schema_version": 3,
         "status": "complete",
         "testbed_version": "0.1.0",
         "scenario": {"name": "made", "seed": seed, "description": ""},

@@ -260,7 +260,7 @@ def test_page_shows_the_numbers(made, compared):
 
 def test_json_and_csv_agree_with_the_page(made, compared):
     tree = json.loads((made / "compare.json").read_text())
-    assert tree["schema_version"] == 1
+    assert tree["schema_version"] == 2
     assert [entry["label"] for entry in tree["entries"]] == compared.labels
     assert tree["reference"] == "undefended"
     assert tree["pareto"][0]["front"] == ["undefended", "noise_1", "noise_2", "noise_3"]

@@ -45,7 +45,7 @@ def write(folder: Path, description: str = "Six device classes, two arms.") -> P
     requests = _requests(rng)
     arms = [_arm(index, requests, rng) for index in range(len(ARMS))]
     summary = {
-        "schema_version": 2,
+        "schema_version": 3,
         "status": "complete",
         "testbed_version": "0.1.0",
         "scenario": {"name": "fixture-100", "seed": 7, "description": description},

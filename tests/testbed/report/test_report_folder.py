@@ -137,7 +137,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("results.json", _truncate, "not valid JSON"),
     ("results.json", lambda p: p.write_text("[]"), "schema_version"),
     ("results.json", lambda p: p.write_text('{"schema_version": 1}'), "schema_version is 1"),
-    ("results.json", lambda p: p.write_text('{"schema_version": 2}'), "status"),
+    ("results.json", lambda p: p.write_text('{"schema_version": 3}'), "status"),
     ("results.json", lambda p: p.write_text('{"schema_version": NaN}'), "NaN"),
     ("results.json", lambda p: p.write_text("[" * 100_000), "not valid JSON"),
     ("results.json", lambda p: p.write_bytes(b"\xff\xfe"), "not valid JSON"),

@@ -48,7 +48,7 @@ def ladder(tmp_path):
             "attacks": [facts for facts, _ in attacks],
             "error_bounds": list(error_bounds),
         }
-        write_results(tmp_path, {"schema_version": 2, "arms": [arm]})
+        write_results(tmp_path, {"schema_version": 3, "arms": [arm]})
         table = [
             {
                 "arm": "only",
