@@ -1,6 +1,6 @@
 """The data of a run: the image pool, its parts, and their owners."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,7 +104,11 @@ def load_federated_data(
         std=std,
         majority_class_accuracy=majority_class_accuracy(pool, parts),
         notes=(*pool.notes, _split_note(pool)),
-        warnings=(*pool.warnings, *unseen_classes(pool, parts), *_doubtful_parts(pool, parts)),
+        warnings=(
+            *pool.warnings,
+            *unseen_classes(pool, parts),
+            *_doubtful_parts(pool, parts, device_images),
+        ),
     )
 
 
@@ -136,6 +140,10 @@ def majority_class_accuracy(pool: ImagePool, parts: Parts) -> float:
     return float(np.mean(pool.labels[parts.victims] == majority))
 
 
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:FEW_NAMES]) + (", ..." if len(names) > FEW_NAMES else "")
+
+
 def _split_note(pool: ImagePool) -> str:
     if pool.labels_are_persons:
         return (
@@ -146,8 +154,10 @@ def _split_note(pool: ImagePool) -> str:
     return f"{pool.split_words}{apart}"
 
 
-def _doubtful_parts(pool: ImagePool, parts: Parts) -> Iterator[str]:
-    """Yield warnings of undecided persons, of one class, and of test images that are no victims."""
+def _doubtful_parts(
+    pool: ImagePool, parts: Parts, device_images: Sequence[IntArray]
+) -> Iterator[str]:
+    """Yield warnings of undecided persons, of one class, and of images that are left out."""
     if pool.person_candidate is not None:
         yield (
             f"column '{pool.person_candidate}' may name persons, but the split is not by person: "
@@ -157,6 +167,15 @@ def _doubtful_parts(pool: ImagePool, parts: Parts) -> Iterator[str]:
     trained = np.unique(pool.labels[parts.training])
     if len(trained) == 1:
         yield f"the training part has one class only ({pool.label_names[trained[0]]})"
+    if device_images:
+        held = np.unique(pool.labels[np.concatenate(device_images)])
+        absent = [pool.label_names[code] for code in np.setdiff1d(trained, held)]
+        if absent:
+            yield (
+                f"no device has training images of {len(absent)} of {len(trained)} classes "
+                f"({_few(absent)}): the fleet cannot learn them; data.partitioner leaves them out, "
+                "or data.images_per_device is small"
+            )
     if pool.official_test is not None and (shared := shared_test_images(pool, parts)):
         whose = "picture" if pool.persons is None else "picture or person"
         yield (
@@ -171,14 +190,14 @@ def unseen_classes(pool: ImagePool, parts: Parts) -> Iterator[str]:
     if not unseen.any():
         return
     names = [pool.label_names[code] for code in np.unique(pool.labels[parts.victims][unseen])]
-    shown = ", ".join(names[:FEW_NAMES]) + (", ..." if len(names) > FEW_NAMES else "")
     cause = "there are few images of them"
     if pool.persons is not None and not pool.labels_are_persons:
         cause = f"the images are {pool.split_words}"
     elif pool.official_test is not None:
         cause = "the official test set has classes that the training files lack"
+    whose = "class is" if len(names) == 1 else "classes are"
     yield (
         f"no model can be right on {unseen.sum():,} of {len(unseen):,} victims: their "
-        f"{'class is' if len(names) == 1 else 'classes are'} not in the training part ({shown}); "
+        f"{whose} not in the training part ({_few(names)}); "
         f"probably because {cause}"
     )

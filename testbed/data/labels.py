@@ -147,7 +147,13 @@ def _declared(table: EncodedTable, column: str) -> list[str]:
     """Return the names that the table declares for its class numbers, in order; [] without any."""
     names = table.feature(column).get("names")
     if isinstance(names, dict):  # {"0": "cat", "1": "dog"}, as in dataset cards
-        names = [names[key] for key in sorted(names, key=lambda key: (len(str(key)), str(key)))]
+        numbers = [str(number) for number in range(len(names))]
+        if set(names) != set(numbers):
+            raise UserError(
+                f"{table.where}: column '{column}' declares names of the class numbers "
+                f"{_few(list(names))}; they must be 0 to {len(names) - 1}"
+            )
+        names = [names[number] for number in numbers]
     if not isinstance(names, list):
         return []
     texts = [str(name) for name in names]

@@ -226,6 +226,27 @@ def test_one_class_among_several_declared_is_no_task(save):
     assert "fewer than two classes in column 'label'" in refusal(folder)
 
 
+def test_names_by_number_must_be_of_all_numbers(save):
+    shifted = {"1": "cat", "2": "dog", "3": "owl"}
+    text = refusal(save("train.parquet", declared={"label": shifted}, label=TURNS))
+    assert "names of the class numbers 1, 2, 3; they must be 0 to 2" in text
+    from_zero = {"2": "owl", "0": "cat", "1": "dog"}
+    pool = load(save("train.parquet", declared={"label": from_zero}, label=TURNS))
+    assert pool.label_names == ANIMALS
+
+
+def test_classes_that_no_device_trains_on_are_warned_about(save):
+    one_each = {"name": "pathological", "num_classes_per_partition": 1}
+    fields = section(save("train.parquet", label=TURNS)).model_dump() | {"partitioner": one_each}
+    data = load_federated_data(DataSection(**fields), 2, 0)
+    held = {int(data.pool.labels[row]) for rows in data.device_images for row in rows}
+    (absent,) = {0, 1, 2} - held
+    assert data.warnings == (
+        f"no device has training images of 1 of 3 classes ({absent}): the fleet cannot learn them; "
+        "data.partitioner leaves them out, or data.images_per_device is small",
+    )
+
+
 def test_a_training_part_of_one_class_is_warned_about(save):
     save("test.parquet", 1, label=TURNS)
     data = load_federated_data(section(save("train.parquet", label=[1] * ROWS)), 2, 0)
