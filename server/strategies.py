@@ -74,16 +74,18 @@ def takes_server_steps(strategy: flower.Strategy) -> bool:
 
     Its result is then no mean or selection of what the devices sent.
     """
-    return isinstance(strategy, flower.fedopt.FedOpt | flower.FedAvgM | flower.QFedAvg)
+    return isinstance(strategy, flower.fedopt.FedOpt | flower.FedAvgM)
 
 
 for _name in sorted(flower.__all__):
     _strategy = getattr(flower, _name)
-    # The tree-boosting strategies aggregate boosters, not arrays.
+    # The tree-boosting strategies aggregate boosters, not arrays; q-FedAvg needs each device's loss
+    # before training, which only the cloud could compute here.
     if (
         inspect.isclass(_strategy)
         and issubclass(_strategy, flower.FedAvg)
         and "Xgb" not in _name
+        and _strategy is not flower.QFedAvg
         and not _required(_strategy)
     ):
         _register(_strategy)

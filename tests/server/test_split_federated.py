@@ -189,9 +189,17 @@ STRATEGIES_AGGREGATING = [
     ("fedavgm", {"server_momentum": 0.5}),
     ("fedprox", {"proximal_mu": 0.1}),
     ("fedtrimmedavg", {"beta": 0.25}),
+    ("fedyogi", {"eta": 0.01, "tau": 0.001}),
+    ("fedadagrad", {"eta": 0.01, "tau": 0.001}),
     ("krum", {}),
+    ("multikrum", {"num_nodes_to_select": 3}),
     ("bulyan", {}),
 ]
+
+
+def test_every_strategy_is_tested():
+    # q-FedAvg is not offered: it needs the loss of every device before it trains.
+    assert {name for name, _ in STRATEGIES_AGGREGATING} == set(STRATEGIES.names())
 
 
 @pytest.mark.parametrize(("strategy", "options"), STRATEGIES_AGGREGATING)
@@ -296,7 +304,7 @@ def test_moments_are_aggregated_with_the_parameters(host_data, strategy, defence
     last = sent[-4:]
     for moment, value in tier.moments.items():
         stacked = np.stack([device[moment] for device in last])
-        if name in ("krum", "fedmedian", "fedtrimmedavg"):
+        if name in ("krum", "multikrum", "fedmedian", "fedtrimmedavg"):
             assert (value.numpy() >= stacked.min(0)).all()
             assert (value.numpy() <= stacked.max(0)).all()
         else:
