@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+)
+from pydantic_core import InitErrorDetails
 
 from testbed.core import registries
 from testbed.core.registry import Options, Registry, nearest
@@ -42,6 +50,20 @@ def check_options(registry: Registry[Any], name: str, given: dict[str, Any]) -> 
                 f"{registry.kind} '{name}' has no option '{key}'"
                 f"{nearest(str(key), allowed)}; options: {', '.join(allowed) or 'none'}"
             )
+
+
+def below(key: str, error: ValidationError) -> ValidationError:
+    """Return the error with its places below ``key``: options have a key of their own."""
+    lines = [
+        InitErrorDetails(
+            type=line["type"],
+            loc=(key, *line["loc"]),
+            input=line["input"],
+            ctx=line.get("ctx", {}),
+        )
+        for line in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, lines)
 
 
 def built(

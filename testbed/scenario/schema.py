@@ -19,6 +19,7 @@ from testbed.scenario.components import (
     PartitionerChoice,
     PositiveShare,
     Section,
+    below,
     check_options,
     component,
     overridden,
@@ -75,7 +76,10 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _known_dataset(self) -> Self:
         check_options(registries.DATASETS, self.name, self.options)
-        registries.DATASETS.options(self.name, self.options)
+        try:
+            registries.DATASETS.options(self.name, self.options)
+        except ValidationError as error:
+            raise below("options", error) from None
         return self
 
 

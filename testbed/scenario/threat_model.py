@@ -7,10 +7,10 @@ Results compare threat models by the ``grants`` that an attack used (docs/result
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from testbed.core import registries
-from testbed.scenario.components import PositiveShare, Section, check_options
+from testbed.scenario.components import PositiveShare, Section, below, check_options
 
 MIN_QUERIES = 20
 
@@ -114,7 +114,10 @@ class AuxiliaryData(Section):
     @model_validator(mode="after")
     def _known_dataset(self) -> Self:
         check_options(registries.DATASETS, self.name, self.options)
-        registries.DATASETS.options(self.name, self.options)
+        try:
+            registries.DATASETS.options(self.name, self.options)
+        except ValidationError as error:
+            raise below("options", error) from None
         return self
 
 

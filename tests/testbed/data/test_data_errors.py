@@ -10,6 +10,7 @@ from testbed.core.errors import UserError
 from testbed.core.registries import DATASETS
 from testbed.data import hub, olivetti_faces
 from testbed.data.federated import load_pool
+from testbed.scenario.loading import validate_scenario
 from testbed.scenario.schema import DataSection
 
 
@@ -117,6 +118,18 @@ def test_binary_views_are_read(folder):
 def test_a_person_column_is_a_name_or_false(folder, given):
     with pytest.raises(ValueError, match=r"name of a column, false \(no split by person\) or null"):
         section(folder, options={"person_column": given})
+
+
+def test_errors_in_options_name_their_key(tiny):
+    tiny["data"] = {"name": "parquet_folder", "path": "x", "options": {"mode": "X"}}
+    with pytest.raises(UserError, match=r"^test: data\.options\.mode: input should be 'L'"):
+        validate_scenario(tiny, "test")
+    own = {"name": "parquet_folder", "path": "x", "options": {"person_column": 0}}
+    tiny["data"]["options"] = {}
+    tiny["adversaries"][0]["knowledge"] = {"auxiliary_data": own}
+    key = r"knowledge\.auxiliary_data\.options\.person_column: give the name of a column"
+    with pytest.raises(UserError, match=key):
+        validate_scenario(tiny, "test")
 
 
 def test_path_is_required_for_a_parquet_folder():
