@@ -19,13 +19,20 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.module_tracker import ModuleTracker
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
-from testbed.fleet.operation_counts import complex_factor, formula, is_light, refused, unfused
+from testbed.fleet.operation_counts import (
+    Escapes,
+    complex_factor,
+    formula,
+    is_light,
+    refuse_higher_order,
+    refused,
+    unfused,
+)
 
 FOLDED_OPS = frozenset(
     {
@@ -106,7 +113,7 @@ def layer_stats(module: nn.Module, input_shape: tuple[int, ...]) -> LayerStats:
             image = torch.zeros((1, *input_shape), dtype=dtype)
             with torch.no_grad(), ModuleTracker() as tracker:
                 recorder = _Recorder(image, {_key(p) for p in parameters}, tracker)
-                with _Escapes(recorder), recorder:
+                with Escapes(lambda: recorder.layer, recorder.follows), recorder:
                     output = module(image)
             if not isinstance(output, Tensor):
                 raise TypeError(f"{type(module).__name__} returns {type(output).__name__}")
@@ -173,6 +180,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     parameters, and what is computed of them alone.
     """
 
+    supports_higher_order_operators = True  # they are refused here, by name
+
     def __init__(self, image: Tensor, parameters: set[int], tracker: ModuleTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tracker = tracker
@@ -195,6 +204,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        refuse_higher_order(self.layer, func)
         kwargs = kwargs or {}
         inputs = _tensors((args, kwargs))
         counter = formula(func)
@@ -312,32 +322,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             alive += change[step]
             peak = max(peak, alive)
         return peak
-
-
-_LEAVES_TORCH = frozenset(
-    {
-        Tensor.numpy,
-        Tensor.__array__,
-        Tensor.tolist,
-        Tensor.data_ptr,
-        Tensor.__dlpack__,
-    }
-)
-
-
-class _Escapes(TorchFunctionMode):
-    """Refuses code that takes activations out of torch, where no operation is counted."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in _LEAVES_TORCH and args and self._recorder.follows(args[0]):
-            raise refused(self._recorder.layer, f"code that leaves torch by '{func.__name__}'")
-        return func(*args, **(kwargs or {}))
 
 
 def _macs_conv3x3s1(args: tuple[Any, ...], output: Tensor) -> int:

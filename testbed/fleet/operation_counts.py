@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry
 
 from testbed.core.errors import UserError
@@ -209,6 +211,50 @@ def refused(where: str, what: str) -> UserError:
         "memory are unknown; write it with operations that are counted "
         "(docs/costs.md#counted-operations)"
     )
+
+
+def refuse_higher_order(where: str, func: Any) -> None:
+    """Refuse an operation whose arguments are functions (``torch.cond``, ``flex_attention``).
+
+    Raises
+    ------
+    UserError : it is one; which branch runs, or how often, depends on the data.
+    """
+    if isinstance(func, HigherOrderOperator):
+        raise refused(where, f"'{func.__name__}'")
+
+
+_LEAVES_TORCH = frozenset(
+    {
+        Tensor.numpy,
+        Tensor.__array__,
+        Tensor.tolist,
+        Tensor.data_ptr,
+        Tensor.__dlpack__,
+    }
+)
+
+
+class Escapes(TorchFunctionMode):
+    """Refuses code that takes values out of torch, where no operation is counted.
+
+    Parameters
+    ----------
+    where : returns what is running, for the message.
+    counts : whether a tensor's values must not leave.
+    """
+
+    def __init__(self, where: Callable[[], str], counts: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self._where = where
+        self._counts = counts
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _LEAVES_TORCH and args and self._counts(args[0]):
+            raise refused(self._where(), f"code that leaves torch by '{func.__name__}'")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from torch.utils._pytree import tree_flatten
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
 from testbed.fleet.layer_stats import FOLDED_OPS
-from testbed.fleet.operation_counts import complex_factor, formula, is_light, refused, unfused
+from testbed.fleet.operation_counts import (
+    Escapes,
+    complex_factor,
+    formula,
+    is_light,
+    refuse_higher_order,
+    refused,
+    unfused,
+)
 
 aten = torch.ops.aten
 
@@ -78,10 +86,10 @@ def count_work(what: str, run: Callable[[], object]) -> Work:
 
     Raises
     ------
-    UserError : an operation has no formula; it is named.
+    UserError : an operation has no formula, or real numbers leave torch; it is named.
     """
-    counter = _Counter(what)
-    with torch.random.fork_rng(devices=[]), unfused(), torch.enable_grad(), counter:
+    counter, escapes = _Counter(what), Escapes(lambda: what, Tensor.is_floating_point)
+    with torch.random.fork_rng(devices=[]), unfused(), torch.enable_grad(), escapes, counter:
         run()
     return Work(counter.flops // 2, counter.macs_conv3x3s1, 0, counter.elements)
 
@@ -91,6 +99,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     As in ``layer_stats``, views are free, and ReLU-like activations move nothing.
     """
+
+    supports_higher_order_operators = True  # they are refused here, by name
 
     def __init__(self, what: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -106,6 +116,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        refuse_higher_order(self._what, func)
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
         own = _FORMULAS.get(func.overloadpacket)
         counted = formula(func) if own is None else own

@@ -303,6 +303,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "trace": (lambda: torch.jit.trace(nn.Linear(8, 4), torch.zeros(1, 8, 8)), "TorchScript"),
     "sparse": (lambda: Call(lambda x: x.to_sparse()), "Call: "),
+    "branch": (
+        lambda: Call(lambda x: torch.cond(x.sum() > 0, lambda y: y @ y, lambda y: -y, (x,))),
+        "Call: .*'cond'",
+    ),
     "other output": (lambda: Call(lambda x: torch.ones(1, 3)), "Call: .*code outside torch"),
 }
 

@@ -1,5 +1,6 @@
 """Work of a device beside its front-end, against counts by hand."""
 
+import numpy as np
 import pytest
 import torch
 from small import make_spec
@@ -90,6 +91,15 @@ def test_every_defence_can_be_counted(name):
 def test_an_operation_without_a_formula_is_named():
     with pytest.raises(UserError, match=r"defence 'x': the operations of 'aten\.\w*svd\w*' cannot"):
         count_work("defence 'x'", lambda: torch.linalg.svd(torch.eye(3)))
+
+
+@pytest.mark.parametrize("leaves", [lambda z: z.numpy(), lambda z: z.tolist(), np.asarray])
+def test_a_defence_that_leaves_torch_is_refused(leaves):
+    features = torch.ones(3, 4)
+    with pytest.raises(UserError, match="defence 'x': the operations of code that leaves torch by"):
+        count_work("defence 'x'", lambda: leaves(features))
+    labels = torch.arange(3)  # no arithmetic of the features
+    assert count_work("defence 'x'", lambda: features[labels.tolist()]).macs == 0
 
 
 def test_updates_of_weights_by_hand():
