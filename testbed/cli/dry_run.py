@@ -15,6 +15,7 @@ from testbed.engine.network.costs import device_costs
 from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
 from testbed.engine.setting.run_context import RunInputs, read_run_inputs
+from testbed.results import formats
 from testbed.scenario.loading import dump_scenario
 from testbed.scenario.schema import Scenario
 
@@ -125,8 +126,9 @@ def optimiser_notes(scenario: Scenario, models: Sequence[ArmModels]) -> list[str
         moments = sum(value.nbytes for value in edge.initial_moments().values())
         weights = sum(value.nbytes for value in edge.own_parameters().values())
         if moments:
-            total_kb, plain_kb = (weights + moments) / 1000.0, weights / 1000.0
-            sent.append(f"{arm.arm} {total_kb:,.0f} kB instead of {plain_kb:,.0f} kB")
+            sent.append(
+                f"{arm.arm} {formats.size(weights + moments)} instead of {formats.size(weights)}"
+            )
     if sent:
         whose = "the weights" if method == "adam" else "the weights of a defence's adversary"
         notes.append(
