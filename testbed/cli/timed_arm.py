@@ -12,6 +12,7 @@ from clients.deployed import DeployedFrontEnd
 from clients.local_training import LocalTraining
 from server.cloud import Cloud
 from testbed.cli.stopwatch import Stopwatch
+from testbed.core.seeds import torch_generator
 from testbed.data.federated import to_unit
 from testbed.engine.setting.models import ArmModels, TierModel
 from testbed.engine.setting.run_context import RunInputs
@@ -94,7 +95,7 @@ class TimedArm:
     def features(self, place: int, count: int) -> torch.Tensor:
         """Return made-up features of a tier."""
         shape = self.tiers[place].edge.front_end.feature_shape
-        return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+        return torch.randn(count, *shape, generator=torch_generator(0, "timed features"))
 
 
 def deployed(tier: TierModel) -> DeployedFrontEnd:

@@ -125,6 +125,13 @@ class _Dumper(yaml.SafeDumper):
     """Puts texts into quotes that YAML 1.1 or YAML 1.2 reads as something else."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Other styles write these line breaks as they are, and they are read as a blank.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 _QUOTED = _CORE_SCHEMA | {"int": (f"{_CORE_SCHEMA['int'][0]}|{_LEADING_ZEROS}", "-+0123456789")}
 for _name, (_pattern, _first) in _QUOTED.items():
     if _name != "null":

@@ -109,7 +109,7 @@ def test_data_is_read_from_a_folder_that_looks_like_an_address(tmp_path, monkeyp
     table = pa.table({"label": [1, 2, 3]})
     with (folder / "train.parquet").open("wb") as file:
         pq.write_table(table, file)
-    (found,) = folder_tables(folder.relative_to(tmp_path))
+    (found,) = folder_tables(folder.relative_to(tmp_path)).items
     assert pa.Table.from_batches(found.batches(["label"])) == table
 
 

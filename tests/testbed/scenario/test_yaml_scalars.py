@@ -101,6 +101,8 @@ LOOK_ALIKES = st.from_regex(r"[0-9+._:eExob-]{1,6}|[yYnNoO][a-zA-Z]{0,4}|~|=|<<"
 @example("0_9")
 @example("2026-11-30")
 @example("true")
+@example("a\x85b")
+@example("\u2028")
 def test_every_text_survives_the_resolved_scenario(text: str) -> None:
     section = TINY["data"] | {"path": text}
     try:
