@@ -53,7 +53,9 @@ def save(
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able state as one safetensors file, all or nothing."""
-    contiguous = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    # NumPy's empty columns may have a stride of 0, which cannot be viewed as bytes.
+    whole = torch.contiguous_format
+    contiguous = {name: v.detach().clone(memory_format=whole) for name, v in tensors.items()}
     text = json.dumps(state)
     # One entry: safetensors does not keep the order of several, so that files would differ.
     metadata = {STATE_KEY: f"{_checksum(contiguous, text)} {text}"}

@@ -6,6 +6,7 @@ import json
 import time
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
@@ -178,6 +179,17 @@ def test_moments_of_strategies_and_devices_survive_a_resume(tiny, tmp_path, stra
     with pytest.raises(KeyboardInterrupt):
         run(tiny, tmp_path / "cut", StopAt("train undefended", 2))
     assert everything(run(tiny, tmp_path / "cut", resume=True)) == whole
+
+
+def test_a_run_resumes_where_no_device_has_answered_yet(tiny, tmp_path):
+    tiny["fleet"]["availability"] = {"name": "bernoulli", "probability": 1e-9}
+    tiny["arms"] = tiny["arms"][:1]
+    whole = run(tiny, tmp_path / "whole")
+    rounds = pq.read_table(whole / "rounds.parquet")
+    assert rounds["offline"].to_pylist() == rounds["cohort"].to_pylist()
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path / "cut", StopAt("train undefended", 2))
+    assert everything(run(tiny, tmp_path / "cut", resume=True)) == everything(whole)
 
 
 def test_defences_with_weights_of_their_own_give_the_same_bits_everywhere(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ def saved():
         "flags": torch.tensor([True, False]),
         "step": torch.tensor(2.5),
         "none": torch.zeros(0, 4),
+        "empty column": torch.from_numpy(np.zeros((0, 3)).T.copy()[0]),  # its stride is 0
     }
     return tensors, {"round": 2, "rows": [{"loss": 0.1}]}
 
