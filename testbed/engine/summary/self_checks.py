@@ -59,6 +59,19 @@ def _bound_checks(attack: AttackResult) -> Iterator[tuple[str, BoundCheck]]:
             yield f"{words}, with {point.share:g} of the amount", error
 
 
+def _trained_by_devices(arm: TrainedArm) -> tuple[bool, str]:
+    """Say in how many rounds each tier's front-end changed: none may keep its first weights."""
+    rounds = arm.server.training.rounds  # those of the fleet
+    if not rounds:
+        return True, "the provider alone trains"
+    used = {
+        arm.server.tiers[tier].name: arm.server.tiers[tier].aggregated_rounds
+        for tier in arm.models.used()
+    }
+    counts = ", ".join(f"{name} {count}" for name, count in used.items())
+    return min(used.values()) > 0, f"rounds with updates, of {rounds}: {counts}"
+
+
 def self_checks(
     arm: TrainedArm, served: ServedArm, attacked: AttackResults, inputs: RunInputs
 ) -> list[SelfCheck]:
@@ -85,6 +98,7 @@ def self_checks(
         for value in (tensor.numpy() for tensor in tier.parameters.values())
     )
     bound_passed, bound_detail = _bound_check_result(attacked)
+    trained, trained_detail = _trained_by_devices(arm)
     in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
     return [
         _check(
@@ -118,6 +132,7 @@ def self_checks(
             not attacked.read_nothing,
             f"without an intercept: {', '.join(attacked.read_nothing) or 'none'}",
         ),
+        _check(name, "devices trained the front-end of every tier", trained, trained_detail),
         _check(name, "the trained front-end is finite", finite, "no NaN or infinity"),
         _check(
             name,
