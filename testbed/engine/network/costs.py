@@ -255,7 +255,7 @@ def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:
             tier.adversary_stats,
             training.edge_optimiser.state_copies + anchors,
             tier.work,
-            optimiser_work(training.edge_optimiser, tier.edge_stats, tier.adversary_stats),
+            optimiser_work(training.edge_optimiser, tier.edge_stats, tier.adversary_stats, anchors),
         )
         for tier in models.tiers
     ]

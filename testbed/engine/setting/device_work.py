@@ -71,14 +71,21 @@ def device_work(edge: EdgeModel, rounds: bool, trains: bool) -> DeviceWork:
 
 
 def optimiser_work(
-    optimiser: EdgeOptimiserSection, stats: LayerStats, adversary: LayerStats | None
+    optimiser: EdgeOptimiserSection,
+    stats: LayerStats,
+    adversary: LayerStats | None,
+    anchors: int = 0,
 ) -> Work:
     """Return the work of one update: weights, gradients and the optimiser's state are moved once.
 
     A weight and its gradient are read and the weight is written; each number of the state is read
     and written. Clipping reads the gradient twice and writes it.
+
+    Parameters
+    ----------
+    anchors : weights of the round's start that are kept for each weight, and read.
     """
-    moved = 3 + 2 * optimiser.state_copies + (3 if optimiser.clip_norm is not None else 0)
+    moved = 3 + 2 * optimiser.state_copies + (3 if optimiser.clip_norm is not None else 0) + anchors
     of_adversary = (3 + 2 * ADAM_STATE_COPIES) * adversary.params if adversary else 0
     return element_work(moved * stats.params + of_adversary)
 

@@ -54,6 +54,17 @@ def test_memory_in_training_holds_the_optimisers_state(training, copies, monkeyp
     assert {network.bytes for network in seen} == {by_hand}
 
 
+def test_an_update_with_fedprox_reads_the_weights_of_the_rounds_start():
+    moved = {}
+    for strategy in ("fedavg", {"name": "fedprox", "proximal_mu": 0.1}):
+        inputs = inputs_of(strategy=strategy)
+        models = arm_models(inputs, inputs.scenario.arms[0])
+        (tier,) = costs.device_costs(inputs, models).tiers
+        moved[str(strategy)] = tier.update.activation_elements
+    plain, proximal = moved.values()
+    assert proximal - plain == models.main.edge_stats.params
+
+
 def test_a_fleet_that_is_half_offline_does_not_train_faster(tmp_path):
     tree = copy.deepcopy(TINY) | {"adversaries": [], "arms": TINY["arms"][:1]}
     tree["fleet"] |= {"mix": [{"device": "raspberry-pi-4", "links": {"wifi": 1}}]}

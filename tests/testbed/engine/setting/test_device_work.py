@@ -114,6 +114,7 @@ def test_updates_of_weights_by_hand():
         assert work.activation_elements == moved * stats.params
     both = optimiser_work(section, stats, stats)
     assert both.activation_elements == (10 + 7) * stats.params  # Adam without clipping
+    assert optimiser_work(section, stats, None, 1).activation_elements == 11 * stats.params
 
 
 def test_a_device_is_charged_for_all_of_it_by_hand():
