@@ -165,7 +165,7 @@ class FleetGrid(MessageGrid):
         self, device: int, amounts: Mapping[str, float], energy_mj: float | None
     ) -> float | None:
         """Return what a radio's wake-ups and tails took of a device's energy; None: unknown."""
-        if not self._radios.sleeps(device):
+        if not self._radios.sleeps(device) or energy_mj == 0.0:  # nothing was sent
             return 0.0
         work_mj = self.costs.work_mj(device, **amounts)
         return None if work_mj is None or energy_mj is None else max(0.0, energy_mj - work_mj)

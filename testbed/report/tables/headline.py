@@ -71,7 +71,7 @@ def _unknown_devices(figure: Figure, arm: ArmResult) -> int:
     """Return how many devices a figure leaves out."""
     if figure is ENERGY:
         return arm.serving.energy_unknown_devices
-    if figure.key == "energy_j":
+    if figure.key in ("energy_j", "wake_tail_j"):
         return arm.training.energy_unknown_devices
     return arm.training.idle_unknown_devices if figure.key == "idle_j" else 0
 

@@ -166,3 +166,14 @@ def test_a_training_over_lte_pays_for_its_radios(tmp_path):
     # Eight enrolments alone: 10 s at 1.06 W after 0.6 to 1.2 s at 1.21 W each.
     assert spent[True]["wake_tail_j"] > 8 * 11.0 > 100 * work
     assert spent[True]["virtual_s"] > spent[False]["virtual_s"] + 3 * 0.6
+
+
+def test_radios_of_unpublished_power_take_nothing_of_a_training_at_the_provider(tmp_path):
+    tree = copy.deepcopy(TINY)
+    tree["fleet"]["mix"] = [{"device": "pixel-4", "links": {"lte": 1}}]
+    tree["training"] = {"protocol": "provider", "provider": {"epochs": 1, "batch_size": 32}}
+    tree["arms"], tree["adversaries"] = tree["arms"][:1], []
+    (arm,) = results_of(run(tree, tmp_path / "run"))["arms"]
+    assert arm["training"]["energy_j"] == arm["training"]["wake_tail_j"] == 0.0
+    assert arm["training"]["energy_unknown_devices"] == 0
+    assert arm["serving"]["energy_unknown_devices"] > 0
