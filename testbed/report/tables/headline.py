@@ -58,18 +58,20 @@ def _row(figure: Figure, arms: list[ArmResult]) -> Row:
     cells = []
     for arm in arms:
         value = figure.of(arm)
-        compared = figure.better and isinstance(value, int | float) and arm is not arms[0]
-        notes = [numbers.times(value, first)] if compared else []
         unknown = _unknown_devices(figure, arm)
+        compared = figure.better and isinstance(value, int | float) and arm is not arms[0]
+        # Figures that leave out other devices have no ratio.
+        compared = compared and unknown == _unknown_devices(figure, arms[0])
+        notes = [numbers.times(value, first)] if compared else []
         if unknown:
-            notes.append(f"unknown for {unknown} devices")
+            notes.append(f"unknown for {unknown} device{'s' if unknown > 1 else ''}")
         cells.append(number(value, figure.fmt, "; ".join(filter(None, notes))))
     return Row(figure.label, cells)
 
 
 def _unknown_devices(figure: Figure, arm: ArmResult) -> int:
     """Return how many devices a figure leaves out."""
-    if figure is ENERGY:
+    if figure is ENERGY or figure.key == "work_mj_per_request":
         return arm.serving.energy_unknown_devices
     if figure.key in ("energy_j", "wake_tail_j"):
         return arm.training.energy_unknown_devices

@@ -9,6 +9,8 @@ from html_reader import Page
 from report_fixture import ARMS
 
 from testbed.report.build import build_report
+from testbed.report.tables.headline import headline_table
+from testbed.results.reading import read_results
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -83,3 +85,23 @@ def test_results_without_the_new_figures_are_still_shown(folder: Path) -> None:
 def page_has_no_cost(page: Page) -> bool:
     labels = [row[0][0] for row in page.tables["table-headline"]]
     return not any("cloud servers" in label for label in labels)
+
+
+def test_energies_that_leave_out_other_devices_have_no_ratio(folder: Path, edit: Edit) -> None:
+    """Both arms leave out eight devices of the fixture; then one of them leaves out one."""
+
+    def known(tree: dict[str, Any]) -> None:
+        for part in ("training", "serving"):
+            tree["arms"][1][part]["energy_unknown_devices"] = 1
+
+    alike = headline_table(read_results(folder))
+    edit(known)
+    other = headline_table(read_results(folder))
+    assert alike is not None
+    assert other is not None
+    changed = 0
+    for before, after in zip(alike.rows, other.rows, strict=True):
+        if before.cells and "less; unknown for 8 devices" in before.cells[1].note:
+            assert after.cells[1].note == "unknown for 1 device"
+            changed += 1
+    assert changed >= 2
