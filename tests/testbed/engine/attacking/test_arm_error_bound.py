@@ -188,7 +188,7 @@ def test_transfers_and_curves_that_beat_the_floor_fail_the_check():
 def test_whatever_rebuilds_images_is_held_against_the_floor(tiny, tmp_path):
     short = {"steps": 2, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}}
     reads_all = {"position": {"tap": "cloud"}, "transfer": True, "curve": [0.5]}
-    tiny["training"]["rounds"] = 1
+    tiny["training"] |= {"rounds": 2, "cohort_size": 8}
     noise = {"name": "gaussian_noise", "scale": 0.5}
     front_end = {"name": "cnn", "cut": 1, "width": 8}
     tiny["arms"] = [{"name": "noise", "front_end": front_end, "defence": noise}]
