@@ -62,8 +62,8 @@ def measured_s(path: Path, out: Path) -> float:
     ------
     UserError : the run failed.
     """
-    command = [sys.executable, "-m", "testbed.run", str(path.resolve()), "--out", str(out.resolve())]
-    command += ["--force", "--set", "training.reuse_models=false"]
+    command = [sys.executable, "-m", "testbed.run", str(path.resolve())]
+    command += ["--out", str(out.resolve()), "--force", "--set", "training.reuse_models=false"]
     out.parent.mkdir(parents=True, exist_ok=True)
     return measured(command, out.with_suffix(".log"), LONGEST_S).wall_s
 

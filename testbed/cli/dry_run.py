@@ -19,7 +19,7 @@ from testbed.results import formats
 from testbed.scenario.loading import dump_scenario
 from testbed.scenario.schema import Scenario
 
-FACTOR = "measured: 0.9 to 1.3 times this"
+FACTOR = "measured: 0.8 to 1.2 times this"
 """Range over the runs of the table in docs/speed.md."""
 
 
