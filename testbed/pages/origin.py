@@ -45,12 +45,14 @@ class Origin:
         from it: key paths with both values, empty where they do not.
     versions : of the testbed and the libraries that made the table.
     command : what made the table; None where the table states it elsewhere.
+    others : inputs that are not the project's, with their hash; nothing can check them later.
     """
 
     inputs: Mapping[str, Sequence[str]]
     seeds: Sequence[int] = ()
     versions: Mapping[str, str] | None = None
     command: str | None = None
+    others: Sequence[str] = ()
 
     def line(self) -> str:
         """Return the line below the table.
@@ -66,6 +68,7 @@ class Origin:
         for name, changes in self.inputs.items():
             digest = digest_of(PROJECT_ROOT / name)
             parts.append(f"`{name}` {digest}" + (f" with {', '.join(changes)}" if changes else ""))
+        parts += self.others
         if self.seeds:
             word = "seed" if len(self.seeds) == 1 else "seeds"
             parts.append(f"{word} {', '.join(map(str, self.seeds))}")
@@ -81,7 +84,13 @@ def of_files(inputs: Iterable[Path], seeds: Sequence[int] = ()) -> Origin:
     """
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = f"`{shlex.join(['python', _relative(Path(sys.argv[0])), *words])}`"
-    return Origin({_relative(path): () for path in inputs}, seeds, command=command)
+    own, others = [], []
+    for path in map(Path.resolve, inputs):
+        if path.is_relative_to(PROJECT_ROOT):
+            own.append(path)
+        else:
+            others.append(f"{path.name} {digest_of(path)}, which is not the project's")
+    return Origin({_relative(path): () for path in own}, seeds, command=command, others=others)
 
 
 def of_run(

@@ -121,3 +121,12 @@ def test_arms_are_compared_by_name_not_by_place(project):
     run = load_scenario(path).model_dump(mode="json")
     run["arms"].reverse()
     assert " with " not in of_run("first", run, [0], {"testbed": VERSION, "torch": "2"}).line()
+
+
+def test_inputs_that_are_not_the_projects_are_named_and_not_checked(project, tmp_path_factory):
+    own = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
+    own.write_text(SCENARIO)
+    text = table([own])
+    assert f"; mine.yaml {digest_of(own)}, which is not the project's; seed 0." in text
+    own.unlink()
+    assert why_older(text) == []
