@@ -14,22 +14,22 @@ Fused kernels are taken apart while measuring. What cannot be counted is refused
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.module_tracker import ModuleTracker
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
 from testbed.fleet.operation_counts import (
+    Counting,
     Escapes,
     complex_factor,
     formula,
     is_light,
-    refuse_higher_order,
     refused,
     unfused,
 )
@@ -173,17 +173,15 @@ class _Operation:
     overwrites_input: bool
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(Counting):  # type: ignore[no-untyped-call]
     """Records the memory that every operation reads and writes, and counts the model's costs.
 
     Memory varies if it comes from the input or from random numbers. All other memory is constant:
     parameters, and what is computed of them alone.
     """
 
-    supports_higher_order_operators = True  # they are refused here, by name
-
     def __init__(self, image: Tensor, parameters: set[int], tracker: ModuleTracker) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(lambda: self.layer)
         self._tracker = tracker
         self._parameters = parameters
         self._computed = {_key(image)}
@@ -197,25 +195,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops = 0
         self.macs_conv3x3s1 = 0
 
-    def __enter__(self) -> Self:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
+    def is_countable(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether an operation has a formula or needs none; new constants need none."""
+        return formula(func) is not None or is_light(func) or not _tensors((args, kwargs))
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        refuse_higher_order(self.layer, func)
-        kwargs = kwargs or {}
-        inputs = _tensors((args, kwargs))
-        counter = formula(func)
-        if inputs and counter is None and not is_light(func):
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is NotImplemented:
-                raise refused(self.layer, f"'{func.namespace}.{func.overloadpacket.__name__}'")
-            return result
-        result = func(*args, **kwargs)
-        outputs = _tensors(result)
+    def record(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Count an operation, and follow what its result was computed from."""
+        inputs, outputs, counter = _tensors((args, kwargs)), _tensors(result), formula(func)
         for tensor in (*inputs, *outputs):
             if tensor.layout != torch.strided:
                 raise refused(self.layer, f"tensors of layout '{tensor.layout}'")
@@ -231,7 +219,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         writes = [out for out in outputs if _key(out) in self._varying and out.numel()]
         if reads and not func.is_view:
             self._record(func, args, _counted(reads), _counted(writes))
-        return result
 
     @property
     def fixed_weights(self) -> int:

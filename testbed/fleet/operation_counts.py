@@ -6,15 +6,16 @@ counted as 0.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from testbed.core.errors import UserError
@@ -213,15 +214,54 @@ def refused(where: str, what: str) -> UserError:
     )
 
 
-def refuse_higher_order(where: str, func: Any) -> None:
-    """Refuse an operation whose arguments are functions (``torch.cond``, ``flex_attention``).
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Base of the modes that count what torch executes; a subclass says what it records.
 
-    Raises
-    ------
-    UserError : it is one; which branch runs, or how often, depends on the data.
+    An unknown operation is replaced by those that torch composes it of. What is left without a
+    formula is refused, and so is an operation whose arguments are functions (``torch.cond``,
+    ``flex_attention``): which branch runs, or how often, depends on the data.
+
+    Parameters
+    ----------
+    where : returns what is running, for the message.
     """
-    if isinstance(func, HigherOrderOperator):
-        raise refused(where, f"'{func.__name__}'")
+
+    supports_higher_order_operators = True  # they are refused here, by name
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._where = where
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            raise refused(self._where(), f"'{func.__name__}'")
+        kwargs = kwargs or {}
+        if self.is_countable(func, args, kwargs):
+            result = func(*args, **kwargs)
+            self.record(func, args, kwargs, result)
+            return result
+        with self:
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            name = f"'{func.namespace}.{func.overloadpacket.__name__}'"
+            raise refused(self._where(), name)
+        return result
+
+    def is_countable(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether an operation has a formula, or is known to need none."""
+        raise NotImplementedError
+
+    def record(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Record an operation that was executed."""
+        raise NotImplementedError
 
 
 _LEAVES_TORCH = frozenset(

@@ -6,24 +6,22 @@ Therefore it runs once, with its gradients, and every operation is counted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from testbed.fleet.calibration.latency_form import NetworkCosts
 from testbed.fleet.layer_stats import FOLDED_OPS
 from testbed.fleet.operation_counts import (
+    Counting,
     Escapes,
     complex_factor,
     formula,
     is_light,
-    refuse_higher_order,
-    refused,
     unfused,
 )
 
@@ -73,7 +71,7 @@ NO_WORK = Work(0, 0, 0, 0)
 
 
 def element_work(elements: int) -> Work:
-    """Return the work of reading or writing so many numbers."""
+    """Return the work of reading or writing ``elements`` numbers."""
     return Work(0, 0, 0, elements)
 
 
@@ -94,41 +92,32 @@ def count_work(what: str, run: Callable[[], object]) -> Work:
     return Work(counter.flops // 2, counter.macs_conv3x3s1, 0, counter.elements)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(Counting):  # type: ignore[no-untyped-call]
     """Adds up multiply-accumulates, and the numbers that operations read and write.
 
     As in ``layer_stats``, views are free, and ReLU-like activations move nothing.
     """
 
-    supports_higher_order_operators = True  # they are refused here, by name
-
     def __init__(self, what: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._what = what
+        super().__init__(lambda: what)
         self.flops = 0
         self.macs_conv3x3s1 = 0
         self.elements = 0
 
-    def __enter__(self) -> Self:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        refuse_higher_order(self._what, func)
-        kwargs, name = kwargs or {}, func.overloadpacket.__name__
-        own = _FORMULAS.get(func.overloadpacket)
-        counted = formula(func) if own is None else own
+    def is_countable(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether an operation has a formula or needs none; new constants need none."""
+        name = func.overloadpacket.__name__
+        if func.overloadpacket in _FORMULAS or formula(func) is not None:
+            return True
         makes = not any(isinstance(leaf, Tensor) for leaf in tree_flatten((args, kwargs))[0])
-        light = makes or is_light(func) or name in _LIGHT or "_backward" in name
-        if counted is None and not light:
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is NotImplemented:
-                raise refused(self._what, f"'{func.namespace}.{name}'")
-            return result
-        result = func(*args, **kwargs)
+        return makes or is_light(func) or name in _LIGHT or "_backward" in name
+
+    def record(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Add an operation's work."""
+        name, counted = func.overloadpacket.__name__, formula(func)
+        own = _FORMULAS.get(func.overloadpacket)
         if own is not None:
             self.flops += own(*args, **kwargs)
         elif counted is not None:
@@ -138,7 +127,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.macs_conv3x3s1 += flops // 2
         if not func.is_view and name not in FOLDED_OPS:
             self.elements += _numbers((args, kwargs)) + _numbers(result)
-        return result
 
 
 def _numbers(tree: Any) -> int:
