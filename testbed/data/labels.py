@@ -106,14 +106,14 @@ def doubtful_names(tables: Sequence[EncodedTable], column: str, names: list[str]
     """Return sentences on names of text that may be one, or none; declared names are meant."""
     if {_kind(table, column) for table in tables} - {"nothing"} != {"text"}:
         return []
-    alike: dict[str, list[str]] = {}
+    spellings: dict[str, list[str]] = {}
     for name in names:
         plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        alike.setdefault(plain, []).append(name)
+        spellings.setdefault(plain, []).append(name)
     sentences = [
         f"column '{column}': {' and '.join(map(repr, group))} count as different, and differ only "
         "in capitals, spaces or Unicode form"
-        for group in alike.values()
+        for group in spellings.values()
         if len(group) > 1
     ]
     sentences += [

@@ -99,15 +99,15 @@ def mean_interval(
 
 
 def share_interval(
-    hits: NDArray[Any], clusters: Clusters | None = None, alike: int | None = None
+    hits: NDArray[Any], clusters: Clusters | None = None, constant_count: int | None = None
 ) -> Interval:
     """Return the share of ``hits`` (n,), 0 or 1, with its Clopper-Pearson interval.
 
     Parameters
     ----------
     clusters : as in ``mean_interval``.
-    alike : independent observations to count where all are hits, or none, so that their clusters
-        cannot be told apart; None: the number of clusters.
+    constant_count : independent observations to count where all values are equal, so that the
+        clusters do not differ; None: the number of clusters.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def share_interval(
             spread = max(error**2, 1e-300)
             independent = min(float(count), ratio * share * (1.0 - share) / spread)
         else:
-            independent = float(len(sums) if alike is None else alike)
+            independent = float(len(sums) if constant_count is None else constant_count)
     low, high = clopper_pearson(share * independent, independent)
     return Interval(value=share, low=low, high=high, n=count)
 

@@ -63,7 +63,7 @@ def test_images_of_one_person_count_together():
     assert wrong.high - wrong.low < 0.4 * (alone.high - alone.low)
     every = share_interval(np.ones(400), np.repeat(np.arange(40), 10))
     assert every.low == pytest.approx(share_interval(np.ones(40)).low)
-    assert share_interval(np.ones(400), np.repeat(np.arange(40), 10), alike=400).low > 0.99
+    assert share_interval(np.ones(400), np.repeat(np.arange(40), 10), constant_count=400).low > 0.99
 
     errors = np.random.default_rng(0).lognormal(0.0, 0.5, 40)
     plain = mean_interval(errors, 2000, 0)

@@ -94,13 +94,13 @@ def test_energies_that_leave_out_other_devices_have_no_ratio(folder: Path, edit:
         for part in ("training", "serving"):
             tree["arms"][1][part]["energy_unknown_devices"] = 1
 
-    alike = headline_table(read_results(folder))
+    same = headline_table(read_results(folder))
     edit(known)
     other = headline_table(read_results(folder))
-    assert alike is not None
+    assert same is not None
     assert other is not None
     changed = 0
-    for before, after in zip(alike.rows, other.rows, strict=True):
+    for before, after in zip(same.rows, other.rows, strict=True):
         if before.cells and "less; unknown for 8 devices" in before.cells[1].note:
             assert after.cells[1].note == "unknown for 1 device"
             changed += 1

@@ -90,7 +90,7 @@ def test_a_process_that_goes_on_starts_anew(clock):
 def test_nothing_is_ended_when_everything_slept(clock):
     process, watch = FakeProcess(psutil.STATUS_STOPPED), StoppedProcesses()
     watch.end([process])
-    for _ in range(4):  # the machine sleeps for eight hours; nobody looks
+    for _ in range(4):  # the machine sleeps for eight hours, without a look
         clock.now += 8 * 3600.0
         assert not watch.end([process])
     process.state = psutil.STATUS_SLEEPING
