@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from parquet_images import load, refusal, section
 
 from testbed.core.errors import UserError
-from testbed.data.federated import load_federated_data, load_pool
+from testbed.data.federated import load_federated_data
 from testbed.scenario.schema import DataSection
 
 ROWS = 60
@@ -28,20 +29,6 @@ def save(tmp_path, encode):
         return tmp_path
 
     return make
-
-
-def section(folder, **options):
-    return DataSection(name="parquet_folder", path=str(folder), options=options)
-
-
-def load(folder, **options):
-    return load_pool(section(folder, **options))
-
-
-def refusal(folder, **options):
-    with pytest.raises(UserError) as caught:
-        load(folder, **options)
-    return str(caught.value)
 
 
 def named(pool, official):

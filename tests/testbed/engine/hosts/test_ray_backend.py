@@ -13,22 +13,11 @@ import torch
 from small import make_deployed, make_spec
 
 from testbed.core.errors import HostError, UserError
-from testbed.engine.hosts.host import HostData
-from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.hosts.on_ray.hosts import _Call
 from testbed.scenario.loading import parse_yaml
 
 pytestmark = pytest.mark.processes
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def backend():
-    images = np.zeros((8, 1, 32, 32), dtype=np.uint8)
-    rows = [np.arange(4), np.arange(4, 8)]
-    backend = RayBackend(2, HostData(images, np.zeros(8, dtype=np.int64), rows))
-    yield backend
-    backend.close()
 
 
 def test_every_process_listens_on_loopback_only(backend):

@@ -10,9 +10,7 @@ import psutil
 import pytest
 
 from testbed.core.errors import HostError
-from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray import stopped
-from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
 
 LIMIT_S = 3.0
@@ -104,15 +102,6 @@ def test_ended_processes_are_not_confused_with_later_ones():
 
 
 # With processes ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def backend():
-    images = np.zeros((8, 1, 32, 32), dtype=np.uint8)
-    rows = [np.arange(4), np.arange(4, 8)]
-    backend = RayBackend(2, HostData(images, np.zeros(8, dtype=np.int64), rows))
-    yield backend
-    backend.close()
 
 
 @pytest.fixture
