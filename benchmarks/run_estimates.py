@@ -51,8 +51,7 @@ def estimated_s(scenario: Scenario) -> float:
     inputs = read_run_inputs(scenario)
     run = RunTimes(inputs)
     arms = [run.arm(arm_models(inputs, arm)) for arm in scenario.arms]
-    parts = [part for times in arms for part in (times.train, times.serve, times.attack)]
-    return run.around_s() + sum(part.wall(run.cores) for part in parts)
+    return run.total_s(arms)
 
 
 def measured_s(path: Path, out: Path) -> float:

@@ -12,11 +12,9 @@ from testbed.cli.timed_arm import FEW, TimedArm
 from testbed.core.registries import ATTACKS
 from testbed.engine.attacking.error_bounds import (
     AFFORDABLE_MACS,
-    BASIS_ROWS_PER_DIMENSION,
     CHECKED,
-    FEWEST_BASIS_ROWS,
-    MOST_BASIS_ROWS,
     POINTS,
+    basis_rows,
 )
 from testbed.engine.attacking.leakage import INFORMATION_PAIRS, LEAKAGE_SAMPLES
 from testbed.engine.setting.auxiliary_data import held_images
@@ -27,7 +25,7 @@ from testbed.privacy.judge import COMPONENTS, MAX_IMAGES
 from testbed.privacy.leakage import measure_leakage
 from testbed.privacy.mutual_information import ESTIMATORS, CriticTraining, estimate_information
 from testbed.privacy.scores import score
-from testbed.privacy.unseen import PASSES_PER_ROW, ROWS_PER_DIMENSION, unseen_macs
+from testbed.privacy.unseen import ROWS_PER_DIMENSION, unseen_macs
 from testbed.scenario.adversary import Adversary
 
 ANCHORS = 2  # the mean images, which are scored with every adversary
@@ -199,10 +197,7 @@ class AttackTimes:
             return 0.0
         points, rows, size = min(POINTS, self._victims), 0.0, 0
         if self._noise(place) is not None:
-            affordable = AFFORDABLE_MACS / (PASSES_PER_ROW * max(macs, 1))
-            basis = min(BASIS_ROWS_PER_DIMENSION * d, MOST_BASIS_ROWS, affordable)
-            if basis < FEWEST_BASIS_ROWS:
-                basis = 0
+            basis = basis_rows(d, macs)
             rows, size = basis + points * PROBES, d if basis else 0
         elif unseen_macs(d, macs) > AFFORDABLE_MACS:
             return 0.0

@@ -146,13 +146,10 @@ def _time(inputs: RunInputs, models: list[ArmModels]) -> list[Table]:
         f"estimated time on this machine without other load, {run.cores} in parallel ({FACTOR})",
         *("arm", "train s", "serve s", "attack s"),
     )
-    total = 0.0
     for name, times in arms.items():
-        parts = [part.wall(run.cores) for part in (times.train, times.serve, times.attack)]
-        total += sum(parts)
-        phases.add_row(name, *(f"{part:.0f}" for part in parts))
+        phases.add_row(name, *(f"{part:.0f}" for part in times.walls(run.cores)))
     phases.add_row("start, checks and report", f"{run.around_s():.0f}", "", "")
-    phases.add_row("all", f"{total + run.around_s():.0f}", "", "")
+    phases.add_row("all", f"{run.total_s(arms.values()):.0f}", "", "")
     attacks = table(
         "of this, the attacks of each adversary on what it read",
         "adversary",

@@ -6,6 +6,7 @@ and made-up features, and timed in one thread (``testbed.cli.stopwatch``).
 
 import copy
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -69,6 +70,10 @@ class ArmTimes:
     by_adversary: dict[str, float] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
 
+    def walls(self, cores: int) -> list[float]:
+        """Return the wall times of training, serving and attacks, in seconds."""
+        return [part.wall(cores) for part in (self.train, self.serve, self.attack)]
+
 
 class RunTimes:
     """Expected times of a run on this machine.
@@ -96,6 +101,10 @@ class RunTimes:
         attacks = 3 * len(scenario.arms) * len(scenario.adversaries)
         ray = 0.0 if scenario.engine.backend == "inline" else RAY_START_S
         return time.process_time() + ray + CHECKS_S + REPORT_S + REPORT_PER_ATTACK_S * attacks
+
+    def total_s(self, arms: Iterable[ArmTimes]) -> float:
+        """Return the wall time of the whole run."""
+        return self.around_s() + sum(sum(times.walls(self.cores)) for times in arms)
 
     def arm(self, models: ArmModels) -> ArmTimes:
         """Return the times of one arm."""

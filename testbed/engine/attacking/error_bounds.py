@@ -139,7 +139,7 @@ def arm_error_bound(
         counted = 0 if found.value is None else len(points)
         reason = _reason(found, deployed, images)
         return ArmErrorBound(reason, deployed, checked, counted, noise_free=found.value)
-    rows = _basis_rows(points[0].numel(), front_end_macs)
+    rows = basis_rows(points[0].numel(), front_end_macs)
     bounds = NoiseBounds(signal, points, rows, torch_generator(seed, "floor probes"))
     variances = _signal_variances(inputs, deployed)
     return ArmErrorBound("", deployed, checked, len(points), noise_std, bounds, variances)
@@ -152,7 +152,7 @@ def _drawn_victims(inputs: RunInputs) -> IntArray:
     return generator(inputs.scenario.seed, "floor points").permutation(by_content)[:POINTS]
 
 
-def _basis_rows(dimension: int, front_end_macs: int) -> int:
+def basis_rows(dimension: int, front_end_macs: int) -> int:
     """Return how many rows the basis of the spectrum-aware bound is made of; 0 for no basis."""
     affordable = int(AFFORDABLE_MACS / (PASSES_PER_ROW * max(front_end_macs, 1)))
     rows = min(BASIS_ROWS_PER_DIMENSION * dimension, MOST_BASIS_ROWS, affordable)
