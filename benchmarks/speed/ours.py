@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class FreeOfCharge:
 
     def __init__(self, devices: int) -> None:
         self.devices = devices
+        self.fleet = SimpleNamespace(rtt_ms=np.zeros(devices))
 
     def can_train(self, device: int, tier: int | None = None) -> bool:
         """Return True for every device."""

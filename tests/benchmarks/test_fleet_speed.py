@@ -64,3 +64,9 @@ def test_a_document_without_the_block_is_rejected_before_anything_runs(tmp_path,
     assert "fleet_speed.py: begin" in capsys.readouterr().err
     assert runs == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workload", ["A", "B", "C"])
+def test_the_engine_runs_every_workload(workload):
+    assert fleet_speed.run_once("ours", workload, 4, 1, "") > 0.0
