@@ -170,7 +170,7 @@ def idle_table(measured_bytes: Mapping[str, Mapping[str, float]]) -> str:
 
 def measure_idle(sizes: Sequence[int], hosts: int) -> str:
     """Measure an idle device in one process and on Ray; return the text for the document."""
-    from scaling.idle import BYTES_OF_IMAGES, IMAGES, bytes_per_device, idle_tree
+    from scaling.idle import bytes_per_device, idle_tree
 
     found = {
         "in one process": bytes_per_device(idle_tree(), sizes),
@@ -178,9 +178,7 @@ def measure_idle(sizes: Sequence[int], hosts: int) -> str:
     }
     return (
         f"Bytes per device: the slope of all memory that is allocated, from {sizes[0]:,} to "
-        f"{sizes[1]:,} devices, two tiers, two arms, two adversaries. The numbers of its {IMAGES} "
-        f"images, {BYTES_OF_IMAGES} bytes in the driver and on Ray as many in the object store, "
-        f"are left out.\n\n{idle_table(found)}"
+        f"{sizes[1]:,} devices, two tiers, two arms, two adversaries.\n\n{idle_table(found)}"
     )
 
 

@@ -22,9 +22,7 @@ from testbed.fleet.link_effects import RadioUse
 from testbed.scenario.loading import read_tree, validate_scenario
 
 SCENARIO = Path(__file__).resolve().parents[2] / "scenarios" / "smoke.yaml"
-IMAGES = 2
-BYTES_OF_IMAGES = 4 * IMAGES
-"""Bytes of the image indices of a device, in each process that holds them."""
+IMAGES = 2  # each, drawn on demand
 STORE = "object store"
 WARM_UP = 20  # devices; reads and imports everything once
 
@@ -121,16 +119,12 @@ def _trace_hosts(backend: Backend) -> None:
 
 
 def bytes_per_device(tree: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float]:
-    """Return the slope of held memory by process, without the image indices."""
+    """Return the slope of held memory by process."""
     with tempfile.TemporaryDirectory(prefix="idle-") as temporary:
         held = [held_bytes(tree, size, Path(temporary)) for size in (WARM_UP, *sizes)][1:]
     return slopes(held[0], held[-1], sizes[-1] - sizes[0])
 
 
 def slopes(smaller: Mapping[str, int], larger: Mapping[str, int], devices: int) -> dict[str, float]:
-    """Return the bytes per additional device by process, without the image indices."""
-    images = {"driver": BYTES_OF_IMAGES, STORE: BYTES_OF_IMAGES}
-    return {
-        place: (larger[place] - held) / devices - images.get(place, 0)
-        for place, held in smaller.items()
-    }
+    """Return the bytes per additional device by process."""
+    return {place: (larger[place] - held) / devices for place, held in smaller.items()}

@@ -93,8 +93,8 @@ def _data(inputs: RunInputs) -> Table:
     made = table("data", "part", "images")
     for name, size in inputs.data.parts.sizes().items():
         made.add_row(name, f"{size:,}")
-    per_device = [len(rows) for rows in inputs.data.device_images]
-    made.add_row("per device, fewest to most", f"{min(per_device)} to {max(per_device)}")
+    per_device = inputs.data.device_images.lengths
+    made.add_row("per device, fewest to most", f"{per_device.min()} to {per_device.max()}")
     served = np.bincount(inputs.data.victim_owner, minlength=len(per_device))
     made.add_row("victims per device, fewest to most", f"{served.min()} to {served.max()}")
     made.add_row(

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 WORDS = 624  # of 32 bits, the state of the Mersenne Twister, which torch uses on the CPU
 _ANY_SEED = 1
+IDS_AT_ONCE = 1 << 16
+MASK_128 = 2**128 - 1
+PCG_MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
+HASH_A, HASH_MULTIPLIER_A = 0x43B0D7E5, 0x931E8875  # of NumPy's SeedSequence
+HASH_B, HASH_MULTIPLIER_B = 0x8B51F9DD, 0x58F38DED
+MIX_LEFT, MIX_RIGHT = 0xCA01F9DD, 0x4973F715
 
 
 @lru_cache(maxsize=4096)
@@ -35,6 +41,56 @@ def _sequence(seed: int, purpose: str, ids: tuple[int, ...]) -> np.random.SeedSe
 def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
     """Return the numpy generator of ``purpose`` (for instance of one device and one round)."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, ids)))
+
+
+def generators(seed: int, purpose: str, ids: NDArray[np.int64]) -> Iterator[np.random.Generator]:
+    """Yield the generator of ``(purpose, id)`` for each id; four times as fast as one by one.
+
+    It is one object, set to each stream in turn: draw from it before the next one is asked for.
+    The streams are those of ``generator``: the hash of ``SeedSequence`` and the seeding of
+    ``PCG64``, which NumPy keeps stable, computed for many ids at once.
+
+    Parameters
+    ----------
+    ids : from 0 to 2^32 - 1.
+    """
+    stream = np.random.PCG64(0)
+    rng, fresh = np.random.Generator(stream), stream.state
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        for words in _seed_words(seed, purpose, ids[start : start + IDS_AT_ONCE]).tolist():
+            increment = ((words[2] << 64 | words[3]) << 1 | 1) & MASK_128
+            state = (increment + (words[0] << 64 | words[1])) * PCG_MULTIPLIER + increment
+            fresh["state"] = {"state": state & MASK_128, "inc": increment}
+            stream.state = fresh
+            yield rng
+
+
+def _seed_words(seed: int, purpose: str, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return ``SeedSequence(...).generate_state(4, np.uint64)`` of each id (N, 4)."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < 2**32:
+        raise ValueError("an id is one word of 32 bits")
+    before = np.random.SeedSequence(seed, spawn_key=(key(purpose),))
+    hashed = 4 * max(4, -(-seed.bit_length() // 32)) + 4  # words of the pool, hashed so far
+    constant = HASH_A * pow(HASH_MULTIPLIER_A, hashed, 2**32) % 2**32
+    pool = []
+    for word in before.pool.tolist():
+        constant, mixed = _hashed(ids.astype(np.uint32), constant, HASH_MULTIPLIER_A)
+        both = np.uint32(MIX_LEFT * word % 2**32) - np.uint32(MIX_RIGHT) * mixed
+        pool.append(both ^ both >> np.uint32(16))
+    constant = HASH_B
+    words = np.empty((len(ids), 8), dtype="<u4")
+    for place in range(8):
+        constant, words[:, place] = _hashed(pool[place % 4], constant, HASH_MULTIPLIER_B)
+    return words.view("<u8")
+
+
+def _hashed(
+    values: NDArray[np.uint32], constant: int, multiplier: int
+) -> tuple[int, NDArray[np.uint32]]:
+    """Return the next constant of the hash, and the hashed words."""
+    following = constant * multiplier % 2**32
+    product = (values ^ np.uint32(constant)) * np.uint32(following)
+    return following, product ^ product >> np.uint32(16)
 
 
 def child(seed: int, purpose: str, *ids: int) -> int:

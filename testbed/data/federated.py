@@ -1,6 +1,6 @@
 """The data of a run: the image pool, its parts, and their owners."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.registries import DATASETS
-from testbed.data.device_rows import DeviceRows
+from testbed.data.device_rows import DeviceRows, ImagesOfDevices
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.order import in_drawn_order
 from testbed.data.partition import assign_own_victims, assign_victims, partition_training
@@ -38,7 +38,7 @@ class FederatedData:
 
     pool: ImagePool
     parts: Parts
-    device_images: DeviceRows
+    device_images: ImagesOfDevices
     victim_owner: IntArray
     mean: FloatArray
     std: FloatArray
@@ -90,7 +90,9 @@ def load_federated_data(
     pool = in_drawn_order(load_pool(section), seed)
     parts = split(pool, section.splits, seed)
     mean, std = channel_statistics(pool.images, parts.training)
-    device_images = partition_training(pool, parts, section, num_devices, seed) if share_out else []
+    device_images: ImagesOfDevices = DeviceRows([])
+    if share_out:
+        device_images = partition_training(pool, parts, section, num_devices, seed)
     if share_out and section.serving_images == "own":
         victim_owner = assign_own_victims(pool, parts, device_images, seed)
     else:
@@ -98,7 +100,7 @@ def load_federated_data(
     return FederatedData(
         pool=pool,
         parts=parts,
-        device_images=DeviceRows(device_images),
+        device_images=device_images,
         victim_owner=victim_owner,
         mean=mean,
         std=std,
@@ -154,9 +156,7 @@ def _split_note(pool: ImagePool) -> str:
     return f"{pool.split_words}{apart}"
 
 
-def _doubtful_parts(
-    pool: ImagePool, parts: Parts, device_images: Sequence[IntArray]
-) -> Iterator[str]:
+def _doubtful_parts(pool: ImagePool, parts: Parts, device_images: ImagesOfDevices) -> Iterator[str]:
     """Yield warnings of undecided persons, of one class, and of images that are left out."""
     if pool.person_candidate is not None:
         yield (
@@ -168,7 +168,7 @@ def _doubtful_parts(
     if len(trained) == 1:
         yield f"the training part has one class only ({pool.label_names[trained[0]]})"
     if device_images:
-        held = np.unique(pool.labels[np.concatenate(device_images)])
+        held = device_images.classes(pool.labels)
         absent = [pool.label_names[code] for code in np.setdiff1d(trained, held)]
         if absent:
             yield (

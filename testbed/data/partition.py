@@ -3,7 +3,6 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from testbed.core.errors import UserError
 from testbed.core.registries import PARTITIONERS
 from testbed.core.seeds import generator
+from testbed.data.device_rows import DeviceRows, DrawnRows, ImagesOfDevices
 from testbed.data.images import ImagePool, IntArray
 from testbed.data.splits import Parts
 from testbed.scenario.schema import DataSection
@@ -18,7 +18,7 @@ from testbed.scenario.schema import DataSection
 
 def partition_training(
     pool: ImagePool, parts: Parts, section: DataSection, num_devices: int, seed: int
-) -> list[IntArray]:
+) -> ImagesOfDevices:
     """Return the rows of the pool that each device trains on, ascending.
 
     Without ``images_per_device`` the devices' rows are disjoint, and the partitioner may leave some
@@ -47,19 +47,14 @@ def partition_training(
     ]
     if section.images_per_device is None:
         # natural ids can give more partitions than devices: a device then gets several
-        return [
-            np.sort(np.concatenate([np.empty(0, np.int64), *partitions[device::num_devices]]))
-            for device in range(num_devices)
-        ]
-    filled = [partition for partition in partitions if len(partition)]
-    return [
-        np.sort(
-            generator(seed, "device images", device).choice(
-                filled[device % len(filled)], section.images_per_device
-            )
+        return DeviceRows(
+            [
+                np.sort(np.concatenate([np.empty(0, np.int64), *partitions[device::num_devices]]))
+                for device in range(num_devices)
+            ]
         )
-        for device in range(num_devices)
-    ]
+    filled = [partition for partition in partitions if len(partition)]
+    return DrawnRows(filled, section.images_per_device, num_devices, seed)
 
 
 def _filled_partitions(
@@ -142,7 +137,7 @@ def assign_victims(
 
 
 def assign_own_victims(
-    pool: ImagePool, parts: Parts, device_images: Sequence[IntArray], seed: int
+    pool: ImagePool, parts: Parts, device_images: ImagesOfDevices, seed: int
 ) -> IntArray:
     """Return the owner of each victim (aligned with ``parts.victims``), by the devices' classes.
 
@@ -152,8 +147,8 @@ def assign_own_victims(
     Victims of a class that no device holds are spread evenly over all devices.
     """
     devices = np.arange(len(device_images))
-    holders = np.repeat(devices, [len(rows) for rows in device_images])
-    held = pool.labels[np.concatenate([np.empty(0, np.int64), *device_images])]
+    holders = np.repeat(devices, device_images.lengths)
+    held = pool.labels[device_images.flat()]
     wanted = pool.labels[parts.victims]
     owners = np.empty(len(parts.victims), dtype=np.int64)
     for label in np.unique(wanted):

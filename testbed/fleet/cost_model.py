@@ -21,6 +21,9 @@ which do not exist for the front-ends of this project.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from testbed.core import seeds
 from testbed.fleet.calibration.latency_form import FAMILIES, NetworkCosts, form_units
 from testbed.fleet.catalogue import CatalogueDevice
@@ -122,6 +125,13 @@ def device_factor(seed: int, device: int) -> float:
     """
     rng = seeds.generator(seed, "fleet-device-factor", device)
     return float(rng.lognormal(0.0, DEVICE_SIGMA))
+
+
+def device_factors(seed: int, devices: int) -> NDArray[np.float64]:
+    """Return ``device_factor`` of the devices from 0 on (N,)."""
+    streams = seeds.generators(seed, "fleet-device-factor", np.arange(devices))
+    factors = (rng.lognormal(0.0, DEVICE_SIGMA) for rng in streams)
+    return np.fromiter(factors, dtype=np.float64, count=devices)
 
 
 def network_factor(seed: int, model: str, network: str) -> float:

@@ -20,6 +20,7 @@ from testbed.fleet.cost_model import (
     TrainedNetwork,
     compute_energy_mj,
     device_factor,
+    device_factors,
     inference_ms,
     network_factor,
     serving_feasibility,
@@ -182,9 +183,7 @@ class DeviceCosts:
             ]
         )
         of_device: NDArray[np.float64] = by_model[self.tier_of, self.fleet.model_index]
-        seed = self.tiers[0].seed
-        of_each = (device_factor(seed, device) for device in range(self.devices))
-        return of_device * np.fromiter(of_each, dtype=np.float64, count=self.devices)
+        return of_device * device_factors(self.tiers[0].seed, self.devices)
 
     def charge(
         self,

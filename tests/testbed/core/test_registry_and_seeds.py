@@ -61,6 +61,27 @@ def test_streams_depend_on_their_key_only(seed, purpose, ids):
     assert all(not np.array_equal(first, rng.integers(2**62, size=4)) for rng in others)
 
 
+@given(
+    st.one_of(st.integers(0, 2**64), st.integers(2**120, 2**140)),
+    st.text(max_size=8),
+    st.lists(st.integers(0, 2**32 - 1), max_size=5),
+)
+def test_streams_of_many_ids_are_those_of_each_id(seed, purpose, ids):
+    many = seeds.generators(seed, purpose, np.array(ids, dtype=np.int64))
+    drawn = [(rng.random(3).tolist(), rng.integers(9, dtype=np.uint32)) for rng in many]
+    each = [seeds.generator(seed, purpose, number) for number in ids]
+    assert drawn == [(rng.random(3).tolist(), rng.integers(9, dtype=np.uint32)) for rng in each]
+
+
+def test_streams_of_many_ids_come_in_blocks_and_ids_have_32_bits(monkeypatch):
+    monkeypatch.setattr(seeds, "IDS_AT_ONCE", 3)
+    many = [rng.random() for rng in seeds.generators(1, "blocks", np.arange(8))]
+    assert many == [seeds.generator(1, "blocks", number).random() for number in range(8)]
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match="32 bits"):
+            next(seeds.generators(0, "wide", np.array([wrong])))
+
+
 def test_torch_streams_do_not_change_the_global_state():
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -1,5 +1,6 @@
 """The contract of every registered partitioner, and the owners of victims."""
 
+import pickle
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from testbed.core.errors import UserError
 from testbed.core.registries import PARTITIONERS
+from testbed.core.seeds import generator
+from testbed.data.device_rows import DeviceRows, DrawnRows
 from testbed.data.partition import assign_own_victims, assign_victims, partition_training
 from testbed.data.splits import Parts, split
 from testbed.scenario.schema import DataSection
@@ -151,6 +154,28 @@ def test_victims_need_an_eligible_device(parts):
         assign_victims(parts, 10, 0, np.empty(0, np.int64))
 
 
+@pytest.mark.parametrize("devices", [1, 7, 40])
+def test_images_drawn_on_demand_are_those_of_the_devices_streams(pool, devices):
+    """A part of each device in turn, with a stream per device; the same for all devices at once."""
+    filled = [np.arange(start, start + 9) for start in (0, 50, 300)]
+    rows = DrawnRows(filled, 4, devices, 3)
+    expected = [
+        np.sort(generator(3, "device images", device).choice(filled[device % 3], 4))
+        for device in range(devices)
+    ]
+    assert [own.tolist() for own in rows] == [own.tolist() for own in expected]
+    assert rows.flat().tolist() == np.concatenate(expected).tolist()
+    assert rows.lengths.tolist() == [4] * devices
+    labels = np.arange(len(pool.labels)) // 3
+    assert rows.classes(labels).tolist() == np.unique(labels[rows.flat()]).tolist()
+    assert DeviceRows(expected).classes(labels).tolist() == rows.classes(labels).tolist()
+
+
+def test_images_drawn_on_demand_take_no_memory_per_device():
+    few, many = (len(pickle.dumps(DrawnRows([np.arange(5)], 2, n, 0))) for n in (10, 10**9))
+    assert many - few < 16
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_devices_serve_the_classes_that_they_train_on(pool, parts, name):
     """In proportion to their training images: expected victims rounded down or up, by class."""
@@ -176,7 +201,7 @@ def test_victims_of_a_class_that_no_device_holds_are_spread_over_all(make_pool):
     none, victims = np.empty(0, np.int64), np.arange(150, 300)
     parts = Parts(none, none, none, none, victims)
     rows = [np.flatnonzero(pool.labels[:150] == label) for label in (0, 1)]
-    owners = assign_own_victims(pool, parts, [*rows, none], 0)
+    owners = assign_own_victims(pool, parts, DeviceRows([*rows, none]), 0)
     assert set(owners[pool.labels[victims] == 0]) == {0}
     assert set(owners[pool.labels[victims] == 1]) == {1}
     unknown = np.bincount(owners[pool.labels[victims] == 2], minlength=3)

@@ -11,7 +11,7 @@ from flwr.app import Message
 from clients.deployed import DeployedFrontEnd
 from testbed.core.errors import HostError
 from testbed.core.process import freeze_gc
-from testbed.data.device_rows import DeviceRows
+from testbed.data.device_rows import DeviceRows, ImagesOfDevices
 from testbed.engine.hosts.backend import MOST_HOSTS, Backend, Job, default_hosts
 from testbed.engine.hosts.host import AppBuilder, Delivery, HostData, Usage, process_usage
 from testbed.engine.hosts.on_ray.actors import AskActor, QueryActor
@@ -47,7 +47,7 @@ class RayBackend(Backend):
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
             rows = data.device_rows
-            rows = rows if isinstance(rows, DeviceRows) else DeviceRows(rows)
+            rows = rows if isinstance(rows, ImagesOfDevices) else DeviceRows(rows)
             shared = [ray.put(part) for part in (data.images, data.labels, rows)]
             self._hosts = RayHosts(self._cluster, self.hosts, shared)
             self._jobs = RayJobs(self._cluster, self.hosts)

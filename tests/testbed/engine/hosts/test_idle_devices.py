@@ -36,6 +36,8 @@ def test_device_rows_return_the_given_rows(given_rows):
     rows = DeviceRows([np.array(own, dtype=np.int64) for own in given_rows])
     assert [own.tolist() for own in rows] == given_rows
     assert {own.dtype for own in rows} == {np.dtype(np.int64)}
+    assert rows.lengths.tolist() == [len(own) for own in given_rows]
+    assert rows.flat().tolist() == [row for own in given_rows for row in own]
     with pytest.raises(IndexError):
         rows[len(given_rows)]
 
