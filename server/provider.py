@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.augmentation import augment
-from server.compute import repeatable
 from server.edge_interface import ProviderTier
 from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep, Weights
@@ -91,7 +90,7 @@ class ProviderTraining:
     ) -> None:
         """Train until the end, and report every epoch and some batches."""
         devices = [self._device] if self._device.type == "cuda" else []
-        with torch_threads(self._threads), repeatable(self._device):
+        with torch_threads(self._threads):
             while not is_over(self.section, self.history):
                 epoch = len(self.history) + 1
                 dropout = torch_generator(self._seed, "provider dropout", epoch)

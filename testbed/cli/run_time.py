@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from server.compute import choose_device
 from server.edge_interface import ProviderTier
 from server.provider import ProviderTraining
 from testbed.cli.attack_time import AttackTimes
 from testbed.cli.stopwatch import Stopwatch
 from testbed.cli.timed_arm import TimedArm
+from testbed.core.compute import compute_device
 from testbed.core.seeds import torch_generator
 from testbed.core.threads import one_thread
 from testbed.engine.hosts.backend import default_hosts
@@ -159,7 +159,7 @@ class RunTimes:
 
     def _at_provider(self, arm: TimedArm) -> Seconds:
         section, images = self._inputs.scenario.training.provider, provider_images(self._inputs)
-        device = choose_device(section)
+        device = compute_device()
         tiers = [
             ProviderTier(tier.device_spec.build(), number, share)
             for tier, number, share in zip(arm.tiers, arm.numbers, arm.shares, strict=True)

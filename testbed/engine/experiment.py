@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from testbed.core.compute import choose_device, computing_on
 from testbed.core.process import tune_malloc
 from testbed.core.progress import Progress
 from testbed.core.threads import one_thread
@@ -16,7 +17,7 @@ from testbed.engine.serving.serve import serve
 from testbed.engine.serving.service_times import settle_service_times
 from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
-from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
+from testbed.engine.setting.run_context import RunContext, RunInputs, read_run_inputs, start_backend
 from testbed.engine.summary.host_facts import reference_rate
 from testbed.engine.summary.run import RunRecord
 from testbed.engine.training.fleet import prepare, restore, train
@@ -68,6 +69,19 @@ def run_experiment(
     open_folder(folder, inputs.scenario, resume)
     on_open()
 
+    with computing_on(choose_device(inputs.scenario.engine.device)):
+        return _run(inputs, arms, folder, progress, ray_address)
+
+
+def _run(
+    inputs: RunInputs,
+    arms: list[ArmModels],
+    folder: Path,
+    progress: Progress,
+    ray_address: str | None,
+) -> Path:
+    """Run all arms on the chosen device and write the results."""
+    scenario = inputs.scenario
     # 2. Check that the attacks reconstruct what they must, and nothing else.
     with progress.phase("check the attacks"), one_thread():
         sanity = sanity_checks(inputs.data, scenario.seed)

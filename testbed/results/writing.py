@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,13 +100,19 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
 
 
 def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
-    """Return the scenario with the service times that the run in the folder measured, if it did."""
-    if scenario.serving.cloud_service != "measured":
-        return scenario
-    before = load_scenario(folder / RESOLVED).serving
-    names = ("cloud_service", "recorded_service_ms")
-    update = {name: getattr(before, name) for name in names}
-    return scenario.model_copy(update={"serving": scenario.serving.model_copy(update=update)})
+    """Return the scenario with what the run in the folder settled: measured times, its device."""
+    before = load_scenario(folder / RESOLVED)
+    settled: dict[str, dict[str, Any]] = {"serving": {}, "engine": {}}
+    if scenario.serving.cloud_service == "measured":
+        names = ("cloud_service", "recorded_service_ms")
+        settled["serving"] = {name: getattr(before.serving, name) for name in names}
+    if scenario.engine.device == "auto":
+        settled["engine"] = {"device": before.engine.device}
+    update = {
+        section: getattr(scenario, section).model_copy(update=values)
+        for section, values in settled.items()
+    }
+    return scenario.model_copy(update=update)
 
 
 def write_table(path: Path, table: TableName, rows: Sequence[Record]) -> None:

@@ -171,11 +171,16 @@ class Arm(Section):
 
 
 class EngineSection(Section):
-    """How the simulation is executed; only ``cloud_threads`` changes results."""
+    """How the simulation is executed; ``device`` and ``cloud_threads`` change last bits."""
 
     backend: Literal["ray", "inline"] = "ray"
     hosts: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, description="Ray host actors; null means one per core"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="cpu",
+        description="computes devices, cloud, provider, attacks, bounds and evaluation; "
+        "cuda: an NVIDIA GPU; auto: one if there is one; it changes the last bits of results",
     )
     shard_size: Annotated[int, Field(ge=1)] = 5
     cloud_threads: Annotated[int, Field(ge=1, le=64)] = Field(

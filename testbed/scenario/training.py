@@ -1,6 +1,6 @@
 """The ``training`` section: the fleet trains in rounds, or the provider before it deploys."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -64,12 +64,18 @@ class ProviderSection(Section):
         default=None, description="epochs without improvement before training stops; null: never"
     )
     augmentation: AugmentationSection = AugmentationSection()
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: a GPU if there is one; it decides the last bits"
-    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="of the forward passes in training; fp16 needs a GPU"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_device(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "device" in given:
+            raise ValueError(
+                "give engine.device, which holds for the whole run, and no device here"
+            )
+        return given
 
     @model_validator(mode="after")
     def _stops_for_a_reason(self) -> Self:

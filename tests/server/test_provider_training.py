@@ -11,9 +11,9 @@ from small import make_batch, make_spec
 
 from clients.defences.base import Defence
 from clients.device_spec import initialise
-from server.compute import choose_device
 from server.edge_interface import ProviderTier
 from server.entry_layers import TieredCloudModel
+from server.joint_step import check_precision
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError
@@ -408,14 +408,11 @@ def test_training_ends_on_a_plateau_or_without_finite_numbers():
     assert is_over(section(epochs=3), history)
 
 
-def test_unsupported_hardware_is_reported_in_one_sentence():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert choose_device(section()) == CPU
-    with pytest.raises(UserError, match=r"training\.provider\.device: 'cuda' needs a GPU"):
-        choose_device(section(device="cuda"))
+def test_a_precision_that_the_device_lacks_is_reported_in_one_sentence():
+    check_precision(section(precision="bf16"), CPU)
+    check_precision(section(precision="fp16"), torch.device("cuda"))
     with pytest.raises(UserError, match=r"training\.provider\.precision: 'fp16' needs a GPU"):
-        choose_device(section(precision="fp16"))
+        check_precision(section(precision="fp16"), CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from server.compute import choose_device
+from server.joint_step import check_precision
 from server.strategies import fewest_replies
+from testbed.core.compute import choose_device
 from testbed.core.errors import UserError
 from testbed.core.layers import MIN_BATCH
 from testbed.core.progress import Progress
@@ -108,11 +109,11 @@ def check_components(scenario: Scenario, devices: int) -> None:
 
     Raises
     ------
-    UserError : a strategy or availability model refuses its options, or this machine lacks the
-        provider's device.
+    UserError : a strategy or availability model refuses its options, or the device lacks the
+        precision of the provider's training.
     """
     if scenario.training.protocol == "provider":
-        choose_device(scenario.training.provider)
+        check_precision(scenario.training.provider, choose_device(scenario.engine.device))
     strategy, availability = scenario.training.strategy, scenario.fleet.availability
     try:
         needed = fewest_replies(STRATEGIES.create(strategy.name, strategy.options))
@@ -136,7 +137,7 @@ def check_components(scenario: Scenario, devices: int) -> None:
 
 
 def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
-    """Load data and fleet.
+    """Load data and fleet; the device of ``engine.device: auto`` is chosen here.
 
     Parameters
     ----------
@@ -144,8 +145,11 @@ def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
 
     Raises
     ------
-    UserError : an unknown device or link, or an error in the data.
+    UserError : an unknown device or link, an error in the data, or no GPU where one is needed.
     """
+    device = choose_device(scenario.engine.device)
+    engine = scenario.engine.model_copy(update={"device": device.type})
+    scenario = scenario.model_copy(update={"engine": engine})
     fleet, cloud = read_fleet(scenario)
     check_components(scenario, len(fleet))
     check_positions(scenario, fleet)

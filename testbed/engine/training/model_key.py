@@ -9,8 +9,8 @@ import torch
 
 import clients.device_spec
 import server.provider
-from server.compute import describe_device
 from server.provider import ProviderImages
+from testbed.core.compute import describe_device
 from testbed.core.project import source_digest
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.registry import Entry, Registry
@@ -70,7 +70,7 @@ def describe_model(
             "validation_images": len(images.validation_labels),
             "sha256": _digest_of_images(images),
         },
-        "provider": section.model_dump(exclude={"device"}),
+        "provider": section.model_dump(),
         "seed": scenario.seed,
         "device": describe_device(device, scenario.engine.cloud_threads),
         "code": describe_code(models),

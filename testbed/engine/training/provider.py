@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from server.compute import choose_device
 from server.edge_interface import ProviderTier
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over
+from testbed.core.compute import compute_device
 from testbed.core.progress import Progress
 from testbed.core.seeds import generator
 from testbed.core.state_dicts import below
@@ -55,9 +55,8 @@ def _facts(
 ) -> Facts | None:
     """Return what decides the weights, or say once why it cannot be told."""
     scenario = run_context.inputs.scenario
-    device = choose_device(scenario.training.provider)
     try:
-        return describe_model(scenario, arm.models, images, device)
+        return describe_model(scenario, arm.models, images, compute_device())
     except NotHashableError as error:
         reason = f"arm {arm.models.arm}: its trained model is neither kept nor reused: {error}"
         _LOG.warning("%s", reason)
@@ -95,7 +94,7 @@ def _training(inputs: RunInputs, arm: TrainedArm, images: ProviderImages) -> Pro
         ],
         copy.deepcopy(models.cloud),
         images,
-        choose_device(section),
+        compute_device(),
         scenario.engine.cloud_threads,
     )
 

@@ -85,7 +85,7 @@ def test_everything_that_affects_the_weights_affects_the_key(provider, path, val
         ("arms.0.name", "renamed"),
         ("adversaries", []),
         ("training.fine_tune_rounds", 5),
-        ("training.provider.device", "cpu"),
+        ("engine.device", "auto"),
         ("serving", {"horizon_s": 10.0}),
         ("engine.shard_size", 4),
     ],

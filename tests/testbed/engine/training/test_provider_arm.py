@@ -277,7 +277,7 @@ def test_a_missing_gpu_is_reported_before_anything_is_written(provider, tmp_path
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    provider["training"]["provider"]["device"] = "cuda"
-    with pytest.raises(UserError, match=r"training\.provider\.device: 'cuda' needs a GPU"):
+    provider["engine"]["device"] = "cuda"
+    with pytest.raises(UserError, match=r"engine\.device: 'cuda' needs a GPU"):
         run(provider, tmp_path / "run")
     assert not (tmp_path / "run").exists()
