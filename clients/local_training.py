@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clients.defences.base import Batch
 from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
+from testbed.core.plain_torch import weighted_gradients
 from testbed.core.seeds import generator, torch_generator
 from testbed.core.state_dicts import below, under
 from testbed.wire.protocol import FIRST_MOMENT, SECOND_MOMENT
@@ -147,7 +148,8 @@ class LocalTraining:
         if penalty is not None:
             outputs.append(penalty)
             seeds.append(torch.ones_like(penalty))
-        gradients = _gradients(outputs, list(deployable(self.parameters).values()), seeds)
+        leaves = list(deployable(self.parameters).values())
+        gradients = weighted_gradients(outputs, leaves, seeds)
         # Both players are updated from the same weights.
         adversary = self._adversary_gradients(batch, weights)
         self._update(gradients, step, learning_rate_scale)
@@ -167,7 +169,7 @@ class LocalTraining:
         defence = self._model.defence
         detached = batch.without_gradients()
         loss = self._model.with_weights(weights, lambda: defence.adversary_loss(detached))
-        return _gradients([loss], leaves, [torch.ones_like(loss)])
+        return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], step: int, scale: float) -> None:
@@ -236,8 +238,3 @@ class LocalTraining:
             if kind + name not in self.moments:
                 self.moments[kind + name] = torch.zeros_like(leaf)
         return [self.moments[kind + name] for name in leaves]
-
-
-def _gradients(outputs: list[Tensor], leaves: list[Tensor], seeds: list[Tensor]) -> list[Tensor]:
-    """Return d(outputs . seeds) / d(leaves), zero for leaves that the outputs do not depend on."""
-    return list(torch.autograd.grad(outputs, leaves, seeds, materialize_grads=True))

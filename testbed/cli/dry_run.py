@@ -10,6 +10,7 @@ from rich.table import Table
 
 from testbed.cli.run_time import RunTimes
 from testbed.cli.tables import table
+from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import tune_malloc
 from testbed.engine.network.costs import device_costs
 from testbed.engine.setting.batch_warnings import with_batch_warnings
@@ -31,7 +32,8 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     UserError : the run could not start.
     """
     console = console or Console()
-    tune_malloc()  # as in a run, because steps of the run are timed
+    tune_malloc()
+    plain_optimisers()  # as in a run, because steps of the run are timed
     inputs = read_run_inputs(scenario)
     models = [arm_models(inputs, arm) for arm in scenario.arms]
     inputs = with_batch_warnings(inputs, models)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from testbed.core.compute import choose_device, computing_on
+from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import tune_malloc
 from testbed.core.progress import Progress
 from testbed.core.threads import one_thread
@@ -52,6 +53,7 @@ def run_experiment(
     KeyboardInterrupt : raised again after the partial results are written.
     """
     tune_malloc()
+    plain_optimisers()
     # 1. Read the inputs. Check everything that can be wrong before anything is written.
     check_folder(folder, scenario, force, resume)
     if ray_address is not None:

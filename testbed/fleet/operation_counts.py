@@ -232,6 +232,11 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._where = where
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not exclude the mode from compilation: this alone would load torch's compiler."""
+        return False
+
     def __enter__(self) -> Self:
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

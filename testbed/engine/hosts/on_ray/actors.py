@@ -10,6 +10,7 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.host import Delivery, Host, HostData, Usage, process_usage
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
@@ -26,6 +27,7 @@ class _Process:
     def __init__(self, *arguments: Any) -> None:
         torch.set_num_threads(1)
         tune_malloc()
+        plain_optimisers()
         super().__init__(*arguments)
 
     def usage(self) -> Usage:
