@@ -17,7 +17,6 @@ import numpy as np
 from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.linalg import cho_factor, cho_solve
 
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.effort import Effort, products
@@ -95,6 +94,8 @@ def combined(parts: tuple[Matrix, Matrix], width: float) -> Matrix:
 
 def fit(kernel: Matrix, alpha: float, targets: Matrix) -> Matrix:
     """Return the weights (N, k) of the training samples for targets (N, k)."""
+    from scipy.linalg import cho_factor, cho_solve  # slow to import
+
     regular = kernel.copy()
     regular[np.diag_indices(len(kernel))] += np.float32(alpha)
     factor = cho_factor(regular, overwrite_a=True, check_finite=False)

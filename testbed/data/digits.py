@@ -1,5 +1,8 @@
 """scikit-learn's embedded handwritten digits: no file, no network."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -20,10 +23,8 @@ def load_digits(
     They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
     1998, UCI). Its writers are not recorded, so the split cannot be by person; ``path`` is unused.
     """
-    from sklearn import datasets  # slow to import
-
-    bunch = datasets.load_digits()
-    pixels = np.round(bunch.images * (255 / GREY_LEVELS)).astype(np.uint8)
+    table = np.loadtxt(_file(), delimiter=",")
+    pixels = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / GREY_LEVELS)).astype(np.uint8)
     keys = np.array([content_key(image.tobytes()) for image in pixels], dtype=np.uint64)
     kept = keep_by_content(keys, max_images)
     size = image_size_px or DEFAULT_SIZE_PX
@@ -34,10 +35,18 @@ def load_digits(
     return ImagePool(
         name="digits",
         images=images,
-        labels=bunch.target[kept].astype(np.int64),
-        label_names=[str(name) for name in bunch.target_names],
+        labels=table[kept, -1].astype(np.int64),
+        label_names=[str(digit) for digit in range(10)],
         persons=None,
         official_test=None,
         content_keys=keys[kept],
         source="scikit-learn, sklearn.datasets.load_digits",
     )
+
+
+def _file() -> Path:
+    """Return the file in the installed package: to import scikit-learn takes a second."""
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

@@ -1,10 +1,5 @@
 """Distributes the training images over the devices, and assigns the victims to owners."""
 
-import contextlib
-import io
-import warnings
-from typing import Any
-
 import numpy as np
 
 from testbed.core.errors import UserError
@@ -69,9 +64,9 @@ def _filled_partitions(
 def _partition(
     pool: ImagePool, rows: IntArray, section: DataSection, num_partitions: int, seed: int
 ) -> list[IntArray]:
-    """Run the flwr-datasets partitioner over shuffled rows of the pool."""
+    """Run the partitioner over shuffled rows of the pool."""
     choice = section.partitioner
-    columns = {"row": rows, "label": pool.labels[rows]}
+    columns = {"label": pool.labels[rows]}
     if pool.persons is not None:
         columns["person"] = pool.persons[rows]
     elif choice.name == "natural_id":
@@ -79,7 +74,7 @@ def _partition(
             f"data.partitioner: natural_id needs persons, {pool.name} has none; for "
             "parquet_folder, data.options.person_column names their column"
         )
-    partitioner = PARTITIONERS.create(
+    split = PARTITIONERS.create(
         choice.name,
         choice.options,
         num_partitions=num_partitions,
@@ -87,7 +82,7 @@ def _partition(
         seed=int(generator(seed, "partitioner").integers(2**31)),
     )
     try:
-        partitions = _run(partitioner, columns)
+        partitions = [rows[part] for part in split(columns)]
     except (ValueError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -98,20 +93,6 @@ def _partition(
     if not any(len(partition) for partition in partitions):
         raise UserError(f"data.partitioner: {choice.name} leaves every device without images")
     return partitions
-
-
-def _run(partitioner: Any, columns: dict[str, IntArray]) -> list[IntArray]:
-    import datasets  # slow to import
-
-    # retries of Dirichlet draws warn, and natural ids show a progress bar
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        # the Arrow format returns columns without conversion, 20 times faster than "numpy"
-        partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("arrow")
-        return [
-            np.asarray(partitioner.load_partition(index)["row"], dtype=np.int64)
-            for index in range(partitioner.num_partitions)
-        ]
 
 
 def assign_victims(

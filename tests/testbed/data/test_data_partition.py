@@ -4,6 +4,8 @@ import pickle
 import subprocess
 import sys
 
+import datasets
+import flwr_datasets.partitioner
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +96,38 @@ def test_smaller_alpha_is_more_skewed(pool, parts):
 def test_dirichlet_serves_100_devices_with_few_images(pool, parts):
     devices = share(pool, parts, "dirichlet", 100, alpha=0.1)
     assert sum(map(len, devices)) == len(parts.training)
+
+
+OF_THE_LIBRARY = [
+    ("iid", "IidPartitioner", {}),
+    *(
+        ("dirichlet", "DirichletPartitioner", {"alpha": alpha, **more})
+        for alpha in (0.05, 1.0, 100.0)
+        for more in ({}, {"self_balancing": True}, {"min_partition_size": 3})
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "library_class", "options"), OF_THE_LIBRARY)
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_own_partitioners_make_the_parts_of_flwr_datasets(name, library_class, options, count):
+    columns = {"label": np.random.default_rng(count).integers(0, 6, 800)}
+    for seed in range(3):
+        more = {"min_partition_size": 0, **options, "partition_by": "label", "seed": seed}
+        theirs = getattr(flwr_datasets.partitioner, library_class)(
+            num_partitions=count, **(more if options else {})
+        )
+        theirs.dataset = datasets.Dataset.from_dict({**columns, "row": range(800)})
+        build = PARTITIONERS.entry(name).factory
+        chosen = PARTITIONERS.options(name, options)
+        own = build(chosen, num_partitions=count, num_classes=6, seed=seed)
+        try:
+            expected = [theirs.load_partition(index)["row"] for index in range(count)]
+        except ValueError:
+            with pytest.raises(ValueError, match="min_partition_size"):
+                own(columns)
+            continue
+        assert [part.tolist() for part in own(columns)] == [list(part) for part in expected]
 
 
 def test_natural_ids_keep_persons_together(pool, parts):
