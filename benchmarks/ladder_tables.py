@@ -31,7 +31,11 @@ SCENARIOS = {
     "cifar10": ROOT / "scenarios" / "cifar10_ladder.yaml",
     "olivetti": ROOT / "scenarios" / "olivetti_ladder.yaml",
 }
-ONE_THREAD = [("engine.backend", "inline"), ("engine.cloud_threads", 1)]
+ONE_THREAD = [
+    ("engine.backend", "inline"),
+    ("engine.cloud_threads", 1),
+    ("training.provider.threads", 1),
+]
 COMPARED = "compared"
 """Folder of the comparisons, beside those of the runs."""
 FAILED, INTERRUPTED = 1, 130

@@ -9,26 +9,11 @@ from torch.nn import functional
 
 from server.edge_interface import EdgeBatch, ProviderTier
 from server.entry_layers import TieredCloudModel
-from testbed.core.errors import UserError
+from server.machine import DTYPES
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.scenario.training import ProviderOptimiserSection, ProviderSection
 
 Weights = dict[str, Tensor]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def check_precision(section: ProviderSection, device: torch.device) -> None:
-    """Check that the device has the precision of the training.
-
-    Raises
-    ------
-    UserError : it has not.
-    """
-    if section.precision == "fp16" and device.type != "cuda":
-        raise UserError(
-            "training.provider.precision: 'fp16' needs a GPU, and engine.device computes on the "
-            "CPU; give 'fp32' or 'bf16'"
-        )
 
 
 class JointStep:

@@ -22,6 +22,7 @@ from server.augmentation import augment
 from server.edge_interface import ProviderTier
 from server.entry_layers import TieredCloudModel
 from server.joint_step import JointStep, Weights
+from server.machine import settled, threads_of
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale
 from testbed.core.layers import MIN_BATCH, BatchAverage
 from testbed.core.seeds import generator, global_stream, torch_generator
@@ -49,8 +50,8 @@ class ProviderTraining:
 
     Parameters
     ----------
+    section : its threads and precision are settled here, where they are left to the machine.
     tiers, cloud : the halves, trained in place.
-    threads : torch threads; they determine the order of sums, and so the bits.
 
     Attributes
     ----------
@@ -65,16 +66,16 @@ class ProviderTraining:
         cloud: TieredCloudModel,
         data: ProviderImages,
         device: torch.device,
-        threads: int,
     ) -> None:
-        self.section, self.tiers, self.cloud, self.data = section, tiers, cloud, data
+        self.section = settled(section, device)
+        self.tiers, self.cloud, self.data = tiers, cloud, data
         self.history: list[EpochRecord] = []
-        self._seed, self._device, self._threads = seed, device, threads
+        self._seed, self._device = seed, device
         for tier in tiers:
             tier.edge.to(device)
             tier.edge.front_end.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         cloud.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.joint = JointStep(section, tiers, cloud, device)
+        self.joint = JointStep(self.section, tiers, cloud, device)
         self.averages = _averages([*(tier.edge.front_end for tier in tiers), cloud])
         self._best: Weights = {}
 
@@ -90,7 +91,7 @@ class ProviderTraining:
     ) -> None:
         """Train until the end, and report every epoch and some batches."""
         devices = [self._device] if self._device.type == "cuda" else []
-        with torch_threads(self._threads):
+        with torch_threads(threads_of(self.section)):
             while not is_over(self.section, self.history):
                 epoch = len(self.history) + 1
                 dropout = torch_generator(self._seed, "provider dropout", epoch)

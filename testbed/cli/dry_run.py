@@ -37,13 +37,13 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     inputs = read_run_inputs(scenario)
     models = [arm_models(inputs, arm) for arm in scenario.arms]
     inputs = with_batch_warnings(inputs, models)
-    console.print(Syntax(dump_scenario(scenario), "yaml", background_color="default"))
+    console.print(Syntax(dump_scenario(inputs.scenario), "yaml", background_color="default"))
     console.print(_fleet(inputs))
     console.print(_arms(inputs, models))
     console.print(_data(inputs))
     for note in inputs.data.notes:
         console.print(f"data: {note}", markup=False, highlight=False)
-    for warning in inputs.warnings:
+    for warning in (*inputs.machine_notes, *inputs.warnings):
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     for text in optimiser_notes(scenario, models):
         console.print(f"note: {text}", style="yellow", markup=False, highlight=False)

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from server.edge_interface import ProviderTier
+from server.machine import threads_of
 from server.provider import ProviderTraining
 from testbed.cli.attack_time import AttackTimes
 from testbed.cli.stopwatch import Stopwatch
 from testbed.cli.timed_arm import TimedArm
 from testbed.core.compute import compute_device
 from testbed.core.seeds import torch_generator
-from testbed.core.threads import one_thread
+from testbed.core.threads import available_cores, one_thread
 from testbed.engine.hosts.backend import default_hosts
 from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunInputs
@@ -32,7 +33,7 @@ MESSAGE_S = 0.001
 ENROL_S = 0.0001
 """The same of the message that asks every device of the fleet for its number of images."""
 THREADED = 1.5
-"""Speed of the cloud model in two threads or more, against one."""
+"""Speed of the cloud model and of the provider's training in two threads or more, against one."""
 RAY_START_S = 6.0
 CHECKS_S = 0.8  # of the attacks, before every run
 REPORT_S, REPORT_PER_ATTACK_S = 1.2, 0.06
@@ -89,8 +90,7 @@ class RunTimes:
         self.cores = min(engine.hosts or default_hosts(), default_hosts())
         if engine.backend == "inline":
             self.cores = 1
-        threads = min(engine.cloud_threads, default_hosts())
-        self._cloud_speed = THREADED if threads > 1 else 1.0
+        self._cloud_speed = _speed(engine.cloud_threads)
         online, devices = inputs.online(), range(min(100, len(inputs.fleet)))
         asked = [[online(d, at_s, n) for d in devices] for n, at_s in enumerate(VIRTUAL_S)]
         self._online = float(np.mean(asked))
@@ -165,7 +165,7 @@ class RunTimes:
             for tier, number, share in zip(arm.tiers, arm.numbers, arm.shares, strict=True)
         ]
         training = ProviderTraining(
-            section, 0, tiers, copy.deepcopy(arm.models.cloud), images, device, threads=1
+            section, 0, tiers, copy.deepcopy(arm.models.cloud), images, device
         )
         size = min(section.batch_size, len(images.images))
         x = torch.from_numpy(images.images[:size]).to(device).float().div_(255.0)
@@ -176,7 +176,7 @@ class RunTimes:
         evaluated = section.epochs * len(images.validation_labels)
         forward = sum(arm.release_s(place) + arm.answer_s(place) for place in range(len(tiers)))
         steps = section.epochs * len(images.images) / size
-        return Seconds(serial=(steps * once + evaluated * forward) / self._cloud_speed)
+        return Seconds(serial=(steps * once + evaluated * forward) / _speed(threads_of(section)))
 
     def _serving(self, arm: TimedArm) -> Seconds:
         answered = self._online * len(self._inputs.data.parts.victims)
@@ -184,3 +184,8 @@ class RunTimes:
             answered * arm.mean(arm.release_s),
             answered * (arm.mean(arm.answer_s) + 2 * MESSAGE_S),
         )
+
+
+def _speed(threads: int) -> float:
+    """Return how much faster this many threads are than one, on the cores of this machine."""
+    return THREADED if min(threads, available_cores()) > 1 else 1.0

@@ -66,7 +66,7 @@ def run_experiment(
         inputs = with_batch_warnings(settle_service_times(inputs, arms), arms)
     for note in inputs.data.notes:
         progress.say(f"data: {note}")
-    for warning in inputs.warnings:
+    for warning in (*inputs.machine_notes, *inputs.warnings):
         progress.say(f"warning: {warning}")
     open_folder(folder, inputs.scenario, resume)
     on_open()

@@ -100,7 +100,10 @@ def _check_same_scenario(folder: Path, scenario: Scenario) -> None:
 
 
 def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
-    """Return the scenario with what the run in the folder settled: measured times, its device."""
+    """Return the scenario with what the run in the folder settled.
+
+    These are measured service times, the device, and the provider's threads and precision.
+    """
     before = load_scenario(folder / RESOLVED)
     settled: dict[str, dict[str, Any]] = {"serving": {}, "engine": {}}
     if scenario.serving.cloud_service == "measured":
@@ -108,6 +111,13 @@ def recorded_before(folder: Path, scenario: Scenario) -> Scenario:
         settled["serving"] = {name: getattr(before.serving, name) for name in names}
     if scenario.engine.device == "auto":
         settled["engine"] = {"device": before.engine.device}
+    provider, then = scenario.training.provider, before.training.provider
+    chosen: dict[str, Any] = {}
+    if provider.threads is None:
+        chosen["threads"] = then.threads
+    if provider.precision == "auto":
+        chosen["precision"] = then.precision
+    settled["training"] = {"provider": provider.model_copy(update=chosen)}
     update = {
         section: getattr(scenario, section).model_copy(update=values)
         for section, values in settled.items()

@@ -8,6 +8,8 @@ from testbed.core import registries
 from testbed.scenario.components import PositiveShare, Section, Share, StrategyChoice, component
 
 ADAM_STATE_COPIES = 2  # both moments
+MOST_THREADS = 64
+"""Of the provider's training; a batch is too small for more."""
 
 
 class AugmentationSection(Section):
@@ -64,8 +66,15 @@ class ProviderSection(Section):
         default=None, description="epochs without improvement before training stops; null: never"
     )
     augmentation: AugmentationSection = AugmentationSection()
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="of the forward passes in training; fp16 needs a GPU"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        default="fp32",
+        description="of the forward passes in training; fp16 needs a GPU; auto: bf16 where the "
+        "processor has it, else fp32, written to the resolved scenario",
+    )
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = Field(
+        default=None,
+        description="of torch; they change the last bits of results; null: all cores of this "
+        "machine, written to the resolved scenario",
     )
 
     @model_validator(mode="before")

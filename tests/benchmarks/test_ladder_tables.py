@@ -88,6 +88,7 @@ def test_runs_differ_by_their_seeds_alone_and_take_one_thread():
         assert point.scenario.seed == seed
         assert point.scenario.training.provider.epochs == 2
         assert (point.scenario.engine.backend, point.scenario.engine.cloud_threads) == ("inline", 1)
+        assert point.scenario.training.provider.threads == 1
 
 
 def test_both_ladders_have_the_same_arms_and_every_attack_that_needs_no_fleet_training():

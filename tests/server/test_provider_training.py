@@ -11,9 +11,10 @@ from small import make_batch, make_spec
 
 from clients.defences.base import Defence
 from clients.device_spec import initialise
+from server import machine
 from server.edge_interface import ProviderTier
 from server.entry_layers import TieredCloudModel
-from server.joint_step import check_precision
+from server.machine import CPU_BF16, emulated, settled
 from server.provider import ProviderImages, ProviderTraining
 from server.schedule import EpochRecord, best_epoch, is_over, learning_rate_scale, plateaus
 from testbed.core.errors import UserError
@@ -27,7 +28,7 @@ SMALL_FUNNEL = {"front_end": "siftfunnel_cnn", "options": {"width": 32}, "defenc
 
 
 def section(**changes):
-    return ProviderSection(**({"epochs": 3, "batch_size": 16} | changes))
+    return ProviderSection(**({"epochs": 3, "batch_size": 16, "threads": 1} | changes))
 
 
 def some_images(count=40):
@@ -57,7 +58,6 @@ def training(chosen=None, data=None, tiers=1, device=CPU, shares=None, **device_
         cloud,
         data or some_images(),
         device,
-        1,
     )
 
 
@@ -409,10 +409,42 @@ def test_training_ends_on_a_plateau_or_without_finite_numbers():
 
 
 def test_a_precision_that_the_device_lacks_is_reported_in_one_sentence():
-    check_precision(section(precision="bf16"), CPU)
-    check_precision(section(precision="fp16"), torch.device("cuda"))
+    assert settled(section(precision="fp16"), torch.device("cuda")).precision == "fp16"
     with pytest.raises(UserError, match=r"training\.provider\.precision: 'fp16' needs a GPU"):
-        check_precision(section(precision="fp16"), CPU)
+        settled(section(precision="fp16"), CPU)
+
+
+@pytest.mark.parametrize("extension", [*CPU_BF16, None])
+def test_bf16_is_chosen_only_where_the_processor_has_it(monkeypatch, extension):
+    found = {"avx512_bw": True, **{name: name == extension for name in CPU_BF16}}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    has = extension is not None
+    assert settled(section(precision="auto"), CPU).precision == ("bf16" if has else "fp32")
+    # Asked for by name it is used in any case, but a processor that emulates it says so.
+    asked = settled(section(precision="bf16"), CPU)
+    assert asked.precision == "bf16"
+    assert (emulated(asked, CPU) is None) is has
+    assert has or "emulates it, slower than fp32" in emulated(asked, CPU)
+    assert emulated(section(), CPU) is None
+
+
+def test_threads_are_all_cores_unless_given(monkeypatch):
+    monkeypatch.setattr(machine, "available_cores", lambda: 6)
+    assert settled(section(threads=None), CPU).threads == 6
+    assert settled(section(threads=3), CPU).threads == 3
+    monkeypatch.setattr(machine, "available_cores", lambda: 500)
+    settled_here = settled(section(threads=None), CPU)
+    assert settled_here.threads == 64
+    assert settled(settled_here, CPU) == settled_here
+
+
+def test_the_training_runs_with_its_threads():
+    seen = []
+    found = training(section(epochs=1, threads=2))
+    before = torch.get_num_threads()
+    found.run(lambda record: seen.append(torch.get_num_threads()))
+    assert seen == [2]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -115,13 +115,20 @@ def test_training_attacks_are_in_the_estimate():
 
 
 def test_the_provider_trains_once_for_all_devices():
-    provider = {"epochs": 4, "batch_size": 16}
+    def train_s(threads):
+        options = provider | {"threads": threads}
+        return times_of(TINY | {"training": {"protocol": "provider", "provider": options}})
+
+    provider = {"epochs": 4, "batch_size": 16, "threads": 1}
     tree = TINY | {"training": {"protocol": "provider", "provider": provider}}
     inputs = read_run_inputs(validate_scenario(tree, "made"))
     images, held_out = len(inputs.data.parts.training), len(inputs.data.parts.validation)
     steps, evaluated = 4 * images / 16, 4 * held_out
     expected = steps * STEP_S + evaluated * 2 * STEP_S / 16
-    assert times_of(tree)[0].train.serial == pytest.approx(expected, rel=0.01)
+    assert train_s(1)[0].train.serial == pytest.approx(expected, rel=0.01)
+    threaded = expected / THREADED if default_hosts() > 1 else expected
+    assert train_s(2)[0].train.serial == pytest.approx(threaded, rel=0.01)
+    assert train_s(None)[0].train.serial == pytest.approx(threaded, rel=0.01)
 
 
 def test_a_second_thread_and_more_hosts_help():

@@ -87,12 +87,13 @@ def read_run(path: Path) -> Run:
 
 
 def training_of(run: Run) -> dict[str, Any]:
-    """Return the training section, without what changes no result."""
-    return {
-        key: value
-        for key, value in run.scenario["training"].items()
-        if key not in ("checkpoint_every_rounds", "reuse_models")
-    }
+    """Return the training section, without what changes no result or only its last bits."""
+    training = dict(run.scenario["training"])
+    for key in ("checkpoint_every_rounds", "reuse_models"):
+        training.pop(key, None)
+    provider = dict(training.get("provider", {}))
+    provider.pop("threads", None)
+    return training | {"provider": provider}
 
 
 def tiers_by_name(arm: ArmResult) -> dict[str, TierResult]:

@@ -1,6 +1,5 @@
 """Where hosts and adversaries run: in this process, or in Ray actors (``on_ray``)."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
-from testbed.core.threads import torch_threads
+from testbed.core.threads import available_cores, torch_threads
 from testbed.engine.hosts.host import (
     AppBuilder,
     Delivery,
@@ -33,10 +32,8 @@ def _ask_inline(ticket: int, images: NDArray[np.float32], draw: int) -> NDArray[
 
 
 def default_hosts() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MOST_HOSTS)
-    return min(os.cpu_count() or 1, MOST_HOSTS)
+    """Return the number of hosts of a run that names none: one per core."""
+    return min(available_cores(), MOST_HOSTS)
 
 
 Job = tuple[str, Callable[..., T], tuple[Any, ...]]

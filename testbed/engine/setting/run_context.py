@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from server.joint_step import check_precision
+from server.machine import emulated, settled
 from server.strategies import fewest_replies
 from testbed.core.compute import choose_device
 from testbed.core.errors import UserError
@@ -43,6 +44,13 @@ class RunInputs:
         """Sentences on the run's data and on adversaries' own, for terminal and report."""
         foreign = (text for images in self.foreign.values() for text in images.warnings)
         return (*self.data.warnings, *foreign)
+
+    @property
+    def machine_notes(self) -> tuple[str, ...]:
+        """Sentences on this machine: for the terminal alone, since no result depends on it."""
+        training, device = self.scenario.training, choose_device(self.scenario.engine.device)
+        at_provider = training.protocol == "provider"
+        return tuple(filter(None, [emulated(training.provider, device)])) if at_provider else ()
 
     def host_data(self) -> HostData:
         """Return the training images and their devices, as hosts hold them."""
@@ -113,7 +121,7 @@ def check_components(scenario: Scenario, devices: int) -> None:
         precision of the provider's training.
     """
     if scenario.training.protocol == "provider":
-        check_precision(scenario.training.provider, choose_device(scenario.engine.device))
+        settled(scenario.training.provider, choose_device(scenario.engine.device))
     strategy, availability = scenario.training.strategy, scenario.fleet.availability
     try:
         needed = fewest_replies(STRATEGIES.create(strategy.name, strategy.options))
@@ -137,7 +145,9 @@ def check_components(scenario: Scenario, devices: int) -> None:
 
 
 def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
-    """Load data and fleet; the device of ``engine.device: auto`` is chosen here.
+    """Load data and fleet, and choose what the scenario leaves to this machine.
+
+    That is the device of ``engine.device: auto``, and the provider's threads and precision.
 
     Parameters
     ----------
@@ -145,11 +155,16 @@ def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
 
     Raises
     ------
-    UserError : an unknown device or link, an error in the data, or no GPU where one is needed.
+    UserError : an unknown device or link, an error in the data, no GPU where one is needed, or a
+        precision that the device lacks.
     """
     device = choose_device(scenario.engine.device)
     engine = scenario.engine.model_copy(update={"device": device.type})
-    scenario = scenario.model_copy(update={"engine": engine})
+    update: dict[str, Any] = {"engine": engine}
+    if scenario.training.protocol == "provider":
+        provider = settled(scenario.training.provider, device)
+        update["training"] = scenario.training.model_copy(update={"provider": provider})
+    scenario = scenario.model_copy(update=update)
     fleet, cloud = read_fleet(scenario)
     check_components(scenario, len(fleet))
     check_positions(scenario, fleet)

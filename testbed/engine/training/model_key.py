@@ -9,6 +9,7 @@ import torch
 
 import clients.device_spec
 import server.provider
+from server.machine import threads_of
 from server.provider import ProviderImages
 from testbed.core.compute import describe_device
 from testbed.core.project import source_digest
@@ -70,9 +71,9 @@ def describe_model(
             "validation_images": len(images.validation_labels),
             "sha256": _digest_of_images(images),
         },
-        "provider": section.model_dump(),
+        "provider": section.model_dump(exclude={"threads"}),
         "seed": scenario.seed,
-        "device": describe_device(device, scenario.engine.cloud_threads),
+        "device": describe_device(device, threads_of(section)),
         "code": describe_code(models),
     }
 

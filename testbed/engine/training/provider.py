@@ -95,7 +95,6 @@ def _training(inputs: RunInputs, arm: TrainedArm, images: ProviderImages) -> Pro
         copy.deepcopy(models.cloud),
         images,
         compute_device(),
-        scenario.engine.cloud_threads,
     )
 
 

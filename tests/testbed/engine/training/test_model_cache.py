@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from server import machine
 from server.schedule import EpochRecord
 from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import read_run_inputs
@@ -33,7 +34,7 @@ def facts_of(tree):
     inputs = read_run_inputs(scenario)
     models = arm_models(inputs, scenario.arms[0])
     return describe_model(
-        scenario,
+        inputs.scenario,
         models,
         provider_images(inputs),
         torch.device("cpu"),
@@ -42,7 +43,7 @@ def facts_of(tree):
 
 @pytest.fixture
 def provider(tiny):
-    tiny["training"]["protocol"] = "provider"
+    tiny["training"] |= {"protocol": "provider", "provider": {"threads": 1}}
     return tiny
 
 
@@ -70,7 +71,7 @@ def changed(tree, path, value):
         ("arms.0.front_end", {"name": "cnn", "cut": 2, "width": 8}),
         ("arms.0.defence", "nopeek"),
         ("arms.0.precision", "int8"),
-        ("engine.cloud_threads", 2),
+        ("training.provider.threads", 2),
     ],
 )
 def test_everything_that_affects_the_weights_affects_the_key(provider, path, value):
@@ -87,6 +88,7 @@ def test_everything_that_affects_the_weights_affects_the_key(provider, path, val
         ("training.fine_tune_rounds", 5),
         ("engine.device", "auto"),
         ("serving", {"horizon_s": 10.0}),
+        ("engine.cloud_threads", 2),
         ("engine.shard_size", 4),
     ],
 )
@@ -96,6 +98,19 @@ def test_nothing_else_affects_the_key(provider, path, value):
     facts = facts_of(changed(provider, path, value))
     assert facts == facts_of(provider)
     assert key_of(facts).startswith("cnn-none-digits-")
+
+
+def test_the_key_has_the_threads_and_the_precision_that_this_machine_chooses(provider, monkeypatch):
+    provider["training"]["provider"] = {"precision": "auto"}
+    keys, precisions = set(), set()
+    for cores, bf16 in ((2, True), (3, True), (3, False)):
+        monkeypatch.setattr(machine, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "has_bf16", lambda device, bf16=bf16: bf16)
+        facts = facts_of(provider)
+        keys.add(key_of(facts))
+        precisions.add((facts["provider"]["precision"], f"{cores} threads" in facts["device"]))
+    assert len(keys) == 3
+    assert precisions == {("bf16", True), ("fp32", True)}
 
 
 def test_other_pixels_give_another_key(provider):

@@ -12,6 +12,7 @@ import whole_runs
 from small import TINY
 from whole_runs import StopAt, everything
 
+from server import machine
 from testbed.core.errors import UserError
 from testbed.core.progress import Display, Progress
 from testbed.engine.setting.models import arm_models
@@ -19,6 +20,7 @@ from testbed.engine.setting.run_context import RunContext, read_run_inputs, star
 from testbed.engine.training.fleet import evaluate, prepare
 from testbed.engine.training.model_cache import FOLDER_VARIABLE
 from testbed.engine.training.provider import provider_images, train_at_provider
+from testbed.results.writing import check_folder, open_folder, recorded_before
 from testbed.scenario.loading import validate_scenario
 
 FIXTURE_EPOCHS = 4
@@ -29,7 +31,7 @@ def provider_tree():
     tree = copy.deepcopy(TINY)
     tree["training"] |= {
         "protocol": "provider",
-        "provider": {"epochs": FIXTURE_EPOCHS, "batch_size": 16},
+        "provider": {"epochs": FIXTURE_EPOCHS, "batch_size": 16, "threads": 1},
     }
     tree["arms"] = tree["arms"][1:]
     tree["adversaries"] = tree["adversaries"][1:]
@@ -101,6 +103,32 @@ def test_a_provider_trains_deploys_and_is_attacked(plain):
     assert serving
     assert all(row["serve_downlink_bytes"] > weights for row in serving)
     assert (folder / "run" / "report.html").exists()
+
+
+def test_what_this_machine_chose_is_recorded_and_a_resumed_run_takes_it(
+    provider, tmp_path, monkeypatch
+):
+    provider["training"]["provider"] |= {"threads": None, "precision": "auto"}
+    scenario = validate_scenario(provider, "made")
+    monkeypatch.setattr(machine, "available_cores", lambda: 3)
+    monkeypatch.setattr(machine, "has_bf16", lambda device: True)
+    here = read_run_inputs(scenario).scenario
+    chosen = here.training.provider
+    assert (chosen.threads, chosen.precision) == (3, "bf16")
+    open_folder(tmp_path, here, resume=False)
+    # On a machine of another kind the run goes on as it began; a new one makes its own choice.
+    monkeypatch.setattr(machine, "available_cores", lambda: 5)
+    monkeypatch.setattr(machine, "has_bf16", lambda device: False)
+    check_folder(tmp_path, scenario, force=False, resume=True)
+    resumed = read_run_inputs(recorded_before(tmp_path, scenario))
+    assert resumed.scenario == here
+    assert any("emulates it" in note for note in resumed.machine_notes)
+    anew = read_run_inputs(scenario)
+    assert (anew.scenario.training.provider.threads, anew.machine_notes) == (5, ())
+    assert anew.scenario.training.provider.precision == "fp32"
+    # Where the fleet trains, nothing is chosen.
+    fleet = read_run_inputs(validate_scenario(TINY, "made"))
+    assert fleet.scenario.training.provider.threads is None
 
 
 def test_kept_models_give_the_same_bytes_and_damaged_ones_are_trained_again(
