@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from testbed.core.plain_torch import without_weights
+
 UPSCALE = 4
 
 
@@ -37,10 +39,8 @@ def convolution(
     inputs: int, outputs: int, kernel: int, rng: torch.Generator, gain: float
 ) -> nn.Conv2d:
     """Return a bias-free, padded convolution; its weights have variance gain^2 / fan-in."""
-    # skip_init: the default initialisation would draw from the global generator.
-    layer: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, bias=False
-    )
+    # The default initialisation would draw from the global generator.
+    layer = without_weights(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, bias=False)
     deviation = gain / math.sqrt(inputs * kernel * kernel)
     with torch.no_grad():
         layer.weight.normal_(0.0, deviation, generator=rng)

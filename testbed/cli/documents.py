@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from testbed.cli.listing import default
+from testbed.cli.components import default
 from testbed.core.errors import UserError, command
 from testbed.core.files import write_bytes
 from testbed.core.project import PROJECT_ROOT

@@ -1,54 +1,58 @@
-"""``--list``: all registered components, devices and links."""
+"""``--list``: all registered components, devices and links.
 
-from collections.abc import Iterable, Sequence
+To list the components, all of them are imported, and with them torch. The tables are therefore kept
+beside Python's own compiled modules, and made anew when a file of the project changes, a component
+is added, or Flower has another version, whose strategies are listed too.
+"""
 
-from pydantic.fields import FieldInfo
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 
 from testbed.cli.tables import table
-from testbed.core.registries import ALL
-from testbed.core.registry import Options
-from testbed.fleet.catalogue import load_catalogue
-from testbed.fleet.links import load_links
-from testbed.scenario.components import Component
+from testbed.core.files import write_text
+from testbed.core.project import source_digest, source_files
+
+if TYPE_CHECKING:
+    from testbed.cli.components import Section
 
 
 def print_listing(console: Console | None = None) -> None:
     """Print the registered components with their options, then devices and links."""
     console = console or Console()
-    for kind, registry in ALL.items():
-        rows = []
-        for entry in registry:
-            options = ", ".join(
-                name if field.is_required() else f"{name}={default(field)}"
-                for name, field in entry.options.model_fields.items()
-            )
-            rows.append((entry.name, entry.summary, options))
-        _print(console, kind, ("name", "<description", "<options (defaults)"), rows)
-    by_class: dict[str, list[str]] = {}
-    for device in load_catalogue():
-        by_class.setdefault(device.device_class, []).append(device.name)
-    devices = [(device_class, ", ".join(names)) for device_class, names in by_class.items()]
-    _print(console, "devices", ("class", "<names"), devices)
-    links = [(link.name, link.title) for link in load_links()]
-    _print(console, "links", ("name", "<description"), links)
+    for title, headings, rows in _sections():
+        made = table(title, *headings)
+        for column in made.columns[2:]:
+            column.style = "dim"
+        for row in rows:
+            made.add_row(*row)
+        console.print(made)
+        console.print()
 
 
-def default(field: FieldInfo) -> str:
-    """Return the default of an option as a scenario writes it; a component by its name."""
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, Options):
-        return "{" + ", ".join(f"{key}: {option}" for key, option in value) + "}"
-    return value.name if isinstance(value, Component) else str(value)
+def _sections() -> "list[Section]":
+    """Return the tables, kept or new."""
+    kept = Path(importlib.util.cache_from_source(__file__)).with_suffix(".json")
+    made_from = source_files(".py", ".csv") | {
+        library: importlib.metadata.version(library).encode() for library in ("flwr", "pydantic")
+    }
+    key = source_digest(made_from)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["made_from"] == key:
+            sections: list[Section] = known["sections"]
+            return sections
+    from testbed.cli.components import sections as made  # imports all components
 
-
-def _print(
-    console: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]
-) -> None:
-    made = table(title, *headings)
-    for column in made.columns[2:]:
-        column.style = "dim"
-    for row in rows:
-        made.add_row(*row)
-    console.print(made)
-    console.print()
+    new = made()
+    if not sys.dont_write_bytecode:
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(exist_ok=True)
+            write_text(kept, json.dumps({"made_from": key, "sections": new}))
+    return new

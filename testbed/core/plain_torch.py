@@ -1,18 +1,21 @@
-"""Optimisers and gradients of torch without loading torch's compiler, which nothing here uses.
+"""Optimisers, gradients and layers of torch without its compiler, which nothing here uses.
 
 The compiler (``torch._dynamo`` and sympy: 2,000 modules) takes longer to import than torch itself,
 and 100 MB in every process. An optimiser imports it to exclude its own methods from compilation,
-``torch.autograd.grad`` to compare shapes. The numbers are the same either way.
+``torch.autograd.grad`` to compare shapes, ``nn.utils.skip_init`` to find out a memory layout. The
+numbers are the same either way.
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def plain_optimisers() -> None:
@@ -77,3 +80,12 @@ def weighted_gradients(
     return list(
         torch.autograd.grad(numbers, leaves, retain_graph=retain_graph, materialize_grads=True)
     )
+
+
+def without_weights(kind: Callable[..., Layer], *arguments: Any, **named: Any) -> Layer:
+    """Return a layer with memory for its weights, and without drawing initial ones."""
+    layer = kind(*arguments, **named, device="meta")
+    for name, weights in list(layer.named_parameters(recurse=False)):
+        memory = torch.empty(weights.shape, dtype=weights.dtype, device="cpu")
+        setattr(layer, name, nn.Parameter(memory))
+    return layer

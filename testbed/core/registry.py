@@ -1,7 +1,8 @@
 """Registries: a name, a factory, its typed options and one line of description.
 
-A component registers itself with a decorator. On first use the registry imports every module of its
-packages, so that a new file is found without a change elsewhere.
+A component registers itself with a decorator. The registry finds it in the modules of its packages,
+so that a new file needs no change elsewhere. Of these modules it imports the ones whose source
+names the wanted component, and all of them where all names are wanted or none is found.
 """
 
 import difflib
@@ -9,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,7 +54,7 @@ class Registry(Generic[T]):
     Parameters
     ----------
     kind : what the component is called in messages, for instance ``defence``.
-    packages : packages whose modules are imported on first use; each registers what it defines.
+    packages : packages whose modules register what they define.
     """
 
     def __init__(self, kind: str, *packages: str) -> None:
@@ -74,14 +76,16 @@ class Registry(Generic[T]):
 
         return decorator
 
-    def _load(self) -> None:
+    def _load(self, wanted: str | None = None) -> None:
+        """Import all modules of the packages, or those whose source names a wanted component."""
         if self._loaded:
             return
-        self._loaded = True
+        self._loaded = wanted is None
         for package_name in self._packages:
             package = importlib.import_module(package_name)
             for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                importlib.import_module(f"{package_name}.{module.name}")
+                if wanted is None or _names(module, wanted):
+                    importlib.import_module(f"{package_name}.{module.name}")
 
     def __iter__(self) -> Iterator[Entry[T]]:
         """Iterate over the entries in the order of their names."""
@@ -99,7 +103,10 @@ class Registry(Generic[T]):
         ------
         ValueError : no entry of that name; the message lists the names.
         """
-        self._load()
+        if name not in self._entries:
+            self._load(name)
+        if name not in self._entries:
+            self._load()
         if name not in self._entries:
             known = self.names()
             raise ValueError(
@@ -114,3 +121,12 @@ class Registry(Generic[T]):
     def create(self, name: str, values: dict[str, Any], **arguments: Any) -> T:
         """Build the component ``name`` from its options and the caller's arguments."""
         return self.entry(name).factory(self.options(name, values), **arguments)
+
+
+def _names(module: pkgutil.ModuleInfo, component: str) -> bool:
+    """Return whether a module's source has the name of a component in quotes, or is not known."""
+    source = Path(getattr(module.module_finder, "path", "")) / f"{module.name}.py"
+    if not source.is_file():
+        return True
+    text = source.read_text(encoding="utf-8")
+    return f'"{component}"' in text or f"'{component}'" in text

@@ -36,6 +36,7 @@ from torch.nn import functional
 from testbed.adversaries.base import FloatArray
 from testbed.adversaries.decoder_network import update
 from testbed.core import seeds
+from testbed.core.plain_torch import without_weights
 
 Estimator = Literal["mine", "mine_bounded", "infonce"]
 ESTIMATORS: tuple[Estimator, ...] = ("mine", "mine_bounded", "infonce")
@@ -118,9 +119,7 @@ def _side(size: int, rng: torch.Generator) -> nn.Sequential:
 
 
 def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Linear, inputs, outputs
-    )
+    layer = without_weights(nn.Linear, inputs, outputs)
     with torch.no_grad():
         layer.weight.normal_(0.0, 1.0 / math.sqrt(inputs), generator=rng)
         layer.bias.zero_()

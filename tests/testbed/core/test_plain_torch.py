@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.core.plain_torch import weighted_gradients
+from testbed.core.plain_torch import weighted_gradients, without_weights
 
 PROGRAM = """
 import sys
 import torch
 from torch import nn
-from testbed.core.plain_torch import plain_optimisers, weighted_gradients
+from testbed.core.plain_torch import plain_optimisers, weighted_gradients, without_weights
 
 def trained(kind, **options):
     torch.manual_seed(0)
@@ -36,6 +36,7 @@ if sys.argv[1] == "plain":
     plain_optimisers()
     x = torch.ones(2, 3, requires_grad=True)
     weighted_gradients([x * 2], [x], [torch.ones(2, 3)])
+    without_weights(nn.Conv2d, 3, 4, 3)
 print([trained(kind, **options).tolist() for kind, options in CASES])
 loaded = {"torch._dynamo", "sympy"} & set(sys.modules)
 assert bool(loaded) == (sys.argv[1] != "plain"), loaded
@@ -70,3 +71,15 @@ def test_weights_of_another_shape_are_refused() -> None:
     x = torch.ones(2, 3, requires_grad=True)
     with pytest.raises(ValueError, match=r"shape \(1, 3\) for an output of shape \(2, 3\)"):
         weighted_gradients([x * 2], [x], [torch.ones(1, 3)])
+
+
+def test_a_layer_without_weights_draws_none_and_can_be_trained() -> None:
+    before = torch.random.get_rng_state()
+    layer = without_weights(nn.Conv2d, 3, 4, 5, padding=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    theirs = nn.Conv2d(3, 4, 5, padding=2)
+    assert str(layer) == str(theirs)
+    layer.load_state_dict(theirs.state_dict())
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(layer(image), theirs(image))
+    assert all(value.requires_grad for value in layer.parameters())

@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from testbed.core.errors import HostError, UserError
-from testbed.core.project import PROJECT_ROOT, VERSION, source_digest
+from testbed.core.project import VERSION, source_digest, source_files
 from testbed.engine.hosts.on_ray.actors import ObserverActor
 from testbed.engine.hosts.on_ray.address import answers, found_address
 from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, gone, quiet_ray
@@ -22,15 +22,11 @@ from testbed.engine.hosts.on_ray.watchdog import Watchdog
 
 PROBED_WITHIN_S = 120.0  # a node's first worker imports torch
 LIBRARIES = ("ray", "flwr", "torch", "numpy")
-PACKAGES = ("testbed", "clients", "server")
 
 
 def versions() -> dict[str, str]:
     """Return the versions that must be equal on all nodes for equal results."""
-    files = [path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")]
-    source = source_digest(
-        {path.relative_to(PROJECT_ROOT).as_posix(): path.read_bytes() for path in files}
-    )
+    source = source_digest(source_files(".py"))
     return {
         "Python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
