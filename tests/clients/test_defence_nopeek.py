@@ -7,6 +7,7 @@ import pytest
 import torch
 from small import make_batch
 
+from clients.defences.nopeek import FEW_SAMPLES, pairwise_distances
 from testbed.core.registries import DEFENCES
 
 
@@ -35,6 +36,27 @@ def test_penalty_is_alpha_times_the_distance_correlation():
     squared = DEFENCES.create("nopeek", {"alpha": 3.0, "squared": True}).penalty(make_batch(x, z))
     assert float(plain) == pytest.approx(3.0 * expected, rel=1e-5)
     assert float(squared) == pytest.approx(3.0 * expected**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [FEW_SAMPLES, FEW_SAMPLES + 1, 128])
+def test_distances_of_any_number_of_samples_keep_small_distances_and_their_gradients(samples):
+    rng = torch.Generator().manual_seed(samples)
+    x = 0.5 + 0.3 * torch.rand(samples, 3, 16, 16, generator=rng)
+    x[1] = x[0]  # twice the same image, and one that hardly differs: cancellation shows here
+    x[2] = x[0]
+    x[2, 0, 0, 0] += 2e-4
+    x.requires_grad_()
+    weights = torch.rand(samples, samples, generator=rng)
+    distances = pairwise_distances(x)
+    (gradient,) = torch.autograd.grad((weights * distances).sum(), x)
+    assert distances.dtype == gradient.dtype == torch.float32
+    exact = x.detach().double().requires_grad_()
+    differences = exact.flatten(1)[:, None] - exact.flatten(1)[None]
+    wanted = (differences.square().sum(dim=2) + 1e-10).sqrt()
+    (wanted_gradient,) = torch.autograd.grad((weights.double() * wanted).sum(), exact)
+    assert float(wanted[0, 2]) == pytest.approx(2e-4, rel=0.01)
+    assert torch.allclose(distances.double(), wanted, rtol=1e-5, atol=1e-9)
+    assert torch.allclose(gradient.double(), wanted_gradient, rtol=1e-4, atol=2e-5)
 
 
 def test_features_that_equal_the_image_have_the_full_penalty():
