@@ -229,7 +229,7 @@ class EdgeModel:
         z, released, pre_funnel = self._run(self.own_weights(), x, rng)
         # Distances and correlations need the range and the digits of single precision.
         pre_funnel = None if pre_funnel is None else pre_funnel.float()
-        return Batch(x, labels, z.float(), released.float(), pre_funnel)
+        return Batch(x, labels, z, released, pre_funnel)
 
     def _run(
         self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator
@@ -239,8 +239,10 @@ class EdgeModel:
         self._pre_funnel = []
 
         def run() -> tuple[Tensor, Tensor]:
-            z = self.front_end(normalised)
-            released = self.defence.release(z, rng)
+            z = self.front_end(normalised).to(x.dtype)
+            # Noise and rounding need single precision where the front-end runs in a lower one.
+            with torch.autocast(x.device.type, enabled=False):
+                released = self.defence.release(z, rng)
             return z, quantise(released, INT8_BITS) if self._rounds_release else released
 
         if self._int8 is not None:

@@ -63,7 +63,8 @@ class JointStep:
                 self._cloud.enter(batch.released, tier.entry)
                 for batch, tier in zip(batches, self._tiers, strict=True)
             ]
-            logits = self._cloud.trunk(torch.cat(entered)).float()
+            together = entered[0] if len(entered) == 1 else torch.cat(entered)
+            logits = self._cloud.trunk(together).float()
         loss, figures = self._loss(batches, logits.split(len(x)), labels)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -136,7 +136,8 @@ class ProviderTraining:
             layer.momentum = max(momentum, 1.0 / (step + 1))
 
     def _unit(self, images: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(images).to(self._device).float().div_(255.0)
+        pixels = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last)
+        return pixels.float().div_(255.0)
 
     def train_mode(self, training: bool) -> None:
         """Switch both halves between training and evaluation."""

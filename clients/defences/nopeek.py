@@ -14,7 +14,6 @@ from clients.defences.base import Batch, Defence
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options, Positive
 
-
 FEW_SAMPLES = 32
 """Up to so many, one kernel for all pairs takes less time than ten small operations."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import make_batch, make_spec
 
-from clients.defences.base import Defence
+from clients.defences.base import Batch, Defence
 from clients.device_spec import initialise
 from server import machine
 from server.edge_interface import ProviderTier
@@ -341,6 +341,55 @@ def test_bf16_trains_close_to_fp32():
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert all(value.dtype != torch.bfloat16 for value in rough.selected().values())
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "siftfunnel_cnn"])
+@pytest.mark.parametrize("name", DEFENCES.names())
+def test_losses_and_releases_are_computed_in_single_precision_under_bf16(
+    monkeypatch, name, front_end
+):
+    options = SMALL_FUNNEL["options"] if front_end == "siftfunnel_cnn" else None
+    found = training(section(precision="bf16"), defence=name, front_end=front_end, options=options)
+    edge, seen, computed = found.tiers[0].edge, [], []
+    edge.front_end.register_forward_hook(lambda module, inputs, z: computed.append(z.dtype))
+
+    def watch(owner, method):
+        original = getattr(owner, method)
+
+        def watched(*given):
+            result = original(*given)
+            parts = [
+                tensor
+                for value in (*given, result)
+                for tensor in vars(value if isinstance(value, Batch) else _Just(value)).values()
+                if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            ]
+            seen.append(method)
+            assert {tensor.dtype for tensor in parts} == {torch.float32}
+            assert all(bool(torch.isfinite(tensor).all()) for tensor in parts)
+            assert not torch.is_autocast_enabled("cpu")
+            return result
+
+        monkeypatch.setattr(owner, method, watched)
+
+    for method in ("release", "penalty", "adversary_loss"):
+        watch(edge.defence, method)
+    found.train_mode(True)
+    figures = found.joint.step(torch.rand(40, 1, 32, 32), torch.arange(40) % 10, torch.Generator())
+    assert computed == [torch.bfloat16]
+    assert {"release", "penalty"} <= set(seen)
+    assert ("adversary_loss" in seen) == bool(edge.own_adversary())
+    assert bool(torch.isfinite(figures).all())
+    gradients = [p.grad for p in edge.own_parameters().values() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+class _Just:
+    """Holds one value, so that it is read like the parts of a batch."""
+
+    def __init__(self, value):
+        self.value = value
 
 
 def test_a_single_last_image_is_dropped():
