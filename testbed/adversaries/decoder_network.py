@@ -54,6 +54,11 @@ def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     optimiser.step()
 
 
+def rows(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return some rows of a channels-last tensor (N, C, H, W), each copied as one block."""
+    return images.permute(0, 2, 3, 1).index_select(0, chosen).permute(0, 3, 1, 2)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), the identity at first (the second convolution starts at zero).
 
@@ -97,13 +102,17 @@ class InputAdapter(nn.Module):
         folded = channels * math.prod(self.fold)
         self.mix = convolution(folded, width * math.prod(self.unfold), 1, rng, gain=1.0)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map features to the body's input."""
+    def folded(self, z: Tensor) -> Tensor:
+        """Resize and fold features; nothing here is learned, so a training does it once."""
         if tuple(z.shape[2:]) != self.resized:
             z = functional.interpolate(z, self.resized, mode="bilinear", align_corners=False)
         if self.fold != (1, 1):
             z = _space_to_depth(z, self.fold)
-        h: Tensor = self.mix(z)
+        return z.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, folded: Tensor) -> Tensor:
+        """Map folded features to the body's input."""
+        h: Tensor = self.mix(folded)
         return h if self.unfold == (1, 1) else _depth_to_space(h, self.unfold)
 
 
@@ -174,7 +183,11 @@ class DecoderNetwork(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map normalised features (N, C, h, w) to residuals (N, *image_shape)."""
-        residual: Tensor = self.body(self.adapter(z))
+        return self.decoded(self.adapter.folded(z))
+
+    def decoded(self, folded: Tensor) -> Tensor:
+        """Map features that the adapter has folded to residuals."""
+        residual: Tensor = self.body(self.adapter(folded))
         return residual
 
     def body_parameters(self) -> int:

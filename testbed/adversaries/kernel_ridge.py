@@ -80,23 +80,46 @@ class Kernel:
 
     def parts(self, features: Matrix) -> tuple[Matrix, Matrix]:
         """Return inner products and Euclidean distances, both (M, N)."""
-        products = features @ self._training.T
-        squares = np.square(features).sum(axis=1)[:, None] + self._squares[None, :]
-        distances = np.sqrt(np.maximum(squares - 2.0 * products, 0.0))
-        return products / self._power, distances / np.float32(math.sqrt(self._power))
+        return self._parts(features @ self._training.T, np.square(features).sum(axis=1))
+
+    def among(self) -> tuple[Matrix, Matrix]:
+        """Return those among the training features, (N, N), of use on and below the diagonal."""
+        from scipy.linalg.blas import ssyrk  # slow to import
+
+        # The upper triangle in the order of Fortran, which BLAS fills, is the lower one in C order.
+        products: Matrix = ssyrk(1.0, self._training.T, trans=True).T
+        found = self._parts(products, self._squares)
+        np.fill_diagonal(found[1], 0.0)
+        return found
+
+    def _parts(self, products: Matrix, squares: Matrix) -> tuple[Matrix, Matrix]:
+        distances: Matrix = products * np.float32(-2.0)
+        distances += squares[:, None]
+        distances += self._squares[None, :]
+        np.sqrt(np.maximum(distances, 0.0, out=distances), out=distances)
+        distances /= np.float32(math.sqrt(self._power))
+        products /= np.float32(self._power)
+        return products, distances
 
 
 def combined(parts: tuple[Matrix, Matrix], width: float) -> Matrix:
     """Return the kernel of the given width from inner products and distances."""
-    kernel: Matrix = parts[0] + np.exp(parts[1] * np.float32(-1.0 / width))
+    kernel: Matrix = parts[1] * np.float32(-1.0 / width)
+    np.exp(kernel, out=kernel)
+    kernel += parts[0]
     return kernel
 
 
 def fit(kernel: Matrix, alpha: float, targets: Matrix) -> Matrix:
-    """Return the weights (N, k) of the training samples for targets (N, k)."""
+    """Return the weights (N, k) of the training samples for targets (N, k).
+
+    Parameters
+    ----------
+    kernel : (N, N), read on and below the diagonal only.
+    """
     from scipy.linalg import cho_factor, cho_solve  # slow to import
 
-    regular = kernel.copy()
+    regular = kernel.copy().T
     regular[np.diag_indices(len(kernel))] += np.float32(alpha)
     factor = cho_factor(regular, overwrite_a=True, check_finite=False)
     weights: Matrix = cho_solve(factor, targets, check_finite=False)
@@ -126,8 +149,8 @@ class KernelRidge(Attack):
         residuals = _flat(images[np.arange(pairs) % len(images)] - mean)
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         kernel = Kernel(_flat(normalise(raw)))
-        among = kernel.parts(_flat(normalise(raw)))
-        np.fill_diagonal(among[1], 0.0)
+        among = kernel.among()
+        is_flat = not np.tril(among[1]).any()
         held_out = kernel.parts(_flat(normalise(released.validation())))
         directions = generator(seed, "kernel_ridge projections").standard_normal(
             (residuals.shape[1], PROJECTIONS), dtype=np.float32
@@ -135,18 +158,20 @@ class KernelRidge(Attack):
         projected = residuals @ directions
         truth = _flat(released.auxiliary_validation.images - mean) @ directions
         # A tie (constant features) selects the strongest penalty.
-        _, negative, width = min(
-            (self._error(among, held_out, width, alpha, projected, truth), -alpha, width)
-            for width in self.options.widths
-            for alpha in self.options.alphas
-        )
+        choices = []
+        for width in self.options.widths:
+            fitted, shown = combined(among, width), combined(held_out, width)
+            for alpha in self.options.alphas:
+                error = self._error(fitted, shown, alpha, projected, truth)
+                choices.append((error, -alpha, width))
+        _, negative, width = min(choices)
         alpha = -negative
         report(f"width {width:g}, penalty {alpha:g}")
         weights = fit(combined(among, width), alpha, residuals)
 
         def reconstruct(features: FloatArray) -> FloatArray:
             predicted = combined(kernel.parts(_flat(normalise(features))), width) @ weights
-            if not among[1].any():  # constant features: differences are rounding errors
+            if is_flat:  # constant features: differences are rounding errors
                 predicted = np.zeros_like(predicted)
             restored = predicted.reshape(len(predicted), *mean.shape) + mean
             images: FloatArray = np.clip(restored, 0.0, 1.0).astype(np.float32)
@@ -163,27 +188,28 @@ class KernelRidge(Attack):
         validation, fits = len(released.auxiliary_validation.images), 1
         for choices in (self.options.widths, self.options.alphas):
             fits *= len(choices)
-        factor, kernel = _FACTOR_MACS * n**3, n * (n + validation) * _EXPONENTIAL_MACS
-        each = factor + kernel + n * (n + validation) * PROJECTIONS
-        macs = fits * each + factor + n * n * k + (n + validation + intercepts) * n * (d + k)
+        factor = _FACTOR_MACS * n**3
+        kernels = len(self.options.widths) * n * (n + validation) * _EXPONENTIAL_MACS
+        each = factor + n * (n + validation) * PROJECTIONS
+        products_of_features = (n / 2 + validation + intercepts) * n * d
+        macs = fits * each + factor + kernels + products_of_features + n * (n + intercepts) * k
         return [released.effort(draws), products(macs, np.float32)]
 
     @staticmethod
     def _error(
-        among: tuple[Matrix, Matrix],
-        held_out: tuple[Matrix, Matrix],
-        width: float,
+        among: Matrix,
+        held_out: Matrix,
         alpha: float,
         projected: Matrix,
         truth: Matrix,
     ) -> float:
         try:
-            weights = fit(combined(among, width), alpha, projected)
+            weights = fit(among, alpha, projected)
         except LinAlgError:
             # The kernel of features of few dimensions is positive definite in single precision
             # only if the penalty is larger than the rounding errors.
             return math.inf
-        return float(np.square(combined(held_out, width) @ weights - truth).mean())
+        return float(np.square(held_out @ weights - truth).mean())
 
 
 def _flat(array: NDArray[np.float32]) -> Matrix:

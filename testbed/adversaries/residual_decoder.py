@@ -10,7 +10,7 @@ import copy
 import math
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,14 @@ from testbed.adversaries.base import (
     Reconstruction,
     Report,
 )
-from testbed.adversaries.decoder_network import CAPACITIES, Capacity, DecoderNetwork, update
+from testbed.adversaries.decoder_network import (
+    CAPACITIES,
+    Capacity,
+    DecoderNetwork,
+    InputAdapter,
+    rows,
+    update,
+)
 from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
@@ -66,6 +73,11 @@ class ResidualDecoderOptions(Options):
     )
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 0.003
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="of the forward and backward passes in training; weights, loss and "
+        "reconstruction are fp32. bf16 is faster on processors with instructions for it only",
+    )
     augment: bool | None = Field(
         default=None,
         description="vary the auxiliary images with every pass, unless queries are limited or "
@@ -138,11 +150,10 @@ def decoder_effort(
         return training()._pass(0)
 
     def step() -> None:
-        inputs, targets = pairs()
-        update(optimiser(), nn.functional.mse_loss(training().network(inputs), targets))
+        update(optimiser(), training().loss(*pairs()))
 
     shape = "x".join(str(side) for side in evidence.auxiliary.images.shape[1:])
-    kind = f"{options.capacity} decoder for {shape}, batch {batch}"
+    kind = f"{options.capacity} decoder for {shape}, batch {batch}, {options.precision}"
     few_images = options.augment is None and images < FEW_IMAGES
     varied = released.may_vary and (options.augment or few_images)
     return [
@@ -175,7 +186,6 @@ class DecoderTraining:
             self._varies = len(self._images) < FEW_IMAGES
         self._seed = seed
         self._validation = self._released.auxiliary_validation
-        self._validation_inputs = _channels_last(self._normalise(self._released.validation()))
         self._order = seeds.torch_generator(seed, "residual_decoder batches")
         self.network = DecoderNetwork(
             _shape(first),
@@ -183,6 +193,8 @@ class DecoderTraining:
             CAPACITIES[options.capacity],
             seeds.torch_generator(seed, "residual_decoder weights"),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._validation_inputs = self._inputs(self._released.validation())
+        self._fixed: tuple[Tensor, Tensor] | None = None
 
     def run(self, report: Report) -> None:
         """Train until the validation error stops decreasing, then restore the best epoch.
@@ -229,24 +241,45 @@ class DecoderTraining:
         # The first pass uses the unchanged images, whose features fitted the normaliser.
         if number > 0 and self._varies and released.may_vary and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)
-            features = released.release(images, number)
-        else:
-            features = released.training(number)
-        return _channels_last(self._normalise(features)), self._residuals(images)
+            return self._inputs(released.release(images, number)), self._residuals(images)
+        if self._fixed is not None:
+            return self._fixed
+        inputs_and_targets = self._inputs(released.training(number)), self._residuals(images)
+        if not released.is_random:
+            self._fixed = inputs_and_targets
+        return inputs_and_targets
+
+    @torch.no_grad()
+    def _inputs(self, features: FloatArray) -> Tensor:
+        """Return normalised and folded features, channels last."""
+        adapter: InputAdapter = self.network.adapter
+        return adapter.folded(_channels_last(self._normalise(features)))
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean squared error of a batch."""
+        low = self.options.precision == "bf16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
+            residual = self.network.decoded(inputs)
+        loss: Tensor = nn.functional.mse_loss(residual.float(), targets)
+        return loss
 
     def _train_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
         """Train on as many passes as make ``min_epoch_steps``; return the mean squared error."""
         steps_per_pass = math.ceil(len(self._images) / self.options.batch_size)
         passes = math.ceil(self.options.min_epoch_steps / steps_per_pass)
-        total = 0.0
+        losses: list[Tensor] = []
+        sizes: list[int] = []
         for number in range((epoch - 1) * passes, epoch * passes):
             inputs, targets = self._pass(number)
             order = torch.randperm(len(inputs), generator=self._order)
             for batch in torch.split(order, self.options.batch_size):
-                residual = self.network(inputs[batch])
-                loss = nn.functional.mse_loss(residual, targets[batch])
+                loss = self.loss(rows(inputs, batch), rows(targets, batch))
                 update(optimiser, loss)
-                total += float(loss.detach()) * len(batch)
+                losses.append(loss.detach())
+                sizes.append(len(batch))
+        # Read once: a GPU would wait for every step.
+        values: list[float] = torch.stack(losses).tolist()
+        total = sum(value * size for value, size in zip(values, sizes, strict=True))
         return total / (passes * len(self._images))
 
     def _evaluate(self, epoch: int, training_mse: float) -> EpochErrors:
@@ -256,7 +289,7 @@ class DecoderTraining:
 
     @torch.no_grad()
     def _decode(self, inputs: Tensor) -> FloatArray:
-        parts = [self._mean + self.network(part) for part in torch.split(inputs, _CHUNK)]
+        parts = [self._mean + self.network.decoded(part) for part in torch.split(inputs, _CHUNK)]
         images: FloatArray = torch.cat(parts).clamp_(0.0, 1.0).contiguous().numpy()
         return images
 
@@ -264,7 +297,7 @@ class DecoderTraining:
         """Return images in [0, 1], (N, C, H, W), of released features (N, C', H', W')."""
         if len(features) == 0:
             return np.empty((0, *self._mean.shape), dtype=np.float32)
-        return self._decode(_channels_last(self._normalise(features)))
+        return self._decode(self._inputs(features))
 
     def account(self, images: FloatArray) -> Reconstruction:
         """Return ``images`` with the record of this training."""

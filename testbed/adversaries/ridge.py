@@ -9,6 +9,7 @@ References
 Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -24,6 +25,9 @@ from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
 
 Matrix = NDArray[np.float64]
+Array = NDArray[np.float32] | Matrix
+BLOCK = 512
+"""Columns or rows of the inputs that are converted to double precision at once."""
 
 
 class RidgeOptions(Options):
@@ -61,12 +65,12 @@ class Ridge(Attack):
         rows = np.arange(pairs) % len(auxiliary)
         starts = range(0, pairs, len(auxiliary))
         releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
-        raw = np.concatenate(releases)
+        raw = np.concatenate(releases) if len(releases) > 1 else releases[0]
         images = auxiliary[rows]
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
         held_out = solution.project(_flat(normalise(released.validation())))
-        truth = _flat(released.auxiliary_validation.images)
+        truth = _flat(released.auxiliary_validation.images).astype(np.float64)
         errors = [
             float(np.square(np.clip(solution.predict(held_out, alpha), 0, 1) - truth).mean())
             for alpha in self.options.alphas
@@ -91,44 +95,78 @@ class Ridge(Attack):
         n = min(draws * len(released.auxiliary.images), self.options.max_samples)
         d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
         least, validation = min(n, d), len(released.auxiliary_validation.images)
-        fit = 2 * n * d * least + least * n * k
-        held_out = validation * least * (d + k * len(self.options.alphas))
-        macs = fit + held_out + intercepts * least * (d + k)
+        fit = n * d * least / 2 + least * n * k
+        projected = least * (d + least)
+        held_out = validation * (projected + least * k * len(self.options.alphas))
+        macs = fit + held_out + intercepts * (projected + least * k)
         return [released.effort(draws), products(macs), eigenvectors(least)]
 
 
-def _flat(array: NDArray[np.float32]) -> Matrix:
-    return array.reshape(len(array), -1).astype(np.float64)
+def _flat(array: FloatArray) -> FloatArray:
+    return array.reshape(len(array), -1)
 
 
 class RidgeRegression:
     """Ridge regression with an unpenalised intercept, all penalties from one eigendecomposition.
+
+    Products of the inputs are double precision, as small penalties need it; the inputs become so
+    block by block.
 
     Parameters
     ----------
     inputs, targets : (N, d) and (N, k) training pairs.
     """
 
-    def __init__(self, inputs: Matrix, targets: Matrix) -> None:
-        self._input_mean = inputs.mean(axis=0)
-        self._target_mean = targets.mean(axis=0)
-        centred, residual = inputs - self._input_mean, targets - self._target_mean
-        samples, dimensions = centred.shape
+    def __init__(self, inputs: Array, targets: Array) -> None:
+        self._inputs = inputs
+        self._input_mean = inputs.mean(axis=0, dtype=np.float64)
+        self._target_mean = targets.mean(axis=0, dtype=np.float64)
+        residual = targets - self._target_mean
+        samples, dimensions = inputs.shape
         self._dual = samples < dimensions
+        values, self._vectors = np.linalg.eigh(self._gram())  # of the lower triangle
         if self._dual:  # predict(z) = z Z' U (E + alpha)^-1 U' X with Z Z' = U E U'
-            values, vectors = np.linalg.eigh(centred @ centred.T)
-            self._basis: Matrix = centred.T @ vectors
-            self._coefficients: Matrix = vectors.T @ residual
+            products = residual
         else:  # predict(z) = z U (E + alpha)^-1 U' Z' X with Z' Z = U E U'
-            values, self._basis = np.linalg.eigh(centred.T @ centred)
-            self._coefficients = self._basis.T @ (centred.T @ residual)
+            products = sum(part.T @ residual[rows] for rows, part in self._centred(inputs))
+        self._coefficients: Matrix = self._vectors.T @ products
         self._eigenvalues: Matrix = np.maximum(values, 0.0)
         mean_eigenvalue = float(self._eigenvalues.sum()) / samples
         self._unit = mean_eigenvalue if mean_eigenvalue > 0.0 else 1.0
 
-    def project(self, inputs: Matrix) -> Matrix:
+    def _centred(self, inputs: Array) -> Iterator[tuple[slice, Matrix]]:
+        """Yield blocks of centred inputs in double precision: of columns (dual), else of rows."""
+        for start in range(0, inputs.shape[1 if self._dual else 0], BLOCK):
+            part = slice(start, start + BLOCK)
+            if self._dual:
+                yield part, inputs[:, part] - self._input_mean[part]
+            else:
+                yield part, inputs[part] - self._input_mean
+
+    def _gram(self) -> Matrix:
+        """Return Z Z' (dual) or Z' Z, of which only the lower triangle is filled."""
+        from scipy.linalg.blas import dsyrk  # slow to import
+
+        size = self._inputs.shape[0 if self._dual else 1]
+        gram: Matrix = np.zeros((size, size), order="F")
+        for _, part in self._centred(self._inputs):
+            # The transpose of an array in C order is one in the order of Fortran, without a copy.
+            gram = dsyrk(
+                1.0, part.T, beta=1.0, c=gram, trans=self._dual, lower=True, overwrite_c=True
+            )
+        return gram
+
+    def project(self, inputs: Array) -> Matrix:
         """Return the coordinates of inputs (M, d), which do not depend on the penalty."""
-        coordinates: Matrix = (inputs - self._input_mean) @ self._basis
+        coordinates: Matrix
+        if not self._dual:
+            coordinates = (inputs - self._input_mean) @ self._vectors
+            return coordinates
+        products = np.zeros((len(inputs), len(self._inputs)))
+        own = self._centred(self._inputs)
+        for (_, part), (_, other) in zip(self._centred(inputs), own, strict=True):
+            products += part @ other.T
+        coordinates = products @ self._vectors
         return coordinates
 
     def predict(self, coordinates: Matrix, alpha: float) -> Matrix:

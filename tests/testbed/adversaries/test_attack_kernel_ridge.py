@@ -25,6 +25,19 @@ def test_fit_equals_an_independent_solution():
     np.testing.assert_allclose(found, independent.predict(fresh), atol=2e-3)
 
 
+def test_one_triangle_gives_the_weights_of_the_whole_kernel():
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(40, 6)).astype(np.float32)
+    targets = rng.normal(size=(40, 4)).astype(np.float32)
+    parts = Kernel(own)
+    among = combined(parts.among(), 2.0)
+    whole = combined(parts.parts(own), 2.0)
+    np.fill_diagonal(whole, np.diag(among))  # distances of a sample to itself are rounding errors
+    np.testing.assert_allclose(np.tril(among), np.tril(whole), rtol=1e-5, atol=1e-6)
+    among[np.triu_indices(40, 1)] = np.nan  # of no effect
+    np.testing.assert_allclose(fit(among, 0.1, targets), fit(whole, 0.1, targets), atol=1e-4)
+
+
 def test_a_code_that_no_linear_map_inverts(build_case):
     # A sign that does not depend on the image flips all features, which no linear map can undo.
     def coded(x, rng):

@@ -61,7 +61,8 @@ def test_the_adapter_loses_nothing_before_its_convolution(shape):
     """With enough width the adapter is injective: no position is dropped or merged."""
     adapter = InputAdapter(shape, (8, 8), 48, torch.Generator().manual_seed(0))
     size = int(np.prod(shape))
-    jacobian = adapter(torch.eye(size).reshape(size, *shape)).reshape(size, -1)
+    folded = adapter.folded(torch.eye(size).reshape(size, *shape))
+    jacobian = adapter(folded).reshape(size, -1)
     assert torch.linalg.matrix_rank(jacobian) == size
 
 
@@ -179,3 +180,17 @@ def test_seeds_differ_and_an_attack_without_intercepts_works(build_case, front_e
     empty = build_case(front_ends["pooled"], victims=0)
     none = mount("residual_decoder", {"max_epochs": 1}, empty.evidence, 0)
     assert none.images.shape == (0, 1, 16, 16)
+
+
+def test_a_training_in_bf16_errs_as_one_in_fp32(build_case, front_ends):
+    case = build_case(front_ends["pooled"], auxiliary=120)
+    options = {"max_epochs": 6}
+    found = {
+        precision: mount("residual_decoder", {**options, "precision": precision}, case.evidence, 0)
+        for precision in ("fp32", "bf16")
+    }
+    errors = {precision: case.mse(item) for precision, item in found.items()}
+    assert not np.array_equal(found["fp32"].images, found["bf16"].images)
+    assert found["bf16"].images.dtype == np.float32
+    assert errors["bf16"] < 0.5 * case.mean_image_mse
+    assert errors["bf16"] == pytest.approx(errors["fp32"], rel=0.1)

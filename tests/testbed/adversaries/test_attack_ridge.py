@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as IndependentRidge
 
+from testbed.adversaries import ridge
 from testbed.adversaries.mounting import mount
 from testbed.adversaries.ridge import RidgeRegression
 from testbed.core.registries import ATTACKS
@@ -22,6 +23,19 @@ def test_both_forms_equal_an_independent_solution(samples, dimensions, alpha):
     solution = RidgeRegression(inputs, targets)
     found = solution.predict(solution.project(fresh), alpha)
     np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(("samples", "dimensions"), [(20, 50), (60, 9)])
+def test_blocks_change_nothing_but_the_order_of_sums(samples, dimensions, monkeypatch):
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(samples, dimensions)), rng.normal(size=(samples, 3))
+    inputs, fresh = inputs.astype(np.float32), rng.normal(size=(5, dimensions)).astype(np.float32)
+    at_once = RidgeRegression(inputs, targets)
+    whole = at_once.predict(at_once.project(fresh), 0.1)
+    monkeypatch.setattr(ridge, "BLOCK", 7)
+    by_blocks = RidgeRegression(inputs, targets)
+    found = by_blocks.predict(by_blocks.project(fresh), 0.1)
+    np.testing.assert_allclose(found, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_a_strong_penalty_is_chosen_for_uninformative_features(build_case):
