@@ -146,9 +146,22 @@ class EdgeRuntime:
         return self._runner[1]
 
 
+class EdgeApp(ClientApp):
+    """The ClientApp of the devices.
+
+    Attributes
+    ----------
+    uniform : types of messages whose answer, and whose effect on the device's state, depend on
+        nothing but the message's content, that state, and how many images the device has. A host
+        need not run every device of a large fleet for them.
+    """
+
+    uniform = frozenset({protocol.ENROL, protocol.DEPLOY})
+
+
 def build_client_app(
     device_specs: Sequence[DeviceSpec], data: DeviceData, keep_in_memory: bool = False
-) -> ClientApp:
+) -> EdgeApp:
     """Build the ClientApp of one arm.
 
     Parameters
@@ -159,7 +172,7 @@ def build_client_app(
         otherwise they go through ``context.state``, as Flower's runtime needs.
     """
     runtimes = [EdgeRuntime(device_spec, data, keep_in_memory) for device_spec in device_specs]
-    app = ClientApp()
+    app = EdgeApp()
 
     @app.query("identify")
     def identify(message: Message, context: Context) -> Message:

@@ -45,8 +45,9 @@ class TrainingPlaces:
         self._chances: NDArray[np.float64] | None = None
         if tiers == 1:
             return
-        self._place = {int(node): place for place, node in enumerate(eligible)}
-        self._own = np.array([tier_of.get(node, 0) for node in self._place], dtype=np.int64)
+        self._nodes = np.sort(np.asarray(eligible))
+        nodes = self._nodes.tolist()
+        self._own = np.array([tier_of.get(node, 0) for node in nodes], dtype=np.int64)
         devices = Counter(tier_of.values()) if tier_of else Counter(self._own.tolist())
         counts = np.array([devices[tier] for tier in range(tiers)], dtype=np.float64)
         wanted = counts / counts.sum()
@@ -56,7 +57,7 @@ class TrainingPlaces:
         spare = np.maximum(-missing, 0.0)[self._own] / offered[self._own]
         chances = np.zeros((len(self._own), tiers))
         for tier in np.flatnonzero(missing > ROUNDING).tolist():
-            fits = np.array([can_train(node, tier) for node in self._place])
+            fits = np.array([can_train(node, tier) for node in nodes])
             others = fits & (self._own != tier)
             weights = np.where(others, spare, 0.0) if spare[others].any() else others.astype(float)
             if weights.any():
@@ -80,7 +81,7 @@ class TrainingPlaces:
         draws = (order + offset) / len(cohort)
         trained = {}
         for node, draw in zip(cohort, draws, strict=True):
-            place = self._place[node]
+            place = int(np.searchsorted(self._nodes, node))
             given = np.cumsum(self._chances[place])
             tier = int(np.searchsorted(given, draw, side="right"))
             trained[node] = tier if tier < len(given) else int(self._own[place])

@@ -8,12 +8,15 @@ answers are ordinary messages.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from torch import Tensor
 
 from server.aggregation import Weights
+from server.broadcast import ask_all
 from server.cloud import Cloud
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
@@ -59,7 +62,7 @@ class Serving:
         self._front_end = front_end
         self._too_small: set[int] = set()
 
-    def deploy(self, grid: Grid) -> set[int]:
+    def deploy(self, grid: Grid) -> NDArray[np.int64]:
         """Send the front-end to every node; return the nodes that accepted it.
 
         Nodes with too little memory for it send raw images from now on, if there is a front-end in
@@ -77,17 +80,14 @@ class Serving:
             )
             for number, (parameters, statistics) in enumerate(self._front_ends)
         ]
-        messages = [
-            Message(contents[self._tier(node)], dst_node_id=node, message_type=protocol.DEPLOY)
-            for node in grid.get_node_ids()
-        ]
-        replies = list(grid.send_and_receive(messages))
-        self._too_small = {
-            reply.metadata.src_node_id
-            for reply in replies
-            if reply.has_error() and reply.error.code == protocol.INFEASIBLE
-        }
-        return {reply.metadata.src_node_id for reply in replies if reply.has_content()}
+        self._too_small = set()
+        accepted = [np.empty(0, dtype=np.int64)]
+        for answer in ask_all(grid, protocol.DEPLOY, contents, self._tier_of):
+            if answer.reply.has_content():
+                accepted.append(answer.nodes)
+            elif answer.reply.error.code == protocol.INFEASIBLE:
+                self._too_small.update(answer.nodes.tolist())
+        return np.concatenate(accepted)
 
     def answer(
         self, grid: Grid, requests: Sequence[Request], on_chunk: Callable[[int], None]

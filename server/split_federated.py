@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.aggregation import Tier, has_metrics, metric
+from server.broadcast import ask_all
 from server.cloud import Cloud
 from server.places import TrainingPlaces
 from server.training_step import CloudAttackers, TrainingStep
@@ -121,19 +122,16 @@ class SplitFederated:
 
     def _enrol(self, grid: Grid) -> NDArray[np.int64]:
         """Query every node's number of images; nodes that cannot train reply with an error."""
-        messages = [
-            Message(RecordDict(), dst_node_id=node, message_type=protocol.ENROL)
-            for node in grid.get_node_ids()
-        ]
-        eligible = []
-        for reply in grid.send_and_receive(messages):
+        eligible = [np.empty(0, dtype=np.int64)]
+        for answer in ask_all(grid, protocol.ENROL, [RecordDict()], self.tier_of):
+            reply = answer.reply
             if (
                 reply.has_content()
                 and has_metrics(reply, protocol.NUM_EXAMPLES)
                 and metric(reply, protocol.NUM_EXAMPLES) >= MIN_BATCH
             ):
-                eligible.append(reply.metadata.src_node_id)
-        return np.array(sorted(eligible), dtype=np.int64)
+                eligible.append(answer.nodes)
+        return np.sort(np.concatenate(eligible))
 
     def _cohort(self, server_round: int) -> list[int]:
         size = min(self.training.cohort_size, len(self.eligible))

@@ -25,7 +25,7 @@ from testbed.compare.analysis.runs import read_run
 from testbed.core.errors import UserError
 from testbed.engine.training.checkpoint import load_latest, write_tensors
 from testbed.results.reading import read_results
-from testbed.results.writing import ENTRY, RESOLVED, SAMPLES, FinishedArm, read_arm
+from testbed.results.writing import DEVICES, ENTRY, RESOLVED, SAMPLES, FinishedArm, read_arm
 from testbed.scenario.loading import load_scenario
 from testbed.sweep.folder import MANIFEST, SweepFolder, check_sweep_folder, open_sweep_folder
 from testbed.sweep.grid import expand
@@ -59,7 +59,7 @@ def result_targets(folder: Path, finished: Path) -> list[Target]:
     (first, *_) = sorted((finished / "checkpoints").iterdir())
     targets += [
         _checkpoint(folder / "checkpoint", first),
-        *(_arm(folder / f"arm-{name}", first, name) for name in (ENTRY, SAMPLES)),
+        *(_arm(folder / f"arm-{name}", first, name) for name in (ENTRY, SAMPLES, DEVICES)),
         _over_results(folder / "force", finished),
         _resumed(folder / "resume", finished),
         _compared(folder / "compare", finished),
@@ -175,7 +175,7 @@ def _bytes(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
 
 
 def _figures(arm: FinishedArm) -> tuple[Any, ...]:
-    return arm.result.tree(), [check.tree() for check in arm.checks], arm.tables
+    return arm.result.tree(), [check.tree() for check in arm.checks], arm.tables, arm.devices
 
 
 def _arm(copy: Path, arm: Path, name: str) -> Target:

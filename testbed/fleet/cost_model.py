@@ -28,6 +28,7 @@ from testbed.core import seeds
 from testbed.fleet.calibration.latency_form import FAMILIES, NetworkCosts, form_units
 from testbed.fleet.catalogue import CatalogueDevice
 from testbed.fleet.layer_stats import LayerStats
+from testbed.fleet.links import Number
 from testbed.scenario.training import ADAM_STATE_COPIES
 
 BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -143,7 +144,7 @@ def network_factor(seed: int, model: str, network: str) -> float:
     return float(rng.lognormal(0.0, NETWORK_SIGMA))
 
 
-def compute_energy_mj(device: CatalogueDevice, compute_ms: float) -> float | None:
+def compute_energy_mj(device: CatalogueDevice, compute_ms: Number) -> Number | None:
     """Return the millijoules of computing for ``compute_ms``, or None: power unpublished.
 
     (P_active - P_idle) t where both are published. Where only the active power is, P_active t, an

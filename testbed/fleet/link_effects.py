@@ -49,9 +49,10 @@ class RadioTimers:
         self._wake_mw = np.where(self._sleeps, wake_mw, 0.0)
         self._tail_mw = np.where(self._sleeps, tail_mw, 0.0)
 
-    def sleeps(self, device: int) -> bool:
-        """Return whether a device's radio is of a kind that sleeps."""
-        return bool(self._sleeps[self._link_of[device]])
+    def sleeping(self) -> NDArray[np.bool_]:
+        """Return whether each device's radio is of a kind that sleeps (N,)."""
+        sleeping: NDArray[np.bool_] = self._sleeps[self._link_of]
+        return sleeping
 
     def wake_ms(self, device: int, idle_s: float) -> float:
         """Return the milliseconds that a message waits for a radio that was idle for so long."""
@@ -66,6 +67,16 @@ class RadioTimers:
     def tail_mj(self, device: int, quiet_ms: float) -> float:
         """Return the energy of the tail in ``quiet_ms`` without traffic, NaN: unpublished."""
         return float(self._tail_mw[self._link_of[device]]) * min(quiet_ms / 1000.0, DORMANT_AFTER_S)
+
+    def awakened(self, devices: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return what a message to sleeping devices takes: milliseconds to wake, and energy.
+
+        The energy is that of the wake-up and of a whole tail, NaN where it is unpublished.
+        """
+        link = self._link_of[devices]
+        wake_ms = self._delays_ms(link, self._place[devices].astype(np.float64))[1]
+        wake_mj = self._wake_mw[link] * wake_ms / 1000.0
+        return wake_ms, wake_mj + self._tail_mw[link] * DORMANT_AFTER_S
 
     def delays_ms(self) -> tuple[Floats, Floats]:
         """Return the delays (N,) after a short and after a long idle time."""

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from testbed.fleet.table import (
@@ -19,6 +20,7 @@ from testbed.fleet.table import (
 
 LINKS_PATH = Path(__file__).with_name("links.csv")
 MEDIA = ("wifi", "cellular", "cellular-iot", "wired", "ble", "lora")
+Number = TypeVar("Number", float, NDArray[np.float64])
 Quantity = Literal["uplink_mbit_s", "downlink_mbit_s", "rtt_ms"]
 QUARTILE_Z = 0.6744897501960817
 """The standard normal's upper quartile."""
@@ -123,14 +125,14 @@ def load_links(path: Path = LINKS_PATH) -> Links:
     return NamedRows("link", read_table(path, LinkProfile))
 
 
-def transfer_ms(nbytes: float, mbit_s: float, rtt_ms: float) -> float:
-    """Return the milliseconds until a message sent one way has arrived.
+def transfer_ms(nbytes: float, mbit_s: Number, rtt_ms: Number) -> Number:
+    """Return the milliseconds until a message sent one way has arrived, on one link or on many.
 
     Half a round trip plus the serialisation at ``mbit_s``; 0 for an empty message, which is not
     sent.
     """
     if nbytes <= 0:
-        return 0.0
+        return 0.0 * rtt_ms
     return rtt_ms / 2.0 + nbytes * 8.0 / (mbit_s * 1000.0)
 
 
@@ -138,17 +140,17 @@ def radio_energy_mj(
     link: LinkProfile,
     uplink_bytes: float,
     downlink_bytes: float,
-    uplink_mbit_s: float,
-    downlink_mbit_s: float,
-) -> float | None:
-    """Return the millijoules of the device's radio for a transfer; None: unpublished.
+    uplink_mbit_s: Number,
+    downlink_mbit_s: Number,
+) -> Number | None:
+    """Return the millijoules of a radio for a transfer, at one rate or at many; None: unpublished.
 
     Only the time of the transfer counts. Wake-up and tail of a cellular radio depend on other
     messages of the device (``testbed.fleet.link_effects.RadioTimers``).
     """
+    total_mj = 0.0 * uplink_mbit_s
     if link.radio_uj_per_byte is not None:
-        return link.radio_uj_per_byte * (uplink_bytes + downlink_bytes) / 1000.0
-    total_mj = 0.0
+        return total_mj + link.radio_uj_per_byte * (uplink_bytes + downlink_bytes) / 1000.0
     for radio, nbytes, mbit_s in (
         (link.radio("uplink"), uplink_bytes, uplink_mbit_s),
         (link.radio("downlink"), downlink_bytes, downlink_mbit_s),
@@ -158,5 +160,5 @@ def radio_energy_mj(
         if radio is None:
             return None
         seconds = nbytes * 8.0 / (mbit_s * 1e6)
-        total_mj += (radio.base_mw + radio.mw_per_mbit_s * mbit_s) * seconds
+        total_mj = total_mj + (radio.base_mw + radio.mw_per_mbit_s * mbit_s) * seconds
     return total_mj

@@ -24,6 +24,10 @@ from testbed.scenario.schema import Scenario
 
 RESOLVED = "scenario.resolved.yaml"
 SAMPLES, ENTRY, FINISHED = "samples.npz", "arm.json", "finished.json"  # of a finished arm
+DEVICES = "devices.parquet"
+IN_ROWS: tuple[TableName, ...] = ("rounds", "requests", "attacks")
+"""The tables that a finished arm keeps as rows; the devices may be a million."""
+KEPT = (SAMPLES, DEVICES, ENTRY)
 _LOG = logging.getLogger(__name__)
 
 
@@ -134,6 +138,13 @@ def write_table(path: Path, table: TableName, rows: Sequence[Record]) -> None:
         pq.write_table(pa.table(content, schema=schema), file)
 
 
+def write_devices(path: Path, arms: Sequence[pa.Table]) -> None:
+    """Write the devices of arms, one arm after another, as one parquet file, all or nothing."""
+    whole = pa.concat_tables([arrow_schema("devices").empty_table(), *arms]).combine_chunks()
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(whole, file)
+
+
 def write_samples(path: Path, samples: dict[str, NDArray[np.uint8]]) -> None:
     """Write arrays as one npz file, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,23 +161,26 @@ class FinishedArm:
 
     Attributes
     ----------
-    tables : rows of each table.
+    tables : rows of the tables ``IN_ROWS``.
     samples : images by name.
+    devices : the table of the devices.
     """
 
     result: ArmResult
     checks: list[SelfCheck]
     tables: dict[TableName, list[Record]]
     samples: dict[str, NDArray[np.uint8]]
+    devices: pa.Table
 
 
 def write_arm(folder: Path, arm: FinishedArm) -> None:
     """Write a finished arm; the checksums go last and mark it as finished."""
     write_samples(folder / SAMPLES, arm.samples)
+    write_devices(folder / DEVICES, [arm.devices])
     checks = [check.tree() for check in arm.checks]
     tree = {"result": arm.result.tree(), "checks": checks, "tables": arm.tables}
     write_json(folder / ENTRY, tree)
-    checksums = {name: zlib.crc32((folder / name).read_bytes()) for name in (SAMPLES, ENTRY)}
+    checksums = {name: zlib.crc32((folder / name).read_bytes()) for name in KEPT}
     write_json(folder / FINISHED, {"crc32": checksums})
 
 
@@ -181,7 +195,7 @@ def read_arm(folder: Path, say: Callable[[str], None] = lambda text: None) -> Fi
         return None
     try:
         checksums = json.loads((folder / FINISHED).read_text(encoding="utf-8"))["crc32"]
-        content = {name: (folder / name).read_bytes() for name in (SAMPLES, ENTRY)}
+        content = {name: (folder / name).read_bytes() for name in KEPT}
         if checksums != {name: zlib.crc32(data) for name, data in content.items()}:
             raise ValueError("the checksums are those of other files")
         stored = json.loads(content[ENTRY])
@@ -192,6 +206,7 @@ def read_arm(folder: Path, say: Callable[[str], None] = lambda text: None) -> Fi
             [SelfCheck.model_validate(check) for check in stored["checks"]],
             stored["tables"],
             samples,
+            pq.read_table(io.BytesIO(content[DEVICES])),
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         _LOG.warning("%s is damaged: %s", folder, error)

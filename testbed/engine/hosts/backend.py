@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
 from testbed.core.threads import available_cores, torch_threads
+from testbed.engine.hosts.broadcast import Broadcast
 from testbed.engine.hosts.host import (
     AppBuilder,
     Delivery,
     Host,
     HostData,
+    SameDelivery,
     Usage,
     edge_app,
     process_usage,
@@ -77,6 +79,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
+        """Deliver one message to all devices; None: it must go device by device (``Host``)."""
+
+    @abstractmethod
     def run_jobs(
         self,
         jobs: Sequence[Job[T]],
@@ -136,6 +142,10 @@ class InlineBackend(Backend):
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run the shards one after another."""
         return [self._host.handle(messages) for _, messages in shards]
+
+    def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
+        """Deliver one message to all devices."""
+        return self._host.broadcast(broadcast)
 
     def run_jobs(
         self,

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from clients.device_spec import DeviceSpec
-from clients.edge import DeviceData, build_client_app
+from clients.edge import DeviceData, EdgeApp, build_client_app
 from testbed.core.errors import without_addresses
+from testbed.core.grouping import equal_rows
 from testbed.core.threads import torch_threads
+from testbed.data.device_rows import ImagesOfDevices
+from testbed.engine.hosts.broadcast import Broadcast
 from testbed.wire import protocol
 from testbed.wire.arrays import quicken
 from testbed.wire.size import serialised_bytes
@@ -42,6 +45,11 @@ def set_identity() -> None:
     TaskIdentity.task_id = 1
 
 
+def message_id(number: int) -> str:
+    """Return a message's id, as long as Flower's own, so that sizes are right and constant."""
+    return f"{number:064x}"
+
+
 def node_of(device: int) -> int:
     """Return the Flower node id of a device; all have the same width, like Flower's own."""
     return FIRST_NODE + device
@@ -59,6 +67,14 @@ class Delivery:
     reply: Message
     downlink_bytes: int
     uplink_bytes: int
+
+
+@dataclass(frozen=True)
+class SameDelivery:
+    """A delivery, and the devices whose own differ from it in nothing but addresses."""
+
+    delivery: Delivery
+    devices: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,14 @@ class HostData:
         rows = self.device_rows[device]
         return self.images[rows], self.labels[rows]
 
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How many training images each device has (N,)."""
+        rows = self.device_rows
+        if isinstance(rows, ImagesOfDevices):
+            return rows.lengths
+        return np.array([len(of_device) for of_device in rows], dtype=np.int64)
+
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return one image (C, H, W)."""
         image: NDArray[np.uint8] = self.images[index]
@@ -121,6 +145,11 @@ class _States:
         self._distinct, self._holders, self._numbers = {}, {}, {}
         self._next = 0
 
+    def numbers(self, devices: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+        """Return a number for each device; those with the same number have the same state."""
+        numbers: NDArray[np.integer[Any]] = self._number_of[devices]
+        return numbers
+
     def of(self, device: int) -> RecordDict:
         """Return a device's state as a new dictionary."""
         number = int(self._number_of[device])
@@ -128,17 +157,21 @@ class _States:
 
     def keep(self, device: int, state: RecordDict) -> None:
         """Store a device's state; states are equal if their records are the same objects."""
-        before = int(self._number_of[device])
+        self.keep_all(np.array([device]), state)
+
+    def keep_all(self, devices: NDArray[np.int64], state: RecordDict) -> None:
+        """Store one state for devices whose states were equal before."""
+        before = int(self._number_of[devices[0]])
         number = self._numbered(state) if state else -1
         if number == before:
             return
         if number >= 0:
-            self._holders[number] += 1
+            self._holders[number] += len(devices)
             if number > np.iinfo(self._number_of.dtype).max:
                 self._number_of = self._number_of.astype(np.int64)
-        self._number_of[device] = number
+        self._number_of[devices] = number
         if before >= 0:
-            self._holders[before] -= 1
+            self._holders[before] -= len(devices)
             if not self._holders[before]:
                 del self._numbers[_identity(self._distinct.pop(before))], self._holders[before]
 
@@ -176,7 +209,52 @@ class Host:
         with torch_threads(1):
             return [self._deliver(self._app, message, sizes) for message in messages]
 
+    def broadcast(
+        self, broadcast: Broadcast, host: int = 0, hosts: int = 1
+    ) -> list[SameDelivery] | None:
+        """Run one of all devices that must answer equally, and take its reply for them all.
+
+        Devices of the installed app answer equally that get the same content, are in the same
+        state and have the same number of images, where the app says so of the type of the message
+        (``EdgeApp.uniform``).
+
+        Returns
+        -------
+        None : the app does not say so, or a device failed; each must get a message of its own.
+        """
+        app = self._app
+        if not isinstance(app, EdgeApp) or broadcast.message_type not in app.uniform:
+            return None
+        devices = broadcast.of_host(host, hosts)
+        groups = equal_rows(
+            broadcast.content_of[devices], self._states.numbers(devices), self._data.counts[devices]
+        )
+        answers: list[SameDelivery] = []
+        states: list[RecordDict] = []
+        with torch_threads(1):
+            for members in groups:
+                first = int(devices[members[0]])
+                content = broadcast.contents[int(broadcast.content_of[first])]
+                message = Message(content, node_of(first), broadcast.message_type)
+                message.metadata.__dict__["_message_id"] = message_id(first)
+                delivery, state = self._answer(app, message, {})
+                if delivery.reply.has_error():
+                    return None
+                answers.append(SameDelivery(delivery, devices[members]))
+                states.append(state)
+        for answer, state in zip(answers, states, strict=True):
+            self._states.keep_all(answer.devices, state)
+        return answers
+
     def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
+        delivery, state = self._answer(app, message, sizes)
+        self._states.keep(device_of(message.metadata.dst_node_id), state)
+        return delivery
+
+    def _answer(
+        self, app: ClientApp, message: Message, sizes: dict[int, int]
+    ) -> tuple[Delivery, RecordDict]:
+        """Run a device; return its delivery, and its state afterwards."""
         device = device_of(message.metadata.dst_node_id)
         context = Context(
             run_id=RUN_ID,
@@ -196,10 +274,10 @@ class Host:
             reason = without_addresses(_encodable(reason))  # it is part of the results
             reply = Message(Error(protocol.FAILED, reason), reply_to=message)
             uplink_bytes = serialised_bytes(reply)
-        self._states.keep(device, context.state)
         if reply.has_content():
             quicken(reply)
-        return Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
+        delivery = Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
+        return delivery, context.state
 
 
 def _encodable(text: str) -> str:

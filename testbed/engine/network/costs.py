@@ -1,15 +1,16 @@
 """Costs of an arm's front-ends on every device of the fleet, in virtual time and energy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.grouping import equal_rows
 from testbed.core.registries import STRATEGIES
 from testbed.engine.hosts.host import Delivery
-from testbed.engine.network.ledger import Charge
+from testbed.engine.network.ledger import Charge, Charges
 from testbed.engine.network.packet_loss import Retransmissions
 from testbed.engine.setting.device_work import NOTHING_ELSE, DeviceWork, optimiser_work
 from testbed.engine.setting.models import ArmModels
@@ -34,6 +35,8 @@ from testbed.fleet.operation_work import NO_WORK, Work
 from testbed.fleet.sampling import Fleet
 from testbed.wire import protocol
 
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
 TierNumbers = NDArray[np.unsignedinteger[Any]]
 
 
@@ -235,6 +238,54 @@ class DeviceCosts:
             float(fleet.downlink_mbit_s[device]),
         )
         return None if computing is None or radio is None else computing + radio
+
+    def charge_all(
+        self, devices: Ids, delivery: Delivery, retransmissions: Iterable[Retransmissions] | None
+    ) -> Charges:
+        """Return the charges of a message without computation, and of its reply, to many devices.
+
+        They are those of ``charge`` for each device, to the bit.
+
+        Parameters
+        ----------
+        delivery : its sizes are the same for all.
+        retransmissions : of each device; None: nothing is lost.
+        """
+        fleet = self.fleet
+        downlink, uplink = fleet.downlink_mbit_s[devices], fleet.uplink_mbit_s[devices]
+        rtt_ms = fleet.rtt_ms[devices]
+        downlink_ms = transfer_ms(delivery.downlink_bytes, downlink, rtt_ms)
+        uplink_ms = transfer_ms(delivery.uplink_bytes, uplink, rtt_ms)
+        received = sent = np.ones(len(devices), dtype=np.int64)
+        if retransmissions is not None:
+            once_ms = zip(retransmissions, downlink_ms.tolist(), uplink_ms.tolist(), strict=True)
+            drawn = [(*each.sent(down), *each.sent(up)) for each, down, up in once_ms]
+            downlink_ms, uplink_ms = (np.array([row[place] for row in drawn]) for place in (0, 2))
+            received, sent = (np.array([row[place] for row in drawn]) for place in (1, 3))
+        up, down = sent * delivery.uplink_bytes, received * delivery.downlink_bytes
+        energy_mj = self.work_mj_of(devices, np.zeros(len(devices)), up, down)
+        return Charges(up, down, uplink_ms, downlink_ms, energy_mj)
+
+    def work_mj_of(
+        self, devices: Ids, compute_ms: Floats, uplink_bytes: Ids, downlink_bytes: Ids
+    ) -> Floats:
+        """Return ``work_mj`` of many devices, NaN where it is unpublished; the same bits."""
+        fleet = self.fleet
+        work_mj = np.full(len(devices), np.nan)
+        models, links = fleet.model_index[devices], fleet.link_index[devices]
+        for members in equal_rows(models, links, uplink_bytes, downlink_bytes):
+            first, of_group = members[0], devices[members]
+            computing = compute_energy_mj(fleet.models[models[first]], compute_ms[members])
+            radio = radio_energy_mj(
+                fleet.profiles[links[first]],
+                int(uplink_bytes[first]),
+                int(downlink_bytes[first]),
+                fleet.uplink_mbit_s[of_group],
+                fleet.downlink_mbit_s[of_group],
+            )
+            if computing is not None and radio is not None:
+                work_mj[members] = computing + radio
+        return work_mj
 
 
 def device_costs(inputs: RunInputs, models: ArmModels) -> DeviceCosts:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
-from flwr.app import Message
+import numpy as np
+from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
 
 from testbed.engine.hosts.backend import Backend
-from testbed.engine.hosts.host import Delivery, device_of
+from testbed.engine.hosts.broadcast import Broadcast
+from testbed.engine.hosts.host import Delivery, SameDelivery, device_of
 from testbed.wire import protocol
 
 
@@ -50,6 +53,14 @@ class Dispatcher:
         for (_, shard), deliveries in zip(shards, results, strict=True):
             by_place |= dict(zip(shard, deliveries, strict=True))
         return [by_place[place] for place in range(len(messages))]
+
+    def broadcast(
+        self, message_type: str, contents: Sequence[RecordDict], content_of: NDArray[np.int16]
+    ) -> list[SameDelivery] | None:
+        """Deliver one message to all devices (``Broadcast``); None: it must go one by one."""
+        return self._backend.broadcast(
+            Broadcast(message_type, contents, content_of, self._shard_size)
+        )
 
     def _begin(self, message: Message) -> None:
         """Forget the hosts of the round before."""

@@ -9,19 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
+from numpy.typing import NDArray
 from torch import Tensor
 
+from server.broadcast import Answer
 from testbed.core.state_dicts import below, under
 from testbed.engine.hosts.backend import Backend
+from testbed.engine.hosts.broadcast import NOBODY
 from testbed.engine.hosts.host import (
+    FIRST_NODE,
     RUN_ID,
     SERVER_NODE,
     Delivery,
+    SameDelivery,
     device_of,
+    message_id,
     node_of,
     set_identity,
 )
@@ -41,6 +48,7 @@ from testbed.wire.records import config_number, tier_of
 
 RADIO = "radio."
 FLOAT_BYTES = 4
+CHARGED_AT_ONCE = 1 << 16  # devices; bounds the columns of a charge
 REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
 
 
@@ -161,14 +169,9 @@ class FleetGrid(MessageGrid):
         """Charge a radio's wake-ups and tails, known only when all requests are timed."""
         self.ledger.charge(device, "serve", Charge(0, 0, 0.0, wake_ms, 0.0, energy_mj, energy_mj))
 
-    def wake_tail_mj(
-        self, device: int, amounts: Mapping[str, float], energy_mj: float | None
-    ) -> float | None:
-        """Return what a radio's wake-ups and tails took of a device's energy; None: unknown."""
-        if not self._radios.sleeps(device) or energy_mj == 0.0:  # nothing was sent
-            return 0.0
-        work_mj = self.costs.work_mj(device, **amounts)
-        return None if work_mj is None or energy_mj is None else max(0.0, energy_mj - work_mj)
+    def sleeping_radios(self) -> NDArray[np.bool_]:
+        """Return whether each device's radio is of a kind that sleeps (N,)."""
+        return self._radios.sleeping(self.costs.devices)
 
     def end_training(self) -> None:
         """Charge the tails that follow the last round."""
@@ -188,7 +191,12 @@ class FleetGrid(MessageGrid):
 
     def get_node_ids(self) -> list[int]:
         """Return the node ids of the whole fleet."""
-        return [node_of(device) for device in range(self.costs.devices)]
+        return [node_of(device) for device in range(self._connected)]
+
+    @property
+    def _connected(self) -> int:
+        """How many devices of the fleet, from the first on, are connected: all."""
+        return self.costs.devices
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Exchange the messages at once; keep their replies until they are pulled."""
@@ -211,6 +219,53 @@ class FleetGrid(MessageGrid):
         """
         return self._exchange(list(messages))
 
+    def broadcast(self, message_type: str, contents: Sequence[RecordDict]) -> list[Answer] | None:
+        """Enrol every device, or deploy on it, and charge it, without a message per device.
+
+        Bytes, times, energies and answers are those of a message to each. None: the hosts' app
+        must run for every device (``Host.broadcast``).
+
+        Parameters
+        ----------
+        contents : one per tier, or one for all.
+        """
+        devices = np.arange(self._connected)
+        enrols = message_type == protocol.ENROL
+        fits = self.costs.training_feasible if enrols else self.costs.serving_feasible
+        of_tier = self.costs.tier_of if len(contents) > 1 else np.zeros_like(self.costs.tier_of)
+        content_of = np.where(fits, of_tier.astype(np.int16), NOBODY)[devices]
+        found = self._dispatcher.broadcast(message_type, contents, content_of)
+        if found is None or any(self._too_large(item.delivery) for item in found):
+            return None
+        self._message_count += len(devices)
+        answers = []
+        for item in found:
+            for start in range(0, len(item.devices), CHARGED_AT_ONCE):
+                self._charge_all(message_type, contents, content_of, item, start)
+            answers.append(Answer(item.delivery.reply, FIRST_NODE + item.devices))
+        refused = devices[content_of == NOBODY]
+        if len(refused):
+            message = Message(RecordDict(), node_of(int(refused[0])), message_type)
+            answers.append(Answer(Message(_infeasible(), reply_to=message), FIRST_NODE + refused))
+        return answers
+
+    def _charge_all(
+        self,
+        message_type: str,
+        contents: Sequence[RecordDict],
+        content_of: NDArray[np.int16],
+        item: SameDelivery,
+        start: int,
+    ) -> None:
+        """Charge some of the devices of one answer."""
+        devices = item.devices[start : start + CHARGED_AT_ONCE]
+        first = int(devices[0])
+        message = Message(contents[int(content_of[first])], node_of(first), message_type)
+        lost = self._options.packet_loss.of_all(message, devices)
+        charges = self.costs.charge_all(devices, item.delivery, lost)
+        charges = self._radios.alone_all(devices, charges)
+        self.ledger.charge_all(devices, _phase(message_type), charges)
+
     # The exchange ------------------------------------------------------------------------------
 
     def _exchange(self, messages: list[Message]) -> list[Message]:
@@ -218,8 +273,7 @@ class FleetGrid(MessageGrid):
             return []
         for message in messages:
             self._message_count += 1
-            # As long as Flower's own ids, so that message sizes are right and constant.
-            message.metadata.__dict__["_message_id"] = f"{self._message_count:064x}"
+            message.metadata.__dict__["_message_id"] = message_id(self._message_count)
         self._clock.begin_exchange(messages[0])
         replies: dict[int, Message] = {}
         carried: list[int] = []
@@ -247,7 +301,7 @@ class FleetGrid(MessageGrid):
         """Return why a message does not reach its device, or None if it does."""
         device, message_type = _address(message)
         if not self._fits(device, message) and not _needs_no_front_end(message):
-            return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
+            return _infeasible()
         if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
             at_s, draw = self._clock.round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
         elif message_type == protocol.INFER:
@@ -273,7 +327,6 @@ class FleetGrid(MessageGrid):
     def _account(self, message: Message, delivery: Delivery) -> tuple[Message, float]:
         """Charge one delivery, feed the taps, and return the reply with its virtual arrival."""
         device, message_type = _address(message)
-        phase = "serve" if message_type in protocol.SERVING else "train"
         reply = self._accepted(message, delivery)
         failed = reply.has_error()
         examples = 0 if failed else _examples(message_type, reply)
@@ -281,7 +334,7 @@ class FleetGrid(MessageGrid):
         tier = tier_of(message.content) if message_type in protocol.TRAINING else None
         charge = self.costs.charge(device, message_type, examples, delivery, retransmissions, tier)
         charge, finish_ms = self._with_radio(device, message, charge)
-        self.ledger.charge(device, phase, charge)
+        self.ledger.charge(device, _phase(message_type), charge)
         if failed:
             self.ledger.count(device, "failed")
             self.errors.append(reply.error.reason or "")
@@ -318,7 +371,7 @@ class FleetGrid(MessageGrid):
 
     def _accepted(self, message: Message, delivery: Delivery) -> Message:
         """Return the reply, or an error if it is too large; its full size is charged."""
-        if delivery.uplink_bytes <= self._options.largest_reply_bytes:
+        if not self._too_large(delivery):
             return delivery.reply
         device = device_of(message.metadata.dst_node_id)
         reason = (
@@ -326,6 +379,9 @@ class FleetGrid(MessageGrid):
             f"{self._options.largest_reply_bytes} that any reply of this arm can need"
         )
         return Message(Error(protocol.FAILED, reason), reply_to=message)
+
+    def _too_large(self, delivery: Delivery) -> bool:
+        return delivery.uplink_bytes > self._options.largest_reply_bytes
 
     def _note_request(self, message: Message, reply: Message, charge: Charge) -> None:
         if message.metadata.message_type == protocol.INFER:
@@ -344,6 +400,15 @@ class FleetGrid(MessageGrid):
 def _address(message: Message) -> tuple[int, str]:
     """Return the device that a message goes to, and the message's type."""
     return device_of(message.metadata.dst_node_id), message.metadata.message_type
+
+
+def _phase(message_type: str) -> str:
+    """Return the phase of the ledger that a message is charged to."""
+    return "serve" if message_type in protocol.SERVING else "train"
+
+
+def _infeasible() -> Error:
+    return Error(protocol.INFEASIBLE, "the front-end does not fit the device's memory")
 
 
 def _examples(message_type: str, reply: Message) -> int:

@@ -19,6 +19,7 @@ COUNTS = ("participations", "stragglers", "offline", "failed")
 Key = tuple[str, str]
 ROUND_MS: Key = ("train", "round_ms")
 ACTIVE: tuple[Key | str, ...] = (*((phase, "compute_ms") for phase in PHASES), ROUND_MS, *COUNTS)
+ACTIVE_DEVICES = "active"
 LARGEST = np.iinfo(np.uint32).max
 
 
@@ -45,6 +46,22 @@ class Charge:
     round_ms: float = 0.0
 
 
+@dataclass(frozen=True)
+class Charges:
+    """The costs of one message, and of its reply, to many devices; as ``Charge``, in columns.
+
+    Attributes
+    ----------
+    energy_mj : NaN where it is unpublished.
+    """
+
+    uplink_bytes: NDArray[np.int64]
+    downlink_bytes: NDArray[np.int64]
+    uplink_ms: NDArray[np.float64]
+    downlink_ms: NDArray[np.float64]
+    energy_mj: NDArray[np.float64]
+
+
 class Ledger:
     """The charges of a fleet's devices; only ``FleetGrid`` writes to it.
 
@@ -69,6 +86,23 @@ class Ledger:
         if charge.round_ms:
             self._active[ROUND_MS][self._placed(device)] += charge.round_ms
 
+    def charge_all(self, devices: NDArray[np.int64], phase: str, charges: Charges) -> None:
+        """Add one message's cost to each of these different devices, as ``charge`` does."""
+        for key, whole in (
+            ((phase, "uplink_bytes"), charges.uplink_bytes),
+            ((phase, "downlink_bytes"), charges.downlink_bytes),
+        ):
+            self._column(key)
+            totals = self._columns[key][devices].astype(np.int64) + whole
+            self._widen(key, totals.max(initial=0))
+            self._columns[key][devices] = totals
+        for name, amounts in (
+            ("transfer_ms", charges.uplink_ms + charges.downlink_ms),
+            ("energy_mj", charges.energy_mj),
+        ):
+            if amounts.any():
+                self._column((phase, name))[devices] += amounts
+
     def count(self, device: int, event: str) -> None:
         """Count one event of a device."""
         self._active[event][self._placed(device)] += 1
@@ -92,39 +126,44 @@ class Ledger:
         return {name: self._dense(name).astype(np.int64) for name in COUNTS}
 
     def state(self) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-        """Return the columns by flat names, for a checkpoint."""
+        """Return the charges by flat names, for a checkpoint; without columns that are empty."""
         columns: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {
-            f"{phase}.{amount}": values for (phase, amount), values in self.amounts.items()
+            _flat(key): column.astype(np.float64) for key, column in self._columns.items()
         }
-        return columns | {f"count.{name}": values for name, values in self.counts.items()}
+        columns |= {_flat(key): np.array(values) for key, values in self._active.items()}
+        return columns | {ACTIVE_DEVICES: np.array(list(self._place), dtype=np.int64)}
 
     def load_state(self, columns: dict[str, NDArray[np.float64]]) -> None:
         """Restore what ``state`` returned."""
-        fresh = Ledger(self._devices)
-        self._columns, self._place, self._active = {}, fresh._place, fresh._active
+        self._columns = {}
         for key in (key for phase in PHASES for key in _keys(phase) if key not in ACTIVE):
-            values = np.array(columns[".".join(key)], dtype=np.float64)
-            if values.any():
+            values = columns.get(_flat(key))
+            if values is not None:
                 whole = key[1].endswith("_bytes")
-                self._columns[key] = values.astype(_width(values.max())) if whole else values
-        for name in ACTIVE:
-            saved = columns[f"count.{name}" if isinstance(name, str) else ".".join(name)]
-            for device in np.flatnonzero(saved).tolist():
-                self._active[name][self._placed(device)] = float(saved[device])
+                self._columns[key] = values.astype(_width(values.max())) if whole else +values
+        devices = columns[ACTIVE_DEVICES].tolist()
+        self._place = {device: place for place, device in enumerate(devices)}
+        self._active = {key: array("d", columns[_flat(key)].tolist()) for key in ACTIVE}
+
+    def _column(self, key: Key) -> NDArray[Any]:
+        """Return a column of the whole fleet, allocated on first use."""
+        if key not in self._columns:
+            whole = key[1].endswith("_bytes")
+            self._columns[key] = np.zeros(self._devices, dtype=_width(0) if whole else np.float64)
+        return self._columns[key]
+
+    def _widen(self, key: Key, largest: int) -> None:
+        """Make a column of whole numbers wide enough for this one."""
+        if largest > LARGEST:
+            self._columns[key] = self._columns[key].astype(_width(largest), copy=False)
 
     def _add(self, device: int, key: Key, value: float) -> None:
-        if value == 0.0:
-            return
-        if key not in self._columns:
-            self._columns[key] = np.zeros(self._devices)
-        self._columns[key][device] += value
+        if value != 0.0:
+            self._column(key)[device] += value
 
     def _add_bytes(self, device: int, key: Key, value: int) -> None:
-        if key not in self._columns:
-            self._columns[key] = np.zeros(self._devices, dtype=_width(0))
-        total = int(self._columns[key][device]) + value
-        if total > LARGEST:
-            self._columns[key] = self._columns[key].astype(_width(total), copy=False)
+        total = int(self._column(key)[device]) + value
+        self._widen(key, total)
         self._columns[key][device] = total
 
     def _placed(self, device: int) -> int:
@@ -145,6 +184,10 @@ class Ledger:
         if key not in self._columns:
             return np.zeros(self._devices)
         return self._columns[key].astype(np.float64)
+
+
+def _flat(key: Key | str) -> str:
+    return f"count.{key}" if isinstance(key, str) else ".".join(key)
 
 
 def _keys(phase: str) -> list[Key]:

@@ -32,9 +32,9 @@ class MessageBytes:
 class _FirstDeviceGrid(FleetGrid):
     """A Grid that connects only the fleet's first device."""
 
-    def get_node_ids(self) -> list[int]:
-        """Return the node id of the first device."""
-        return [node_of(0)]
+    @property
+    def _connected(self) -> int:
+        return 1
 
 
 def message_bytes(models: ArmModels, costs: DeviceCosts) -> MessageBytes:

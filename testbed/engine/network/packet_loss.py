@@ -4,12 +4,14 @@ Transport is reliable: a lost transmission is repeated until it arrives. Losses 
 energy, and make devices miss deadlines.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
-from testbed.core.seeds import generator
+from testbed.core.seeds import generator, generators
 from testbed.fleet.link_effects import retried_ms
 from testbed.wire import protocol
 from testbed.wire.records import config_number
@@ -49,10 +51,29 @@ class PacketLoss:
         """
         if self.probability == 0.0:
             return Retransmissions()
-        group = message.metadata.group_id
-        config = message.content.config_records.get(protocol.CONFIG)
-        stepped = config is not None and protocol.STEP in config
-        step = int(config_number(message.content, protocol.STEP)) if stepped else 0
-        keys = (device, int(group) if group.isdigit() else 0, step)
-        purpose = f"loss of {message.metadata.message_type}"
-        return Retransmissions(self.probability, generator(self.seed, purpose, *keys))
+        keys = (device, *_round_and_step(message))
+        return Retransmissions(self.probability, generator(self.seed, _purpose(message), *keys))
+
+    def of_all(
+        self, message: Message, devices: NDArray[np.int64]
+    ) -> Iterator[Retransmissions] | None:
+        """Yield ``of`` for the same message to each of many devices; None: nothing is lost.
+
+        Each must have drawn before the next is asked for.
+        """
+        if self.probability == 0.0:
+            return None
+        streams = generators(self.seed, _purpose(message), devices, *_round_and_step(message))
+        return (Retransmissions(self.probability, rng) for rng in streams)
+
+
+def _purpose(message: Message) -> str:
+    return f"loss of {message.metadata.message_type}"
+
+
+def _round_and_step(message: Message) -> tuple[int, int]:
+    group = message.metadata.group_id
+    config = message.content.config_records.get(protocol.CONFIG)
+    stepped = config is not None and protocol.STEP in config
+    step = int(config_number(message.content, protocol.STEP)) if stepped else 0
+    return int(group) if group.isdigit() else 0, step

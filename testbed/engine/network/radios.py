@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.engine.network.ledger import Charge
+from testbed.engine.network.ledger import Charge, Charges
 from testbed.fleet.link_effects import RadioTimers, RadioUse
 
 
@@ -63,9 +63,20 @@ class TrainingRadios:
         use.finish()
         return _with_radio(charge, down_ms, up_ms, use.mj[device])
 
-    def sleeps(self, device: int) -> bool:
-        """Return whether a device's radio sleeps between messages."""
-        return self._timers is not None and self._timers.sleeps(device)
+    def alone_all(self, devices: NDArray[np.int64], charges: Charges) -> Charges:
+        """Return ``alone`` of many devices in columns, to the bit."""
+        if self._timers is None:
+            return charges
+        wake_ms, mj = self._timers.awakened(devices)
+        return replace(
+            charges,
+            downlink_ms=wake_ms + charges.downlink_ms,
+            energy_mj=charges.energy_mj + mj,
+        )
+
+    def sleeping(self, devices: int) -> NDArray[np.bool_]:
+        """Return whether the radio of each device sleeps between messages (N,)."""
+        return np.zeros(devices, np.bool_) if self._timers is None else self._timers.sleeping()
 
     def finish(self) -> dict[int, Charge]:
         """Let every radio fall asleep after the last round; return the charges by device."""

@@ -1,18 +1,19 @@
-"""Rows of devices.parquet, and the summary entry of one arm in results.json (docs/results.md)."""
+"""The summary entry of one arm in results.json (docs/results.md)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.attacking.leakage import Release
-from testbed.engine.network.ledger import COUNTS, PHASES
 from testbed.engine.serving.figures import ServingFigures, mean
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.models import TierModel
 from testbed.engine.setting.run_context import RunContext
+from testbed.engine.summary.devices import DeviceColumns
 from testbed.engine.training.fleet import TrainedArm
 from testbed.privacy.intervals import Interval, share_interval
 from testbed.results.columns import Record
@@ -33,58 +34,14 @@ from testbed.results.schema import (
 )
 from testbed.scenario.components import Component
 
-WORK = ("compute_ms", "uplink_bytes", "downlink_bytes")
 BYTES = {"float32": 4, "int8": 1}
-
-
-def device_rows(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> list[Record]:
-    """Return one row per device."""
-    inputs, grid, costs = run_context.inputs, arm.grid, arm.grid.costs
-    requests = np.bincount([row["device"] for row in served.rows], minlength=costs.devices)
-    correct = np.bincount(
-        [row["device"] for row in served.rows if row["correct"]], minlength=costs.devices
-    )
-    charged, counted = grid.ledger.amounts, grid.ledger.counts
-    inference_ms, images = costs.inference_ms_of_all(), inputs.data.device_images
-    rows = []
-    for device in range(costs.devices):
-        model, fleet = inputs.fleet.device(device), inputs.fleet
-        row: Record = {
-            "arm": arm.models.arm,
-            "device": device,
-            "device_class": model.device_class,
-            "tier": tier_name(arm, device),
-            "model": model.name,
-            "link": fleet.link(device).name,
-            "uplink_mbit_s": float(fleet.uplink_mbit_s[device]),
-            "downlink_mbit_s": float(fleet.downlink_mbit_s[device]),
-            "rtt_ms": float(fleet.rtt_ms[device]),
-            "ram_mb": model.ram_mb,
-            "training_images": len(images[device]),
-            "training_feasible": costs.can_train(device),
-            "serving_feasible": costs.can_serve(device),
-            "edge_inference_ms": float(inference_ms[device]),
-        }
-        row |= {name: int(counted[name][device]) for name in COUNTS}
-        for (phase, amount), column in charged.items():
-            value = float(column[device])
-            row[f"{phase}_{amount}"] = int(value) if amount.endswith("_bytes") else _known(value)
-        for phase in PHASES:
-            amounts = {name: row[f"{phase}_{name}"] for name in WORK}
-            radio_mj = grid.wake_tail_mj(device, amounts, row[f"{phase}_energy_mj"])
-            row[f"{phase}_wake_tail_mj"] = radio_mj
-        idle_w = model.power_idle_w
-        row["train_idle_mj"] = None if idle_w is None else idle_w * row["train_round_ms"]
-        row["requests"], row["correct"] = int(requests[device]), int(correct[device])
-        rows.append(row)
-    return rows
 
 
 def arm_result(
     run_context: RunContext,
     arm: TrainedArm,
     served: ServedArm,
-    devices: Sequence[Record],
+    devices: DeviceColumns,
     measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
     attacked: AttackResults,
 ) -> ArmResult:
@@ -176,18 +133,19 @@ def _tier_result(
     measured: tuple[Mapping[int, Leakage], Mapping[int, Release]],
 ) -> TierResult:
     leakage, releases = measured
-    devices = np.flatnonzero(arm.models.tier_of == tier)
-    numbers = set(devices.tolist())
-    rows = [row for row in served.rows if row["device"] in numbers]
+    inside = arm.models.tier_of == tier
+    rows = [row for row in served.rows if inside[row["device"]]]
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
     costs, fleet = arm.grid.costs, run_context.inputs.fleet
     return TierResult(
         tier=arm.models.tiers[tier].device_spec.tier,
-        devices=len(devices),
-        device_classes=sorted({fleet.device_class(int(device)) for device in devices}),
+        devices=int(inside.sum()),
+        device_classes=sorted(
+            {fleet.models[model].device_class for model in np.unique(fleet.model_index[inside])}
+        ),
         **_installed(arm.models.tiers[tier], releases[tier]),
-        infeasible_training=int((~costs.training_feasible[devices]).sum()),
-        infeasible_serving=int((~costs.serving_feasible[devices]).sum()),
+        infeasible_training=_infeasible(costs.training_feasible[inside]),
+        infeasible_serving=_infeasible(costs.serving_feasible[inside]),
         **dict(figures.of(rows)),
         accuracy=_accuracy(run_context, rows),
         leakage=leakage[tier],
@@ -215,10 +173,6 @@ def _described(component: Component) -> str:
     return f"{component.name} ({options})" if options else component.name
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
 def _accuracy(run_context: RunContext, rows: Sequence[Record]) -> Interval | None:
     """Return the accuracy over answered requests; None where nothing was answered."""
     answered = [row for row in rows if row["status"] == "answered"]
@@ -229,39 +183,34 @@ def _accuracy(run_context: RunContext, rows: Sequence[Record]) -> Interval | Non
     return share_interval(correct, clusters) if answered else None
 
 
-def _sum(rows: Sequence[Record], column: str) -> Any:
-    return sum(row[column] for row in rows)
-
-
-def _infeasible(rows: Sequence[Record], column: str) -> int:
-    return sum(1 for row in rows if not row[column])
-
-
-def _training(arm: TrainedArm, devices: Sequence[Record]) -> Training:
-    known = [row for row in devices if row["train_energy_mj"] is not None]
-    taking_part = [row for row in devices if row["train_uplink_bytes"] > 0]
+def _training(arm: TrainedArm, devices: DeviceColumns) -> Training:
+    energy_mj, round_ms = devices["train_energy_mj"], devices["train_round_ms"]
+    idle_mj = devices["train_idle_mj"]
+    known = np.isfinite(energy_mj)
+    taking_part = devices["train_uplink_bytes"] > 0
     return Training(
         protocol="provider" if arm.provider else "split_federated",
         provider=ProviderTraining(**arm.provider) if arm.provider else None,
         rounds=sum(1 for row in arm.rounds if row["protocol"] == "split_federated"),
         virtual_s=arm.grid.clock_ms / 1000.0,
-        uplink_bytes=_sum(devices, "train_uplink_bytes"),
-        downlink_bytes=_sum(devices, "train_downlink_bytes"),
-        energy_j=_sum(known, "train_energy_mj") / 1000.0,
-        energy_unknown_devices=sum(1 for row in taking_part if row["train_energy_mj"] is None),
-        wake_tail_j=_sum(known, "train_wake_tail_mj") / 1000.0,
-        idle_j=_sum([row for row in devices if row["train_idle_mj"] is not None], "train_idle_mj")
-        / 1000.0,
-        idle_unknown_devices=sum(
-            1 for row in devices if row["train_round_ms"] > 0 and row["train_idle_mj"] is None
-        ),
-        participations=_sum(devices, "participations"),
-        stragglers=_sum(devices, "stragglers"),
-        offline=_sum(devices, "offline"),
-        infeasible=_infeasible(devices, "training_feasible"),
+        uplink_bytes=devices.total("train_uplink_bytes"),
+        downlink_bytes=devices.total("train_downlink_bytes"),
+        energy_j=devices.total("train_energy_mj", known) / 1000.0,
+        energy_unknown_devices=int((taking_part & ~known).sum()),
+        wake_tail_j=devices.total("train_wake_tail_mj", known) / 1000.0,
+        idle_j=devices.total("train_idle_mj", np.isfinite(idle_mj)) / 1000.0,
+        idle_unknown_devices=int(((round_ms > 0) & ~np.isfinite(idle_mj)).sum()),
+        participations=devices.total("participations"),
+        stragglers=devices.total("stragglers"),
+        offline=devices.total("offline"),
+        infeasible=_infeasible(devices["training_feasible"]),
         failed=sum(row["failed"] for row in arm.rounds),
         unused=sum(row["unused"] for row in arm.rounds),
     )
+
+
+def _infeasible(feasible: NDArray[np.bool_]) -> int:
+    return int((~feasible).sum())
 
 
 def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Serving:
@@ -282,26 +231,28 @@ def _serving(run_context: RunContext, arm: TrainedArm, served: ServedArm) -> Ser
 
 
 def _by_device_class(
-    run_context: RunContext, served: ServedArm, devices: Sequence[Record]
+    run_context: RunContext, served: ServedArm, devices: DeviceColumns
 ) -> list[ArmOnClass]:
     results = []
     figures = ServingFigures(run_context.inputs.scenario.serving, served.times)
-    for name in sorted({row["device_class"] for row in devices}):
-        of_class = [row for row in devices if row["device_class"] == name]
+    classes = devices.texts["device_class"]
+    for name in sorted({classes.words[number] for number in np.unique(classes.number_of)}):
+        own = np.array([word == name for word in classes.words])
+        of_class = own[classes.number_of]
         rows = [row for row in served.rows if row["device_class"] == name]
         answered = [row for row in rows if row["status"] == "answered"]
         results.append(
             ArmOnClass(
                 device_class=name,
-                devices=len(of_class),
-                infeasible_training=_infeasible(of_class, "training_feasible"),
-                infeasible_serving=_infeasible(of_class, "serving_feasible"),
+                devices=int(of_class.sum()),
+                infeasible_training=_infeasible(devices["training_feasible"][of_class]),
+                infeasible_serving=_infeasible(devices["serving_feasible"][of_class]),
                 **dict(figures.of(rows)),
                 accuracy=_accuracy(run_context, rows),
                 edge_compute_ms=mean(answered, "compute_ms"),
-                stragglers=_sum(of_class, "stragglers"),
-                offline=_sum(of_class, "offline"),
-                participations=_sum(of_class, "participations"),
+                stragglers=devices.total("stragglers", of_class),
+                offline=devices.total("offline", of_class),
+                participations=devices.total("participations", of_class),
             )
         )
     return results

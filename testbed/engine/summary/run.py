@@ -15,13 +15,14 @@ from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.attacking.leakage import Release
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.run_context import RunContext, RunInputs
-from testbed.engine.summary.arms import arm_result, device_rows
+from testbed.engine.summary.arms import arm_result
 from testbed.engine.summary.comparisons import compare_arms
+from testbed.engine.summary.devices import device_columns
 from testbed.engine.summary.host_facts import HostMeter
 from testbed.engine.summary.self_checks import self_checks
 from testbed.engine.training.fleet import TrainedArm
 from testbed.report.build import build_report
-from testbed.results.columns import TABLES, Record, TableName
+from testbed.results.columns import Record, TableName
 from testbed.results.schema import (
     SCHEMA_VERSION,
     DataFacts,
@@ -34,9 +35,12 @@ from testbed.results.schema import (
     Summary,
 )
 from testbed.results.writing import (
+    DEVICES,
+    IN_ROWS,
     FinishedArm,
     read_arm,
     write_arm,
+    write_devices,
     write_samples,
     write_table,
 )
@@ -83,17 +87,17 @@ class RunRecord:
         ----------
         measured : leakage of each tier's features, and what each tier puts on the wire.
         """
-        devices = device_rows(run_context, arm, served)
+        devices = device_columns(run_context, arm, served)
         tables: dict[TableName, list[Record]] = {
             "rounds": arm.rounds,
-            "devices": devices,
             "requests": served.rows,
             "attacks": attacked.rows,
         }
         result = arm_result(run_context, arm, served, devices, measured, attacked)
         checks = self_checks(arm, served, attacked, self._inputs)
         folder = self._arm_folder(arm.models.arm)
-        write_arm(folder, FinishedArm(result, checks, tables, attacked.samples))
+        kept = FinishedArm(result, checks, tables, attacked.samples, devices.table())
+        write_arm(folder, kept)
         # Read it back, so that a resumed run writes exactly what this one writes.
         stored = read_arm(folder)
         assert stored is not None
@@ -108,10 +112,11 @@ class RunRecord:
             names = [arm.name for arm in scenario.arms if arm.name in self.finished]
             finished = [self.finished[name] for name in names]
             tables = {
-                table: [row for arm in finished for row in arm.tables[table]] for table in TABLES
+                table: [row for arm in finished for row in arm.tables[table]] for table in IN_ROWS
             }
             for table, rows in tables.items():
                 write_table(self._folder / f"{table}.parquet", table, rows)
+            write_devices(self._folder / DEVICES, [arm.devices for arm in finished])
             samples = {name: image for arm in finished for name, image in arm.samples.items()}
             write_samples(self._folder / "reconstructions" / "samples.npz", samples)
             summary = self._summary(status, finished, tables["attacks"])

@@ -32,6 +32,7 @@ from testbed.engine.training.attackers import TrainingAttacks, arm_training_atta
 from testbed.scenario.schema import Scenario
 
 TOTALS = ("stragglers", "offline", "failed", "uplink_bytes", "downlink_bytes")
+ELIGIBLE = "eligible"  # not in the JSON of a checkpoint: there may be a million
 _LOG = logging.getLogger(__name__)
 
 
@@ -192,11 +193,11 @@ def _save(arm: TrainedArm, folder: Path, server_round: int) -> None:
         tensors |= under(f"tier.{number}.", kept)
     if arm.training_attacks is not None:
         tensors |= under("training_attacks.", arm.training_attacks.state())
+    tensors[ELIGIBLE] = torch.from_numpy(arm.server.eligible)
     grid_tensors, grid_state = arm.grid.state()
     tensors |= under("grid.", grid_tensors)
     state = {
         "round": server_round,
-        "eligible": arm.server.eligible.tolist(),
         "aggregated_rounds": [tier.aggregated_rounds for tier in arm.server.tiers],
         "moment_steps": [tier.moment_steps for tier in arm.server.tiers],
         "rounds": arm.rounds,
@@ -250,5 +251,5 @@ def _continue(arm: TrainedArm, tensors: dict[str, Tensor], state: dict[str, Any]
     arm.grid.load_state(below("grid.", tensors), state["grid"])
     arm.rounds = state["rounds"]
     arm.provider = state["provider"]
-    arm.server.eligible = np.array(state["eligible"], dtype=np.int64)
+    arm.server.eligible = tensors[ELIGIBLE].numpy()
     arm.server.next_round = state["round"] + 1

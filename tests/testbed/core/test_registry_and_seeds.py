@@ -65,11 +65,12 @@ def test_streams_depend_on_their_key_only(seed, purpose, ids):
     st.one_of(st.integers(0, 2**64), st.integers(2**120, 2**140)),
     st.text(max_size=8),
     st.lists(st.integers(0, 2**32 - 1), max_size=5),
+    st.lists(st.integers(0, 2**32 - 1), max_size=3),
 )
-def test_streams_of_many_ids_are_those_of_each_id(seed, purpose, ids):
-    many = seeds.generators(seed, purpose, np.array(ids, dtype=np.int64))
+def test_streams_of_many_ids_are_those_of_each_id(seed, purpose, ids, more):
+    many = seeds.generators(seed, purpose, np.array(ids, dtype=np.int64), *more)
     drawn = [(rng.random(3).tolist(), rng.integers(9, dtype=np.uint32)) for rng in many]
-    each = [seeds.generator(seed, purpose, number) for number in ids]
+    each = [seeds.generator(seed, purpose, number, *more) for number in ids]
     assert drawn == [(rng.random(3).tolist(), rng.integers(9, dtype=np.uint32)) for rng in each]
 
 

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from small import filled
 
 from testbed.core.errors import UserError
+from testbed.results.columns import TABLES, arrow_schema
 from testbed.results.schema import ArmResult, SelfCheck
 from testbed.results.writing import (
+    DEVICES,
     ENTRY,
     FINISHED,
     RESOLVED,
@@ -87,7 +90,9 @@ def arm(tmp_path):
     result = ArmResult.model_validate(filled(ArmResult, {"name": "a"}))
     checks = [SelfCheck(name="a: adds up", passed=True, detail="1 of 1")]
     samples = {"original/a/b": np.arange(12, dtype=np.uint8)}
-    write_arm(tmp_path, FinishedArm(result, checks, {"rounds": [{"loss": 0.25}]}, samples))
+    rows = {column.name: [None, None] for column in TABLES["devices"]} | {"device": [0, 1]}
+    devices = pa.table(rows, schema=arrow_schema("devices"))
+    write_arm(tmp_path, FinishedArm(result, checks, {"rounds": [{"loss": 0.25}]}, samples, devices))
     return tmp_path
 
 
@@ -95,13 +100,14 @@ def test_a_finished_arm_comes_back(arm):
     stored = read_arm(arm)
     assert (stored.result.name, stored.tables) == ("a", {"rounds": [{"loss": 0.25}]})
     assert [check.passed for check in stored.checks] == [True]
+    assert stored.devices["device"].to_pylist() == [0, 1]
     assert stored.samples["original/a/b"].tolist() == list(range(12))
     said = []
     assert read_arm(arm / "unfinished", said.append) is None
     assert said == []
 
 
-@pytest.mark.parametrize("name", [ENTRY, SAMPLES, FINISHED])
+@pytest.mark.parametrize("name", [ENTRY, SAMPLES, DEVICES, FINISHED])
 def test_a_damaged_one_is_said_and_not_used(arm, name):
     content = (arm / name).read_bytes()
     changed = content.replace(b"0.25", b"0.26")  # valid, and wrong
@@ -118,6 +124,6 @@ def test_a_damaged_one_is_said_and_not_used(arm, name):
 
 
 def test_an_arm_is_finished_with_its_last_file(arm):
-    assert json.loads((arm / FINISHED).read_text())["crc32"].keys() == {ENTRY, SAMPLES}
+    assert json.loads((arm / FINISHED).read_text())["crc32"].keys() == {ENTRY, SAMPLES, DEVICES}
     (arm / FINISHED).unlink()
     assert read_arm(arm) is None

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import freeze_gc, tune_malloc
-from testbed.engine.hosts.host import Delivery, Host, HostData, Usage, process_usage
+from testbed.engine.hosts.broadcast import Broadcast
+from testbed.engine.hosts.host import (
+    Delivery,
+    Host,
+    HostData,
+    SameDelivery,
+    Usage,
+    process_usage,
+)
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
 from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
 from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
@@ -47,6 +55,16 @@ class _HostActor(_Process, Host):
 
     def carry(self, payload: ShardPayload, *shared: RecordDict) -> list[Delivery]:
         return self.handle(payload.unpack(shared))
+
+    def tell(
+        self,
+        message_type: str,
+        shard_size: int,
+        place: tuple[int, int],
+        content_of: NDArray[np.int16],
+        *contents: RecordDict,
+    ) -> list[SameDelivery] | None:
+        return self.broadcast(Broadcast(message_type, contents, content_of, shard_size), *place)
 
     def repeat(self, payload: ShardPayload, *shared: RecordDict) -> None:
         self.handle(payload.unpack(shared))

@@ -13,7 +13,15 @@ from testbed.core.errors import HostError
 from testbed.core.process import freeze_gc
 from testbed.data.device_rows import DeviceRows, ImagesOfDevices
 from testbed.engine.hosts.backend import MOST_HOSTS, Backend, Job, default_hosts
-from testbed.engine.hosts.host import AppBuilder, Delivery, HostData, Usage, process_usage
+from testbed.engine.hosts.broadcast import Broadcast
+from testbed.engine.hosts.host import (
+    AppBuilder,
+    Delivery,
+    HostData,
+    SameDelivery,
+    Usage,
+    process_usage,
+)
 from testbed.engine.hosts.on_ray.actors import AskActor, QueryActor
 from testbed.engine.hosts.on_ray.cluster import Cluster, LocalCluster, first_line
 from testbed.engine.hosts.on_ray.external_cluster import ExternalCluster
@@ -69,6 +77,10 @@ class RayBackend(Backend):
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards concurrently, each on its host."""
         return self._alive.handle(shards)
+
+    def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
+        """Deliver one message to all devices, each host to its own."""
+        return self._alive.broadcast(broadcast)
 
     def _answer(self, reference: Any, what: str) -> Any:
         """Return the result of one call to an actor that is not replaced if it dies."""

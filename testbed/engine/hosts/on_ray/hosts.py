@@ -15,7 +15,8 @@ import ray
 from flwr.app import Message
 
 from testbed.core.errors import HostError, UserError
-from testbed.engine.hosts.host import AppBuilder, Delivery, Usage, device_of
+from testbed.engine.hosts.broadcast import Broadcast
+from testbed.engine.hosts.host import AppBuilder, Delivery, SameDelivery, Usage, device_of
 from testbed.engine.hosts.on_ray.actors import HostActor
 from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, first_line, gone
 from testbed.engine.hosts.on_ray.replay_log import ReplayLog
@@ -123,6 +124,28 @@ class RayHosts:
             self._replay_logs[host].note(messages)
         return results
 
+    def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
+        """Tell every host's devices at once; return the deliveries, or None as ``Host`` does."""
+        tell = self._telling(broadcast)
+        what = f"with {broadcast.message_type} of all devices"
+        found = self._results(
+            [_Call(host, what, tell(host), tell(host)) for host in range(len(self.actors))]
+        )
+        if None in found:
+            return None
+        for replay_log in self._replay_logs:
+            replay_log.note_broadcast(broadcast)
+        return [answer for of_host in found for answer in of_host]
+
+    def _telling(self, broadcast: Broadcast) -> Callable[[int], Callable[[Any], Any]]:
+        """Store a broadcast; return the function that returns the call of a host."""
+        try:
+            parts = [ray.put(part) for part in (broadcast.content_of, *broadcast.contents)]
+        except GONE as error:
+            raise gone("sending", error) from None
+        given, hosts = (broadcast.message_type, broadcast.shard_size), len(self.actors)
+        return lambda host: lambda actor: actor.tell.remote(*given, (host, hosts), *parts)
+
     @staticmethod
     def _store(shards: Sequence[Sequence[Message]]) -> dict[int, Any]:
         """Put contents that shards share into the object store, once for all hosts of a node."""
@@ -203,6 +226,8 @@ class RayHosts:
         stored = self._store(replayed)
         for messages in replayed:
             _ways(messages, stored)[1](self.actors[host])
+        for broadcast in self._replay_logs[host].broadcasts:
+            self._telling(broadcast)(host)(self.actors[host])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
+from testbed.engine.hosts.broadcast import Broadcast
 from testbed.engine.hosts.host import device_of, node_of
 from testbed.wire import protocol
 
@@ -20,18 +21,23 @@ OF_A_ROUND = frozenset({protocol.FORWARD, protocol.BACKWARD})
 class ReplayLog:
     """The messages, shard by shard, that led to the present state of one host's devices.
 
-    Every device of the fleet receives the deployed front-end. Of those messages only the shared
-    content and the device numbers are kept, 4 bytes each.
+    Of deployments that went out device by device, only the shared content and the device numbers
+    are kept, 4 bytes each.
+
+    Attributes
+    ----------
+    broadcasts : the deployments on the whole fleet.
     """
 
     def __init__(self) -> None:
-        self._group = ""
-        self._round: list[list[Message]] = []
-        self._deployed: list[tuple[RecordDict, NDArray[np.uint32]]] = []
+        self.clear()
 
     def clear(self) -> None:
         """Forget everything, when another arm is installed."""
-        self._group, self._round, self._deployed = "", [], []
+        self._group = ""
+        self._round: list[list[Message]] = []
+        self._deployed: list[tuple[RecordDict, NDArray[np.uint32]]] = []
+        self.broadcasts: list[Broadcast] = []
 
     def note(self, messages: Sequence[Message]) -> None:
         """Add a shard that the host has handled; a new round replaces the previous one."""
@@ -47,6 +53,11 @@ class ReplayLog:
             nodes = [item.metadata.dst_node_id for item in deploying if id(item.content) == key]
             devices = np.array([device_of(node) for node in nodes], dtype=np.uint32)
             self._deployed.append((content, devices))
+
+    def note_broadcast(self, broadcast: Broadcast) -> None:
+        """Add a message to all devices; all hosts' logs share it."""
+        if broadcast.message_type == protocol.DEPLOY:
+            self.broadcasts.append(broadcast)
 
     def shards(self) -> list[list[Message]]:
         """Return the shards to replay, in order."""

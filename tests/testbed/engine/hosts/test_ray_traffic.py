@@ -148,7 +148,8 @@ def test_images_are_stored_once_a_run_and_weights_once_a_round(
     assert on_ray.actors == hosts
     kinds = [type(value) for value in on_ray.stored]
     assert kinds[:3] == [np.ndarray, np.ndarray, DeviceRows]
-    assert set(kinds[3:]) == {RecordDict}
+    assert set(kinds[3:]) == {RecordDict, np.ndarray}
+    assert kinds[3:].count(np.ndarray) == 2  # who enrols, and on whom is deployed
     fronts = weights_in(on_ray.stored)
     assert len(fronts) == ROUNDS + 1  # and once more for all devices, when it is deployed
     size = sum(value.nbytes for value in trained.values())
