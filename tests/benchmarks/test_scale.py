@@ -76,16 +76,17 @@ def test_a_scenario_becomes_a_command_a_row_and_a_table(tmp_path, runs):
     document.write_text(f"{BLOCK.begin}\nold\n{BLOCK.end}\n{IDLE_BLOCK.begin}\n{IDLE_BLOCK.end}\n")
     options = ["--set", "fleet.size=777", "--out", str(tmp_path), "--document", str(document)]
     assert main(options) == 0
-    (run, *run_options), (load, *load_options) = runs
-    assert (run, load) == ("testbed.run", "testbed.load")
+    (run, *run_options), (million, *_), (load, *load_options) = runs
+    assert (run, million, load) == ("testbed.run", "testbed.run", "testbed.load")
     assert run_options[1:] == [
         *("--set", "fleet.size=777", "--out", str(tmp_path / "10k_devices"), "--force")
     ]
     assert load_options[1:] == ["--requests-per-s", "5000", "--set", "fleet.size=777"]
     text = document.read_text()
     assert "| `10k_devices` | `testbed.run` | 777 | 1 | 2 | 1.00 GB (1 process) |" in text
+    assert "| `1m_devices` | `testbed.run` | 777 |" in text
     assert "| `1m_devices` | `testbed.load` | 777 |" in text
-    assert (tmp_path / "scale.csv").read_text().count("\n") == 3
+    assert (tmp_path / "scale.csv").read_text().count("\n") == 4
 
 
 @pytest.mark.parametrize(

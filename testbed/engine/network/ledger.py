@@ -140,7 +140,7 @@ class Ledger:
             values = columns.get(_flat(key))
             if values is not None:
                 whole = key[1].endswith("_bytes")
-                self._columns[key] = values.astype(_width(values.max())) if whole else +values
+                self._columns[key] = values.astype(_width(values.max())) if whole else values.copy()
         devices = columns[ACTIVE_DEVICES].tolist()
         self._place = {device: place for place, device in enumerate(devices)}
         self._active = {key: array("d", columns[_flat(key)].tolist()) for key in ACTIVE}

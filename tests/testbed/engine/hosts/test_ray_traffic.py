@@ -161,7 +161,7 @@ def test_images_are_stored_once_a_run_and_weights_once_a_round(
 
 def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
     trained = train_and_deploy(tiny, tmp_path, backend="ray", hosts=2, shard_size=8)
-    assert weights_in(on_ray.stored) == []
+    assert len(weights_in(on_ray.stored)) == 1  # what is deployed on all devices
     size = sum(value.nbytes for value in trained.values())
     payloads = on_ray.forwarded()
     assert [len(payload) > size for payload in payloads] == [True, False] * ROUNDS
