@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import ray
 import torch
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
+from grids import random_images
 from ray import cloudpickle
+from small import make_spec
 
 from server.serving import Serving
 from testbed.core.errors import HostError
 from testbed.core.progress import Progress
 from testbed.data.device_rows import DeviceRows
-from testbed.engine.hosts.host import HostData
+from testbed.engine.hosts.broadcast import NOBODY, Broadcast
+from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
@@ -26,8 +29,10 @@ from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import prepare, train
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
+from testbed.wire.records import to_record
 
 ROUNDS = 2
+DEVICES = 8
 
 
 class Stored:
@@ -165,6 +170,44 @@ def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
     size = sum(value.nbytes for value in trained.values())
     payloads = on_ray.forwarded()
     assert [len(payload) > size for payload in payloads] == [True, False] * ROUNDS
+
+
+def test_a_new_process_gets_what_was_deployed_on_all_devices(identity, on_ray, monkeypatch):
+    """After one call per host, which names no device."""
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    images, labels = random_images(DEVICES)
+    device_spec = make_spec()
+    parameters, statistics = device_spec.build().initial_weights()
+    version = ConfigRecord({protocol.VERSION: "deployed", protocol.TIER: 0})
+    content = RecordDict(
+        {
+            protocol.ARRAYS: to_record(parameters),
+            protocol.STATISTICS: to_record(statistics),
+            protocol.CONFIG: version,
+        }
+    )
+
+    def features(backend):
+        shards = []
+        for device in range(DEVICES - 1):
+            config = {protocol.REQUEST: 0, protocol.IMAGE: device, protocol.ARRIVAL_S: 0.0}
+            asked = RecordDict({protocol.CONFIG: ConfigRecord(config)})
+            message = Message(asked, node_of(device), protocol.INFER, group_id="0")
+            shards.append((device // 2 % 2, [message]))
+        replies = [delivery.reply for (delivery,) in backend.handle(shards)]
+        return [reply.content[protocol.FEATURES][protocol.Z].data for reply in replies]
+
+    with ray_backend.RayBackend(2, HostData(images, labels, [np.arange(3)] * DEVICES)) as backend:
+        backend.install([device_spec])
+        content_of = np.array([0] * (DEVICES - 1) + [NOBODY], dtype=np.int16)
+        told = backend.broadcast(Broadcast(protocol.DEPLOY, [content], content_of, 2))
+        assert [item.devices.tolist() for item in told] == [[0, 1, 4, 5], [2, 3, 6]]
+        assert [name for name, _ in on_ray.sent] == ["install_app"] * 2 + ["tell"] * 2
+        before = features(backend)
+        for host in (0, 1):
+            backend._alive._replace(host, "a test")
+        assert backend.restarts == 2
+        assert features(backend) == before
 
 
 def test_garbage_collection_skips_earlier_objects_until_the_backend_ends(on_ray):
