@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
 from torch import Tensor
 
-from server.strategies import fewest_replies, takes_server_steps
+from server.strategies import averages, fewest_replies
 from testbed.core.errors import UserError
 from testbed.core.layers import running_weight
 from testbed.core.state_dicts import below, under
 from testbed.wire import protocol
-from testbed.wire.arrays import as_numpy
-from testbed.wire.records import to_tensors
+from testbed.wire.held import WEIGHTS, Description, describe, held
+from testbed.wire.records import to_record, to_tensors
+from testbed.wire.sums import Sums, add_up, combined
 
 MEAN, VARIANCE = "running_mean", "running_var"
 MOMENT = "moment."
@@ -60,26 +62,29 @@ class Tier:
 
         Its number of examples must be at least one, since strategies weigh by it.
         """
-        arrays = reply.content.array_records.get(protocol.ARRAYS)
-        statistics = reply.content.array_records.get(protocol.STATISTICS)
-        moments = reply.content.array_records.get(protocol.MOMENTS, ArrayRecord())
+        records = dict(reply.content.array_records.items())
+        records.setdefault(protocol.MOMENTS, ArrayRecord())
+        expected = {
+            protocol.ARRAYS: self.parameters,
+            protocol.STATISTICS: self.statistics,
+            protocol.MOMENTS: self.moments,
+        }
         return (
-            arrays is not None
-            and statistics is not None
-            and has_metrics(reply, protocol.NUM_EXAMPLES)
+            has_metrics(reply, protocol.NUM_EXAMPLES)
             and metric(reply, protocol.NUM_EXAMPLES) >= 1
-            and _matches(arrays, self.parameters)
-            and _matches(statistics, self.statistics)
-            and _matches(moments, self.moments)
             and all(
-                bool((as_numpy(moments[name]) >= 0.0).all())
-                for name in self.moments
-                if name.startswith(protocol.SECOND_MOMENT)
+                name in records and _matches(describe(records[name], name), like)
+                for name, like in expected.items()
             )
         )
 
     def aggregate(
-        self, server_round: int, replies: Sequence[Message], steps: int, uniform: bool = False
+        self,
+        server_round: int,
+        replies: Sequence[Message],
+        steps: int,
+        shard_of: Mapping[int, int],
+        uniform: bool = False,
     ) -> bool:
         """Replace the front-end by the aggregate of the devices' front-ends after ``steps`` steps.
 
@@ -87,6 +92,7 @@ class Tier:
 
         Parameters
         ----------
+        shard_of : the shard of every node, by which devices are added up.
         uniform : whether all devices weigh the same, not by the training images that they hold.
 
         Returns
@@ -100,8 +106,13 @@ class Tier:
         if len(replies) < max(1, fewest_replies(self.strategy)):
             return False
         weights = [1 if uniform else int(metric(r, protocol.NUM_EXAMPLES)) for r in replies]
+        shards = [shard_of[reply.metadata.src_node_id] for reply in replies]
         try:
-            merged = self._merged(server_round, replies, weights)
+            if averages(self.strategy):
+                merged, sums = self._averaged(server_round, replies, weights, shards)
+            else:
+                merged = self._selected(server_round, replies, weights)
+                sums = summed(replies, weights, shards, [protocol.STATISTICS])
         except (AggregationError, ValueError) as error:
             name = type(self.strategy).__name__
             raise UserError(
@@ -113,7 +124,7 @@ class Tier:
         self.parameters = {name: merged[name].float() for name in self.parameters}
         self.moments = {name: moments[name].float() for name in self.moments}
         self.moment_steps += steps
-        pooled = pool_statistics(replies, weights, self.statistics)
+        pooled = pooled_statistics(sums)
         weight = running_weight(self.aggregated_rounds * steps, steps)
         self.aggregated_rounds += 1
         self.statistics = {
@@ -122,33 +133,40 @@ class Tier:
         }
         return True
 
-    def _merged(
+    def _averaged(
+        self,
+        server_round: int,
+        replies: Sequence[Message],
+        weights: Sequence[int],
+        shards: Sequence[int],
+    ) -> tuple[Weights | None, Sums]:
+        """Return what the strategy makes of the mean, with the mean of the moments, and all sums.
+
+        The strategy gets the mean as if one device had sent it. It takes its steps, if any, on the
+        parameters alone.
+        """
+        sums = summed(replies, weights, shards, WEIGHTS)
+        message = mean_message(replies[0], sums)
+        arrays, _ = self.strategy.aggregate_train(server_round, [message])
+        if arrays is None:
+            return None, sums
+        moments = _tensors(sums.mean(protocol.MOMENTS)) if self.moments else {}
+        return to_tensors(arrays) | under(MOMENT, moments), sums
+
+    def _selected(
         self, server_round: int, replies: Sequence[Message], weights: Sequence[int]
     ) -> Weights | None:
-        """Return the aggregate of parameters and moments; None if the strategy gives none.
+        """Return a strategy's own aggregate of the devices' arrays; None if it gives none.
 
-        The moments get the weights of the parameters, or the selection of a robust strategy. A
-        strategy that takes steps of its own, such as FedAdam, does so on the parameters alone.
+        The moments get its selection of the parameters.
         """
         sent = [reply.content.array_records[protocol.ARRAYS] for reply in replies]
-        apart: list[ArrayRecord] = []
         if self.moments:
             moments = [reply.content.array_records[protocol.MOMENTS] for reply in replies]
-            if takes_server_steps(self.strategy):
-                apart = [_joined(ArrayRecord(), record) for record in moments]
-            else:
-                sent = [_joined(*records) for records in zip(sent, moments, strict=True)]
+            sent = [_joined(*records) for records in zip(sent, moments, strict=True)]
         messages = _for_strategy(replies, sent, weights)
         arrays, _ = self.strategy.aggregate_train(server_round, messages)
-        if arrays is None:
-            return None
-        merged = to_tensors(arrays)
-        if apart:
-            messages = _for_strategy(replies, apart, weights)
-            mean, _ = FedAvg().aggregate_train(server_round, messages)
-            assert mean is not None
-            merged |= to_tensors(mean)
-        return merged
+        return None if arrays is None else to_tensors(arrays)
 
 
 def metric(reply: Message, key: str) -> float:
@@ -191,34 +209,72 @@ def _joined(parameters: ArrayRecord, moments: ArrayRecord) -> ArrayRecord:
     return joined
 
 
-def pool_statistics(replies: Sequence[Message], weights: Sequence[int], like: Weights) -> Weights:
-    """Pool the devices' batch-norm statistics, weighted like their parameters.
+def mean_message(reply: Message, sums: Sums) -> Message:
+    """Return the weighted mean of the devices' arrays as if ``reply``'s device had sent it."""
+    mean = to_record(_tensors(sums.mean(protocol.ARRAYS)))
+    (message,) = _for_strategy([reply], [mean], [sums.weight])
+    return message
+
+
+def summed(
+    replies: Sequence[Message],
+    weights: Sequence[int],
+    shards: Sequence[int],
+    records: Sequence[str],
+) -> Sums:
+    """Return weighted sums over the arrays of replies, added up by shards.
+
+    Arrays that are held elsewhere are added up there and are gone then; the others here, by the
+    same function in the same order.
+
+    Parameters
+    ----------
+    shards : number of each reply's shard.
+    records : names of the records to add up.
+    """
+    members: dict[int, list[int]] = {}
+    for place, shard in enumerate(shards):
+        members.setdefault(shard, []).append(place)
+    parts = [members[shard] for shard in sorted(members)]
+    of_parts = [[weights[place] for place in part] for part in parts]
+    contents = [reply.content.array_records for reply in replies]
+    elsewhere = [held(content[records[0]]) for content in contents]
+    holders = {id(arrays.holder) if arrays else None for arrays in elsewhere}
+    first = elsewhere[0]
+    if first is not None and first.holder is not None and len(holders) == 1:
+        keys = [[arrays.key for p in part if (arrays := elsewhere[p])] for part in parts]
+        made = first.holder.add_up(list(zip(keys, of_parts, strict=True)))
+        if made is not None:
+            return combined(made)
+    return combined(
+        [
+            add_up(
+                [{n: contents[p][n] for n in records if n in contents[p]} for p in part], of_part
+            )
+            for part, of_part in zip(parts, of_parts, strict=True)
+        ]
+    )
+
+
+def pooled_statistics(sums: Sums) -> Weights:
+    """Return the devices' batch-norm statistics, pooled with the weights of their parameters.
 
     Means are averaged. The pooled variance is the mean variance within devices plus the variance
     between their means, without which it would be too small for heterogeneous devices.
     """
-    shares = torch.tensor(np.array(weights) / sum(weights), dtype=torch.float32)
-    decoded = [to_tensors(reply.content.array_records[protocol.STATISTICS]) for reply in replies]
-
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.einsum("n,nc->c", shares, torch.stack(values))
-
-    pooled: Weights = {}
-    for name in like:
-        pooled[name] = mean([tensors[name] for tensors in decoded])
+    pooled = _tensors(sums.mean(protocol.STATISTICS))
+    for name, value in pooled.items():
         if name.endswith(VARIANCE):
-            centre = name.removesuffix(VARIANCE) + MEAN
-            middle = mean([tensors[centre] for tensors in decoded])
-            spread = mean([(tensors[centre] - middle).square() for tensors in decoded])
-            pooled[name] = pooled[name] + spread
+            spread = sums.spread(name.removesuffix(VARIANCE) + MEAN)
+            pooled[name] = value + torch.from_numpy(spread).float()
     return pooled
 
 
-def _matches(record: ArrayRecord, like: Mapping[str, Tensor]) -> bool:
-    if set(record) != set(like):
-        return False
-    arrays = {name: as_numpy(array) for name, array in record.items()}
-    return all(
-        arrays[name].shape == tuple(like[name].shape) and bool(np.isfinite(arrays[name]).all())
-        for name in like
-    )
+def _tensors(arrays: Mapping[str, NDArray[np.float32]]) -> Weights:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _matches(description: Description, like: Mapping[str, Tensor]) -> bool:
+    """Return whether a record is sound and has the names and shapes of these tensors."""
+    expected = {name: tuple(value.shape) for name, value in like.items()}
+    return description.sound and dict(description.shapes) == expected

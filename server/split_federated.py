@@ -24,10 +24,12 @@ from server.training_step import CloudAttackers, TrainingStep
 from testbed.core.errors import UserError
 from testbed.core.layers import MIN_BATCH
 from testbed.core.seeds import generator
+from testbed.scenario.schema import EngineSection
 from testbed.scenario.training import TrainingSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
 from testbed.wire.records import to_record, to_tensors
+from testbed.wire.sums import shard_numbers
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class SplitFederated:
     cloud : the shared cloud model, with entry layers for each tier.
     tiers : the front-ends, one per tier of the fleet.
     tier_of : the tier of each node, 0 for nodes that are not listed.
+    shard_size : devices of a cohort that are added up before the next ones.
 
     Attributes
     ----------
@@ -87,6 +90,7 @@ class SplitFederated:
         cloud: Cloud,
         tiers: Sequence[Tier],
         tier_of: Mapping[int, int] | None = None,
+        shard_size: int = EngineSection().shard_size,
     ) -> None:
         self.training = training
         self.cloud = cloud
@@ -97,6 +101,7 @@ class SplitFederated:
         self.can_train: Callable[[int, int], bool] = lambda node, tier: True
         self.attackers: CloudAttackers | None = None
         self._seed = seed
+        self._shard_size = shard_size
 
     def train(self, grid: Grid, on_round: Callable[[RoundRecord], None]) -> None:
         """Enrol the devices, run the remaining rounds and report each of them."""
@@ -201,14 +206,16 @@ class SplitFederated:
             active = [node for node in active if node in replies]
             penalties.extend(metric(reply, protocol.PENALTY) for reply in replies.values())
         accepted, unused = 0, 0
+        uniform = self.training.device_weights == "uniform"
+        shard_of = shard_numbers(cohort, self._shard_size)
         for number, tier in enumerate(self.tiers):
             sound = [
                 replies[node]
                 for node in active
                 if tiers[node] == number and tier.is_sound(replies[node])
             ]
-            uniform = self.training.device_weights == "uniform"
-            if tier.aggregate(server_round, sound, self.training.local_steps, uniform):
+            steps = self.training.local_steps
+            if tier.aggregate(server_round, sound, steps, shard_of, uniform):
                 accepted += len(sound)
             else:
                 unused += len(sound)

@@ -69,12 +69,19 @@ def fewest_replies(strategy: flower.Strategy) -> int:
     return 1
 
 
-def takes_server_steps(strategy: flower.Strategy) -> bool:
-    """Return whether a strategy optimises the parameters further, from the mean of the devices.
+def averages(strategy: flower.Strategy) -> bool:
+    """Return whether all that a strategy reads of the devices' arrays is their weighted mean.
 
-    Its result is then no mean or selection of what the devices sent.
+    FedAvg does, and so do FedAvgM and FedOpt, which optimise the parameters further from there.
+    Any other implementation of ``aggregate_train`` may read the arrays of every device.
     """
-    return isinstance(strategy, flower.fedopt.FedOpt | flower.FedAvgM)
+    if not isinstance(strategy, flower.FedAvg) or "aggregate_train" in vars(strategy):
+        return False
+    owner = next(kind for kind in type(strategy).__mro__ if "aggregate_train" in vars(kind))
+    of_flower = owner.__module__.startswith(flower.__name__ + ".")
+    return of_flower and (
+        owner in (flower.FedAvg, flower.FedAvgM) or issubclass(owner, flower.fedopt.FedOpt)
+    )
 
 
 for _name in sorted(flower.__all__):

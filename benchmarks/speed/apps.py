@@ -1,6 +1,7 @@
 """Workloads A and B as Flower apps: the same server loop and ClientApp for either Grid."""
 
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -78,8 +79,18 @@ def wait_for(grid: Grid, devices: int) -> None:
         time.sleep(0.1)
 
 
-def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
-    """Run workload A with Flower's FedAvg; return the seconds of each round."""
+Merge = Callable[[list[Message]], list[Message]]
+
+
+def train_rounds(
+    grid: Grid, devices: int, rounds: int, merge: Merge = lambda replies: replies
+) -> list[float]:
+    """Run workload A with Flower's FedAvg; return the seconds of each round.
+
+    Parameters
+    ----------
+    merge : turns the devices' replies into those that the strategy averages.
+    """
     wait_for(grid, devices)
     strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=devices)
     arrays = to_record(initial_weights(SHAPES))
@@ -90,7 +101,7 @@ def train_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
         replies = list(grid.send_and_receive(messages))
         assert len(replies) == devices
         assert not any(reply.has_error() for reply in replies)
-        averaged, _ = strategy.aggregate_train(server_round, replies)
+        averaged, _ = strategy.aggregate_train(server_round, merge(replies))
         assert averaged is not None
         arrays = averaged
         seconds.append(time.perf_counter() - began)

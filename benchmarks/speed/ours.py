@@ -7,15 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
 
-from speed.apps import ROUNDS, client_app
-from speed.split_round import device_spec, train_rounds
+from server.aggregation import mean_message, metric, summed
+from speed.apps import client_app, serve_rounds, train_rounds
+from speed.split_round import device_spec
+from speed.split_round import train_rounds as train_split_rounds
 from speed.workload import Pool, rows_of
 from testbed.core.process import tune_malloc
 from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.network.grid import FleetGrid, GridOptions
 from testbed.engine.network.ledger import Charge, Ledger
+from testbed.wire.held import describe
+from testbed.wire.protocol import ARRAYS, NUM_EXAMPLES
+from testbed.wire.sums import shard_numbers
 
 HOSTS = 2
 SHARD_SIZE = 50
@@ -43,6 +50,24 @@ class FreeOfCharge:
         return Charge(delivery.uplink_bytes, delivery.downlink_bytes, 0.0, 0.0, 0.0, 0.0)
 
 
+def merged(replies: list[Message]) -> list[Message]:
+    """Return one reply with the mean of the devices' arrays, as the testbed's server does.
+
+    It accepts the devices by the descriptions of their arrays; the hosts add the arrays up.
+    """
+    assert all(describe(reply.content.array_records[ARRAYS], ARRAYS).sound for reply in replies)
+    weights = [int(metric(reply, NUM_EXAMPLES)) for reply in replies]
+    nodes = [reply.metadata.src_node_id for reply in replies]
+    shard_of = shard_numbers(nodes, SHARD_SIZE)
+    sums = summed(replies, weights, [shard_of[node] for node in nodes], [ARRAYS])
+    return [mean_message(replies[0], sums)]
+
+
+def train_and_merge(grid: Grid, devices: int, rounds: int) -> list[float]:
+    """Run workload A; return the seconds of each round."""
+    return train_rounds(grid, devices, rounds, merged)
+
+
 def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
     torch.set_num_threads(1)
@@ -68,4 +93,5 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
                 cloud_step_ms=lambda images: 0.0,
             ),
         )
-        return (ROUNDS | {"C": train_rounds})[workload](grid, devices, rounds)
+        loops = {"A": train_and_merge, "B": serve_rounds, "C": train_split_rounds}
+        return loops[workload](grid, devices, rounds)

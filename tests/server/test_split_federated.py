@@ -361,8 +361,9 @@ def test_fedavg_is_the_mean_of_the_devices(host_data):
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_pooled_statistics_are_those_of_the_union():
-    from server.aggregation import pool_statistics
+@pytest.mark.parametrize("shards", [[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 2]])
+def test_pooled_statistics_are_those_of_the_union(shards):
+    from server.aggregation import pooled_statistics, summed
 
     rng = np.random.default_rng(0)
     parts = [
@@ -382,8 +383,8 @@ def test_pooled_statistics_are_those_of_the_union():
             }
         )
         replies.append(Message(content, 1, protocol.BACKWARD))
-    like = {"bn.running_mean": torch.zeros(3), "bn.running_var": torch.zeros(3)}
-    pooled = pool_statistics(replies, weights, like)
+    sums = summed(replies, weights, shards, [protocol.STATISTICS])
+    pooled = pooled_statistics(sums)
     union = np.concatenate(parts)
     np.testing.assert_allclose(pooled["bn.running_mean"], union.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(pooled["bn.running_var"], union.var(0), rtol=1e-4)

@@ -10,13 +10,15 @@ from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.broadcast import Broadcast
 from testbed.engine.hosts.host import Delivery, SameDelivery, device_of
 from testbed.wire import protocol
+from testbed.wire.sums import shard_numbers
 
 
 class Dispatcher:
     """Runs each exchange's messages on the hosts.
 
     A device's state stays on the host that simulates it. A device therefore keeps its host for a
-    whole training round, and for the whole of serving.
+    whole training round, and for the whole of serving. In a round a shard stays on one host, which
+    can add up what its devices trained.
 
     Parameters
     ----------
@@ -27,31 +29,40 @@ class Dispatcher:
         self._backend = backend
         self._shard_size = shard_size
         self._round = ""
-        self._host_in_round: dict[int, int] = {}
+        self._shard_of: dict[int, int] = {}
+
+    def begin(self, messages: Sequence[Message]) -> None:
+        """Assign the devices of a training round to shards, also those that are offline."""
+        first = messages[0].metadata
+        if first.message_type not in protocol.TRAINING:
+            return
+        if first.message_type == protocol.FORWARD and first.group_id != self._round:
+            self._round, self._shard_of = first.group_id, {}
+        nodes = [message.metadata.dst_node_id for message in messages]
+        if not self._shard_of.keys() >= set(nodes):
+            self._shard_of = shard_numbers(nodes, self._shard_size) | self._shard_of
 
     def run(self, messages: Sequence[Message]) -> list[Delivery]:
         """Run messages of one type, and return their deliveries in the same order."""
         if not messages:
             return []
-        self._begin(messages[0])
         in_training = messages[0].metadata.message_type in protocol.TRAINING
         places: dict[int, list[int]] = {}
         for place, message in enumerate(messages):
             places.setdefault(message.metadata.dst_node_id, []).append(place)
-        nodes = sorted(places)
-        shards: list[tuple[int, list[int]]] = []
-        for number, start in enumerate(range(0, len(nodes), self._shard_size)):
-            by_host: dict[int, list[int]] = {}
-            for node in nodes[start : start + self._shard_size]:
-                host = self._training_host(node, number) if in_training else self._host(node)
-                by_host.setdefault(host, []).extend(places[node])
-            shards += sorted(by_host.items())
+        shard_of = self._shard_of if in_training else shard_numbers(list(places), self._shard_size)
+        parts: dict[tuple[int, int], list[int]] = {}
+        for node in sorted(places):
+            number = shard_of[node]
+            host = number % self._backend.hosts if in_training else self._host(node)
+            parts.setdefault((number, host), []).extend(places[node])
+        shards = [(host, part) for (_, host), part in sorted(parts.items())]
         results = self._backend.handle(
-            [(host, [messages[place] for place in shard]) for host, shard in shards]
+            [(host, [messages[place] for place in part]) for host, part in shards]
         )
         by_place: dict[int, Delivery] = {}
-        for (_, shard), deliveries in zip(shards, results, strict=True):
-            by_place |= dict(zip(shard, deliveries, strict=True))
+        for (_, part), deliveries in zip(shards, results, strict=True):
+            by_place |= dict(zip(part, deliveries, strict=True))
         return [by_place[place] for place in range(len(messages))]
 
     def broadcast(
@@ -61,16 +72,6 @@ class Dispatcher:
         return self._backend.broadcast(
             Broadcast(message_type, contents, content_of, self._shard_size)
         )
-
-    def _begin(self, message: Message) -> None:
-        """Forget the hosts of the round before."""
-        server_round = message.metadata.group_id
-        if message.metadata.message_type == protocol.FORWARD and server_round != self._round:
-            self._round, self._host_in_round = server_round, {}
-
-    def _training_host(self, node: int, shard: int) -> int:
-        """Return a node's host in this round: the one that its first shard went to."""
-        return self._host_in_round.setdefault(node, shard % self._backend.hosts)
 
     def _host(self, node: int) -> int:
         """Return a node's host outside training."""

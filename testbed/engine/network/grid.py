@@ -275,6 +275,7 @@ class FleetGrid(MessageGrid):
             self._message_count += 1
             message.metadata.__dict__["_message_id"] = message_id(self._message_count)
         self._clock.begin_exchange(messages[0])
+        self._dispatcher.begin(messages)
         replies: dict[int, Message] = {}
         carried: list[int] = []
         finished_ms: list[float] = []

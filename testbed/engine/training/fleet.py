@@ -93,7 +93,14 @@ def new_server(scenario: Scenario, models: ArmModels) -> SplitFederated:
         )
         for tier in models.tiers
     ]
-    return SplitFederated(training, scenario.seed, cloud, tiers, NodeTiers(models.tier_of))
+    return SplitFederated(
+        training,
+        scenario.seed,
+        cloud,
+        tiers,
+        NodeTiers(models.tier_of),
+        scenario.engine.shard_size,
+    )
 
 
 def train(run_context: RunContext, arm: TrainedArm) -> None:

@@ -19,6 +19,7 @@ from testbed.core.project import PROJECT_ROOT
 from testbed.engine.experiment import run_experiment
 from testbed.engine.hosts.on_ray import stopped
 from testbed.engine.hosts.on_ray.cluster import Cluster as RayCluster
+from testbed.engine.hosts.on_ray.exchange import Exchange
 from testbed.engine.hosts.on_ray.hosts import RayHosts
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
@@ -238,6 +239,24 @@ def test_a_stopped_host_is_replaced_and_gives_the_same_bits(tmp_path, one_arm_re
     assert everything(run(tree, tmp_path / "run")) == one_arm_results
     host = json.loads((tmp_path / "run" / "host.json").read_text())
     assert host["host_restarts"] == 2
+
+
+def test_a_host_killed_before_its_sums_gives_the_same_bits(tmp_path, one_arm_results, monkeypatch):
+    """It dies with what its devices trained in the round, after they have answered."""
+    add_up, rounds = Exchange.add_up, []
+
+    def kill_and_add_up(self, shards):
+        rounds.append(len(shards))
+        if len(rounds) <= 2:
+            kill_host(len(rounds))
+        return add_up(self, shards)
+
+    monkeypatch.setattr(Exchange, "add_up", kill_and_add_up)
+    tree = with_engine(one_arm(), backend="ray", hosts=2)
+    assert everything(run(tree, tmp_path / "run")) == one_arm_results
+    host = json.loads((tmp_path / "run" / "host.json").read_text())
+    assert host["host_restarts"] == 2
+    assert max(rounds) > 1
 
 
 class TwoNodes:

@@ -1,7 +1,7 @@
 """Ray actors of a run: hosts, adversaries, and the service that answers queries."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.broadcast import Broadcast
+from testbed.engine.hosts.held_replies import HeldReplies, Records, Shard
 from testbed.engine.hosts.host import (
     Delivery,
     Host,
@@ -25,6 +26,7 @@ from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
 from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
 from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
 from testbed.engine.hosts.queries import QueryService
+from testbed.wire.sums import Sums
 
 T = TypeVar("T")
 
@@ -51,10 +53,18 @@ class _HostActor(_Process, Host):
 
     def __init__(self, *data: Any) -> None:
         super().__init__(HostData(*data))
+        self._held = HeldReplies()
         freeze_gc()
 
-    def carry(self, payload: ShardPayload, *shared: RecordDict) -> list[Delivery]:
-        return self.handle(payload.unpack(shared))
+    def carry(
+        self, payload: ShardPayload, exchange: int, live: Sequence[int], *shared: RecordDict
+    ) -> list[Delivery]:
+        self._held.keep_only(live)
+        messages = payload.unpack(shared)
+        return [
+            self._held.keep(message, delivery, exchange)
+            for message, delivery in zip(messages, self.handle(messages), strict=True)
+        ]
 
     def tell(
         self,
@@ -66,8 +76,16 @@ class _HostActor(_Process, Host):
     ) -> list[SameDelivery] | None:
         return self.broadcast(Broadcast(message_type, contents, content_of, shard_size), *place)
 
-    def repeat(self, payload: ShardPayload, *shared: RecordDict) -> None:
-        self.handle(payload.unpack(shared))
+    def repeat(
+        self, payload: ShardPayload, exchange: int, live: Sequence[int], *shared: RecordDict
+    ) -> None:
+        self.carry(payload, exchange, live, *shared)
+
+    def add_up(self, exchange: int, shards: Sequence[Shard]) -> list[Sums]:
+        return self._held.add_up(exchange, shards)
+
+    def take(self, exchange: int) -> dict[str, Records]:
+        return self._held.take(exchange)
 
 
 class _JobActor(_Process):

@@ -6,6 +6,7 @@ results are the same bits. A host that dies again and again on the same shard st
 """
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from testbed.engine.hosts.broadcast import Broadcast
 from testbed.engine.hosts.host import AppBuilder, Delivery, SameDelivery, Usage, device_of
 from testbed.engine.hosts.on_ray.actors import HostActor
 from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, first_line, gone
+from testbed.engine.hosts.on_ray.exchange import Call, Exchange
 from testbed.engine.hosts.on_ray.replay_log import ReplayLog
 from testbed.engine.hosts.on_ray.shared_payloads import pack, shared_contents
 
@@ -72,6 +74,8 @@ class RayHosts:
         self._shared = tuple(shared)
         self._build: AppBuilder | None = None
         self._replay_logs = [ReplayLog() for _ in range(count)]
+        self._exchange = 0
+        self._live: set[int] = set()  # exchanges whose arrays somebody may still read
         self.restarts = 0
         self.actors: list[Any] = [self._new_actor() for _ in range(count)]
 
@@ -116,12 +120,20 @@ class RayHosts:
 
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host, and return their deliveries in order."""
+        self._exchange += 1
+        exchange = Exchange(self._exchange, self._call)
+        self._live.add(exchange.number)
+        weakref.finalize(exchange, self._live.discard, exchange.number)
         stored = self._store([messages for _, messages in shards])
         results = self._results(
-            [_Call(host, _devices(messages), *_ways(messages, stored)) for host, messages in shards]
+            [
+                _Call(host, _devices(messages), *self._ways(messages, stored))
+                for host, messages in shards
+            ]
         )
-        for host, messages in shards:
+        for (host, messages), deliveries in zip(shards, results, strict=True):
             self._replay_logs[host].note(messages)
+            exchange.claim(host, deliveries)
         return results
 
     def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
@@ -145,6 +157,18 @@ class RayHosts:
             raise gone("sending", error) from None
         given, hosts = (broadcast.message_type, broadcast.shard_size), len(self.actors)
         return lambda host: lambda actor: actor.tell.remote(*given, (host, hosts), *parts)
+
+    def _call(self, calls: Sequence[Call]) -> list[Any]:
+        """Make calls that read what hosts keep; they are made again on a host's replacement."""
+        return self._results([_Call(host, purpose, start) for host, purpose, start in calls])
+
+    def _ways(
+        self, messages: Sequence[Message], stored: Mapping[int, Any]
+    ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """Return two calls that hand a shard to an actor: for its replies, and for its effect."""
+        payload, keys = pack(messages, stored)
+        given = (payload, self._exchange, tuple(self._live), *(stored[key] for key in keys))
+        return lambda actor: actor.carry.remote(*given), lambda actor: actor.repeat.remote(*given)
 
     @staticmethod
     def _store(shards: Sequence[Sequence[Message]]) -> dict[int, Any]:
@@ -225,7 +249,7 @@ class RayHosts:
             self.actors[host].install_app.remote(self._build)
         stored = self._store(replayed)
         for messages in replayed:
-            _ways(messages, stored)[1](self.actors[host])
+            self._ways(messages, stored)[1](self.actors[host])
         for broadcast in self._replay_logs[host].broadcasts:
             self._telling(broadcast)(host)(self.actors[host])
 
@@ -249,18 +273,6 @@ class _Call:
     def title(self) -> str:
         """The host and the purpose of the call."""
         return f"host {self.host}, {self.purpose}"
-
-
-def _ways(
-    messages: Sequence[Message], stored: Mapping[int, Any]
-) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return two calls that hand a shard to an actor: for its replies, and for its effect."""
-    payload, keys = pack(messages, stored)
-    shared = [stored[key] for key in keys]
-    return (
-        lambda actor: actor.carry.remote(payload, *shared),
-        lambda actor: actor.repeat.remote(payload, *shared),
-    )
 
 
 def _devices(messages: Sequence[Message]) -> str:

@@ -1,20 +1,24 @@
 """Traffic to Ray's hosts: images once per run, weights once per round, for any shards."""
 
+import copy
 import gc
 
 import numpy as np
 import pytest
 import ray
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 from grids import random_images
 from ray import cloudpickle
 from small import make_spec
 
+from clients.local_training import LocalTraining
 from server.serving import Serving
 from testbed.core.errors import HostError
 from testbed.core.progress import Progress
 from testbed.data.device_rows import DeviceRows
+from testbed.engine.hosts import held_replies
 from testbed.engine.hosts.broadcast import NOBODY, Broadcast
 from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.hosts.on_ray import backend as ray_backend
@@ -22,7 +26,8 @@ from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
 from testbed.engine.hosts.on_ray.actors import _HostActor
 from testbed.engine.hosts.on_ray.cluster import Cluster
-from testbed.engine.network.grid import fleet_grid
+from testbed.engine.network.clock import is_last_step
+from testbed.engine.network.grid import FleetGrid, fleet_grid
 from testbed.engine.setting.models import arm_models
 from testbed.engine.setting.run_context import RunContext, read_run_inputs, start_backend
 from testbed.engine.setting.tiers import NodeTiers
@@ -66,6 +71,7 @@ class InProcessRay(Cluster):
         self.stored = []
         self.sent = []
         self.actors = 0
+        self.hosts = []
 
     def put(self, value):
         self.stored.append(value)
@@ -76,7 +82,8 @@ class InProcessRay(Cluster):
 
     def remote(self, *shared):
         self.actors += 1
-        return Actor(_HostActor(*(item.value for item in shared)), self.sent)
+        self.hosts.append(_HostActor(*(item.value for item in shared)))
+        return Actor(self.hosts[-1], self.sent)
 
     def wait(self, references, what, count=None, within_s=0.0):
         return references
@@ -240,9 +247,97 @@ def test_a_head_that_is_gone_is_noticed_however_quickly_hosts_answer(monkeypatch
     assert looks == [100.0, 102.5, 105.0, 107.5, 110.0, 112.5]
 
 
-def test_hosts_in_this_process_train_the_same_weights_as_inline(tiny, tmp_path, on_ray):
-    inline = train_and_deploy(tiny, tmp_path / "inline")
+def calls(on_ray, *names):
+    """Return the names of the calls among these."""
+    return [name for name, _ in on_ray.sent if name in names]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedmedian", "krum"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_hosts_in_this_process_train_the_same_weights_as_inline(
+    tiny, tmp_path, on_ray, strategy, optimiser
+):
+    """Arrays are added up where they are; a strategy that reads them gets them."""
+    tiny["training"]["strategy"] = strategy
+    tiny["training"]["edge_optimiser"] = {"method": optimiser, "learning_rate": 0.003}
+    inline = train_and_deploy(copy.deepcopy(tiny), tmp_path / "inline")
     assert on_ray.stored == []
-    hosts = train_and_deploy(tiny, tmp_path / "ray", backend="ray", hosts=3, shard_size=1)
-    assert on_ray.stored
+    for hosts in (1, 3):
+        on_ray.sent.clear()
+        tree = copy.deepcopy(tiny)
+        trained = train_and_deploy(tree, tmp_path / str(hosts), backend="ray", hosts=hosts)
+        assert on_ray.stored
+        assert all(torch.equal(inline[name], trained[name]) for name in inline)
+        robust = strategy in ("fedmedian", "krum")
+        assert set(calls(on_ray, "add_up", "take")) == {"take" if robust else "add_up"}
+    assert len(on_ray.hosts) == 1 + 3
+    assert not any(any(host._held._of.values()) for host in on_ray.hosts)  # nothing is kept
+
+
+def late_and_unsound(monkeypatch, late, unsound):
+    """Let the last reply of one device come too late, and spoil the weights of another."""
+    backward, account = LocalTraining.backward, FleetGrid._account
+
+    def spoilt(self, step, *rest):
+        penalty = backward(self, step, *rest)
+        if self._device == unsound:
+            next(iter(self.parameters.values())).detach().fill_(float("nan"))
+        return penalty
+
+    def delayed(self, message, delivery):
+        reply, finish_ms = account(self, message, delivery)
+        last = message.metadata.message_type == protocol.BACKWARD and is_last_step(message)
+        if last and message.metadata.dst_node_id == node_of(late):
+            return Message(Error(protocol.STRAGGLER, "late"), reply_to=message), finish_ms
+        return reply, finish_ms
+
+    monkeypatch.setattr(LocalTraining, "backward", spoilt)
+    monkeypatch.setattr(FleetGrid, "_account", delayed)
+
+
+def test_late_and_unsound_replies_are_in_no_sum(tiny, tmp_path, on_ray, monkeypatch):
+    tiny["training"]["cohort_size"] = 8
+    tiny["fleet"]["size"] = 8
+    late_and_unsound(monkeypatch, late=2, unsound=5)
+    summed = []
+    adding = held_replies.add_up
+
+    def add_up(devices, weights):
+        summed.append(len(devices))
+        return adding(devices, weights)
+
+    monkeypatch.setattr(held_replies, "add_up", add_up)
+    inline = train_and_deploy(copy.deepcopy(tiny), tmp_path / "inline")
+    assert summed == []
+    hosts = train_and_deploy(copy.deepcopy(tiny), tmp_path / "ray", backend="ray", hosts=2)
     assert all(torch.equal(inline[name], hosts[name]) for name in inline)
+    assert all(torch.isfinite(value).all() for value in hosts.values())
+    assert sum(summed) == ROUNDS * 6
+
+
+def test_hosts_keep_arrays_as_long_as_their_replies_live(on_ray):
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        weights = ArrayRecord({"w": Array(np.full(5, context.node_id - node_of(0), np.float32))})
+        return Message(RecordDict({"arrays": weights}), reply_to=message)
+
+    rows = [np.arange(1)] * 4
+    data = HostData(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), rows)
+    with ray_backend.RayBackend(2, data) as backend:
+        backend.install_app(lambda data: app)
+
+        def exchange():
+            sent = [Message(RecordDict(), node_of(device), "train") for device in range(4)]
+            (first, second) = backend.handle([(0, sent[:2]), (1, sent[2:])])
+            return [delivery.reply.content["arrays"] for delivery in first + second]
+
+        first, second = exchange(), exchange()
+        assert [len(host._held._of) for host in on_ray.hosts] == [2, 2]
+        del first
+        third = exchange()
+        assert [sorted(host._held._of) for host in on_ray.hosts] == [[2, 3], [2, 3]]
+        assert [record["w"].numpy()[0] for record in second] == [0, 1, 2, 3]
+        assert [record["w"].numpy()[0] for record in third] == [0, 1, 2, 3]
+        assert [host._held._of for host in on_ray.hosts] == [{}, {}]

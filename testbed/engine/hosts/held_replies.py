@@ -1,0 +1,64 @@
+"""Keeps the trained arrays of replies in a host's process, where they are added up or fetched."""
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from testbed.core.errors import HostError
+from testbed.engine.hosts.host import Delivery
+from testbed.wire.held import WEIGHTS, hold
+from testbed.wire.sums import Sums, add_up
+
+Records = dict[str, ArrayRecord]
+Shard = tuple[list[str], list[int]]
+"""Keys of the replies of a shard, and their weights."""
+
+
+class HeldReplies:
+    """The trained arrays of one host's replies, by exchange and key.
+
+    The key of a reply is the message that it answers, which a replacement of the host repeats.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[str, Records]] = {}
+
+    def keep(self, message: Message, delivery: Delivery, exchange: int) -> Delivery:
+        """Keep the arrays of a reply; return it with descriptions in their place."""
+        reply = delivery.reply
+        if not reply.has_content():
+            return delivery
+        content, arrays = reply.content, reply.content.array_records
+        kept = {name: arrays[name] for name in WEIGHTS if name in arrays}
+        if not kept:
+            return delivery
+        key = f"{message.metadata.dst_node_id} {message.metadata.message_id}"
+        self._of.setdefault(exchange, {})[key] = kept
+        # A new dictionary: a device may answer with the content that it was sent.
+        held = {name: hold(record, key, name) for name, record in kept.items()}
+        reply.content = RecordDict(dict(content.items()) | held)
+        return delivery
+
+    def keep_only(self, exchanges: Sequence[int]) -> None:
+        """Drop the arrays of all other exchanges."""
+        for exchange in set(self._of) - set(exchanges):
+            del self._of[exchange]
+
+    def add_up(self, exchange: int, shards: Sequence[Shard]) -> list[Sums]:
+        """Return the sums of each shard; its arrays are gone then.
+
+        Raises
+        ------
+        HostError : a host died after another exchange, and this one cannot be repeated.
+        """
+        if exchange not in self._of:
+            raise HostError("the arrays of its replies are gone with the process before it")
+        arrays = self._of[exchange]
+        sums = []
+        for keys, weights in shards:
+            sums.append(add_up([arrays.pop(key) for key in keys], weights))
+        return sums
+
+    def take(self, exchange: int) -> dict[str, Records]:
+        """Return the arrays of an exchange, which are gone then."""
+        return self._of.pop(exchange, {})
