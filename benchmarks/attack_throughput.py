@@ -23,6 +23,7 @@ from frontier.records import write_rows
 from threadpoolctl import threadpool_limits
 
 from testbed.core.errors import UserError
+from testbed.core.process import tune_malloc
 from testbed.pages.documents import Block, markdown_table, measured_into
 
 BLOCK = Block("python benchmarks/attack_throughput.py")
@@ -124,6 +125,7 @@ def main() -> int:
     """Measure, print the table, and write it into the document."""
     arguments = parse()
     torch.set_num_threads(1)
+    tune_malloc()  # as in a run
 
     def measured() -> tuple[str, bool]:
         with threadpool_limits(1, user_api="blas"):

@@ -14,7 +14,7 @@ from testbed.adversaries.feature_search import Descent, FeatureDistance
 from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions, Splitting
 from testbed.core import seeds
 
-CHUNK = 8
+CHUNK = 32
 TV = 0.03
 STRONGEST, WEAKEST = 0.25, 0.01
 PRIOR = 1e-3
@@ -82,7 +82,7 @@ def _plain_descent(
     found = []
     for part, target in zip(torch.from_numpy(start).split(CHUNK), targets, strict=True):
         x = part.clone().requires_grad_()
-        optimiser = torch.optim.Adam([x], 0.1, betas=(0.9, 0.99), eps=1e-12)
+        optimiser = torch.optim.Adam([x], 0.1, betas=(0.9, 0.99), eps=1e-12, fused=True)
         for step in range(steps):
             rows = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(1, 2, 3))
             columns = (x[:, :, :, 1:] - x[:, :, :, :-1]).abs().mean(dim=(1, 2, 3))
@@ -103,7 +103,7 @@ def _plain_denoiser(bench: Bench, options: LearnedPriorOptions) -> Denoiser:
     fresh = Denoiser.__new__(Denoiser)
     fresh._network = _first_network(images.shape[1], options)
     rng = seeds.torch_generator(SEED, "denoiser batches")
-    optimiser = torch.optim.Adam(fresh._network.parameters(), 0.002)
+    optimiser = torch.optim.Adam(fresh._network.parameters(), 0.002, fused=True)
     for step in range(options.training_steps):
         chosen = torch.randperm(len(images), generator=rng)[: options.batch_size]
         clean = torch.from_numpy(augmentation.vary(images[chosen.numpy()], SEED, step))
@@ -148,7 +148,7 @@ def _plain_search(
                 natural = denoiser(x, torch.full((len(x), 1, 1, 1), noise)).clamp_(0.0, 1.0)
             x = natural.clone().requires_grad_()
             rate = options.learning_rate * noise / STRONGEST
-            optimiser = torch.optim.Adam([x], rate, betas=(0.9, 0.99), eps=1e-12)
+            optimiser = torch.optim.Adam([x], rate, betas=(0.9, 0.99), eps=1e-12, fused=True)
             for _ in range(options.steps_per_level):
                 pull = (x - natural).square().mean(dim=(1, 2, 3)).sum()
                 loss = apart(x, target).sum() + PRIOR / noise**2 * pull

@@ -30,7 +30,7 @@ from testbed.scenario.threat_model import ThreatModel
 Reconstruct = Callable[[FloatArray], FloatArray]
 """From features (N, C', H', W') to images (N, C, H, W)."""
 
-_CHUNK = 8  # images searched together; they and their activations fit the cache
+_PIXELS = 32 * 32 * 32  # of the images searched together; they and their activations fit the cache
 _FIRST_DRAW = 1_000_000  # beyond the draws of training queries
 _DISTANCE_DRAWS = 8
 
@@ -81,17 +81,30 @@ class FeatureDistance:
         """Return distances (N,) averaged over a few draws, to choose between restarts."""
         draws = range(_DISTANCE_DRAWS if self._is_random else 1)
         values = np.empty(len(images), dtype=np.float32)
-        for part in chunks(len(images)):
+        for part in chunks(images):
             x, target = torch.from_numpy(images[part]), self.target(features[part])
             distances = [self(x, target, -1 - draw) for draw in draws]
             values[part] = torch.stack(distances).mean(dim=0).numpy()
         return values
 
 
-def chunks(count: int) -> Iterator[slice]:
+def together(images: FloatArray) -> int:
+    """Return how many of such images (N, C, H, W) are searched together."""
+    height, width = images.shape[2:]
+    count: int = max(1, _PIXELS // (height * width))
+    return count
+
+
+def chunks(images: FloatArray) -> Iterator[slice]:
     """Yield the slices of images that are searched together."""
-    for start in range(0, count, _CHUNK):
-        yield slice(start, min(start + _CHUNK, count))
+    size = together(images)
+    for start in range(0, len(images), size):
+        yield slice(start, min(start + size, len(images)))
+
+
+def adam(x: Tensor, learning_rate: float) -> torch.optim.Optimizer:
+    """Return the optimiser of a search's images."""
+    return torch.optim.Adam([x], learning_rate, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
 
 @dataclass(frozen=True)
@@ -117,10 +130,10 @@ class Descent:
     ) -> list[FloatArray]:
         """Return the images at each of the ``stops``, ascending step numbers (0 is the start)."""
         images = [np.empty_like(start) for _ in stops]
-        for part in chunks(len(start)):
+        for part in chunks(start):
             target = distance.target(features[part])
             x = torch.from_numpy(start[part].copy()).requires_grad_()
-            optimiser = torch.optim.Adam([x], self.learning_rate, betas=(0.9, 0.99), eps=1e-12)
+            optimiser = adam(x, self.learning_rate)
             for step in range(max(stops) + 1):
                 if step in stops:
                     images[stops.index(step)][part] = x.detach().numpy()
@@ -180,7 +193,7 @@ class FeatureSearch(Attack):
         oracle, options = granted_weights(evidence, self.name), self.options
         few = replace(
             evidence,
-            auxiliary=evidence.auxiliary.first(_CHUNK),
+            auxiliary=evidence.auxiliary.first(together(evidence.auxiliary.images)),
             auxiliary_validation=evidence.auxiliary_validation.first(1),
         )
         released = ReleasedFeatures(few)

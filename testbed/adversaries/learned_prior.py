@@ -31,6 +31,7 @@ from testbed.adversaries.feature_search import (
     FeatureSearch,
     Reconstruct,
     Search,
+    adam,
     chunks,
 )
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
@@ -136,7 +137,7 @@ class Denoiser:
 
     def _train(self, images: FloatArray, options: LearnedPriorOptions, seed: int) -> None:
         rng = seeds.torch_generator(seed, "denoiser batches")
-        optimiser = torch.optim.Adam(self._network.parameters(), 0.002)
+        optimiser = torch.optim.Adam(self._network.parameters(), 0.002, fused=True)
         for step in range(options.training_steps):
             chosen = torch.randperm(len(images), generator=rng)[: options.batch_size]
             clean = torch.from_numpy(augmentation.vary(images[chosen.numpy()], seed, step))
@@ -169,7 +170,7 @@ class Splitting:
         """Return the images at the start and after each of the first ``levels`` levels."""
         images = [start, *(np.empty_like(start) for _ in range(levels))]
         noise = np.geomspace(_STRONGEST, _WEAKEST, self.options.levels)
-        for part in chunks(len(start)):
+        for part in chunks(start):
             target = self.distance.target(features[part])
             x = torch.from_numpy(start[part].copy())
             for index in range(levels):
@@ -184,9 +185,7 @@ class Splitting:
             with torch.no_grad():
                 natural = self.denoiser(x, torch.full((len(x), 1, 1, 1), noise)).clamp_(0.0, 1.0)
         x = natural.clone().requires_grad_()
-        optimiser = torch.optim.Adam(
-            [x], options.learning_rate * noise / _STRONGEST, betas=(0.9, 0.99), eps=1e-12
-        )
+        optimiser = adam(x, options.learning_rate * noise / _STRONGEST)
         for step in range(options.steps_per_level):
             number = index * options.steps_per_level + step
             loss = self.distance(x, target, number).sum()

@@ -81,6 +81,8 @@ def test_queries_of_a_decoder(build_case, front_ends, kind, augment):
 )
 def test_steps_of_a_search(build_case, front_ends, counted, monkeypatch, name, options):
     evidence = build_case(front_ends["pooled"], victims=10).evidence
+    height, width = evidence.auxiliary.images.shape[2:]
+    monkeypatch.setattr(feature_search, "_PIXELS", 8 * height * width)
     efforts = ATTACKS.create(name, options).effort(evidence, len(evidence.intercepts.features))
     (search,) = [effort for effort in efforts if "search" in effort.what]
     original = Search.best_choice
@@ -93,7 +95,6 @@ def test_steps_of_a_search(build_case, front_ends, counted, monkeypatch, name, o
     calls = counted(FeatureDistance, "__call__")
     mount(name, options, evidence, 0)
     assert sum(calls) == search.times  # without the calls that compare restarts
-    assert feature_search._CHUNK == 8
 
 
 def test_steps_of_a_substitute(build_case, front_ends, counted):
