@@ -71,11 +71,8 @@ class DrawnRows(ImagesOfDevices):
         return self._devices
 
     def _of(self, device: int) -> Rows:
-        return self._draw(device, generator(self._seed, _PURPOSE, device))
-
-    def _draw(self, device: int, rng: np.random.Generator) -> Rows:
         part = self._parts[device % len(self._parts)]
-        return np.sort(rng.choice(part, self._each))
+        return np.sort(generator(self._seed, _PURPOSE, device).choice(part, self._each))
 
     @property
     def lengths(self) -> Rows:
@@ -84,11 +81,14 @@ class DrawnRows(ImagesOfDevices):
 
     def flat(self) -> Rows:
         """Return the rows of all devices, one device after another."""
-        rows = np.empty((self._devices, self._each), dtype=np.int64)
-        draws = generators(self._seed, _PURPOSE, np.arange(self._devices))
-        for device, rng in enumerate(draws):
-            rows[device] = self._draw(device, rng)
-        return rows.ravel()
+        part_of = np.arange(self._devices) % len(self._parts)
+        sizes = self._parts.lengths
+        drawn = np.empty((self._devices, self._each), dtype=np.int64)  # places in the parts
+        streams = generators(self._seed, _PURPOSE, np.arange(self._devices))
+        for device, (rng, size) in enumerate(zip(streams, sizes[part_of].tolist(), strict=True)):
+            drawn[device] = rng.integers(0, size, self._each)  # as choice does
+        drawn += (np.cumsum(sizes) - sizes)[part_of][:, None]
+        return np.sort(self._parts.flat()[drawn], axis=1).ravel()
 
     def classes(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels of all devices' rows, each once, ascending.

@@ -61,11 +61,13 @@ class Fleet:
 
     def composition(self) -> list[Group]:
         """Return the fleet's groups, one per device class, in alphabetical order."""
+        kinds = len(self.profiles)
         pairs, counts = np.unique(
-            np.stack([self.model_index, self.link_index]), axis=1, return_counts=True
+            self.model_index.astype(np.int64) * kinds + self.link_index, return_counts=True
         )
         groups: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
-        for (model, profile), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            model, profile = divmod(pair, kinds)
             device = self.models[model]
             models, links = groups.setdefault(device.device_class, ({}, {}))
             for names, name in ((models, device.name), (links, self.profiles[profile].name)):
