@@ -3,9 +3,10 @@
     python benchmarks/fleet_speed.py --document docs/speed.md        (or: make bench)
 
 Workload A trains a small network on every device and averages; B sends features of every device to
-a server that finishes the network; C is a split-federated SiftFunnel round. Contenders alternate,
-each in new processes. The first round of every process is excluded. Figures are medians over the
-repeats; ratios are medians of the ratios within a repeat.
+a server that finishes the network; C is a split-federated SiftFunnel round; D is an epoch of the
+provider's training, on all cores. Contenders alternate, each in new processes. The first round or
+epoch of every process is excluded. Figures are medians over the repeats; ratios are medians of the
+ratios within a repeat.
 """
 
 import argparse
@@ -18,8 +19,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+import torch
 from frontier.records import Row, read_rows, write_rows
+from speed.central_training import CASES, IMAGES
 
+from server.machine import has_bf16
 from testbed.core.errors import UserError
 from testbed.pages.documents import Block, markdown_table, measured_into
 
@@ -29,11 +33,13 @@ TITLES = {
     "limit": "torch alone, 2 processes",
     "flower_simulation": "Flower's simulation",
     "pfl_research": "pfl-research",
+    "plain_loop": "plain torch loop",
 }
 WORKLOADS = {
     "A": ("ours", "limit", "flower_simulation", "pfl_research"),
     "B": ("ours", "limit", "flower_simulation"),
     "C": ("ours", "limit"),
+    "D": ("ours", "plain_loop"),
 }
 BLOCK = Block("python benchmarks/fleet_speed.py")
 LARGE = 10_000
@@ -71,6 +77,8 @@ def contenders(workload: str, devices: int, pfl_python: str | None) -> Iterator[
 
 def run_once(contender: str, workload: str, devices: int, rounds: int, pfl_python: str) -> float:
     """Return the device-rounds per second of one process, without its first round.
+
+    For the cases of workload D, these are images per second, without the first epoch.
 
     Raises
     ------
@@ -121,6 +129,7 @@ def of(rows: Sequence[Row], workload: str, devices: int, contender: str) -> dict
 
 def flatness(rows: Sequence[Row]) -> str:
     """Return the cost of a device-round of the engine in larger fleets, as a Markdown table."""
+    rows = [row for row in rows if row["workload"] in WORKLOADS]
     sizes = sorted({row["devices"] for row in rows})
     lines = []
     for workload in sorted({row["workload"] for row in rows}):
@@ -141,11 +150,24 @@ def table(rows: Sequence[Row]) -> str:
     """Return medians over the repeats and ratios to our engine as a Markdown table."""
     headings = ["workload", "devices", "contender", "repeats x rounds"]
     headings += ["device-rounds per second", "lowest to highest", "this testbed's multiple"]
+    return markdown_table(headings, _lines(rows, "ABC"))
+
+
+def training_table(rows: Sequence[Row]) -> str:
+    """Return the images per second of the provider's training as a Markdown table."""
+    headings = ["workload", "images", "contender", "repeats x epochs"]
+    headings += ["images per second", "lowest to highest", "this testbed's multiple"]
+    return markdown_table(headings, _lines(rows, "D"))
+
+
+def _lines(rows: Sequence[Row], workloads: str) -> list[list[str]]:
     lines = []
     keys = sorted({(row["workload"], row["devices"]) for row in rows})
     for workload, devices in keys:
+        if workload[0] not in workloads:
+            continue
         ours = of(rows, workload, devices, "ours")
-        for name in WORKLOADS[workload]:
+        for name in WORKLOADS[workload[0]]:
             rates = of(rows, workload, devices, name)
             if not rates:
                 continue
@@ -160,7 +182,7 @@ def table(rows: Sequence[Row]) -> str:
                     multiple,
                 ]
             )
-    return markdown_table(headings, lines)
+    return lines
 
 
 def _rounds(rows: Sequence[Row], workload: str, devices: int, contender: str) -> str:
@@ -172,11 +194,17 @@ def _rounds(rows: Sequence[Row], workload: str, devices: int, contender: str) ->
 
 def turns(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, str]]:
     """Yield the runs in the order in which contenders alternate."""
+    trainings = CASES if "D" in arguments.workloads else ()
     for repeat in range(arguments.repeats):
         for devices in arguments.devices:
             for workload in arguments.workloads:
-                for name in contenders(workload, devices, arguments.pfl_python):
-                    yield repeat, devices, workload, name
+                if workload != "D":
+                    for name in contenders(workload, devices, arguments.pfl_python):
+                        yield repeat, devices, workload, name
+        for case in trainings:
+            if not case.endswith("bf16") or has_bf16(torch.device("cpu")):
+                for name in WORKLOADS["D"]:
+                    yield repeat, IMAGES, case, name
 
 
 def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
@@ -203,7 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
     def measured() -> tuple[str, bool]:
         options.out.mkdir(parents=True, exist_ok=True)
         rows = measure(options, options.out / "speed.csv")
-        return f"{os.cpu_count()} cores.\n\n{table(rows)}\n\n{flatness(rows)}", True
+        parts = [f"{os.cpu_count()} cores."]
+        if any(row["workload"] in WORKLOADS for row in rows):
+            parts += [table(rows), flatness(rows)]
+        if any(row["workload"] in CASES for row in rows):
+            parts.append(training_table(rows))
+        return "\n\n".join(parts), True
 
     return measured_into(options.document, BLOCK, measured, [Path(__file__).parent / "speed"])
 

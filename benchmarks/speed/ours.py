@@ -11,7 +11,9 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from server.aggregation import mean_message, metric, summed
+from speed import central_training
 from speed.apps import client_app, serve_rounds, train_rounds
+from speed.central_training import CASES
 from speed.split_round import device_spec
 from speed.split_round import train_rounds as train_split_rounds
 from speed.workload import Pool, rows_of
@@ -72,6 +74,8 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
     torch.set_num_threads(1)
     tune_malloc()
+    if workload in CASES:
+        return central_training.run(workload, rounds)
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     pool = Pool.make()
