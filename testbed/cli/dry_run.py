@@ -55,9 +55,9 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
 def _fleet(inputs: RunInputs) -> Table:
     made = table("fleet", "class", "devices", "<models", "<links")
     for group in inputs.fleet.composition():
-        models = ", ".join(f"{name} x {count}" for name, count in group.models.items())
-        links = ", ".join(f"{name} x {count}" for name, count in group.links.items())
-        made.add_row(group.device_class, str(group.devices), models, links)
+        models = ", ".join(f"{name} x {count:,}" for name, count in group.models.items())
+        links = ", ".join(f"{name} x {count:,}" for name, count in group.links.items())
+        made.add_row(group.device_class, f"{group.devices:,}", models, links)
     return made
 
 
@@ -72,14 +72,14 @@ def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
             item, members = arm.tiers[tier], arm.tier_of == tier
             stats, alone = item.edge_stats, len(arm.used()) == 1
             made.add_row(
-                arm.arm if alone else f"{arm.arm}: {item.device_spec.tier} x {int(members.sum())}",
+                arm.arm if alone else f"{arm.arm}: {item.device_spec.tier} x {members.sum():,}",
                 f"{stats.params:,}",
                 f"{stats.macs / 1e6:.2f} M",
                 "x".join(str(size) for size in item.edge.front_end.feature_shape),
                 f"{item.edge.payload_bytes:,}",
                 f"{item.cloud_stats.params:,}",
                 f"{item.cloud_stats.macs / 1e6:.2f} M",
-                str(int(costs.training_feasible[members].sum())),
+                f"{costs.training_feasible[members].sum():,}",
                 _serving(inputs, costs.serving_feasible[members]),
             )
     return made
@@ -88,7 +88,7 @@ def _arms(inputs: RunInputs, models: list[ArmModels]) -> Table:
 def _serving(inputs: RunInputs, feasible: NDArray[np.bool_]) -> str:
     fit, others = int(feasible.sum()), int((~feasible).sum())
     raw = inputs.scenario.fleet.infeasible == "offload_raw" and others
-    return f"{fit} + {others} raw" if raw else str(fit)
+    return f"{fit:,} + {others:,} raw" if raw else f"{fit:,}"
 
 
 def _data(inputs: RunInputs) -> Table:

@@ -64,7 +64,7 @@ def _row(figure: Figure, arms: list[ArmResult]) -> Row:
         compared = compared and unknown == _unknown_devices(figure, arms[0])
         notes = [numbers.times(value, first)] if compared else []
         if unknown:
-            notes.append(f"unknown for {unknown} device{'s' if unknown > 1 else ''}")
+            notes.append(f"unknown for {unknown:,} device{'s' if unknown > 1 else ''}")
         cells.append(number(value, figure.fmt, "; ".join(filter(None, notes))))
     return Row(figure.label, cells)
 
