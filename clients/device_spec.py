@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
-from testbed.core.layers import set_statistics_momentum
+from testbed.core.layers import channels_last, set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.seeds import global_stream, torch_generator
 from testbed.core.state_dicts import below, under
@@ -235,7 +235,7 @@ class EdgeModel:
         self, weights: Mapping[str, Tensor], x: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         normalised = (self.defence.view(x) - self._mean) / self._std
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        normalised = channels_last(normalised)
         self._pre_funnel = []
 
         def run() -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from testbed.core.gating import convolve, gated, must_compose, pools
+
 STATISTICS_MOMENTUM = 0.25
 """Weight of one batch of the cohort in the running statistics of batch norm.
 
@@ -40,6 +42,17 @@ def set_statistics_momentum(module: nn.Module, momentum: float) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d | BatchAverage):
             layer.momentum = momentum
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images (N, C, H, W) in the layout that the layers run fastest in.
+
+    Images of one channel are in both layouts at once by their numbers. PyTorch takes them to be in
+    the slow one, and so are then the outputs of all layers, unless their strides say otherwise.
+    """
+    if x.shape[1] == 1:
+        return x.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -79,6 +92,14 @@ class _TripletGate(nn.Module):
         pooled = torch.stack([x.amax(dim=1), x.mean(dim=1)], dim=1)
         return x * torch.sigmoid(self.norm(self.conv(pooled)))
 
+    def gate(self, peak: Tensor, mean: Tensor) -> Tensor:
+        """Return the gate (N, 1, A, B) from maximum and mean (N, 1, A, B)."""
+        return torch.sigmoid(self.norm(convolve(self.conv, [peak.squeeze(1), mean.squeeze(1)])))
+
+
+FEW_NUMBERS = 1 << 14
+"""Features of at most this size pass the gates' modules fastest: calls take longer than numbers."""
+
 
 class TripletAttention(nn.Module):
     """Mean of three gates: C and H swapped, C and W swapped, none swapped (arXiv 2010.03045)."""
@@ -91,10 +112,20 @@ class TripletAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate (N, C, H, W); any C, H and W."""
-        by_height: Tensor = self.channel_height(x.transpose(1, 2)).transpose(1, 2)
-        by_width: Tensor = self.channel_width(x.transpose(1, 3)).transpose(1, 3)
-        as_it_is: Tensor = self.spatial(x)
-        return (by_height + by_width + as_it_is) / 3.0
+        if must_compose(self) or (x.numel() <= FEW_NUMBERS and not torch.is_grad_enabled()):
+            by_height: Tensor = self.channel_height(x.transpose(1, 2)).transpose(1, 2)
+            by_width: Tensor = self.channel_width(x.transpose(1, 3)).transpose(1, 3)
+            as_it_is: Tensor = self.spatial(x)
+            return (by_height + by_width + as_it_is) / 3.0
+        x = x.contiguous(memory_format=torch.channels_last)
+        (high, high_mean), (wide, wide_mean), deep = pools(x)
+        gates = (
+            self.channel_height.gate(high.transpose(1, 2), high_mean.transpose(1, 2)),
+            self.channel_width.gate(wide.transpose(1, 3), wide_mean.transpose(1, 3)),
+            self.spatial.gate(*deep),
+        )
+        turned = (gates[0].transpose(1, 2), gates[1].transpose(1, 3), gates[2])
+        return gated(x, [gate / 3.0 for gate in turned])
 
 
 class Cbam(nn.Module):

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from testbed.core.errors import UserError
+from testbed.core.gating import composed_layers
 
 aten = torch.ops.aten
 
@@ -307,7 +308,8 @@ def unfused() -> Iterator[None]:
     """Make torch execute attention and recurrent layers as operations that are counted.
 
     The fast paths of ``MultiheadAttention`` and ``TransformerEncoderLayer``, fused attention and
-    oneDNN's LSTM are one operation each, whose contents no counter sees. All settings are restored.
+    oneDNN's LSTM are one operation each, whose contents no counter sees. The testbed's attention
+    layers run as published. All settings are restored.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     onednn: Any = torch.backends.mkldnn
@@ -318,4 +320,5 @@ def unfused() -> Iterator[None]:
         onednn.enabled = False
         settings.enter_context(torch.inference_mode(False))  # it hides composite operations
         settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+        settings.enter_context(composed_layers())
         yield

@@ -1,0 +1,193 @@
+"""Pooling, gating and narrow convolutions of triplet attention, with gradients of their own.
+
+PyTorch's generic kernels are slow where these gates need them. A maximum or a mean over an axis
+that is not the innermost in memory runs one element at a time, its gradient makes several passes
+over the features, and the gradient of a 7x7 convolution to one channel uses none of the processor's
+vector units. The functions here give the same values and gradients, except for rounding, on
+features in the memory layout ``torch.channels_last``.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KERNEL = 7
+"""Side of the kernels of attention gates."""
+PAD = KERNEL // 2
+LONGEST_BAND = 64
+"""Longest axis that the band matrix is used for; its work grows with the square of the axis."""
+AXES = (2, 3, 1)
+"""Axes that are pooled, in the order of ``pools``: height, width, channels."""
+
+_composed = False
+
+
+@contextmanager
+def composed_layers() -> Iterator[None]:
+    """Run triplet attention as the modules that it consists of, whose operations can be counted."""
+    global _composed
+    before, _composed = _composed, True
+    try:
+        yield
+    finally:
+        _composed = before
+
+
+def must_compose(module: nn.Module) -> bool:
+    """Return whether something observes the parts of ``module``: counters, int8's rounding."""
+    return _composed or any(part._forward_hooks for part in module.modules() if part is not module)
+
+
+def _window(x: Tensor, axis: int) -> tuple[int, int]:
+    return (x.shape[2], 1) if axis == 2 else (1, x.shape[3])
+
+
+def _peak(x: Tensor, axis: int) -> Tensor:
+    if axis == 1:
+        return x.amax(dim=1, keepdim=True)
+    return functional.max_pool2d(x, _window(x, axis))
+
+
+def _mean(x: Tensor, axis: int) -> Tensor:
+    if axis == 1:
+        return x.mean(dim=1, keepdim=True)
+    return functional.avg_pool2d(x, _window(x, axis))
+
+
+class _Pools(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        peaks = [_peak(x, axis) for axis in AXES]
+        ctx.save_for_backward(x, *peaks)
+        return (*peaks, *(_mean(x, axis) for axis in AXES))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        x, *peaks = ctx.saved_tensors
+        of_peaks, of_means = gradients[: len(AXES)], gradients[len(AXES) :]
+        total = _total([part / x.shape[axis] for part, axis in zip(of_means, AXES, strict=True)])
+        for axis, gradient, peak in zip(AXES, of_peaks, peaks, strict=True):
+            # Equal maxima share the gradient, as in torch.amax.
+            reached = x.detach().clone().eq_(peak.detach())
+            share = gradient / (_mean(reached, axis) * x.shape[axis])
+            total = torch.addcmul(total, reached, share)
+        return total
+
+
+def pools(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return maximum and mean of features (N, C, H, W) over each of ``AXES``, which are kept."""
+    pooled = _Pools.apply(x)  # type: ignore[no-untyped-call]
+    return list(zip(pooled[: len(AXES)], pooled[len(AXES) :], strict=True))
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *gates: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *gates)
+        return _total(gates).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        x, *gates = ctx.saved_tensors
+        product = gradient * x
+        of_gates = [_mean(product, axis) * x.shape[axis] for axis in AXES]
+        return (gradient * _total(gates), *of_gates)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of parts that have size 1 along one of ``AXES`` each."""
+    height, width, channels = parts
+    return (height + width).add_(channels)
+
+
+def gated(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+    """Return ``x`` times the sum of three gates, which have size 1 along one of ``AXES`` each."""
+    parts = [gate.to(x.dtype).contiguous(memory_format=torch.channels_last) for gate in gates]
+    product: Tensor = _Gated.apply(x, *parts)  # type: ignore[no-untyped-call]
+    return product
+
+
+@lru_cache(maxsize=32)
+def _band_places(channels: int, short: int, device: torch.device) -> Tensor:
+    """Return the place in the flat weight (or one past its end) of each entry of ``_band``."""
+    channel = torch.arange(channels)[:, None, None, None]
+    source = torch.arange(short)[None, :, None, None]
+    row = torch.arange(KERNEL)[None, None, :, None]
+    target = torch.arange(short)[None, None, None, :]
+    column = source - target + PAD
+    inside = (column >= 0) & (column < KERNEL)
+    place = (channel * KERNEL + row) * KERNEL + column
+    return torch.where(inside, place, channels * KERNEL**2).flatten().to(device)
+
+
+def _band(weight: Tensor, short: int) -> Tensor:
+    """Return a kernel as a matrix (channels * short, KERNEL * short) that acts on whole rows."""
+    places = _band_places(len(weight), short, weight.device)
+    padded = functional.pad(weight.flatten(), (0, 1))
+    return padded.index_select(0, places).view(len(weight) * short, KERNEL * short)
+
+
+def _padded_rows(maps: Tensor) -> Tensor:
+    images, length, channels, short = maps.shape
+    rows = functional.pad(maps.reshape(images, length, channels * short), (0, 0, PAD, PAD))
+    return rows.view(-1, channels * short)
+
+
+class _BandConvolution(torch.autograd.Function):
+    """Convolves each row with each row of the kernel by one matrix product, then adds up."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
+        images, length, _, short = maps.shape
+        ctx.save_for_backward(maps, weight)
+        products = _padded_rows(maps) @ _band(weight, short)
+        step = KERNEL * short
+        strides = ((length + 2 * PAD) * step, step, step + short, 1)
+        return products.as_strided((images, length, KERNEL, short), strides).sum(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        maps, weight = ctx.saved_tensors
+        length, channels, short = maps.shape[1:]
+        # Row r of the padded maps meets the kernel's row k where output row r - k is computed.
+        outer = functional.pad(gradient, (0, 0, 2 * PAD, 2 * PAD))
+        windows = outer.unfold(1, KERNEL, 1).permute(0, 1, 3, 2).flip(2)
+        met = windows.reshape(-1, KERNEL * short)
+        of_rows = (met @ _band(weight, short).t()).view(len(maps), -1, channels, short)
+        of_band = _padded_rows(maps).t() @ met
+        places = _band_places(channels, short, weight.device)
+        flat = gradient.new_zeros(weight.numel() + 1).index_add(0, places, of_band.flatten())
+        return of_rows.narrow(1, PAD, length), flat[:-1].view(weight.shape)
+
+
+def convolve(layer: nn.Conv2d, maps: Sequence[Tensor]) -> Tensor:
+    """Return the bias-free 7x7 convolution of maps to one channel.
+
+    Parameters
+    ----------
+    layer : its weight is (1, len(maps), 7, 7).
+    maps : the input channels, (N, A, B) each.
+
+    Returns
+    -------
+    (N, 1, A, B), in the layer's precision also under autocast.
+    """
+    weight, (rows, columns) = layer.weight[0], maps[0].shape[1:]
+    if min(rows, columns) > LONGEST_BAND:
+        result: Tensor = layer(torch.stack(list(maps), dim=1))
+        return result
+    turned = rows < columns
+    if turned:
+        weight, maps = weight.transpose(1, 2), [part.transpose(1, 2) for part in maps]
+    stacked = torch.stack(list(maps), dim=2).to(weight.dtype)
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
+        convolved: Tensor = _BandConvolution.apply(stacked, weight)  # type: ignore[no-untyped-call]
+    if turned:
+        convolved = convolved.transpose(1, 2)
+    return convolved.unsqueeze(1)
