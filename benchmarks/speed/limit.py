@@ -6,7 +6,6 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from speed.workload import (
     CLOUD_SHAPES,
@@ -48,9 +47,6 @@ def _work(connection: Connection, workload: str, devices: range) -> None:
     torch.set_num_threads(1)
     tune_malloc()
     pool = Pool.make()
-    if workload == "C":
-        _work_split(connection, pool, devices)
-        return
     edge, cloud = initial_weights(EDGE_SHAPES), initial_weights(CLOUD_SHAPES)
     while (sent := connection.recv()) is not None:
         if workload == "A":
@@ -61,34 +57,15 @@ def _work(connection: Connection, workload: str, devices: range) -> None:
         connection.send({name: value.numpy() for name, value in result.items()})
 
 
-def _work_split(connection: Connection, pool: Pool, devices: range) -> None:
-    from speed.split_round import TightHalf
-
-    half = TightHalf(pool, devices)
-    _, statistics = half.initial_weights()
-    server_round = 0
-    while (sent := connection.recv()) is not None:
-        server_round += 1
-        weights = {name: torch.from_numpy(value) for name, value in sent.items()}
-        total = half.round(server_round, weights, statistics)
-        connection.send({name: value.numpy() for name, value in total.items()})
-
-
-def _first_weights(workload: str) -> dict[str, NDArray[np.float32]]:
-    if workload == "C":
-        from speed.split_round import device_spec
-
-        weights, _ = device_spec().build().initial_weights()
-    else:
-        weights = initial_weights(SHAPES)
-    return {name: value.numpy() for name, value in weights.items()}
-
-
 def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
+    if workload == "C":
+        from speed import tight_split
+
+        return tight_split.run(devices, rounds)
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
-    weights = _first_weights(workload)
+    weights = {name: value.numpy() for name, value in initial_weights(SHAPES).items()}
     pipes, workers = [], []
     for index in range(PROCESSES):
         here, there = context.Pipe()
@@ -103,7 +80,7 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
         for pipe in pipes:
             pipe.send(weights)
         sums = [pipe.recv() for pipe in pipes]
-        if workload in ("A", "C"):
+        if workload == "A":
             weights = {name: sum(part[name] for part in sums) / devices for name in weights}
         seconds.append(time.perf_counter() - began)
     for pipe, worker in zip(pipes, workers, strict=True):

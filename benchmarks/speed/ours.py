@@ -18,6 +18,7 @@ from speed.split_round import device_spec
 from speed.split_round import train_rounds as train_split_rounds
 from speed.workload import Pool, rows_of
 from testbed.core.process import tune_malloc
+from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.network.grid import FleetGrid, GridOptions
@@ -70,6 +71,22 @@ def train_and_merge(grid: Grid, devices: int, rounds: int) -> list[float]:
     return train_rounds(grid, devices, rounds, merged)
 
 
+def grid_of(backend: Backend, devices: int) -> FleetGrid:
+    """Return a Grid over devices that cost nothing and are always online."""
+    return FleetGrid(
+        backend,
+        FreeOfCharge(devices),  # type: ignore[arg-type]
+        Ledger(devices),
+        [],
+        GridOptions(
+            round_deadline_ms=1e9,
+            shard_size=SHARD_SIZE,
+            online=lambda device, at_s, draw: True,
+            cloud_step_ms=lambda images: 0.0,
+        ),
+    )
+
+
 def run(workload: str, devices: int, rounds: int) -> list[float]:
     """Return the seconds of each round."""
     torch.set_num_threads(1)
@@ -85,17 +102,6 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
             backend.install([device_spec()])
         else:
             backend.install_app(client_app)
-        grid = FleetGrid(
-            backend,
-            FreeOfCharge(devices),  # type: ignore[arg-type]
-            Ledger(devices),
-            [],
-            GridOptions(
-                round_deadline_ms=1e9,
-                shard_size=SHARD_SIZE,
-                online=lambda device, at_s, draw: True,
-                cloud_step_ms=lambda images: 0.0,
-            ),
-        )
+        grid = grid_of(backend, devices)
         loops = {"A": train_and_merge, "B": serve_rounds, "C": train_split_rounds}
         return loops[workload](grid, devices, rounds)

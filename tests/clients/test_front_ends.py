@@ -6,6 +6,7 @@ from small import make_batch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from testbed.core.gating import composed_layers
 from testbed.core.layers import BasicBlock, SummedConvs
 from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 
@@ -28,7 +29,7 @@ PUBLISHED = [
 @pytest.mark.parametrize("size", [64, 32])
 def test_published_sizes(name, options, parameters, macs_m, z_bytes, size):
     front_end = FRONT_ENDS.create(name, options, image_shape=(3, size, size)).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with composed_layers(), FlopCounterMode(display=False) as counter, torch.no_grad():
         z = front_end(torch.zeros(1, 3, size, size))
     which = 0 if size == 64 else 1
     assert count(front_end) == parameters
