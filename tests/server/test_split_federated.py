@@ -17,6 +17,7 @@ from server.entry_layers import TieredCloudModel
 from server.split_federated import SplitFederated
 from server.strategies import fewest_replies
 from testbed.core.errors import UserError
+from testbed.core.layers import channels_last
 from testbed.core.registries import CLOUD_MODELS, STRATEGIES
 from testbed.engine.hosts.host import node_of
 from testbed.scenario.training import CloudOptimiserSection, EdgeOptimiserSection, TrainingSection
@@ -91,7 +92,7 @@ def test_one_device_equals_centralised_training(host_data):
                 if isinstance(layer, torch.nn.BatchNorm2d):
                     layer.momentum = 1 / (step + 1)
         cloud.model.train()
-        logits = cloud.model(front_end((x - 0.3) / 0.4))
+        logits = cloud.model(front_end(channels_last((x - 0.3) / 0.4)))
         loss = functional.cross_entropy(logits, labels)
         optimiser.zero_grad()
         cloud.optimiser.zero_grad()
