@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from server.aggregation import mean_message, metric, summed
 from speed import central_training
@@ -22,7 +23,7 @@ from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import HostData
 from testbed.engine.hosts.on_ray.backend import RayBackend
 from testbed.engine.network.grid import FleetGrid, GridOptions
-from testbed.engine.network.ledger import Charge, Ledger
+from testbed.engine.network.ledger import Charge, Charges, Ledger
 from testbed.wire.held import describe
 from testbed.wire.protocol import ARRAYS, NUM_EXAMPLES
 from testbed.wire.sums import shard_numbers
@@ -37,6 +38,8 @@ class FreeOfCharge:
     def __init__(self, devices: int) -> None:
         self.devices = devices
         self.fleet = SimpleNamespace(rtt_ms=np.zeros(devices))
+        self.tier_of = np.zeros(devices, dtype=np.int64)
+        self.training_feasible = self.serving_feasible = np.ones(devices, dtype=np.bool_)
 
     def can_train(self, device: int, tier: int | None = None) -> bool:
         """Return True for every device."""
@@ -51,6 +54,12 @@ class FreeOfCharge:
     ) -> Charge:
         """Charge the bytes of both messages."""
         return Charge(delivery.uplink_bytes, delivery.downlink_bytes, 0.0, 0.0, 0.0, 0.0)
+
+    def charge_all(self, devices: NDArray[np.int64], delivery: Any, *_: Any) -> Charges:
+        """Charge the bytes of one exchange to many devices."""
+        once, free = np.ones(len(devices), dtype=np.int64), np.zeros(len(devices))
+        sent, received = once * delivery.uplink_bytes, once * delivery.downlink_bytes
+        return Charges(sent, received, free, free, free)
 
 
 def merged(replies: list[Message]) -> list[Message]:
