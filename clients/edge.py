@@ -21,7 +21,7 @@ from clients.device_spec import DeviceSpec, compute_layout
 from clients.local_training import LocalTraining
 from testbed.core.layers import MIN_BATCH
 from testbed.wire import protocol
-from testbed.wire.records import config_number, tier_of, to_record, to_tensors
+from testbed.wire.records import config_number, tier_of, to_lent_record, to_record, to_tensors
 
 MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
 ANCHOR = "anchor"
@@ -46,6 +46,8 @@ class EdgeRuntime:
         self.data = data
         self.model = device_spec.build()
         self.keep_in_memory = keep_in_memory
+        # A host sends nothing over Flower's own transport.
+        self.reply_record = to_lent_record if keep_in_memory else to_record
         self.local_trainings: dict[int, LocalTraining] = {}
         self._round = -1
         self._decoded: tuple[str, tuple[dict[str, Tensor], ...]] = ("", ())
@@ -236,7 +238,7 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
     payload = runtime.model.encode(released)
     content = RecordDict(
         {
-            protocol.FEATURES: to_record({**payload, protocol.TARGETS: targets}),
+            protocol.FEATURES: runtime.reply_record({**payload, protocol.TARGETS: targets}),
             protocol.METRICS: MetricRecord({protocol.BATCH_IMAGES: len(released)}),
         }
     )
@@ -258,11 +260,11 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
     )
     content = RecordDict({protocol.METRICS: metrics})
     if step == int(config_number(message.content, protocol.STEPS)) - 1:
-        content[protocol.ARRAYS] = to_record(local_training.parameters)
-        content[protocol.STATISTICS] = to_record(local_training.statistics)
+        content[protocol.ARRAYS] = runtime.reply_record(local_training.parameters)
+        content[protocol.STATISTICS] = runtime.reply_record(local_training.statistics)
         moments = local_training.travelling_moments()
         if moments:
-            content[protocol.MOMENTS] = to_record(moments)
+            content[protocol.MOMENTS] = runtime.reply_record(moments)
     elif not runtime.keep_in_memory:
         runtime.save(local_training, context)
     return Message(content, reply_to=message)
@@ -272,7 +274,7 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
     index = int(config_number(message.content, protocol.IMAGE))
     image = torch.from_numpy(runtime.data.image(index)[None].copy())
     if message.content.config_records[protocol.CONFIG].get(protocol.RAW, False):
-        raw = RecordDict({protocol.RAW_IMAGE: to_record({protocol.X: image})})
+        raw = RecordDict({protocol.RAW_IMAGE: runtime.reply_record({protocol.X: image})})
         return Message(raw, reply_to=message)
     version = str(context.state.config_records[protocol.CONFIG][protocol.VERSION])
     runner = runtime.runner(context.state, version)
@@ -280,5 +282,5 @@ def _infer(runtime: EdgeRuntime, message: Message, context: Context) -> Message:
     with torch.no_grad():
         released = runner.request_features(image, _device(context), request)
     payload = runtime.model.encode(released)
-    content = RecordDict({protocol.FEATURES: to_record(payload)})
+    content = RecordDict({protocol.FEATURES: runtime.reply_record(payload)})
     return Message(content, reply_to=message)

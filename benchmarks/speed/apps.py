@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,7 +24,8 @@ from speed.workload import (
     local_sgd,
     to_input,
 )
-from testbed.wire.records import to_record, to_tensors
+from testbed.wire.arrays import as_numpy
+from testbed.wire.records import to_lent_record, to_record, to_tensors
 
 FINISHED_AT_ONCE = 5  # devices per forward pass of the server, as in the limit
 SERVER_THREADS = 2  # the devices' processes wait for it
@@ -39,8 +41,10 @@ def client_app(data: Any = None) -> ClientApp:
 
     Parameters
     ----------
-    data : the devices' images (``training(device)``); by default the pool of this process.
+    data : the devices' images (``training(device)``), given on a host of the testbed, where arrays
+        need not be copied into messages; by default the pool of this process.
     """
+    reply_record = to_record if data is None else to_lent_record
     app = ClientApp()
     decoded: dict[str, tuple[object, Weights]] = {}
 
@@ -60,7 +64,7 @@ def client_app(data: Any = None) -> ClientApp:
         images, labels = images_of(context)
         trained = local_sgd(weights_of(message), images, labels)
         metrics = MetricRecord({"num-examples": len(images)})
-        content = RecordDict({"arrays": to_record(trained), "metrics": metrics})
+        content = RecordDict({"arrays": reply_record(trained), "metrics": metrics})
         return Message(content, reply_to=message)
 
     @app.query()
@@ -68,7 +72,7 @@ def client_app(data: Any = None) -> ClientApp:
         images, _ = images_of(context)
         with torch.no_grad():
             z = features(weights_of(message), to_input(images))
-        return Message(RecordDict({"features": to_record({"z": z})}), reply_to=message)
+        return Message(RecordDict({"features": reply_record({"z": z})}), reply_to=message)
 
     return app
 
@@ -121,9 +125,9 @@ def serve_rounds(grid: Grid, devices: int, rounds: int) -> list[float]:
         nodes = list(grid.get_node_ids())
         replies = list(grid.send_and_receive([Message(content, node, "query") for node in nodes]))
         assert len(replies) == devices
-        z = [to_tensors(reply.content.array_records["features"])["z"] for reply in replies]
+        z = [as_numpy(reply.content.array_records["features"]["z"]) for reply in replies]
         for start in range(0, len(z), FINISHED_AT_ONCE):
-            part = torch.cat(z[start : start + FINISHED_AT_ONCE])
+            part = torch.from_numpy(np.concatenate(z[start : start + FINISHED_AT_ONCE]))
             finish(cloud, part.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
         seconds.append(time.perf_counter() - began)
     return seconds

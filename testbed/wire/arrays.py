@@ -43,6 +43,50 @@ def _beside(dtype: str, shape: tuple[int, ...], stype: str, data: NDArray[np.uin
     return _array(QuickArray, dtype, shape, stype, data.tobytes())
 
 
+class LentArray(QuickArray):
+    """An array in memory that others own; its bytes in NumPy's file format are made when asked for.
+
+    It must stay in the processes of the testbed: Flower's serialisation looks classes up by name.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "data":
+            raise AttributeError(name)
+        self.data = to_array(self.__dict__["values"]).data
+        return self.data
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle the elements, many of them as a separate buffer."""
+        values = self.__dict__["values"]
+        if values.nbytes >= BESIDE_BYTES:
+            return lent, (values,)
+        return _lent_bytes, (self.dtype, self.shape, values.tobytes())
+
+
+def lent(values: NDArray[Any]) -> Array:
+    """Return a Flower array that shares the memory of these elements, which must stay as they are.
+
+    It is a copy where the elements are not contiguous or of an unusual type.
+    """
+    dtype, shape = _name(values.dtype), values.shape
+    if not values.flags.c_contiguous or _header(dtype, shape) is None:
+        return to_array(values)
+    array = LentArray.__new__(LentArray)
+    array.__dict__.update(dtype=dtype, shape=shape, stype=_STYPE, values=values)
+    return array
+
+
+def _lent_bytes(dtype: str, shape: tuple[int, ...], elements: bytes) -> Array:
+    return lent(np.frombuffer(elements, np.dtype(dtype)).reshape(shape))
+
+
+def data_bytes(array: Array) -> int:
+    """Return the length of an array's bytes in NumPy's file format, without making them."""
+    if not isinstance(array, LentArray) or "data" in array.__dict__:
+        return len(array.data)
+    return len(_header(array.dtype, array.shape) or b"") + int(array.__dict__["values"].nbytes)
+
+
 class QuickRecords(RecordDict):
     """Records whose views by kind are built without checking each record twice.
 
@@ -103,6 +147,10 @@ def as_numpy(array: Array) -> NDArray[Any]:
     ------
     ValueError, TypeError : the bytes are not an array in NumPy's file format.
     """
+    if isinstance(array, LentArray) and "data" not in array.__dict__:
+        values: NDArray[Any] = array.__dict__["values"].view()
+        values.flags.writeable = False
+        return values
     view = _view(array)
     return view if view is not None else Array.numpy(array)
 

@@ -6,7 +6,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from testbed.wire.arrays import as_numpy, to_array
+from testbed.wire.arrays import as_numpy, lent, to_array
 from testbed.wire.protocol import CONFIG, TIER
 
 
@@ -15,6 +15,17 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     record = ArrayRecord()  # filled entry by entry: given a dictionary, it copies every array again
     for name, value in tensors.items():
         record[name] = to_array(value.detach().contiguous().numpy())
+    return record
+
+
+def to_lent_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return an ArrayRecord that shares the tensors' memory; they must stay as they are.
+
+    For replies within the testbed's processes (``testbed.wire.arrays.LentArray``).
+    """
+    record = ArrayRecord()
+    for name, value in tensors.items():
+        record[name] = lent(value.detach().contiguous().numpy())
     return record
 
 

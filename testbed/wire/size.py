@@ -13,6 +13,8 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.common.serde_utils import error_to_proto
 from flwr.proto.recorddict_pb2 import Array as ProtoArray
 
+from testbed.wire.arrays import data_bytes
+
 DOUBLE = 9
 """Bytes of a field of 8 bytes and its tag."""
 UNSIGNED_FROM = 2**63
@@ -80,7 +82,7 @@ def _scalars(items: Iterable[tuple[str, Any]]) -> int | None:
 
 def _arrays(record: ArrayRecord) -> int:
     return sum(
-        _array(name, array.dtype, tuple(array.shape), array.stype, len(array.data))
+        _array(name, array.dtype, tuple(array.shape), array.stype, data_bytes(array))
         for name, array in record.items()
     )
 

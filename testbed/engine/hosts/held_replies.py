@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 
 from testbed.core.errors import HostError
 from testbed.engine.hosts.host import Delivery
@@ -34,9 +34,9 @@ class HeldReplies:
             return delivery
         key = f"{message.metadata.dst_node_id} {message.metadata.message_id}"
         self._of.setdefault(exchange, {})[key] = kept
-        # A new dictionary: a device may answer with the content that it was sent.
-        held = {name: hold(record, key, name) for name, record in kept.items()}
-        reply.content = RecordDict(dict(content.items()) | held)
+        reply.content = content.copy()  # a device may answer with the content that it was sent
+        for name, record in kept.items():
+            reply.content[name] = hold(record, key, name)
         return delivery
 
     def keep_only(self, exchanges: Sequence[int]) -> None:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from testbed.engine.hosts.host import set_identity
-from testbed.wire.arrays import QuickArray, QuickRecords, as_numpy, quicken, to_array
+from testbed.wire.arrays import (
+    LentArray,
+    QuickArray,
+    QuickRecords,
+    as_numpy,
+    data_bytes,
+    lent,
+    quicken,
+    to_array,
+)
+from testbed.wire.size import serialised_bytes
 
 DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int8", "bool", "complex64"])
 
@@ -28,6 +38,58 @@ def test_bytes_equal_those_of_flower(values):
         assert read.dtype == values.dtype
         assert read.shape == values.shape
         assert read.tobytes() == values.tobytes()
+
+
+@given(DTYPES.flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0))))
+def test_lent_arrays_equal_those_of_flower(values):
+    flower = Array(np.asarray(values, order="C"))
+    travelled = pickle.loads(pickle.dumps(lent(values), protocol=5))
+    for own in (lent(values), travelled):
+        assert data_bytes(own) == len(flower.data)
+        assert as_numpy(own).tobytes() == own.numpy().tobytes() == values.tobytes()
+        assert as_numpy(own).dtype == values.dtype
+        assert as_numpy(own).shape == values.shape
+        assert (own.dtype, own.shape, own.stype, own.data) == (
+            flower.dtype,
+            flower.shape,
+            flower.stype,
+            flower.data,
+        )
+        assert data_bytes(own) == len(flower.data)
+
+
+def test_a_lent_array_shares_its_memory_until_it_is_pickled():
+    values = np.zeros((40, 40), np.float32)
+    array = lent(values)
+    assert np.shares_memory(as_numpy(array), values)
+    assert not as_numpy(array).flags.writeable
+    assert values.flags.writeable
+    buffers = []
+    content = pickle.dumps(array, protocol=5, buffer_callback=buffers.append)
+    assert len(content) < 500
+    assert [buffer.raw().nbytes for buffer in buffers] == [values.nbytes]
+    values += 1.0
+    assert (array.numpy() == 1.0).all()
+    array.numpy()[:] = 2.0  # a copy
+    assert (values == 1.0).all()
+
+
+def test_an_array_that_is_not_contiguous_is_copied():
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    array = lent(values)
+    assert not isinstance(array, LentArray)
+    assert np.array_equal(as_numpy(array), values)
+
+
+def test_a_message_of_lent_arrays_has_the_size_of_flowers():
+    set_identity()
+    values = np.zeros((40, 40), np.float32)
+    sizes = []
+    for array in (lent(values), Array(values)):
+        record = ArrayRecord()
+        record["w"] = array
+        sizes.append(serialised_bytes(Message(RecordDict({"arrays": record}), 1, "train")))
+    assert sizes[0] == sizes[1]
 
 
 def test_fortran_order_is_written_as_c_order():
