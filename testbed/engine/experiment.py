@@ -12,13 +12,14 @@ from testbed.engine.attacking.attacks import attack_arm
 from testbed.engine.attacking.leakage import leakage_by_tier, releases_by_tier
 from testbed.engine.attacking.sanity import sanity_checks
 from testbed.engine.hosts.on_ray.address import check_address
+from testbed.engine.hosts.starting import StartingHosts, starting_hosts
 from testbed.engine.network.grid import fleet_grid
 from testbed.engine.network.taps import open_taps
 from testbed.engine.serving.serve import serve
 from testbed.engine.serving.service_times import settle_service_times
 from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
-from testbed.engine.setting.run_context import RunContext, RunInputs, read_run_inputs, start_backend
+from testbed.engine.setting.run_context import RunContext, RunInputs, read_run_inputs
 from testbed.engine.summary.host_facts import reference_rate
 from testbed.engine.summary.run import RunRecord
 from testbed.engine.training.fleet import prepare, restore, train
@@ -58,6 +59,20 @@ def run_experiment(
     check_folder(folder, scenario, force, resume)
     if ray_address is not None:
         check_address(ray_address)
+    engine = scenario.engine
+    with starting_hosts(engine.backend, engine.hosts, ray_address) as starting:
+        return _prepared(scenario, folder, progress, starting, resume, on_open)
+
+
+def _prepared(
+    scenario: Scenario,
+    folder: Path,
+    progress: Progress,
+    starting: StartingHosts,
+    resume: bool,
+    on_open: Callable[[], None],
+) -> Path:
+    """Read the inputs, open the folder, and run on the chosen device."""
     with progress.phase("load data and fleet"):
         if resume:
             scenario = recorded_before(folder, scenario)
@@ -72,7 +87,7 @@ def run_experiment(
     on_open()
 
     with computing_on(choose_device(inputs.scenario.engine.device)):
-        return _run(inputs, arms, folder, progress, ray_address)
+        return _run(inputs, arms, folder, progress, starting)
 
 
 def _run(
@@ -80,7 +95,7 @@ def _run(
     arms: list[ArmModels],
     folder: Path,
     progress: Progress,
-    ray_address: str | None,
+    starting: StartingHosts,
 ) -> Path:
     """Run all arms on the chosen device and write the results."""
     scenario = inputs.scenario
@@ -91,9 +106,9 @@ def _run(
     record.load_finished_arms()
 
     try:
-        # 3. Start the hosts, which simulate the devices.
+        # 3. Give the data to the hosts, which simulate the devices and have started meanwhile.
         with progress.phase("start hosts"):
-            backend = start_backend(inputs, scenario.engine.hosts, ray_address)
+            backend = starting.with_data(inputs.host_data())
             record.host.hosts = backend.hosts
         with backend:
             # 4. Train, serve and attack each arm that no earlier run has finished.

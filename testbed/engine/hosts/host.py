@@ -193,8 +193,12 @@ class Host:
 
     def __init__(self, data: HostData) -> None:
         set_identity()
-        self._data = data
         self._app: ClientApp | None = None
+        self.hold(data)
+
+    def hold(self, data: HostData) -> None:
+        """Take over the devices and their images; earlier ones are forgotten."""
+        self._data = data
         self._states = _States(len(data.device_rows))
 
     def install_app(self, build: AppBuilder) -> None:

@@ -15,8 +15,9 @@ from testbed.core.progress import Progress
 from testbed.core.registries import AVAILABILITIES, STRATEGIES
 from testbed.core.registry import nearest
 from testbed.data.federated import FederatedData, load_federated_data
-from testbed.engine.hosts.backend import Backend, InlineBackend
+from testbed.engine.hosts.backend import Backend
 from testbed.engine.hosts.host import HostData
+from testbed.engine.hosts.starting import starting_hosts
 from testbed.engine.setting.auxiliary_data import ForeignImages, foreign_images
 from testbed.engine.setting.positions import check_positions
 from testbed.fleet.catalogue import Catalogue, CatalogueDevice, load_catalogue
@@ -178,15 +179,6 @@ def read_run_inputs(scenario: Scenario, share_out: bool = True) -> RunInputs:
 
 
 def start_backend(inputs: RunInputs, hosts: int | None, address: str | None = None) -> Backend:
-    """Start the hosts of the scenario's backend.
-
-    Parameters
-    ----------
-    hosts : their number; None: one per core.
-    address : Ray cluster to join.
-    """
-    if inputs.scenario.engine.backend == "inline":
-        return InlineBackend(inputs.host_data())
-    from testbed.engine.hosts.on_ray.backend import RayBackend  # importing Ray takes a second
-
-    return RayBackend(hosts, inputs.host_data(), address)
+    """Start the hosts of the scenario's backend, and wait for them."""
+    with starting_hosts(inputs.scenario.engine.backend, hosts, address) as starting:
+        return starting.with_data(inputs.host_data())

@@ -29,6 +29,7 @@ from testbed.engine.hosts.queries import QueryService
 from testbed.wire.sums import Sums
 
 T = TypeVar("T")
+NO_DATA = (np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64), ())
 
 
 class _Process:
@@ -49,11 +50,14 @@ class _Process:
 
 
 class _HostActor(_Process, Host):
-    """A host as a Ray actor."""
+    """A host as a Ray actor; its process starts before the data are there."""
 
-    def __init__(self, *data: Any) -> None:
-        super().__init__(HostData(*data))
+    def __init__(self) -> None:
+        super().__init__(HostData(*NO_DATA))
         self._held = HeldReplies()
+
+    def load(self, *data: Any) -> None:
+        self.hold(HostData(*data))
         freeze_gc()
 
     def carry(

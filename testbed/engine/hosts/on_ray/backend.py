@@ -38,6 +38,7 @@ class RayBackend(Backend):
     Parameters
     ----------
     hosts : number of host actors; None: one per core of this machine, or of the cluster.
+    data : None: ``load`` gives them the data later, while their processes start.
     address : Ray cluster to join; None starts Ray on this machine for this run.
 
     Raises
@@ -48,22 +49,29 @@ class RayBackend(Backend):
 
     name = "ray"
 
-    def __init__(self, hosts: int | None, data: HostData, address: str | None = None) -> None:
+    def __init__(
+        self, hosts: int | None, data: HostData | None = None, address: str | None = None
+    ) -> None:
         self._query_actor: Any = None
         self._hosts: RayHosts | None = None
         self._jobs: RayJobs | None = None
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
-            rows = data.device_rows
-            rows = rows if isinstance(rows, ImagesOfDevices) else DeviceRows(rows)
-            shared = [ray.put(part) for part in (data.images, data.labels, rows)]
-            self._hosts = RayHosts(self._cluster, self.hosts, shared)
+            self._hosts = RayHosts(self._cluster, self.hosts)
             self._jobs = RayJobs(self._cluster, self.hosts)
             self._hosts.wait_for_room(range(self.hosts))
-            freeze_gc()
+            if data is not None:
+                self.load(data)
         except BaseException:
             self.close()
             raise
+
+    def load(self, data: HostData) -> None:
+        """Give all hosts the data."""
+        rows = data.device_rows
+        rows = rows if isinstance(rows, ImagesOfDevices) else DeviceRows(rows)
+        self._alive.load([ray.put(part) for part in (data.images, data.labels, rows)])
+        freeze_gc()
 
     @property
     def _alive(self) -> RayHosts:

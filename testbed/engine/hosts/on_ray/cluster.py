@@ -52,6 +52,10 @@ def quiet_ray() -> Iterator[None]:
     KeyboardInterrupt : a SIGTERM came while Ray's own handler was installed, which exits.
     """
     main = threading.current_thread() is threading.main_thread()
+    log: logging.Logger = ray._private.worker.logger
+    level = log.level
+    if not main:
+        log.setLevel(logging.ERROR)  # it warns that it leaves the SIGTERM handler alone
     on_terminate = signal.getsignal(signal.SIGTERM)
     ray._private.worker.print_to_stdstream = _to_log  # Ray has no switch for it
     try:
@@ -59,6 +63,7 @@ def quiet_ray() -> Iterator[None]:
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
+        log.setLevel(level)
         if main:
             signal.signal(signal.SIGTERM, on_terminate)
 

@@ -60,18 +60,14 @@ def fetch(reference: Any, what: str) -> Any:
 class RayHosts:
     """A fixed number of hosts; a dead one is replaced transparently.
 
-    Parameters
-    ----------
-    shared : references to the parts of ``HostData``, passed to every host.
-
     Attributes
     ----------
     restarts : how many hosts died and were replaced so far.
     """
 
-    def __init__(self, cluster: Cluster, count: int, shared: Sequence[Any]) -> None:
+    def __init__(self, cluster: Cluster, count: int) -> None:
         self._cluster = cluster
-        self._shared = tuple(shared)
+        self._shared: tuple[Any, ...] = ()
         self._build: AppBuilder | None = None
         self._replay_logs = [ReplayLog() for _ in range(count)]
         self._exchange = 0
@@ -81,9 +77,17 @@ class RayHosts:
 
     def _new_actor(self) -> Any:
         options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
-        actor = HostActor.options(**options).remote(*self._shared)
+        actor: Any = HostActor.options(**options).remote()
+        if self._shared:
+            actor.load.remote(*self._shared)
         self._cluster.observe(actor)
         return actor
+
+    def load(self, shared: Sequence[Any]) -> None:
+        """Give every host references to the parts of ``HostData``, without waiting for it."""
+        self._shared = tuple(shared)
+        for actor in self.actors:
+            actor.load.remote(*shared)
 
     def wait_for_room(self, hosts: Sequence[int]) -> None:
         """Wait until a cluster that others may use has started these hosts.

@@ -82,6 +82,6 @@ def test_a_host_that_finds_no_room_after_its_node_died_ends_the_run(monkeypatch)
 
     monkeypatch.setattr(RayHosts, "_new_actor", lambda self: Waiting)
     monkeypatch.setattr(ray_hosts.ray, "kill", lambda actor: None)
-    hosts = RayHosts(Full(), 2, [])
+    hosts = RayHosts(Full(), 2)
     with pytest.raises(HostError, match=r"180 s: 2 hosts need as many free CPUs.*--resume"):
         hosts._replace(1, "its node died")

@@ -80,9 +80,9 @@ class InProcessRay(Cluster):
     def options(self, **_):
         return self
 
-    def remote(self, *shared):
+    def remote(self):
         self.actors += 1
-        self.hosts.append(_HostActor(*(item.value for item in shared)))
+        self.hosts.append(_HostActor())
         return Actor(self.hosts[-1], self.sent)
 
     def wait(self, references, what, count=None, within_s=0.0):
@@ -209,7 +209,8 @@ def test_a_new_process_gets_what_was_deployed_on_all_devices(identity, on_ray, m
         content_of = np.array([0] * (DEVICES - 1) + [NOBODY], dtype=np.int16)
         told = backend.broadcast(Broadcast(protocol.DEPLOY, [content], content_of, 2))
         assert [item.devices.tolist() for item in told] == [[0, 1, 4, 5], [2, 3, 6]]
-        assert [name for name, _ in on_ray.sent] == ["install_app"] * 2 + ["tell"] * 2
+        calls = [name for name, _ in on_ray.sent]
+        assert calls == [name for name in ("load", "install_app", "tell") for _ in range(2)]
         before = features(backend)
         for host in (0, 1):
             backend._alive._replace(host, "a test")
