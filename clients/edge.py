@@ -23,7 +23,7 @@ from testbed.core.layers import MIN_BATCH
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_lent_record, to_record, to_tensors
 
-MAX_KEPT_GRAPHS = 32  # activations kept per process between forward and backward; bounds memory
+MAX_KEPT_BYTES = 512 << 20  # of activations per process between forward and backward
 ANCHOR = "anchor"
 PROXIMAL_MU = "proximal-mu"  # the key that Flower's FedProx puts into the configuration
 
@@ -50,6 +50,7 @@ class EdgeRuntime:
         self.reply_record = to_lent_record if keep_in_memory else to_record
         self.local_trainings: dict[int, LocalTraining] = {}
         self._round = -1
+        self._bytes_per_image: float | None = None
         self._decoded: tuple[str, tuple[dict[str, Tensor], ...]] = ("", ())
         self._runner: tuple[str, FrontEndRunner] | None = None
         self._deployed: tuple[str, RecordDict] | None = None
@@ -125,11 +126,25 @@ class EdgeRuntime:
             }
         )
 
-    def bound_graphs(self, local_training: LocalTraining) -> None:
-        """Keep the activations of at most ``MAX_KEPT_GRAPHS`` devices."""
-        kept = sum(1 for other in self.local_trainings.values() if other.has_graph)
-        if kept > MAX_KEPT_GRAPHS:
+    def forward(self, local_training: LocalTraining, step: int) -> tuple[Tensor, Tensor]:
+        """Run a forward step; keep the activations of as many devices as the memory is for."""
+        if self._bytes_per_image is None:
+            saved: dict[int, int] = {}
+
+            def measure(tensor: Tensor) -> Tensor:
+                storage = tensor.untyped_storage()
+                saved[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(measure, lambda tensor: tensor):
+                sent = local_training.forward(step)
+            self._bytes_per_image = sum(saved.values()) / len(sent[0])
+        else:
+            sent = local_training.forward(step)
+        kept = sum(other.kept_images for other in self.local_trainings.values())
+        if kept * self._bytes_per_image > MAX_KEPT_BYTES:
             local_training.drop_graph()
+        return sent
 
     def deployed(self, content: RecordDict) -> RecordDict:
         """Return the deployed front-end, one object for all devices of a host."""
@@ -233,8 +248,7 @@ def _forward(runtime: EdgeRuntime, message: Message, context: Context) -> Messag
             runtime.save(local_training, context)
     else:
         local_training = runtime.restore(_device(context), server_round, context)
-    released, targets = local_training.forward(step)
-    runtime.bound_graphs(local_training)
+    released, targets = runtime.forward(local_training, step)
     payload = runtime.model.encode(released)
     content = RecordDict(
         {

@@ -87,9 +87,9 @@ class LocalTraining:
         return len(self._images)
 
     @property
-    def has_graph(self) -> bool:
-        """Whether the activations of a forward step are in memory."""
-        return self._graph is not None
+    def kept_images(self) -> int:
+        """Return the images whose activations of a forward step are in memory."""
+        return 0 if self._graph is None else len(self._graph.batch.labels)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return images in [0, 1] and labels of a step, from successive shuffles of the data."""

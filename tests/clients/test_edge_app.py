@@ -5,7 +5,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from small import make_spec
 
-from clients.edge import build_client_app
+from clients import edge
+from clients.edge import EdgeRuntime, build_client_app
 from testbed.scenario.training import EdgeOptimiserSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
@@ -93,6 +94,23 @@ def test_state_in_memory_or_in_the_context_gives_equal_bits(host_data, defence, 
     assert any(key.startswith(protocol.ARRAYS) for key in in_memory[-1])
     travels = any(key.startswith(protocol.MOMENTS) for key in in_memory[-1])
     assert travels == (method == "adam" or defence in ("adversarial_decoder", "disco"))
+
+
+def test_activations_are_kept_up_to_a_number_of_bytes(host_data, monkeypatch):
+    spec = make_spec()
+    runtime = EdgeRuntime(spec, host_data, keep_in_memory=True)
+    content = RecordDict({**weights_of(spec), protocol.CONFIG: config(0)})
+    trainings = [runtime.begin(device, 1, content) for device in range(4)]
+    sent, _ = runtime.forward(trainings[0], 0)
+    assert runtime._bytes_per_image > 8 * 32 * 32 * 4  # more than the first convolution's output
+    room = 2.5 * runtime._bytes_per_image * len(sent)
+    monkeypatch.setattr(edge, "MAX_KEPT_BYTES", room)
+    for training in trainings[1:]:
+        runtime.forward(training, 0)
+    assert [training.kept_images > 0 for training in trainings] == [True, True, False, False]
+    trainings[0].backward(0, sent)
+    runtime.forward(trainings[3], 0)
+    assert trainings[3].kept_images == len(sent)
 
 
 def test_only_the_last_reply_carries_the_front_end(host_data):
