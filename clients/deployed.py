@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clients.defences.base import Defence
 from clients.device_spec import DeviceSpec, EdgeModel, compute_layout
+from testbed.core.compute import as_array, compute_device, on_device
 from testbed.core.seeds import torch_generator
 
 CHUNK = 16  # images per forward pass; larger batches do not fit the cache
@@ -48,7 +49,7 @@ class DeployedFrontEnd:
         with torch.no_grad():
             # Copies, because arrays from Ray's object store are read-only.
             chunks = [
-                self.runner.released(torch.tensor(images[start : start + CHUNK]), rng).numpy()
+                as_array(self.runner.released(torch.tensor(images[start : start + CHUNK]), rng))
                 for start in range(0, len(images), CHUNK)
             ]
         return np.ascontiguousarray(np.concatenate(chunks))
@@ -59,10 +60,14 @@ class DeployedFrontEnd:
 
 
 class FrontEndRunner:
-    """Runs one set of weights in evaluation mode."""
+    """Runs one set of weights in evaluation mode.
+
+    It takes images on any device, and returns features on the one that this process computes on.
+    """
 
     def __init__(self, model: EdgeModel, weights: Mapping[str, Tensor]) -> None:
         self._model = model
+        model.to(compute_device())
         self._weights = {name: compute_layout(value) for name, value in weights.items()}
 
     @property
@@ -72,7 +77,7 @@ class FrontEndRunner:
 
     def signal(self, x: Tensor) -> Tensor:
         """Return the features that the release adds its noise to, with gradients to ``x``."""
-        z = self._model.features(self._weights, x, torch_generator(0, "signal"))[0]
+        z = self._model.features(self._weights, on_device(x), torch_generator(0, "signal"))[0]
         defence = self._model.defence
         return self._model.with_weights(self._weights, lambda: defence.signal(z))
 
@@ -81,17 +86,17 @@ class FrontEndRunner:
         self, images: NDArray[np.float32], rng: torch.Generator
     ) -> NDArray[np.float32]:
         """Return the features that travel for images in [0, 1], as an array."""
-        released: NDArray[np.float32] = self.released(torch.tensor(images), rng).numpy()
+        released: NDArray[np.float32] = as_array(self.released(torch.tensor(images), rng))
         return released
 
     def released(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return the features that travel for images in [0, 1] (N, C, H, W)."""
-        return self._model.features(self._weights, x, rng)[1]
+        return self._model.features(self._weights, on_device(x), rng)[1]
 
     def before_and_after(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the features before the release and as they travel."""
         with torch.no_grad():
-            z, released, _ = self._model.features(self._weights, x, rng)
+            z, released, _ = self._model.features(self._weights, on_device(x), rng)
         return z, released
 
     def release_statistics(self, z: Tensor, released: Tensor) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
+from testbed.core.compute import compute_device
 from testbed.core.layers import channels_last, set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.seeds import global_stream, torch_generator
@@ -278,6 +279,6 @@ def statistics_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def compute_layout(weight: Tensor) -> Tensor:
-    """Return a private copy of ``weight`` in the layout that convolutions run fastest in."""
-    copy = weight.detach().clone()
+    """Return a private copy to compute with: on the device, in convolutions' fastest layout."""
+    copy = weight.detach().to(compute_device(), copy=True)
     return copy.contiguous(memory_format=torch.channels_last) if copy.dim() == 4 else copy

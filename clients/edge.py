@@ -19,6 +19,7 @@ from torch import Tensor
 from clients.deployed import FrontEndRunner
 from clients.device_spec import DeviceSpec, compute_layout
 from clients.local_training import LocalTraining
+from testbed.core.compute import compute_device
 from testbed.core.layers import MIN_BATCH
 from testbed.wire import protocol
 from testbed.wire.records import config_number, tier_of, to_lent_record, to_record, to_tensors
@@ -45,6 +46,7 @@ class EdgeRuntime:
         self.device_spec = device_spec
         self.data = data
         self.model = device_spec.build()
+        self.model.to(compute_device())
         self.keep_in_memory = keep_in_memory
         # A host sends nothing over Flower's own transport.
         self.reply_record = to_lent_record if keep_in_memory else to_record

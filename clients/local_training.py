@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clients.defences.base import Batch
 from clients.device_spec import ADVERSARY, EdgeModel, compute_layout, deployable
+from testbed.core.compute import on_device
 from testbed.core.plain_torch import weighted_gradients
 from testbed.core.seeds import generator, torch_generator
 from testbed.core.state_dicts import below, under
@@ -69,7 +70,7 @@ class LocalTraining:
         self.parameters = {
             name: compute_layout(value).requires_grad_() for name, value in parameters.items()
         }
-        self.statistics = {name: value.detach().clone() for name, value in statistics.items()}
+        self.statistics = {name: compute_layout(value) for name, value in statistics.items()}
         self.moments = {name: compute_layout(value) for name, value in (moments or {}).items()}
         self.steps_before = steps_before
         self.proximal_mu = proximal_mu
@@ -100,8 +101,8 @@ class LocalTraining:
         ).permutation(len(self._images))
         start = (step % per_pass) * size
         chosen = order[start : start + size]
-        x = torch.from_numpy(self._images[chosen]).float().div_(255.0)
-        return x, torch.from_numpy(self._labels[chosen])
+        x = on_device(self._images[chosen]).float().div_(255.0)
+        return x, on_device(self._labels[chosen])
 
     def forward(self, step: int) -> tuple[Tensor, Tensor]:
         """Run the front-end on the step's batch.
@@ -144,7 +145,7 @@ class LocalTraining:
         batch, defence = graph.batch, self._model.defence
         weights = {**self.parameters, **self.statistics}
         penalty = self._model.with_weights(weights, lambda: defence.penalty(batch))
-        outputs, seeds = [batch.released], [gradient * defence.task_weight]
+        outputs, seeds = [batch.released], [on_device(gradient) * defence.task_weight]
         if penalty is not None:
             outputs.append(penalty)
             seeds.append(torch.ones_like(penalty))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from server.entry_layers import TieredCloudModel
+from testbed.core.compute import compute_device, on_device
 from testbed.core.layers import running_weight, set_statistics_momentum
 from testbed.core.seeds import global_stream, torch_generator
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
@@ -48,7 +49,7 @@ class Cloud:
     def __init__(
         self, model: TieredCloudModel, optimiser: CloudOptimiserSection, seed: int, threads: int
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(compute_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads
         self.steps = 0
         self._seed = seed
@@ -97,10 +98,10 @@ class Cloud:
             received, entered = [], []
             for tier in sorted(set(tier_of)):
                 of_tier = [features[index] for index in order if tier_of[index] == tier]
-                z = torch.cat(of_tier).contiguous(memory_format=torch.channels_last)
+                z = on_device(torch.cat(of_tier)).contiguous(memory_format=torch.channels_last)
                 received.append(z.requires_grad_())
                 entered.append(self.model.enter(z, tier))
-            wanted = torch.cat([targets[index] for index in order])
+            wanted = on_device(torch.cat([targets[index] for index in order]))
             logits = self.model.trunk(entered[0] if len(entered) == 1 else torch.cat(entered))
             loss = functional.kl_div(
                 functional.log_softmax(logits, dim=1), wanted, reduction="batchmean"
@@ -133,23 +134,24 @@ class Cloud:
         return gradients
 
     def answer(self, features: Tensor, tier: int = 0) -> Tensor:
-        """Return log-probabilities (N, K) for one tier's features (N, C', H', W')."""
+        """Return log-probabilities (N, K), on the CPU, for one tier's features (N, C', H', W')."""
         with torch_threads(self.threads), torch.no_grad():
             self.model.eval()
             parts = [
                 functional.log_softmax(
-                    self.model(part.contiguous(memory_format=torch.channels_last), tier), dim=1
+                    self.model(on_device(part).contiguous(memory_format=torch.channels_last), tier),
+                    dim=1,
                 )
                 for part in torch.split(features, ANSWER_CHUNK)
             ]
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """Return model and optimiser as flat tensors, for a checkpoint."""
         tensors = under("model.", self.model.state_dict())
         tensors |= under("optimiser.", optimiser_tensors(self.optimiser))
         tensors["steps"] = torch.tensor(self.steps)
-        return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what ``state`` returned."""

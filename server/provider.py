@@ -90,12 +90,11 @@ class ProviderTraining:
         on_batch: Callable[[str], None] = lambda note: None,
     ) -> None:
         """Train until the end, and report every epoch and some batches."""
-        devices = [self._device] if self._device.type == "cuda" else []
         with torch_threads(threads_of(self.section)):
             while not is_over(self.section, self.history):
                 epoch = len(self.history) + 1
                 dropout = torch_generator(self._seed, "provider dropout", epoch)
-                with global_stream(dropout, devices):
+                with global_stream(dropout):
                     record = self._epoch(epoch, on_batch)
                 self.history.append(record)
                 if best_epoch(self.section, self.history) == record.epoch:

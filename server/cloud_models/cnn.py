@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from server.cloud_models.base import CloudModel, Shape, Width, WidthOptions
-from testbed.core.layers import TripletAttention, conv_block, widen
+from testbed.core.layers import Dropout, TripletAttention, conv_block, widen
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 
@@ -22,7 +22,7 @@ def _head(features: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(features, 5 * num_classes),
-        nn.Dropout(0.5),
+        Dropout(0.5),
         nn.Linear(5 * num_classes, num_classes),
     )
 

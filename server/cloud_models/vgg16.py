@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from server.cloud_models.base import CloudModel, Shape, Width, WidthOptions
-from testbed.core.layers import TripletAttention, conv_norm_relu, vgg_stage, widen
+from testbed.core.layers import Dropout, TripletAttention, conv_norm_relu, vgg_stage, widen
 from testbed.core.registries import CLOUD_MODELS
 from testbed.core.registry import Options
 
@@ -31,10 +31,10 @@ def _classifier(width: int, pixels: int, num_classes: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(WIDTH_MULTIPLES[-1] * width * pixels, hidden),
         nn.ReLU(inplace=True),
-        nn.Dropout(0.3),
+        Dropout(0.3),
         nn.Linear(hidden, hidden),
         nn.ReLU(inplace=True),
-        nn.Dropout(0.2),
+        Dropout(0.2),
         nn.Linear(hidden, num_classes),
     )
 

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from testbed.adversaries.base import FloatArray
 from testbed.core import seeds
+from testbed.core.compute import as_array, on_device
 
 _ZOOM = 0.15
 _SHIFT = 0.1
@@ -21,7 +22,7 @@ def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
     function for all of them, so variations are further training data for it.
     """
     rng = seeds.torch_generator(seed, "augmentation", epoch)
-    x = torch.from_numpy(images.copy())
+    x = on_device(images.copy())
     count = len(x)
 
     def uniform(bound: float) -> Tensor:
@@ -34,13 +35,15 @@ def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
         torch.stack([cosine * mirrored, -sine, uniform(_SHIFT)], dim=1),
         torch.stack([sine * mirrored, cosine, uniform(_SHIFT)], dim=1),
     ]
-    grid = functional.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
+    grid = functional.affine_grid(
+        on_device(torch.stack(rows, dim=1)), list(x.shape), align_corners=False
+    )
     moved = functional.grid_sample(
         x, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    contrast = (1.0 + uniform(_CONTRAST)).reshape(-1, 1, 1, 1)
-    brightness = uniform(_BRIGHTNESS).reshape(-1, 1, 1, 1)
+    contrast = on_device(1.0 + uniform(_CONTRAST)).reshape(-1, 1, 1, 1)
+    brightness = on_device(uniform(_BRIGHTNESS)).reshape(-1, 1, 1, 1)
     middle = moved.mean(dim=(1, 2, 3), keepdim=True)
     exposed = ((moved - middle) * contrast + middle + brightness).clamp_(0.0, 1.0)
-    varied: FloatArray = exposed.contiguous().numpy()
+    varied: FloatArray = as_array(exposed.contiguous())
     return varied

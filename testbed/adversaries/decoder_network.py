@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from testbed.core.compute import compute_device
 from testbed.core.plain_torch import without_weights
 
 UPSCALE = 4
@@ -38,13 +39,16 @@ CAPACITIES: dict[Capacity, BodySize] = {
 def convolution(
     inputs: int, outputs: int, kernel: int, rng: torch.Generator, gain: float
 ) -> nn.Conv2d:
-    """Return a bias-free, padded convolution; its weights have variance gain^2 / fan-in."""
+    """Return a bias-free, padded convolution; its weights have variance gain^2 / fan-in.
+
+    It is on the device that this process computes on, and so is a network that is made of it.
+    """
     # The default initialisation would draw from the global generator.
     layer = without_weights(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, bias=False)
     deviation = gain / math.sqrt(inputs * kernel * kernel)
     with torch.no_grad():
         layer.weight.normal_(0.0, deviation, generator=rng)
-    return layer
+    return layer.to(compute_device())
 
 
 def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

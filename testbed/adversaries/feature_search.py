@@ -25,6 +25,7 @@ from testbed.adversaries.residual_decoder import (
     ResidualDecoderOptions,
     decoder_effort,
 )
+from testbed.core.compute import as_array, on_device
 from testbed.scenario.threat_model import ThreatModel
 
 Reconstruct = Callable[[FloatArray], FloatArray]
@@ -57,8 +58,8 @@ class FeatureDistance:
     ) -> None:
         self._oracle = oracle
         self._normalise = normalise
-        self._centre = torch.from_numpy(normalise.centre)
-        self._scale = torch.from_numpy(normalise.scale)
+        self._centre = on_device(normalise.centre)
+        self._scale = on_device(normalise.scale)
         self._is_random = is_random
 
     @property
@@ -68,7 +69,7 @@ class FeatureDistance:
 
     def target(self, features: FloatArray) -> Tensor:
         """Normalise intercepted features."""
-        return torch.from_numpy(self._normalise(features))
+        return on_device(self._normalise(features))
 
     def __call__(self, x: Tensor, target: Tensor, step: int) -> Tensor:
         """Return the distances (N,) of images ``x`` at a step; differentiable."""
@@ -82,9 +83,9 @@ class FeatureDistance:
         draws = range(_DISTANCE_DRAWS if self._is_random else 1)
         values = np.empty(len(images), dtype=np.float32)
         for part in chunks(images):
-            x, target = torch.from_numpy(images[part]), self.target(features[part])
+            x, target = on_device(images[part]), self.target(features[part])
             distances = [self(x, target, -1 - draw) for draw in draws]
-            values[part] = torch.stack(distances).mean(dim=0).numpy()
+            values[part] = as_array(torch.stack(distances).mean(dim=0))
         return values
 
 
@@ -132,11 +133,11 @@ class Descent:
         images = [np.empty_like(start) for _ in stops]
         for part in chunks(start):
             target = distance.target(features[part])
-            x = torch.from_numpy(start[part].copy()).requires_grad_()
+            x = on_device(start[part].copy()).requires_grad_()
             optimiser = adam(x, self.learning_rate)
             for step in range(max(stops) + 1):
                 if step in stops:
-                    images[stops.index(step)][part] = x.detach().numpy()
+                    images[stops.index(step)][part] = as_array(x)
                 if step == max(stops):
                     break
                 # A sum over images: the gradient of one does not depend on its chunk.

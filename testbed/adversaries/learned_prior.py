@@ -36,6 +36,7 @@ from testbed.adversaries.feature_search import (
 )
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.core import seeds
+from testbed.core.compute import as_array, on_device
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NonNegative, Options, Positive
 
@@ -140,10 +141,10 @@ class Denoiser:
         optimiser = torch.optim.Adam(self._network.parameters(), 0.002, fused=True)
         for step in range(options.training_steps):
             chosen = torch.randperm(len(images), generator=rng)[: options.batch_size]
-            clean = torch.from_numpy(augmentation.vary(images[chosen.numpy()], seed, step))
+            clean = on_device(augmentation.vary(images[chosen.numpy()], seed, step))
             level = _STRONGEST * torch.rand(len(clean), 1, 1, 1, generator=rng)
-            noisy = clean + level * torch.randn(clean.shape, generator=rng)
-            loss = functional.mse_loss(self(noisy, level), clean)
+            noisy = clean + on_device(level * torch.randn(clean.shape, generator=rng))
+            loss = functional.mse_loss(self(noisy, on_device(level)), clean)
             update(optimiser, loss)
             for group in optimiser.param_groups:
                 group["lr"] = 0.001 * (1.0 + np.cos(np.pi * step / options.training_steps))
@@ -172,10 +173,10 @@ class Splitting:
         noise = np.geomspace(_STRONGEST, _WEAKEST, self.options.levels)
         for part in chunks(start):
             target = self.distance.target(features[part])
-            x = torch.from_numpy(start[part].copy())
+            x = on_device(start[part].copy())
             for index in range(levels):
                 x = self._level(x, target, float(noise[index]), weight, index)
-                images[index + 1][part] = x.numpy()
+                images[index + 1][part] = as_array(x)
         return images
 
     def _level(self, x: Tensor, target: Tensor, noise: float, weight: float, index: int) -> Tensor:
@@ -183,7 +184,9 @@ class Splitting:
         natural = x
         if weight > 0.0:
             with torch.no_grad():
-                natural = self.denoiser(x, torch.full((len(x), 1, 1, 1), noise)).clamp_(0.0, 1.0)
+                natural = self.denoiser(
+                    x, torch.full((len(x), 1, 1, 1), noise, device=x.device)
+                ).clamp_(0.0, 1.0)
         x = natural.clone().requires_grad_()
         optimiser = adam(x, options.learning_rate * noise / _STRONGEST)
         for step in range(options.steps_per_level):

@@ -38,6 +38,7 @@ from testbed.adversaries.effort import Effort
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
+from testbed.core.compute import on_device
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
@@ -273,7 +274,7 @@ class DecoderTraining:
             inputs, targets = self._pass(number)
             order = torch.randperm(len(inputs), generator=self._order)
             for batch in torch.split(order, self.options.batch_size):
-                loss = self.loss(rows(inputs, batch), rows(targets, batch))
+                loss = self.loss(on_device(rows(inputs, batch)), on_device(rows(targets, batch)))
                 update(optimiser, loss)
                 losses.append(loss.detach())
                 sizes.append(len(batch))
@@ -289,7 +290,10 @@ class DecoderTraining:
 
     @torch.no_grad()
     def _decode(self, inputs: Tensor) -> FloatArray:
-        parts = [self._mean + self.network.decoded(part) for part in torch.split(inputs, _CHUNK)]
+        parts = [
+            self._mean + self.network.decoded(on_device(part)).cpu()
+            for part in torch.split(inputs, _CHUNK)
+        ]
         images: FloatArray = torch.cat(parts).clamp_(0.0, 1.0).contiguous().numpy()
         return images
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from testbed.adversaries.base import FloatArray
 from testbed.adversaries.decoder_network import convolution
 from testbed.core import seeds
+from testbed.core.compute import compute_device, on_device
 from testbed.core.registries import FRONT_ENDS
 from testbed.scenario.components import Component
 
@@ -38,9 +39,10 @@ class ShadowFrontEnd(nn.Module):
                 architecture.name, architecture.options, image_shape=images.shape[1:]
             )
         self.feature_shape: tuple[int, int, int] = self.layers.feature_shape
-        self._mean = torch.from_numpy(images.mean(axis=(0, 2, 3), keepdims=True))
+        self.to(compute_device())
+        self._mean = on_device(images.mean(axis=(0, 2, 3), keepdims=True))
         deviation = np.maximum(images.std(axis=(0, 2, 3), keepdims=True), np.float32(1e-3))
-        self._deviation = torch.from_numpy(deviation)
+        self._deviation = on_device(deviation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to features."""

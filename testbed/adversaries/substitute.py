@@ -46,6 +46,7 @@ from testbed.adversaries.shadow_front_end import (
     told_apart,
 )
 from testbed.core import seeds
+from testbed.core.compute import on_device
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import NonNegative, Options, Positive
@@ -159,9 +160,9 @@ class Alignment:
                 f"{self._front_end.feature_shape}, the intercepts are {intercepted.shape[1:]}"
             )
         self._normalise = ChannelNormaliser.fit(intercepted)
-        self._centre = torch.from_numpy(self._normalise.centre)
-        self._scale = torch.from_numpy(self._normalise.scale)
-        self._targets = torch.from_numpy(self._normalise(intercepted))
+        self._centre = on_device(self._normalise.centre)
+        self._scale = on_device(self._normalise.scale)
+        self._targets = on_device(self._normalise(intercepted))
         self._discriminator = discriminator(
             intercepted.shape[1],
             options.discriminator_width,
@@ -202,11 +203,14 @@ class Alignment:
 
     def _batch_of_images(self, step: int) -> Tensor:
         chosen = self._pick(len(self._images)).numpy()
-        return torch.from_numpy(augmentation.vary(self._images[chosen], self._seed, step))
+        return on_device(augmentation.vary(self._images[chosen], self._seed, step))
 
     @torch.no_grad()
     def query(self, images: FloatArray, draw: int) -> FloatArray:
         """Return the substitute's features of images in [0, 1]; ``draw`` has no effect."""
-        parts = [self._front_end(part) for part in torch.split(torch.tensor(images), _CHUNK)]
+        parts = [
+            self._front_end(on_device(part)).cpu()
+            for part in torch.split(torch.tensor(images), _CHUNK)
+        ]
         features: FloatArray = torch.cat(parts).contiguous().numpy()
         return features

@@ -28,6 +28,7 @@ from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.shadow_front_end import ShadowFrontEnd
 from testbed.core import seeds
+from testbed.core.compute import as_array, compute_device, on_device
 from testbed.core.errors import UserError
 from testbed.core.state_dicts import below, load_optimiser, optimiser_tensors, under
 from testbed.scenario.components import Component
@@ -126,9 +127,10 @@ class TrainingAttacker:
         self.seed, self.name = seed, name
         self.steps = 0
         self.networks = nn.ModuleDict({SCALE: FeatureScale(view.feature_shape[0])})
+        self.networks.to(compute_device())
         self.networks[DECODER] = build_decoder(view, options.capacity, self.rng("decoder"))
         self.optimisers: dict[str, torch.optim.Adam] = {}
-        self.mean = torch.from_numpy(mean_of(view.auxiliary))
+        self.mean = on_device(mean_of(view.auxiliary))
 
     def watch(self, step: WatchedStep) -> Sequence[Tensor] | None:
         """Learn from a step; return the gradients to send to the devices instead, or None."""
@@ -161,9 +163,9 @@ class TrainingAttacker:
         """Draw images in [0, 1] (n, C, H, W) and their one-hot classes (n, K)."""
         auxiliary = self.view.auxiliary
         chosen = torch.randperm(len(auxiliary.labels), generator=rng)[:size].numpy()
-        labels = torch.from_numpy(auxiliary.labels[chosen])
+        labels = on_device(auxiliary.labels[chosen])
         one_hot = nn.functional.one_hot(labels, self.view.num_classes).float()
-        return torch.from_numpy(auxiliary.images[chosen]), one_hot
+        return on_device(auxiliary.images[chosen]), one_hot
 
     def decoded(self, z: Tensor) -> Tensor:
         """Return images of features (N, C, H, W), not clamped, with gradients."""
@@ -173,7 +175,7 @@ class TrainingAttacker:
     def memory(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights of decoder and scale by name, which decode the victims' features."""
         return {
-            f"{name}.{key}": value.detach().numpy().copy()
+            f"{name}.{key}": as_array(value).copy()
             for name in (DECODER, SCALE)
             for key, value in self.networks[name].state_dict().items()
         }
@@ -247,23 +249,24 @@ def _decode_intercepts(evidence: Evidence, attack: str, capacity: Capacity) -> R
     shape = (channels, height, width)
     view = TrainingView(evidence.num_classes, evidence.auxiliary, evidence.architecture, shape)
     unused = seeds.torch_generator(0, "replaced weights")
-    decoder, scale = build_decoder(view, capacity, unused), FeatureScale(channels)
+    decoder = build_decoder(view, capacity, unused)
+    scale = FeatureScale(channels).to(compute_device())
     for name, network in ((DECODER, decoder), (SCALE, scale)):
         weights = below(f"{name}.", evidence.trained)
         network.load_state_dict(
             {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
         )
-    mean = torch.from_numpy(mean_of(evidence.auxiliary))
+    mean = on_device(mean_of(evidence.auxiliary))
 
     @torch.no_grad()
     def reconstruct(features: FloatArray) -> FloatArray:
         if len(features) == 0:
             return np.empty((0, *mean.shape), dtype=np.float32)
         if len(features) > 1 and not _vary(features):  # constant features carry no information
-            return repeated(mean.numpy(), len(features))
+            return repeated(as_array(mean), len(features))
         parts = torch.split(torch.from_numpy(np.array(features)), _CHUNK)
         images: FloatArray = (
-            torch.cat([mean + decoder(scale(part)) for part in parts])
+            torch.cat([(mean + decoder(scale(on_device(part)))).cpu() for part in parts])
             .clamp_(0.0, 1.0)
             .contiguous()
             .numpy()

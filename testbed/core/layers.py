@@ -4,6 +4,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from testbed.core.gating import convolve, gated, must_compose, pools
 
@@ -63,6 +64,17 @@ def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.MaxPool2d(2),
         nn.ReLU(inplace=True),
     )
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask is drawn on the CPU: it is the same on every device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x in training."""
+        if not self.training:
+            return x
+        mask = functional.dropout(torch.ones_like(x, device="cpu"), self.p)
+        return x * mask.to(x.device)
 
 
 class SqueezeExcitation(nn.Module):

@@ -5,7 +5,7 @@ the purpose is hashed, so adding a new purpose never shifts an existing stream.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -147,17 +147,13 @@ def place_of_words(state: bytes) -> int:
 
 
 @contextmanager
-def global_stream(stream: "torch.Generator", cuda: Sequence["torch.device"] = ()) -> Iterator[None]:
+def global_stream(stream: "torch.Generator") -> Iterator[None]:
     """Let initial weights and dropout, which draw from PyTorch's global state, draw from a stream.
 
-    Parameters
-    ----------
-    cuda : the CUDA devices whose generators are seeded from the stream, too.
+    Both draw on the CPU, whatever the device (``testbed.core.layers.Dropout``).
     """
     import torch
 
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=()):
         torch.default_generator.set_state(stream.get_state())
-        if cuda:  # its generator (Philox) is counter-based and uses all bits
-            torch.cuda.manual_seed_all(int(torch.randint(2**63 - 1, (), generator=stream)))
         yield

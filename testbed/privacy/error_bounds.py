@@ -34,6 +34,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from testbed.core.compute import on_device
 from testbed.core.plain_torch import weighted_gradients
 
 SMOOTHING_STD = 0.1
@@ -75,11 +76,11 @@ def pulled_back(
     """
     parts = []
     for part in torch.split(points, chunk):
-        x = part.detach().clone().requires_grad_()
+        x = on_device(part.detach().clone()).requires_grad_()
         z = encoder(x)
         rows = []
         for probe in range(probes):
-            signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z.dtype)
+            signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z)
             (row,) = weighted_gradients([z], [x], [signs], retain_graph=probe + 1 < probes)
             rows.append(row.flatten(1))
         parts.append(torch.stack(rows, dim=1))
@@ -93,10 +94,10 @@ def jacobian_fault(encoder: Encoder, points: Tensor, rng: torch.Generator) -> st
     or stops gradients: then G is not what the bounds need. Kinks (ReLU, maximum) are allowed for.
     """
     step = 0.1 * SMOOTHING_STD
-    x = points.detach().clone().requires_grad_()
+    x = on_device(points.detach().clone()).requires_grad_()
     z = encoder(x)
-    signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z.dtype)
-    shift = (torch.randint(0, 2, x.shape, generator=rng) * 2 - 1).to(x.dtype) * step
+    signs = (torch.randint(0, 2, z.shape, generator=rng) * 2 - 1).to(z)
+    shift = (torch.randint(0, 2, x.shape, generator=rng) * 2 - 1).to(x) * step
     (pulled,) = weighted_gradients([z], [x], [signs])
     with torch.no_grad():
         change = (encoder(x + shift) - encoder(x - shift)).double() / 2.0
@@ -173,7 +174,7 @@ class NoiseBounds:
             _responses(pulled_back(encoder, part, PROBES, rng), basis) for part in (second, third)
         )
         others = torch.tensor([float(self.dimension - len(basis))], dtype=torch.float64)
-        sizes = torch.cat([torch.ones(len(basis), dtype=torch.float64), others])
+        sizes = on_device(torch.cat([torch.ones(len(basis), dtype=torch.float64), others]))
         self._spectrum = _Spectrum(sizes, chosen.mean(dim=0), evaluated)
         traces = (_squares(drawn).mean(dim=1), chosen.sum(dim=1), evaluated.sum(dim=1))
         self._traces = torch.cat(traces)

@@ -36,6 +36,7 @@ from torch.nn import functional
 from testbed.adversaries.base import FloatArray
 from testbed.adversaries.decoder_network import update
 from testbed.core import seeds
+from testbed.core.compute import compute_device, on_device
 from testbed.core.plain_torch import without_weights
 
 Estimator = Literal["mine", "mine_bounded", "infonce"]
@@ -129,14 +130,14 @@ def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
 def donsker_varadhan(scores: Tensor) -> Tensor:
     """Return E[T] over true pairs minus log E[exp T] over the others of an (N, N) score matrix."""
     count = len(scores)
-    others = scores.masked_fill(torch.eye(count, dtype=torch.bool), -math.inf)
+    others = scores.masked_fill(torch.eye(count, dtype=torch.bool, device=scores.device), -math.inf)
     log_mean = torch.logsumexp(others.flatten(), dim=0) - math.log(count * (count - 1))
     return scores.diagonal().mean() - log_mean
 
 
 def info_nce(scores: Tensor) -> Tensor:
     """Return log N minus the cross-entropy of classifying the true z of each x; at most log N."""
-    targets = torch.arange(len(scores))
+    targets = torch.arange(len(scores), device=scores.device)
     return math.log(len(scores)) - functional.cross_entropy(scores, targets)
 
 
@@ -169,7 +170,7 @@ def estimate_information(
     x, z = _standardised(images, half), _standardised(features, half)
     bound: Callable[[Tensor], Tensor] = info_nce if estimator == "infonce" else donsker_varadhan
     rng = seeds.torch_generator(seed, f"information {estimator}")
-    critic = Critic(x.shape[1], z.shape[1], estimator == "mine_bounded", rng)
+    critic = Critic(x.shape[1], z.shape[1], estimator == "mine_bounded", rng).to(compute_device())
     optimiser = torch.optim.Adam(critic.parameters(), training.learning_rate, fused=True)
     best, best_weights, stale = -math.inf, copy.deepcopy(critic.state_dict()), 0
     for _ in range(training.epochs):
@@ -237,7 +238,7 @@ def _closed_form(x: Tensor, z: Tensor, half: int, rest: int, size: int) -> tuple
     kernel = features @ features[:half].T / power
     fits = []
     for ridge in _RIDGES:
-        inverse = torch.linalg.inv(kernel[:half] + ridge * torch.eye(half, dtype=torch.float64))
+        inverse = torch.linalg.inv(kernel[:half] + ridge * torch.eye(half).to(kernel))
         weights = inverse @ targets[:half]
         fits.append((weights, (weights / inverse.diagonal()[:, None]).square().mean(dim=0)))
     weights, residuals = min(fits, key=lambda fit: float(fit[1].log().sum()))
@@ -286,4 +287,4 @@ def _standardised(samples: FloatArray, half: int) -> Tensor:
     centre, deviation = flat[:half].mean(axis=0), flat[:half].std(axis=0)
     live = deviation > 1e-6 * (np.abs(centre) + deviation)
     scaled = (flat - centre) * np.where(live, 1.0 / np.where(live, deviation, 1.0), 0.0)
-    return torch.from_numpy(np.clip(scaled, -10.0, 10.0).astype(np.float32))
+    return on_device(np.clip(scaled, -10.0, 10.0).astype(np.float32))

@@ -88,7 +88,7 @@ def _full_rank(gram: Tensor) -> bool:
     No means that they are not or, since the norm exceeds the largest one, that they hardly are.
     """
     weakest = ZERO_SHARE * float(torch.linalg.norm(gram))
-    shifted = gram - weakest * torch.eye(len(gram), dtype=gram.dtype)
+    shifted = gram - weakest * torch.eye(len(gram)).to(gram)
     return int(torch.linalg.cholesky_ex(shifted).info) == 0
 
 

@@ -60,6 +60,7 @@ class HostFacts(Part):
     models: list[ProviderModel]
     backend: str
     hosts: Count
+    device: str = Field(description="what computed: CPU or GPU, its kind, the cloud's threads")
     host_restarts: Count
     adversary_restarts: Count
     torch_threads: Count

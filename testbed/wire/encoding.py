@@ -61,7 +61,7 @@ def encode(released: Tensor, wire: WireFormat = FLOAT32) -> dict[str, Tensor]:
     """
     if wire == FLOAT32:
         return {Z: released}
-    values = released.detach().to(torch.float32).contiguous().numpy()
+    values = released.detach().cpu().to(torch.float32).contiguous().numpy()
     flat = values.reshape(len(values), -1)
     grid = _grid(flat, wire.bits) if wire.bits < FLOAT_BITS else None
     bits = FLOAT_BITS if grid is None else wire.bits

@@ -14,7 +14,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Return an ArrayRecord of contiguous copies of the tensors."""
     record = ArrayRecord()  # filled entry by entry: given a dictionary, it copies every array again
     for name, value in tensors.items():
-        record[name] = to_array(value.detach().contiguous().numpy())
+        record[name] = to_array(value.detach().cpu().contiguous().numpy())
     return record
 
 

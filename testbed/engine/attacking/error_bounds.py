@@ -200,7 +200,7 @@ def _signal_variances(inputs: RunInputs, deployed: DeployedFrontEnd) -> tuple[fl
     rows = inputs.data.parts.victims[:SIGNALS]
     images = torch.from_numpy(to_unit(inputs.data.pool.images[rows]))
     with torch.no_grad():
-        parts = [deployed.runner.signal(part) for part in torch.split(images, CHUNK)]
+        parts = [deployed.runner.signal(part).cpu() for part in torch.split(images, CHUNK)]
     signal = torch.cat(parts).numpy()
     if not np.isfinite(signal).all():
         return None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from testbed.adversaries.base import Evidence, FloatArray, Intercepts, LabelledImages
 from testbed.adversaries.mounting import mount
+from testbed.core.compute import as_array, on_device
 from testbed.core.seeds import child, generator
 from testbed.data.federated import FederatedData, to_unit
 from testbed.privacy.scores import mse
@@ -89,11 +90,11 @@ class _Constant(_Identity):
     """A front-end that sends the same whatever it sees, varying over space alone."""
 
     def differentiable_query(self, x: Tensor, draw: int) -> Tensor:
-        pattern = torch.linspace(-1.0, 3.0, 4 * 8 * 8).reshape(1, 4, 8, 8)
+        pattern = on_device(torch.linspace(-1.0, 3.0, 4 * 8 * 8).reshape(1, 4, 8, 8))
         return pattern + 0.0 * x.mean(dim=(1, 2, 3), keepdim=True)
 
     def query(self, images: FloatArray, draw: int) -> FloatArray:
-        return self.differentiable_query(torch.tensor(images), draw).numpy()
+        return as_array(self.differentiable_query(on_device(torch.tensor(images)), draw))
 
 
 def sanity_checks(data: FederatedData, seed: int) -> list[SelfCheck]:

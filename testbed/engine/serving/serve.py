@@ -99,7 +99,7 @@ def _front_end_in_cloud(arm: TrainedArm) -> FrontEndInCloud:
 
     def run(image: Tensor, node: int, request: int) -> Tensor:
         with torch_threads(1), torch.no_grad():  # one thread, as on a device
-            return runners[tier_of[node]].request_features(image, device_of(node), request)
+            return runners[tier_of[node]].request_features(image, device_of(node), request).cpu()
 
     return run
 

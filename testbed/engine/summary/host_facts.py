@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from clients.device_spec import compute_layout
+from testbed.core.compute import CPU, compute_device, computing_on, describe_device
 from testbed.core.files import write_json
 from testbed.core.progress import Progress
 from testbed.core.seeds import torch_generator
@@ -73,6 +74,7 @@ class HostMeter:
             models=self.models,
             backend=scenario.engine.backend,
             hosts=self.hosts,
+            device=describe_device(compute_device(), scenario.engine.cloud_threads),
             host_restarts=self._restarts,
             adversary_restarts=self._job_restarts,
             torch_threads=torch.get_num_threads(),
@@ -82,7 +84,7 @@ class HostMeter:
 
 
 def reference_rate(models: TierModel) -> ReferenceRate:
-    """Measure inference of a front-end in one thread of this machine.
+    """Measure inference of a front-end in one thread of this machine's CPU.
 
     Returns
     -------
@@ -90,7 +92,8 @@ def reference_rate(models: TierModel) -> ReferenceRate:
     process, which other processes do not affect.
     """
     parameters, norm_statistics = models.edge.initial_weights()
-    weights = {n: compute_layout(value) for n, value in (parameters | norm_statistics).items()}
+    with computing_on(CPU):
+        weights = {n: compute_layout(value) for n, value in (parameters | norm_statistics).items()}
     x = torch.rand(
         BATCH, *models.device_spec.image_shape, generator=torch_generator(0, "reference")
     )

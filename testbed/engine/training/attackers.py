@@ -22,6 +22,7 @@ from torch import Tensor
 from server.cloud import Cloud
 from server.training_step import TrainingStep
 from testbed.adversaries.training_attacker import TrainingAttacker, TrainingView, WatchedStep
+from testbed.core.compute import on_device
 from testbed.core.errors import UserError
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import child
@@ -66,15 +67,15 @@ class TrainingAttacks:
                 if not own:
                     continue
                 watched = WatchedStep(
-                    [step.features[index] for index in own],
-                    [step.targets[index] for index in own],
-                    [step.gradients[index] for index in own],
+                    [on_device(step.features[index]) for index in own],
+                    [on_device(step.targets[index]) for index in own],
+                    [on_device(step.gradients[index]) for index in own],
                     lambda z, tier=attacker.tier: self._cloud.model(z, tier),  # type: ignore[misc]
                 )
                 steered = attacker.training_attacker.watch(watched)
-                for index, gradient in zip(own, steered or (), strict=steered is not None):
-                    self._note(step.gradients[index], gradient, step.targets[index])
-                    sent[index] = gradient
+                for place, gradient in enumerate(steered or ()):
+                    self._note(watched.gradients[place], gradient, watched.targets[place])
+                    sent[own[place]] = gradient
         return sent
 
     def _note(self, honest: Tensor, sent: Tensor, targets: Tensor) -> None:
@@ -105,7 +106,7 @@ class TrainingAttacks:
         tensors = {_TRACES: self._traces}
         for number, attacker in enumerate(self._attackers):
             tensors |= under(f"{number}.", attacker.training_attacker.state())
-        return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``state`` returned."""

@@ -185,7 +185,7 @@ def released_features(arm: TrainedArm, images: np.ndarray[Any, Any], tier: int) 
     with torch_threads(arm.cloud.threads), torch.no_grad():
         return torch.cat(
             [
-                runner.released(torch.from_numpy(to_unit(images[start : start + CHUNK])), rng)
+                runner.released(torch.from_numpy(to_unit(images[start : start + CHUNK])), rng).cpu()
                 for start in range(0, len(images), CHUNK)
             ]
         )
