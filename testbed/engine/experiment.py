@@ -59,8 +59,13 @@ def run_experiment(
     check_folder(folder, scenario, force, resume)
     if ray_address is not None:
         check_address(ray_address)
+    if resume:
+        scenario = recorded_before(folder, scenario)
     engine = scenario.engine
-    with starting_hosts(engine.backend, engine.hosts, ray_address) as starting:
+    with (
+        computing_on(choose_device(engine.device)),
+        starting_hosts(engine.backend, engine.hosts, ray_address) as starting,
+    ):
         return _prepared(scenario, folder, progress, starting, resume, on_open)
 
 
@@ -72,10 +77,8 @@ def _prepared(
     resume: bool,
     on_open: Callable[[], None],
 ) -> Path:
-    """Read the inputs, open the folder, and run on the chosen device."""
+    """Read the inputs, open the folder, and run."""
     with progress.phase("load data and fleet"):
-        if resume:
-            scenario = recorded_before(folder, scenario)
         inputs = read_run_inputs(scenario)
         arms = [arm_models(inputs, arm) for arm in scenario.arms]
         inputs = with_batch_warnings(settle_service_times(inputs, arms), arms)
@@ -86,8 +89,7 @@ def _prepared(
     open_folder(folder, inputs.scenario, resume)
     on_open()
 
-    with computing_on(choose_device(inputs.scenario.engine.device)):
-        return _run(inputs, arms, folder, progress, starting)
+    return _run(inputs, arms, folder, progress, starting)
 
 
 def _run(
@@ -97,7 +99,7 @@ def _run(
     progress: Progress,
     starting: StartingHosts,
 ) -> Path:
-    """Run all arms on the chosen device and write the results."""
+    """Run all arms and write the results."""
     scenario = inputs.scenario
     # 2. Check that the attacks reconstruct what they must, and nothing else.
     with progress.phase("check the attacks"), one_thread():

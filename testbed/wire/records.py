@@ -25,7 +25,7 @@ def to_lent_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """
     record = ArrayRecord()
     for name, value in tensors.items():
-        record[name] = lent(value.detach().contiguous().numpy())
+        record[name] = lent(value.detach().cpu().contiguous().numpy())
     return record
 
 

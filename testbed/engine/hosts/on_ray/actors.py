@@ -10,6 +10,7 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from testbed.core.compute import computing_on
 from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.broadcast import Broadcast
@@ -33,12 +34,19 @@ NO_DATA = (np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64), ())
 
 
 class _Process:
-    """An actor: in one thread, since there is one process per core; it keeps freed memory."""
+    """An actor: in one thread, since there is one process per core; it keeps freed memory.
+
+    It computes on the GPU that it has reserved a part of, if any.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         torch.set_num_threads(1)
         tune_malloc()
         plain_optimisers()
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        if share:
+            self._computing = computing_on(torch.device("cuda"), share)
+            self._computing.__enter__()  # as long as the process lives
         super().__init__(*arguments)
 
     def usage(self) -> Usage:

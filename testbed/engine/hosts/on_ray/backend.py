@@ -57,6 +57,7 @@ class RayBackend(Backend):
         self._jobs: RayJobs | None = None
         self._cluster, self.hosts = _cluster(hosts, address)
         try:
+            self._cluster.share_gpus(2 * self.hosts + 1)  # hosts, adversaries, and the queries
             self._hosts = RayHosts(self._cluster, self.hosts)
             self._jobs = RayJobs(self._cluster, self.hosts)
             self._hosts.wait_for_room(range(self.hosts))
@@ -120,7 +121,7 @@ class RayBackend(Backend):
     ) -> QueryAccess:
         """Serve a front-end's queries from one actor that all adversaries share."""
         if self._query_actor is None:
-            self._query_actor = QueryActor.remote()
+            self._query_actor = QueryActor.options(num_gpus=self._cluster.gpu_share).remote()
             self._cluster.observe(self._query_actor)
         opening = self._query_actor.open.remote(deployed, adversary, limit)
         return QueryAccess(self._answer(opening, "queries"), AskActor(self._query_actor))

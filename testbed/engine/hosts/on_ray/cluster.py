@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ from typing import Any
 
 import psutil
 import ray
+import torch
 
+from testbed.core.compute import compute_device
 from testbed.core.errors import HostError, UserError
 from testbed.core.process import project_python_path
 from testbed.engine.hosts.on_ray import stopped
@@ -25,6 +28,7 @@ from testbed.engine.hosts.on_ray.watchdog import Watchdog, alive, processes_of
 
 _LOG = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound could hang
+_GPU_PARTS = 10_000  # Ray's precision of a part of a GPU
 SLICE_S = 0.25  # how often a wait checks that Ray lives
 MAX_TEMPORARY_PATH = 30
 GONE = (ray.exceptions.RaySystemError, ConnectionError)
@@ -109,6 +113,12 @@ def check_alive(vital: Sequence[psutil.Process]) -> None:
             raise HostError(RAY_GONE.format(pid=process.pid))
 
 
+def gpu_share(processes: int, gpus: int) -> float:
+    """Return the part of a GPU of each process; the other half of every GPU is the driver's."""
+    on_each = math.ceil(processes / gpus)
+    return math.floor(0.5 / on_each * _GPU_PARTS) / _GPU_PARTS
+
+
 class Cluster:
     """A Ray cluster that this process is connected to.
 
@@ -117,13 +127,33 @@ class Cluster:
     spread : the scheduling strategy of actors.
     host_cpus : cores that a host actor reserves.
     foreign : whether it existed before this run; others may use it.
+    gpu_share : part of a GPU that every actor which computes reserves, and whose memory it may use.
     """
 
     spread = "DEFAULT"
     host_cpus = 0
+    gpu_share = 0.0
     foreign = False
     _vital: Sequence[psutil.Process] = ()
     _looked = 0.0
+
+    def share_gpus(self, processes: int) -> None:
+        """Part the GPUs among the processes of a run, if it computes on them.
+
+        Raises
+        ------
+        UserError : the cluster has no GPU.
+        """
+        if compute_device().type == "cpu":
+            return
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(resources.get("GPU", 0))
+        if gpus == 0:
+            raise UserError(
+                "engine.device: 'cuda' needs a Ray cluster with GPUs, and this one has none; give "
+                "'cpu', or run without --ray-address and --jobs"
+            )
+        self.gpu_share = gpu_share(processes, gpus)
 
     def check(self) -> None:
         """Check that Ray's own processes live, and now and then look closely.
@@ -215,7 +245,7 @@ class LocalCluster(Cluster):
                 ray.init(
                     address="local",
                     num_cpus=cores,
-                    num_gpus=0,
+                    num_gpus=torch.cuda.device_count() if compute_device().type == "cuda" else 0,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,

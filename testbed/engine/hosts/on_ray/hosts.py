@@ -76,8 +76,11 @@ class RayHosts:
         self.actors: list[Any] = [self._new_actor() for _ in range(count)]
 
     def _new_actor(self) -> Any:
-        options = {"scheduling_strategy": self._cluster.spread, "num_cpus": self._cluster.host_cpus}
-        actor: Any = HostActor.options(**options).remote()
+        actor: Any = HostActor.options(
+            scheduling_strategy=self._cluster.spread,
+            num_cpus=self._cluster.host_cpus,
+            num_gpus=self._cluster.gpu_share,
+        ).remote()
         if self._shared:
             actor.load.remote(*self._shared)
         self._cluster.observe(actor)

@@ -84,7 +84,9 @@ class RayJobs:
         return [results[index] for index in range(len(jobs))]
 
     def _new_actor(self) -> Any:
-        actor = JobActor.options(scheduling_strategy=self._cluster.spread).remote()
+        actor = JobActor.options(
+            scheduling_strategy=self._cluster.spread, num_gpus=self._cluster.gpu_share
+        ).remote()
         self._cluster.observe(actor)
         return actor
 
