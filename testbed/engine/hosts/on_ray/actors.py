@@ -43,7 +43,8 @@ class _Process:
         torch.set_num_threads(1)
         tune_malloc()
         plain_optimisers()
-        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        context: Any = ray.get_runtime_context()
+        share = context.get_assigned_resources().get("GPU", 0.0)
         if share:
             self._computing = computing_on(torch.device("cuda"), share)
             self._computing.__enter__()  # as long as the process lives
