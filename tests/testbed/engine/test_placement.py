@@ -167,7 +167,7 @@ def test_devices_with_every_defence(name, precision):
 
 def narrow(front_end):
     """Return the options of a front-end of few channels, where it has a width."""
-    return {"width": 16} if "width" in FRONT_ENDS.entry(front_end).options.model_fields else {}
+    return {"width": 32} if "width" in FRONT_ENDS.entry(front_end).options.model_fields else {}
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS.names())
