@@ -44,6 +44,7 @@ $(PFL)/.installed:
 bench: $(STAMP) $(PFL)/.installed
 	$(BIN)/python benchmarks/fleet_speed.py --pfl-python $(PFL)/bin/python --document docs/speed.md
 	$(BIN)/python benchmarks/start_up.py --document docs/speed.md
+	$(BIN)/python benchmarks/ladder_speed.py --document docs/speed.md
 
 clean:
 	rm -rf $(VENV) $(PFL) results .mypy_cache .ruff_cache .pytest_cache
