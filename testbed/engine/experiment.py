@@ -160,7 +160,7 @@ def _run_arm(run_context: RunContext, models: ArmModels, record: RunRecord) -> N
     with progress.phase(f"attack {name}", len(scenario.adversaries)), one_thread():
         leakage = leakage_by_tier(scenario, inputs.data, arm)
         releases = releases_by_tier(inputs.data, arm)
-        attacked = attack_arm(run_context, arm, taps, served)
+        attacked = attack_arm(run_context, arm, taps, served, record.host.attacks)
 
     # 4e. Summarise the arm and store it, so that a resumed run skips it.
     record.finish_arm(run_context, arm, served, (leakage, releases), attacked)

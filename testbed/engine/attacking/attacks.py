@@ -5,6 +5,7 @@ only, and runs in its own process if the backend has any. The images of victims 
 afterwards, by request numbers that no job gets.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -81,12 +82,20 @@ class AttackResults:
 
 
 def attack_arm(
-    run_context: RunContext, arm: TrainedArm, taps: Sequence[Tap], served: ServedArm
+    run_context: RunContext,
+    arm: TrainedArm,
+    taps: Sequence[Tap],
+    served: ServedArm,
+    earlier: Sequence[AttackCost] = (),
 ) -> AttackResults:
     """Mount every adversary's attacks on one arm's intercepts, and score the reconstructions.
 
     Tiers have different front-ends, hence features of different shape and meaning: an adversary
     attacks each tier separately.
+
+    Parameters
+    ----------
+    earlier : what attacks on earlier arms cost; the longest start first.
     """
     inputs, models = run_context.inputs, arm.models
     own_arm = next(item for item in inputs.scenario.arms if item.name == models.arm)
@@ -123,14 +132,17 @@ def attack_arm(
         left[adversary] -= 1
         run_context.progress.advance(0 if left[adversary] else 1, job_name)
 
-    mounted = run_context.backend.run_jobs(
-        [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs],
+    order = longest_first([(item.adversary.name, share) for item, share, _ in jobs], earlier)
+    calls = [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs]
+    found = run_context.backend.run_jobs(
+        [calls[place] for place in order],
         on_done,
-        [query_access(job) for _, _, job in jobs],
+        [query_access(jobs[place][2]) for place in order],
     )
+    mounted = dict(zip(order, found, strict=True))
     for _, _, job in jobs:
         close_oracle(job, run_context.backend)
-    outcomes = [Outcome(*job, found) for job, found in zip(jobs, mounted, strict=True)]
+    outcomes = [Outcome(*job, mounted[place]) for place, job in enumerate(jobs)]
     replays = [item.adversary.knowledge.replays for item in tiers_read] or [1]
     results = AttackResults(
         read_nothing=[item.name for item in adversaries if item.name not in left],
@@ -158,6 +170,23 @@ def attack_arm(
             }
         )
     return results
+
+
+def longest_first(jobs: Sequence[tuple[str, float]], earlier: Sequence[AttackCost]) -> list[int]:
+    """Return the places of jobs, those that took longest on earlier arms first.
+
+    A long job that starts last would leave the other processes idle. No result depends on it.
+
+    Parameters
+    ----------
+    jobs : adversary and share of the amount that it learns from.
+    """
+    taken: dict[str, float] = {}
+    for cost in earlier:
+        taken[cost.adversary] = taken.get(cost.adversary, 0.0) + cost.cpu_s
+    # An adversary that attacked no earlier arm may take any time, so it starts first.
+    expected = [share * taken[name] if name in taken else math.inf for name, share in jobs]
+    return sorted(range(len(jobs)), key=lambda place: -expected[place])
 
 
 def _job_name(models: ArmModels, item: TierIntercepts, share: float) -> str:
