@@ -183,7 +183,7 @@ def longest_first(jobs: Sequence[tuple[str, float]], earlier: Sequence[AttackCos
     """
     taken: dict[str, float] = {}
     for cost in earlier:
-        taken[cost.adversary] = taken.get(cost.adversary, 0.0) + cost.cpu_s
+        taken[cost.adversary] = taken.get(cost.adversary, 0.0) + (cost.cpu_s or 0.0)
     # An adversary that attacked no earlier arm may take any time, so it starts first.
     expected = [share * taken[name] if name in taken else math.inf for name, share in jobs]
     return sorted(range(len(jobs)), key=lambda place: -expected[place])
