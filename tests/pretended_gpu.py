@@ -39,6 +39,10 @@ NOT_DETERMINISTIC = frozenset(
 """Operations without a deterministic kernel for CUDA (``torch.use_deterministic_algorithms``)."""
 
 
+_STORAGES = {}
+"""Those on the GPU, of all tests: the code may keep tensors for later."""
+
+
 class MixedDevicesError(RuntimeError):
     """An operation that a GPU refuses."""
 
@@ -54,7 +58,7 @@ class PretendedGpu:
     def __init__(self):
         self.operations = set()
         self.within = False  # a call with tensors on the GPU, which may create more of them
-        self._storages = {}
+        self._storages = _STORAGES
 
     def holds(self, tensor):
         """Return whether a tensor is on the GPU."""
@@ -200,5 +204,12 @@ def pretended_gpu():
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "pretended")
         patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: None)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+        run_backward = torch.autograd._engine_run_backward
+
+        def backward(*arguments, **options):
+            with _Functions(gpu):  # switched off within torch.autograd.grad and Tensor.backward
+                return run_backward(*arguments, **options)
+
+        patch.setattr(torch.autograd, "_engine_run_backward", backward)
         with _Functions(gpu), _Operations(gpu), compute.computing_on(torch.device("cuda")):
             yield gpu

@@ -129,9 +129,7 @@ def _band(weight: Tensor, short: int) -> Tensor:
     """Return a kernel as a matrix (channels * short, KERNEL * short) that acts on whole rows."""
     places = _band_places(len(weight), short, weight.device)
     padded = functional.pad(weight.flatten(), (0, 1))
-    return padded.index_select(0, places.to(padded.device)).view(
-        len(weight) * short, KERNEL * short
-    )
+    return padded.index_select(0, places).view(len(weight) * short, KERNEL * short)
 
 
 def _padded_rows(maps: Tensor) -> Tensor:
