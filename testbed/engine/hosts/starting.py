@@ -32,6 +32,9 @@ def starting_hosts(backend: str, hosts: int | None, address: str | None = None) 
 class StartingHosts:
     """Hosts that start in a thread; leaving the context without having taken them ends them.
 
+    The thread stays as long as this process: the system ends Ray's processes with the thread that
+    started them, as Ray asks it to.
+
     Parameters
     ----------
     start : starts them; None: they need no start.
@@ -41,7 +44,8 @@ class StartingHosts:
         self._start = start
         self._started: RayBackend | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="start hosts")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="start hosts", daemon=True)
 
     def _run(self) -> None:
         assert self._start is not None
@@ -49,6 +53,8 @@ class StartingHosts:
             self._started = self._start()
         except BaseException as error:  # raised in the run's own thread
             self._error = error
+        self._over.set()
+        threading.Event().wait()
 
     def __enter__(self) -> Self:
         if self._start is not None:
@@ -64,7 +70,7 @@ class StartingHosts:
         """
         if self._start is None:
             return InlineBackend(data)
-        self._thread.join()
+        self._over.wait()
         if self._error is not None:
             raise self._error
         assert self._started is not None
@@ -74,6 +80,6 @@ class StartingHosts:
 
     def __exit__(self, *error: object) -> None:
         if self._start is not None:
-            self._thread.join()
+            self._over.wait()
         if self._started is not None:
             self._started.close()

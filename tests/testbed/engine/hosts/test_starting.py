@@ -67,9 +67,14 @@ def test_why_hosts_could_not_start_is_raised_where_they_are_needed():
 def test_one_process_needs_no_start():
     with starting_hosts("inline", None) as starting:
         assert isinstance(starting.with_data(DATA), InlineBackend)
-    assert threading.active_count() == 1 or "start hosts" not in [
-        thread.name for thread in threading.enumerate()
-    ]
+
+
+def test_the_thread_stays_because_the_system_would_end_ray_with_it():
+    threads = []
+    with StartingHosts(lambda: threads.append(threading.current_thread()) or Hosts()) as starting:
+        starting.with_data(DATA)
+    assert threads[0].is_alive()
+    assert threads[0].daemon
 
 
 @pytest.mark.processes
