@@ -6,8 +6,9 @@ that the processes share. The parent takes one step of the cloud model on the wh
 features, in two threads, while the devices wait for it. Weights after a round equal the engine's
 except for rounding.
 
-The devices of a first step have equal weights, but one batch over several of them gains nothing:
-their gradients are wanted apart, and batch norm averages over each device's images alone.
+The devices of a first step have equal weights, but each passes by itself: its gradients are wanted
+apart, and batch norm averages over its images alone. A batch over five devices would take 0.7 to
+0.9 of the time, forward and backward, but with gradients and averages in common.
 """
 
 import copy
