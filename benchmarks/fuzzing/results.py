@@ -119,7 +119,7 @@ def _compared(copy: Path, finished: Path) -> Target:
     arguments = [str(run), "--out", str(out), "--force", "--resamples", "100"]
 
     def read(path: Path) -> None:
-        with _stopped_at("testbed.compare.__main__.write_comparison"):
+        with _stopped_at("testbed.compare.build.write_comparison"):
             _said(comparison.main, arguments)
 
     sound = (finished / "results.json").read_bytes()

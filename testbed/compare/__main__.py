@@ -5,15 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from testbed.compare.build import check_folder, json_text, write_comparison
-from testbed.compare.comparison import MAX_ACCURACY_LOSS, RESAMPLES, compare
-from testbed.compare.markdown import tables_by_document
-from testbed.compare.terminal import short_table
+from testbed.compare.defaults import MAX_ACCURACY_LOSS, RESAMPLES
 from testbed.core.arguments import parser_of
 from testbed.core.errors import command
-from testbed.pages.documents import write_blocks
 
 EPILOG = """\
 examples:
@@ -64,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Compare; return 0, or 2 with one sentence on standard error for bad input."""
     chosen = _parser().parse_args(arguments)
+    from rich.console import Console
+
+    from testbed.compare.build import check_folder, json_text, write_comparison
+    from testbed.compare.comparison import compare
+    from testbed.compare.markdown import tables_by_document
+    from testbed.compare.terminal import short_table
+    from testbed.pages.documents import write_blocks
+
     check_folder(chosen.out, chosen.force)
     documents = tables_by_document(chosen.markdown, chosen.attacks_markdown, chosen.label)
     comparison = compare(chosen.runs, chosen.reference, chosen.max_accuracy_loss, chosen.resamples)

@@ -16,12 +16,10 @@ from testbed.compare.analysis.request_table import (
     resample,
 )
 from testbed.compare.analysis.runs import Run, read_run
+from testbed.compare.defaults import MAX_ACCURACY_LOSS, RESAMPLES
 from testbed.core.errors import UserError
 from testbed.privacy.intervals import Interval
 from testbed.results.schema import Summary
-
-RESAMPLES = 1000
-MAX_ACCURACY_LOSS = 0.03
 
 
 @dataclass(frozen=True)

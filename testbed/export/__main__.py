@@ -5,9 +5,6 @@ from pathlib import Path
 
 from testbed.core.arguments import parser_of
 from testbed.core.errors import UserError, command
-from testbed.export.content import read_run
-from testbed.export.to_mlflow import export_to_mlflow
-from testbed.export.to_tensorboard import export_to_tensorboard
 
 EPILOG = """\
 examples:
@@ -27,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.tensorboard is None and chosen.mlflow is None:
         raise UserError("give --tensorboard DIR or --mlflow URI")
+    from testbed.export.content import read_run
+    from testbed.export.to_mlflow import export_to_mlflow
+    from testbed.export.to_tensorboard import export_to_tensorboard
+
     for run in [read_run(folder) for folder in chosen.runs]:
         if chosen.tensorboard is not None:
             for log in export_to_tensorboard(run, chosen.tensorboard):

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, model_validator
 
 from testbed.fleet.calibration.latency_form import FAMILIES, NetworkCosts
+from testbed.fleet.device_classes import DEVICE_CLASSES
 from testbed.fleet.table import (
     Count,
     NamedRow,
@@ -20,19 +21,6 @@ from testbed.fleet.table import (
 )
 
 CATALOGUE_PATH = Path(__file__).with_name("catalogue.csv")
-DEVICE_CLASSES = (
-    "mcu",
-    "mcu-npu",
-    "sbc",
-    "phone",
-    "phone-npu",
-    "edge-gpu-board",
-    "edge-tpu-board",
-    "edge-npu-board",
-    "laptop",
-    "mini-pc",
-    "server-desktop",
-)
 PRECISIONS = ("fp32", "fp16", "int8")
 MIB = 2**20
 HOW_TO_LIST = "list the devices with: python -m testbed.devices"

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = {"torch._dynamo", "torch._inductor", "sympy"}
 DATA_LIBRARIES = {"datasets", "flwr_datasets", "pandas", "sklearn"}
+COMMANDS = ("run", "compare", "devices", "export", "load", "models", "profile", "validate_costs")
 PROGRAM = """
 import importlib, runpy, sys
 unwanted, sys.argv = sys.argv[1].split(","), sys.argv[2:]
@@ -36,9 +37,10 @@ def imports_none_of(unwanted, *command, cwd=ROOT, **environment):
     return run.stdout
 
 
-def test_the_help_needs_nothing():
-    unwanted = {"torch", "flwr", "ray", "numpy", "pydantic", "rich", "yaml"}
-    assert "usage" in imports_none_of(unwanted, "testbed.run", "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_needs_nothing(command):
+    unwanted = {"torch", "flwr", "ray", "numpy", "pydantic", "rich", "yaml", "pyarrow", "scipy"}
+    assert "usage" in imports_none_of(unwanted, f"testbed.{command}", "--help")
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,8 @@ def no_work(monkeypatch):
     for step in (
         "testbed.engine.experiment.read_run_inputs",
         "testbed.sweep.runner.open_sweep_folder",
-        "testbed.compare.__main__.compare",
-        "testbed.profile.__main__.all_variants",
+        "testbed.compare.comparison.compare",
+        "testbed.profile.command.all_variants",
         "testbed.export.to_tensorboard._write",
     ):
         monkeypatch.setattr(step, fail)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from testbed.cli.cost_errors import judge
 from testbed.fleet.calibration.fit_latency import cross_validate, fit_families, form_ms
 from testbed.fleet.calibration.latency_form import FAMILIES, LatencyFamily, NetworkCosts, form_units
 from testbed.fleet.calibration.published import Measurement, latency_family, pair
 from testbed.fleet.calibration.residuals import Residuals, fit_residuals, load_residuals
 from testbed.fleet.table import read_table
-from testbed.validate_costs import judge, main
+from testbed.validate_costs import main
 
 NETWORKS = {  # macs, 3x3 macs, params, activations in millions
     "mobilenet_v2": (313.6, 0.0, 3.5, 15.0),

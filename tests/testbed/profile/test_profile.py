@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from testbed.fleet.calibration.second_estimate import HostRates
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
-from testbed.profile.__main__ import main, second_estimator
+from testbed.profile.__main__ import main
+from testbed.profile.command import second_estimator
 from testbed.profile.costs import DeviceCost, SecondEstimate, crossing, device_costs
 from testbed.profile.tables import claim_sentences, savings
 from testbed.profile.variants import Variant, all_variants
@@ -120,7 +121,7 @@ def test_costs_add_up() -> None:
 
 def test_both_estimates_and_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host needs 3 ms for a front-end, and half its devices' time for the references."""
-    monkeypatch.setattr("testbed.profile.__main__.host_cpu_ms", lambda *_: 3.0)
+    monkeypatch.setattr("testbed.profile.command.host_cpu_ms", lambda *_: 3.0)
     monkeypatch.setattr(
         HostRates,
         "second_estimate_ms",
