@@ -1,5 +1,6 @@
 """Hosts start while the inputs are read; whatever ends the run then, no process stays."""
 
+import operator
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from small import make_spec
 
 from testbed.core.errors import UserError
 from testbed.engine.hosts.backend import InlineBackend
@@ -75,6 +77,19 @@ def test_the_thread_stays_because_the_system_would_end_ray_with_it():
         starting.with_data(DATA)
     assert threads[0].is_alive()
     assert threads[0].daemon
+
+
+@pytest.mark.processes
+def test_ray_works_on_after_its_start_in_the_thread():
+    with starting_hosts("ray", 2) as starting:
+        backend = starting.with_data(DATA)
+    try:
+        for _ in range(2):
+            backend.install([make_spec()])
+            jobs = [(f"job {n}", operator.mul, (n, 2)) for n in range(3)]
+            assert backend.run_jobs(jobs) == [0, 2, 4]
+    finally:
+        backend.close()
 
 
 @pytest.mark.processes
