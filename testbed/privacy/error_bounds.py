@@ -31,7 +31,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import special
 from torch import Tensor
 
 from testbed.core.compute import on_device
@@ -136,6 +135,8 @@ def upper_mean(values: Tensor, confidence: float) -> float:
     if deviation == 0.0:
         return mean
     skewness = float(((values - mean) / deviation).pow(3).mean())
+    from scipy import special  # slow to import
+
     t = float(special.stdtrit(count - 1, confidence))  # quantile of Student's t
     t += max(skewness, 0.0) * (2.0 * t**2 + 1.0) / (6.0 * math.sqrt(count))
     return mean + t * deviation / math.sqrt(count)

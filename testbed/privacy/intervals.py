@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import special
 
 from testbed.core import seeds
 
@@ -55,6 +54,8 @@ class Interval(BaseModel):
 
 def student_t(degrees: float) -> float:
     """Return the two-sided 95 % quantile of Student's t distribution."""
+    from scipy import special  # slow to import
+
     return float(special.stdtrit(degrees, TAILS[1]))
 
 
@@ -86,12 +87,13 @@ def mean_interval(
     if count < 2:
         return Interval(value=mean, n=len(values))
     error = _standard_error(sums, len(values))
-    lowest, highest = -student_t(count - 1), student_t(count - 1)
+    quantiles = None
     if count >= FEWEST_RESAMPLED and error > 0.0:
         drawn = _studentised(sums, sizes, resamples, seeds.generator(seed, "bootstrap", *ids))
         found = np.quantile(drawn, TAILS, method="inverted_cdf")
         if np.isfinite(found).all():
-            lowest, highest = found.tolist()
+            quantiles = found.tolist()
+    lowest, highest = quantiles or (-student_t(count - 1), student_t(count - 1))
     low, high = mean - highest * error, mean - lowest * error
     if not difference and float(values.min()) >= 0.0:
         low = max(0.0, low)
@@ -140,6 +142,8 @@ def share_interval(
 
 def clopper_pearson(hits: float, count: float) -> tuple[float, float]:
     """Return the exact 95 % interval of a share; ``count`` need not be whole."""
+    from scipy import special  # slow to import
+
     misses = count - hits
     low = float(special.betaincinv(hits, misses + 1.0, TAILS[0])) if hits > 0.0 else 0.0
     high = float(special.betaincinv(hits + 1.0, misses, TAILS[1])) if misses > 0.0 else 1.0

@@ -6,23 +6,18 @@ the tables of columns in docs/results.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from testbed.results.figures import SCORE_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Record = dict[str, Any]
 """One row of a table, by column."""
 
 TableName = Literal["rounds", "devices", "requests", "attacks"]
 Type = Literal["text", "flag", "count", "number"]
-ARROW: Mapping[Type, pa.DataType] = {
-    "text": pa.string(),
-    "flag": pa.bool_(),
-    "count": pa.int64(),
-    "number": pa.float64(),
-}
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,14 @@ TABLES: Mapping[TableName, tuple[Column, ...]] = {
 }
 
 
-def arrow_schema(table: TableName) -> pa.Schema:
+def arrow_schema(table: TableName) -> "pa.Schema":
     """Return the parquet schema of a table."""
-    return pa.schema([(column.name, ARROW[column.type]) for column in TABLES[table]])
+    import pyarrow as pa  # slow to import
+
+    types: Mapping[Type, pa.DataType] = {
+        "text": pa.string(),
+        "flag": pa.bool_(),
+        "count": pa.int64(),
+        "number": pa.float64(),
+    }
+    return pa.schema([(column.name, types[column.type]) for column in TABLES[table]])
