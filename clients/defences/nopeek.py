@@ -11,17 +11,21 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.defences.base import Batch, Defence
+from testbed.core.gating import composing
 from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options, Positive
 
 FEW_SAMPLES = 32
-"""Up to so many, one kernel for all pairs takes less time than ten small operations."""
+"""Up to so many, one kernel for all pairs takes less time than ten small operations.
+
+A device is charged for that kernel's work at any number.
+"""
 
 
 def pairwise_distances(samples: Tensor) -> Tensor:
     """Return the (N, N) Euclidean distances of flattened samples, with a gradient at 0."""
     flat = samples.flatten(1)
-    if len(flat) <= FEW_SAMPLES:
+    if len(flat) <= FEW_SAMPLES or composing():
         plain = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
         return (plain.square() + 1e-10).sqrt()
     # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, one matrix product for all pairs. Single precision would

@@ -29,13 +29,21 @@ _composed = False
 
 @contextmanager
 def composed_layers() -> Iterator[None]:
-    """Run triplet attention as the modules that it consists of, whose operations can be counted."""
+    """Run layers and penalties by their published operations, which a device is charged for.
+
+    The faster forms that the simulation computes with would be counted differently.
+    """
     global _composed
     before, _composed = _composed, True
     try:
         yield
     finally:
         _composed = before
+
+
+def composing() -> bool:
+    """Return whether operations run as published, inside of ``composed_layers``."""
+    return _composed
 
 
 def must_compose(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testbed.core.gating import convolve, gated, must_compose, pools
+from testbed.core.gating import composing, convolve, gated, must_compose, pools
 
 STATISTICS_MOMENTUM = 0.25
 """Weight of one batch of the cohort in the running statistics of batch norm.
@@ -50,8 +50,9 @@ def channels_last(x: Tensor) -> Tensor:
 
     Images of one channel are in both layouts at once by their numbers. PyTorch takes them to be in
     the slow one, and so are then the outputs of all layers, unless their strides say otherwise.
+    Where operations are counted they stay as they are: the layout must not change a device's costs.
     """
-    if x.shape[1] == 1:
+    if x.shape[1] == 1 and not composing():
         return x.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 

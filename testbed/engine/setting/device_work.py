@@ -7,6 +7,7 @@ from torch import Tensor
 
 from clients.defences.base import Batch
 from clients.device_spec import EdgeModel, deployable
+from testbed.core.gating import composed_layers
 from testbed.core.seeds import torch_generator
 from testbed.fleet.layer_stats import LayerStats
 from testbed.fleet.operation_work import NO_WORK, Work, count_work, element_work
@@ -96,7 +97,8 @@ def _batch(edge: EdgeModel, weights: dict[str, Tensor], images: int, rng: torch.
     x = torch.rand(images, *spec.image_shape, generator=rng)
     training_step = 0 if images > 1 else None
     own = {key: value.detach().clone() for key, value in weights.items()}
-    with torch.no_grad():
+    # The layout of the features decides on copies, which are counted.
+    with torch.no_grad(), composed_layers():
         z, released, pre_funnel = edge.features(own, x, rng, training_step=training_step)
     labels = torch.arange(images) % spec.num_classes
     return Batch(x, labels, z, released, pre_funnel)

@@ -5,6 +5,10 @@ import pytest
 import torch
 from small import make_spec
 
+from clients import device_spec
+from clients.defences import nopeek
+from clients.defences.nopeek import FEW_SAMPLES
+from testbed.core import layers
 from testbed.core.errors import UserError
 from testbed.core.registries import DEFENCES
 from testbed.engine.network.costs import DeviceCosts, TierCosts
@@ -54,6 +58,20 @@ def test_a_distance_correlation_compares_all_pairs_of_a_batch():
     by_hand = pairs * (PIXELS + FEATURES) + 2 * pairs * FEATURES
     assert work_of("nopeek").step.macs == by_hand
     assert work_of("nopeek", trains=False).step == NO_WORK
+
+
+@pytest.mark.parametrize("front_end", [("cnn", None), ("siftfunnel_cnn", {})])
+def test_a_faster_form_of_the_distances_and_of_the_layers_costs_what_the_published_one_does(
+    front_end, monkeypatch
+):
+    many = make_spec(*front_end, defence="siftfunnel", batch_size=FEW_SAMPLES + 1).build()
+    found = device_work(many, rounds=False, trains=True)
+    monkeypatch.setattr(nopeek, "FEW_SAMPLES", FEW_SAMPLES + 1)
+    monkeypatch.setattr(
+        device_spec, "channels_last", lambda x: x.contiguous(memory_format=torch.channels_last)
+    )
+    monkeypatch.setattr(layers, "must_compose", lambda module: True)
+    assert device_work(many, rounds=False, trains=True) == found
 
 
 def test_an_adversary_costs_one_pass_for_the_penalty_and_one_training_step():
