@@ -48,8 +48,8 @@ COMMANDS = (
     Command(("-m", "testbed.run", str(MAIN), "--dry-run"), 1.8),
     Command(("-m", "testbed.run", str(SCENARIOS / "adversary_ladder.yaml"), "--dry-run")),
     *(
-        Command(("-m", f"testbed.{name}", "--help"))
-        for name in ("compare", "devices", "export", "load", "models", "profile")
+        Command(("-m", f"testbed.{name}", "--help"), 0.1)
+        for name in ("compare", "devices", "export", "load", "models", "profile", "validate_costs")
     ),
 )
 RUNS = ((SMOKE, 10.0, None), (MAIN, None, 2.5))
