@@ -1,5 +1,6 @@
 """One tier of the fleet on the server: the front-end of its devices, and how it is aggregated."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from testbed.core.layers import running_weight
 from testbed.core.state_dicts import below, under
 from testbed.wire import protocol
 from testbed.wire.held import WEIGHTS, Description, describe, held
-from testbed.wire.records import to_record, to_tensors
+from testbed.wire.records import record_in, to_record, to_tensors
 from testbed.wire.sums import Sums, add_up, combined
 
 MEAN, VARIANCE = "running_mean", "running_var"
@@ -62,8 +63,9 @@ class Tier:
 
         Its number of examples must be at least one, since strategies weigh by it.
         """
-        records = dict(reply.content.array_records.items())
-        records.setdefault(protocol.MOMENTS, ArrayRecord())
+        records = {name: record_in(reply.content, name, ArrayRecord) for name in WEIGHTS}
+        if records[protocol.MOMENTS] is None:
+            records[protocol.MOMENTS] = ArrayRecord()
         expected = {
             protocol.ARRAYS: self.parameters,
             protocol.STATISTICS: self.statistics,
@@ -73,7 +75,7 @@ class Tier:
             has_metrics(reply, protocol.NUM_EXAMPLES)
             and metric(reply, protocol.NUM_EXAMPLES) >= 1
             and all(
-                name in records and _matches(describe(records[name], name), like)
+                (record := records[name]) is not None and _matches(describe(record, name), like)
                 for name, like in expected.items()
             )
         )
@@ -174,9 +176,12 @@ def metric(reply: Message, key: str) -> float:
 
     Raises
     ------
-    TypeError : it is a list.
+    KeyError, TypeError : it is missing, or a list.
     """
-    value = reply.content.metric_records[protocol.METRICS][key]
+    metrics = record_in(reply.content, protocol.METRICS, MetricRecord)
+    if metrics is None:
+        raise KeyError(protocol.METRICS)
+    value = metrics[key]
     if isinstance(value, list):
         raise TypeError(f"metric '{key}' is a list")
     return float(value)
@@ -184,9 +189,9 @@ def metric(reply: Message, key: str) -> float:
 
 def has_metrics(reply: Message, *keys: str) -> bool:
     """Return whether a reply has these metrics, each a finite number."""
-    metrics = reply.content.metric_records.get(protocol.METRICS)
+    metrics = record_in(reply.content, protocol.METRICS, MetricRecord)
     values = [metrics.get(key) if metrics is not None else None for key in keys]
-    return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _for_strategy(
@@ -237,7 +242,14 @@ def summed(
         members.setdefault(shard, []).append(place)
     parts = [members[shard] for shard in sorted(members)]
     of_parts = [[weights[place] for place in part] for part in parts]
-    contents = [reply.content.array_records for reply in replies]
+    contents = [
+        {
+            name: record
+            for name in records
+            if (record := record_in(reply.content, name, ArrayRecord)) is not None
+        }
+        for reply in replies
+    ]
     elsewhere = [held(content[records[0]]) for content in contents]
     holders = {id(arrays.holder) if arrays else None for arrays in elsewhere}
     first = elsewhere[0]
@@ -248,9 +260,7 @@ def summed(
             return combined(made)
     return combined(
         [
-            add_up(
-                [{n: contents[p][n] for n in records if n in contents[p]} for p in part], of_part
-            )
+            add_up([contents[place] for place in part], of_part)
             for part, of_part in zip(parts, of_parts, strict=True)
         ]
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,7 +28,7 @@ from testbed.scenario.schema import EngineSection
 from testbed.scenario.training import TrainingSection
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
-from testbed.wire.records import to_record, to_tensors
+from testbed.wire.records import record_in, to_record, to_tensors
 from testbed.wire.sums import shard_numbers
 
 
@@ -306,7 +306,7 @@ class SplitFederated:
 
     def _checked(self, reply: Message, tier: int) -> tuple[Tensor, Tensor] | None:
         """Return features and targets of a reply, or None if they are unusable."""
-        record = reply.content.array_records.get(protocol.FEATURES)
+        record = record_in(reply.content, protocol.FEATURES, ArrayRecord)
         if record is None or protocol.TARGETS not in record:
             return None
         try:

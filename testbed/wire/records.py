@@ -1,13 +1,16 @@
 """Conversions between torch tensors and Flower records."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from testbed.wire.arrays import as_numpy, lent, to_array
 from testbed.wire.protocol import CONFIG, TIER
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -35,6 +38,15 @@ def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: torch.tensor(as_numpy(array)) for name, array in record.items()}
 
 
+def record_in(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """Return the record of this name, or None if there is none of this kind.
+
+    Flower's views by kind copy every record of the kind first.
+    """
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
 def config_number(content: RecordDict, key: str) -> int | float:
     """Return a number of a message's configuration.
 
@@ -42,7 +54,10 @@ def config_number(content: RecordDict, key: str) -> int | float:
     ------
     KeyError, TypeError : it is missing, or not a number.
     """
-    value = content.config_records[CONFIG][key]
+    config = record_in(content, CONFIG, ConfigRecord)
+    if config is None:
+        raise KeyError(CONFIG)
+    value = config[key]
     if not isinstance(value, int | float):
         raise TypeError(f"configuration '{key}' is {value!r}, not a number")
     return value
@@ -55,5 +70,5 @@ def tier_of(content: RecordDict) -> int:
     ------
     TypeError : the tier is not a number.
     """
-    config = content.config_records.get(CONFIG)
+    config = record_in(content, CONFIG, ConfigRecord)
     return int(config_number(content, TIER)) if config and TIER in config else 0

@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, Message
 from testbed.core.errors import HostError
 from testbed.engine.hosts.host import Delivery
 from testbed.wire.held import WEIGHTS, hold
+from testbed.wire.records import record_in
 from testbed.wire.sums import Sums, add_up
 
 Records = dict[str, ArrayRecord]
@@ -28,8 +29,9 @@ class HeldReplies:
         reply = delivery.reply
         if not reply.has_content():
             return delivery
-        content, arrays = reply.content, reply.content.array_records
-        kept = {name: arrays[name] for name in WEIGHTS if name in arrays}
+        content = reply.content
+        found = ((name, record_in(content, name, ArrayRecord)) for name in WEIGHTS)
+        kept = {name: record for name, record in found if record is not None}
         if not kept:
             return delivery
         key = f"{message.metadata.dst_node_id} {message.metadata.message_id}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ from testbed.engine.setting.run_context import RunContext
 from testbed.fleet.cost_model import cloud_step_ms
 from testbed.fleet.link_effects import RadioTimers
 from testbed.wire import protocol
-from testbed.wire.records import config_number, tier_of
+from testbed.wire.records import config_number, record_in, tier_of
 
 RADIO = "radio."
 FLOAT_BYTES = 4
@@ -301,7 +301,7 @@ class FleetGrid(MessageGrid):
     def _refusal(self, message: Message) -> Error | None:
         """Return why a message does not reach its device, or None if it does."""
         device, message_type = _address(message)
-        if not self._fits(device, message) and not _needs_no_front_end(message):
+        if not self._fits(device, message_type, message) and not _needs_no_front_end(message):
             return _infeasible()
         if message_type == protocol.FORWARD and config_number(message.content, protocol.STEP) == 0:
             at_s, draw = self._clock.round_start_ms / 1000.0, 2 * int(message.metadata.group_id)
@@ -316,9 +316,8 @@ class FleetGrid(MessageGrid):
             self.ledger.count(device, "offline")
         return Error(protocol.OFFLINE, "the device is offline")
 
-    def _fits(self, device: int, message: Message) -> bool:
+    def _fits(self, device: int, message_type: str, message: Message) -> bool:
         """Return whether the front-end that a message needs fits the device's memory."""
-        message_type = message.metadata.message_type
         if message_type in protocol.TRAINING:  # of the message's tier, maybe not the device's own
             return self.costs.can_train(device, tier_of(message.content))
         if message_type == protocol.ENROL:
@@ -334,7 +333,7 @@ class FleetGrid(MessageGrid):
         retransmissions = self._options.packet_loss.of(message, device)
         tier = tier_of(message.content) if message_type in protocol.TRAINING else None
         charge = self.costs.charge(device, message_type, examples, delivery, retransmissions, tier)
-        charge, finish_ms = self._with_radio(device, message, charge)
+        charge, finish_ms = self._with_radio(device, message_type, message, charge)
         self.ledger.charge(device, _phase(message_type), charge)
         if failed:
             self.ledger.count(device, "failed")
@@ -343,7 +342,8 @@ class FleetGrid(MessageGrid):
             return reply, finish_ms
         for tap in self._taps:
             tap.read(device, message, reply)
-        self._note_request(message, reply, charge)
+        if message_type in protocol.SERVING:
+            self._note_request(message, reply, charge)
         if message_type in protocol.TRAINING:
             if finish_ms > self._clock.due_ms(message):
                 self.ledger.count(device, "stragglers")
@@ -355,12 +355,13 @@ class FleetGrid(MessageGrid):
                 self.ledger.count(device, "participations")
         return reply, finish_ms
 
-    def _with_radio(self, device: int, message: Message, charge: Charge) -> tuple[Charge, float]:
+    def _with_radio(
+        self, device: int, message_type: str, message: Message, charge: Charge
+    ) -> tuple[Charge, float]:
         """Add the radio's wake-ups and tails; return the charge and when the reply arrives.
 
         Those of requests are added when all requests are timed (``charge_radio``).
         """
-        message_type = message.metadata.message_type
         if message_type in protocol.TRAINING:
             first = message_type == protocol.FORWARD and (
                 config_number(message.content, protocol.STEP) == 0
@@ -400,7 +401,8 @@ class FleetGrid(MessageGrid):
 
 def _address(message: Message) -> tuple[int, str]:
     """Return the device that a message goes to, and the message's type."""
-    return device_of(message.metadata.dst_node_id), message.metadata.message_type
+    metadata = message.metadata
+    return device_of(metadata.dst_node_id), metadata.message_type
 
 
 def _phase(message_type: str) -> str:
@@ -416,13 +418,13 @@ def _examples(message_type: str, reply: Message) -> int:
     """Return how many images the device processed, according to its reply."""
     if message_type == protocol.INFER:
         return 0 if _is_raw(reply) else 1
-    metrics = reply.content.metric_records.get(protocol.METRICS)
+    metrics = record_in(reply.content, protocol.METRICS, MetricRecord)
     count = metrics[protocol.BATCH_IMAGES] if metrics and protocol.BATCH_IMAGES in metrics else 0
     return max(0, count) if isinstance(count, int) else 0  # the server rejects the others
 
 
 def _is_raw(reply: Message) -> bool:
-    return protocol.RAW_IMAGE in reply.content.array_records
+    return record_in(reply.content, protocol.RAW_IMAGE, ArrayRecord) is not None
 
 
 def _needs_no_front_end(message: Message) -> bool:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from numpy.typing import NDArray
 
 from testbed.core.seeds import generator, generators
 from testbed.fleet.link_effects import retried_ms
 from testbed.wire import protocol
-from testbed.wire.records import config_number
+from testbed.wire.records import config_number, record_in
 
 RETRY_AFTER_MS = 1000.0
 """Wait for an acknowledgement after the last bit: the initial timeout of RFC 6298."""
@@ -73,7 +73,7 @@ def _purpose(message: Message) -> str:
 
 def _round_and_step(message: Message) -> tuple[int, int]:
     group = message.metadata.group_id
-    config = message.content.config_records.get(protocol.CONFIG)
+    config = record_in(message.content, protocol.CONFIG, ConfigRecord)
     stepped = config is not None and protocol.STEP in config
     step = int(config_number(message.content, protocol.STEP)) if stepped else 0
     return int(group) if group.isdigit() else 0, step

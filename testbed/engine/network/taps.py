@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 from testbed.engine.setting.positions import devices_read
 from testbed.engine.setting.run_context import RunInputs
 from testbed.wire import protocol
 from testbed.wire.encoding import decode
-from testbed.wire.records import to_tensors
+from testbed.wire.records import record_in, to_tensors
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Tap:
         """
         if request.metadata.message_type != protocol.INFER or not self._sees(device):
             return
-        if protocol.RAW_IMAGE in reply.content.array_records:
+        if record_in(reply.content, protocol.RAW_IMAGE, ArrayRecord) is not None:
             self.raw_requests.append(int(request.metadata.group_id))
             return
-        record = reply.content.array_records.get(protocol.FEATURES)
+        record = record_in(reply.content, protocol.FEATURES, ArrayRecord)
         if record is None:
             return
         try:
