@@ -281,6 +281,7 @@ def _backward(runtime: EdgeRuntime, message: Message, context: Context) -> Messa
         moments = local_training.travelling_moments()
         if moments:
             content[protocol.MOMENTS] = runtime.reply_record(moments)
+        runtime.local_trainings.pop(_device(context), None)  # the host keeps what it sends
     elif not runtime.keep_in_memory:
         runtime.save(local_training, context)
     return Message(content, reply_to=message)

@@ -6,6 +6,7 @@ from flwr.app import ArrayRecord, Message
 
 from testbed.core.errors import HostError
 from testbed.engine.hosts.host import Delivery
+from testbed.wire.arrays import in_one_block
 from testbed.wire.held import WEIGHTS, hold
 from testbed.wire.records import record_in
 from testbed.wire.sums import Sums, add_up
@@ -24,22 +25,22 @@ class HeldReplies:
     def __init__(self) -> None:
         self._of: dict[int, dict[str, Records]] = {}
 
-    def keep(self, message: Message, delivery: Delivery, exchange: int) -> Delivery:
-        """Keep the arrays of a reply; return it with descriptions in their place."""
-        reply = delivery.reply
-        if not reply.has_content():
-            return delivery
-        content = reply.content
-        found = ((name, record_in(content, name, ArrayRecord)) for name in WEIGHTS)
-        kept = {name: record for name, record in found if record is not None}
-        if not kept:
-            return delivery
-        key = f"{message.metadata.dst_node_id} {message.metadata.message_id}"
-        self._of.setdefault(exchange, {})[key] = kept
-        reply.content = content.copy()  # a device may answer with the content that it was sent
-        for name, record in kept.items():
-            reply.content[name] = hold(record, key, name)
-        return delivery
+    def keep(
+        self, messages: Sequence[Message], deliveries: Sequence[Delivery], exchange: int
+    ) -> None:
+        """Keep the arrays of replies, in one block of memory; put descriptions in their place."""
+        found = [_trained(delivery.reply) for delivery in deliveries]
+        records = iter(in_one_block([record for of in found for record in of.values()]))
+        for message, delivery, names in zip(messages, deliveries, found, strict=True):
+            if not names:
+                continue
+            kept = {name: next(records) for name in names}
+            key = f"{message.metadata.dst_node_id} {message.metadata.message_id}"
+            self._of.setdefault(exchange, {})[key] = kept
+            content = delivery.reply.content.copy()  # it may be the one that the device was sent
+            for name, record in kept.items():
+                content[name] = hold(record, key, name)
+            delivery.reply.content = content
 
     def keep_only(self, exchanges: Sequence[int]) -> None:
         """Drop the arrays of all other exchanges."""
@@ -64,3 +65,11 @@ class HeldReplies:
     def take(self, exchange: int) -> dict[str, Records]:
         """Return the arrays of an exchange, which are gone then."""
         return self._of.pop(exchange, {})
+
+
+def _trained(reply: Message) -> Records:
+    """Return a reply's records of arrays that the host keeps."""
+    if not reply.has_content():
+        return {}
+    found = {name: record_in(reply.content, name, ArrayRecord) for name in WEIGHTS}
+    return {name: record for name, record in found.items() if record is not None}

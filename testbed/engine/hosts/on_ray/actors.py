@@ -74,10 +74,9 @@ class _HostActor(_Process, Host):
     ) -> list[Delivery]:
         self._held.keep_only(live)
         messages = payload.unpack(shared)
-        return [
-            self._held.keep(message, delivery, exchange)
-            for message, delivery in zip(messages, self.handle(messages), strict=True)
-        ]
+        deliveries = self.handle(messages)
+        self._held.keep(messages, deliveries, exchange)
+        return deliveries
 
     def tell(
         self,
