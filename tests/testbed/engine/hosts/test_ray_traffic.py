@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,8 @@ def on_ray(monkeypatch):
     """Replace Ray by it."""
     fake = InProcessRay()
     monkeypatch.setattr(ray, "put", fake.put)
+    no_gpu = SimpleNamespace(get_assigned_resources=dict)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: no_gpu)
     monkeypatch.setattr(ray, "get", lambda reference, timeout: reference.value)
     monkeypatch.setattr(ray_hosts, "HostActor", fake)
     monkeypatch.setattr(ray_backend, "_cluster", lambda hosts, address: (fake, hosts))
