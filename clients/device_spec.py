@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clients.defences.base import Batch, Defence
 from clients.front_ends.base import FrontEnd
 from clients.precision import Int8Emulation
-from testbed.core.compute import compute_device
+from testbed.core.compute import compute_device, without_autocast
 from testbed.core.layers import channels_last, set_statistics_momentum
 from testbed.core.registries import DEFENCES, FRONT_ENDS
 from testbed.core.seeds import global_stream, torch_generator
@@ -242,7 +242,7 @@ class EdgeModel:
         def run() -> tuple[Tensor, Tensor]:
             z = self.front_end(normalised).to(x.dtype)
             # Noise and rounding need single precision where the front-end runs in a lower one.
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x.device):
                 released = self.defence.release(z, rng)
             return z, quantise(released, INT8_BITS) if self._rounds_release else released
 

@@ -7,7 +7,7 @@ CPU: noise, batches and first weights are then the same on every device.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +42,13 @@ def describe_device(device: torch.device, threads: int) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda})"
     return f"cpu ({torch.backends.cpu.get_cpu_capability()}, {threads} threads)"
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in the precision of the tensors; some devices, such as ``meta``, know no other."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def compute_device() -> torch.device:

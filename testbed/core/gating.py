@@ -8,13 +8,15 @@ features in the memory layout ``torch.channels_last``.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from testbed.core.compute import without_autocast
 
 KERNEL = 7
 """Side of the kernels of attention gates."""
@@ -193,8 +195,7 @@ def convolve(layer: nn.Conv2d, maps: Sequence[Tensor]) -> Tensor:
     if turned:
         weight, maps = weight.transpose(1, 2), [part.transpose(1, 2) for part in maps]
     stacked = torch.stack(list(maps), dim=2).to(weight.dtype)
-    autocast = torch.is_autocast_enabled(weight.device.type)
-    with torch.autocast(weight.device.type, enabled=False) if autocast else nullcontext():
+    with without_autocast(weight.device):
         convolved: Tensor = _BandConvolution.apply(stacked, weight)  # type: ignore[no-untyped-call]
     if turned:
         convolved = convolved.transpose(1, 2)
