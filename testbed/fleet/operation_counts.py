@@ -8,6 +8,8 @@ counted as 0.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from traceback import walk_tb
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -215,6 +217,14 @@ def refused(where: str, what: str) -> UserError:
     )
 
 
+def _compiled(trace: TracebackType | None) -> str:
+    """Return the name of the operation that torch was compiling when it failed."""
+    for frame, _ in walk_tb(trace):
+        if "_higher_order_ops" in frame.f_code.co_filename:
+            return frame.f_code.co_name
+    return "torch.compile"
+
+
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Base of the modes that count what torch executes; a subclass says what it records.
 
@@ -241,6 +251,12 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> Self:
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
+
+    def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        if kind is not None and kind.__module__.startswith("torch._dynamo"):
+            # Some operations are compiled before any mode sees them, and a mode cannot be compiled.
+            raise refused(self._where(), f"'{_compiled(trace)}'") from error
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
