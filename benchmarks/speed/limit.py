@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
+from speed.halves import Halves
 from speed.workload import (
     CLOUD_SHAPES,
     EDGE_SHAPES,
@@ -21,7 +22,6 @@ from speed.workload import (
 )
 from testbed.core.process import tune_malloc
 
-PROCESSES = 2
 DEVICES_PER_CHUNK = 5  # of a forward pass: a batch that fits the cache
 
 
@@ -43,7 +43,7 @@ def _serve(edge: Weights, cloud: Weights, pool: Pool, devices: range) -> Weights
     return {"classes": torch.cat(found)}
 
 
-def _work(connection: Connection, workload: str, devices: range) -> None:
+def _work(connection: Connection, devices: range, workload: str) -> None:
     torch.set_num_threads(1)
     tune_malloc()
     pool = Pool.make()
@@ -66,24 +66,14 @@ def run(workload: str, devices: int, rounds: int) -> list[float]:
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
     weights = {name: value.numpy() for name, value in initial_weights(SHAPES).items()}
-    pipes, workers = [], []
-    for index in range(PROCESSES):
-        here, there = context.Pipe()
-        share = range(index * devices // PROCESSES, (index + 1) * devices // PROCESSES)
-        worker = context.Process(target=_work, args=(there, workload, share), daemon=True)
-        worker.start()
-        pipes.append(here)
-        workers.append(worker)
+    halves = Halves(context, _work, devices, workload)
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        for pipe in pipes:
-            pipe.send(weights)
-        sums = [pipe.recv() for pipe in pipes]
+        halves.send(weights)
+        sums = halves.receive()
         if workload == "A":
             weights = {name: sum(part[name] for part in sums) / devices for name in weights}
         seconds.append(time.perf_counter() - began)
-    for pipe, worker in zip(pipes, workers, strict=True):
-        pipe.send(None)
-        worker.join()
+    halves.end()
     return seconds

@@ -12,7 +12,6 @@ apart, and batch norm averages over its images alone. A batch over five devices 
 """
 
 import copy
-import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -25,6 +24,7 @@ from torch.nn import functional
 from clients.defences.base import Batch, Defence
 from clients.device_spec import DeviceSpec, initialise
 from clients.front_ends.base import FrontEnd
+from speed.halves import Halves
 from speed.split_round import LOCAL_STEPS, device_spec
 from speed.workload import BATCH_SIZE, CLASSES, Pool
 from testbed.core.layers import running_weight, set_statistics_momentum
@@ -33,7 +33,6 @@ from testbed.core.registries import CLOUD_MODELS, DEFENCES, FRONT_ENDS
 from testbed.core.seeds import generator, global_stream, torch_generator
 from testbed.scenario.training import CloudOptimiserSection
 
-PROCESSES = 2
 KEPT_GRAPHS = 64
 """Devices of a process whose activations stay in memory (0.7 GB) until the gradients arrive."""
 CLOUD_THREADS = 2
@@ -241,37 +240,21 @@ def rounds_of(devices: int, rounds: int, cloud_threads: int) -> tuple[list[float
     cloud = CloudHalf(front_end, device_spec().seed)
     exchange = shared_exchange(devices, front_end.feature_shape)
     context = torch.multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    workers: list[multiprocessing.process.BaseProcess] = []
-    for index in range(PROCESSES):
-        here, there = context.Pipe()
-        share = range(index * devices // PROCESSES, (index + 1) * devices // PROCESSES)
-        worker = context.Process(target=_work, args=(there, share, exchange), daemon=True)
-        worker.start()
-        pipes.append(here)
-        workers.append(worker)
+    halves = Halves(context, _work, devices, exchange)
     weights = {name: value.numpy() for name, value in weights_of(front_end).items()}
     seconds = []
     for server_round in range(1, rounds + 1):
         began = time.perf_counter()
-        _broadcast(pipes, weights)
+        halves.send(weights)
         for step in range(LOCAL_STEPS):
-            for pipe in pipes:
-                pipe.recv()
+            halves.receive()
             exchange["gradients"].copy_(
                 cloud.step(exchange["z"], exchange["targets"], server_round, step)
             )
-            _broadcast(pipes, True)
-        sums = [pipe.recv() for pipe in pipes]
+            halves.send(True)
+        sums = halves.receive()
         weights = {name: np.sum([part[name] for part in sums], axis=0) for name in weights}
         weights = {name: value / np.float32(devices) for name, value in weights.items()}
         seconds.append(time.perf_counter() - began)
-    _broadcast(pipes, None)
-    for worker in workers:
-        worker.join()
+    halves.end()
     return seconds, {name: torch.from_numpy(value) for name, value in weights.items()}
-
-
-def _broadcast(pipes: Sequence[Connection], content: object) -> None:
-    for pipe in pipes:
-        pipe.send(content)
