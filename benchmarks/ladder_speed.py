@@ -2,9 +2,9 @@
 
     python benchmarks/ladder_speed.py --document docs/speed.md        (or: make bench)
 
-`scenarios/adversary_ladder.yaml` with its 18 adversaries on two of its four arms (Gaussian noise on
-every device alike, and the hijacked one), after four rounds of training: attacks take most of the
-time. Every repeat is a run of its own in new processes. Figures are medians over the repeats.
+`scenarios/adversary_ladder.yaml` with its 18 adversaries on two of its four arms (the same Gaussian
+noise on every device, and the hijacked arm), after four rounds of training: attacks take most of
+the time. Every repeat is a run of its own in new processes. Figures are medians over the repeats.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from testbed.core.registries import DEFENCES
 from testbed.core.registry import Options, Positive
 
 FEW_SAMPLES = 32
-"""Up to so many, one kernel for all pairs takes less time than ten small operations.
+"""Up to this number, one kernel for all pairs is faster than ten small operations.
 
 A device is charged for that kernel's work at any number.
 """

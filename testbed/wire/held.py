@@ -1,4 +1,4 @@
-"""Arrays of replies that stay in the process where they arose until somebody reads them.
+"""Arrays of replies that stay in the process that made them until they are read.
 
 A trained front-end is read by few strategies; a weighted mean needs sums alone, which the process
 makes that holds the arrays (``testbed.wire.sums``). The reply then travels with a description of

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-NOBODY = -1
+NOT_ADDRESSED = -1
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Broadcast:
     Attributes
     ----------
     contents : the different contents.
-    content_of : of every device, which of them it gets (N,); ``NOBODY``: none.
+    content_of : the number of each device's content (N,); ``NOT_ADDRESSED``: it gets none.
     shard_size : devices that a host is handed at a time; shards go to the hosts in turn.
     """
 
@@ -28,6 +28,6 @@ class Broadcast:
 
     def of_host(self, host: int, hosts: int) -> NDArray[np.int64]:
         """Return the devices that a host simulates and that are addressed."""
-        addressed = np.flatnonzero(self.content_of != NOBODY)
+        addressed = np.flatnonzero(self.content_of != NOT_ADDRESSED)
         own: NDArray[np.int64] = addressed[addressed // self.shard_size % hosts == host]
         return own

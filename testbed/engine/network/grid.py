@@ -20,7 +20,7 @@ from torch import Tensor
 from server.broadcast import Answer
 from testbed.core.state_dicts import below, under
 from testbed.engine.hosts.backend import Backend
-from testbed.engine.hosts.broadcast import NOBODY
+from testbed.engine.hosts.broadcast import NOT_ADDRESSED
 from testbed.engine.hosts.host import (
     FIRST_NODE,
     RUN_ID,
@@ -233,7 +233,7 @@ class FleetGrid(MessageGrid):
         enrols = message_type == protocol.ENROL
         fits = self.costs.training_feasible if enrols else self.costs.serving_feasible
         of_tier = self.costs.tier_of if len(contents) > 1 else np.zeros_like(self.costs.tier_of)
-        content_of = np.where(fits, of_tier.astype(np.int16), NOBODY)[devices]
+        content_of = np.where(fits, of_tier.astype(np.int16), NOT_ADDRESSED)[devices]
         found = self._dispatcher.broadcast(message_type, contents, content_of)
         if found is None or any(self._too_large(item.delivery) for item in found):
             return None
@@ -243,7 +243,7 @@ class FleetGrid(MessageGrid):
             for start in range(0, len(item.devices), CHARGED_AT_ONCE):
                 self._charge_all(message_type, contents, content_of, item, start)
             answers.append(Answer(item.delivery.reply, FIRST_NODE + item.devices))
-        refused = devices[content_of == NOBODY]
+        refused = devices[content_of == NOT_ADDRESSED]
         if len(refused):
             message = Message(RecordDict(), node_of(int(refused[0])), message_type)
             answers.append(Answer(Message(_infeasible(), reply_to=message), FIRST_NODE + refused))

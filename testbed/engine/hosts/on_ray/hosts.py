@@ -71,7 +71,7 @@ class RayHosts:
         self._build: AppBuilder | None = None
         self._replay_logs = [ReplayLog() for _ in range(count)]
         self._exchange = 0
-        self._live: set[int] = set()  # exchanges whose arrays somebody may still read
+        self._live: set[int] = set()  # exchanges whose arrays may still be read
         self.restarts = 0
         self.actors: list[Any] = [self._new_actor() for _ in range(count)]
 

@@ -20,7 +20,7 @@ from testbed.core.errors import HostError
 from testbed.core.progress import Progress
 from testbed.data.device_rows import DeviceRows
 from testbed.engine.hosts import held_replies
-from testbed.engine.hosts.broadcast import NOBODY, Broadcast
+from testbed.engine.hosts.broadcast import NOT_ADDRESSED, Broadcast
 from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
@@ -209,7 +209,7 @@ def test_a_new_process_gets_what_was_deployed_on_all_devices(identity, on_ray, m
 
     with ray_backend.RayBackend(2, HostData(images, labels, [np.arange(3)] * DEVICES)) as backend:
         backend.install([device_spec])
-        content_of = np.array([0] * (DEVICES - 1) + [NOBODY], dtype=np.int16)
+        content_of = np.array([0] * (DEVICES - 1) + [NOT_ADDRESSED], dtype=np.int16)
         told = backend.broadcast(Broadcast(protocol.DEPLOY, [content], content_of, 2))
         assert [item.devices.tolist() for item in told] == [[0, 1, 4, 5], [2, 3, 6]]
         calls = [name for name, _ in on_ray.sent]
