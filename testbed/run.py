@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 from testbed.core.arguments import parser_of
 from testbed.core.errors import HostError, UserError, command
-from testbed.core.process import Interrupts, no_compiler_cache, stop_telemetry
+from testbed.core.process import (
+    Interrupts,
+    no_collection_at_exit,
+    no_compiler_cache,
+    stop_telemetry,
+    without_collections,
+)
 
 if TYPE_CHECKING:
     from testbed.scenario.schema import Scenario
 
 stop_telemetry()  # before Flower or Ray are imported
 no_compiler_cache()  # before PyTorch is
+no_collection_at_exit()
 
 EXIT_INTERRUPTED = 130
 EPILOG = """\
@@ -93,8 +100,9 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
         raise UserError("give a scenario file, such as scenarios/100_devices.yaml")
     if chosen.force and chosen.resume:
         raise UserError("--force replaces results and --resume continues them; give one of them")
-    from testbed.scenario.loading import load_scenario
-    from testbed.sweep.grid import has_sweep
+    with without_collections():
+        from testbed.scenario.loading import load_scenario
+        from testbed.sweep.grid import has_sweep
 
     overrides = list(chosen.overrides)
     if chosen.seed is not None:
@@ -105,24 +113,27 @@ def _dispatch(chosen: argparse.Namespace, interrupts: Interrupts) -> int:
         return run_many(chosen, overrides, interrupts)
     if chosen.jobs != 1:
         raise UserError("--jobs needs several scenarios or a sweep; this is a single run")
-    scenario = load_scenario(chosen.scenarios[0], overrides)
+    with without_collections():  # components are imported when their options are checked
+        scenario = load_scenario(chosen.scenarios[0], overrides)
     if chosen.ray_address is not None and scenario.engine.backend != "ray":
         raise UserError(
             "--ray-address has no effect with engine.backend=inline; remove one of them"
         )
     if chosen.dry_run:
-        from testbed.cli.dry_run import print_dry_run
+        with without_collections():
+            from testbed.cli.dry_run import print_dry_run
 
-        print_dry_run(scenario)
+            print_dry_run(scenario)
         return 0
     return _run(chosen, scenario, interrupts)
 
 
 def _run(chosen: argparse.Namespace, scenario: "Scenario", interrupts: Interrupts) -> int:
-    from testbed.cli.display import RichDisplay
-    from testbed.engine.execution import RunInterrupted, default_folder, execute
-    from testbed.report.summary import print_summary
-    from testbed.results.writing import RESOLVED
+    with without_collections():
+        from testbed.cli.display import RichDisplay
+        from testbed.engine.execution import RunInterrupted, default_folder, execute
+        from testbed.report.summary import print_summary
+        from testbed.results.writing import RESOLVED
 
     folder = chosen.out or default_folder(scenario)
     try:

@@ -1,5 +1,7 @@
-"""Settings of a process of the fleet: telemetry, interrupts, memory and garbage collection."""
+"""Settings of a process: telemetry, interrupts, memory and garbage collection."""
 
+import atexit
+import contextlib
 import ctypes
 import gc
 import os
@@ -7,6 +9,7 @@ import platform
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -46,6 +49,28 @@ def freeze_gc() -> None:
     triggers several. ``gc.unfreeze()`` reverts it.
     """
     gc.freeze()
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Import in this context without Python's garbage collection, which later excludes the objects.
+
+    What imports create stays, but every collection visits it: a fifth of the time that torch and
+    Flower take to import.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            freeze_gc()
+            gc.enable()
+
+
+def no_collection_at_exit() -> None:
+    """Let this process end without the last garbage collection, whose memory is freed anyway."""
+    atexit.register(gc.freeze)
 
 
 def stop_telemetry() -> None:

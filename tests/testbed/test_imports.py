@@ -95,6 +95,13 @@ def test_a_dry_run_loads_no_compiler_and_no_library_of_data():
     assert "nothing was written" in out
 
 
+def test_a_dry_run_visits_its_objects_in_no_full_collection():
+    program = PROGRAM + 'import gc; print("full collections:", gc.get_stats()[2]["collections"])'
+    command = ("none", "testbed.run", "scenarios/smoke.yaml", "--dry-run")
+    run = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    assert run.stdout.endswith("full collections: 0\n")
+
+
 def test_a_run_loads_no_compiler_and_no_library_of_data_that_it_does_not_use(tmp_path):
     unwanted = COMPILER | {"datasets", "flwr_datasets", "ray"}
     imports_none_of(

@@ -1,13 +1,14 @@
-"""The process keeps the memory of freed tensors where the C library can."""
+"""The process keeps the memory of freed tensors where the C library can, and collects little."""
 
 import ctypes
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from testbed.core.process import tune_malloc
+from testbed.core.process import tune_malloc, without_collections
 
 PROGRAM = """
 import ctypes, sys
@@ -58,3 +59,35 @@ def test_returns_whether_the_c_library_has_the_settings(monkeypatch: pytest.Monk
     assert tune_malloc() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not tune_malloc()
+
+
+def test_no_collection_visits_what_was_made_without_collections() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with without_collections():
+            with without_collections():
+                made = [[] for _ in range(10_000)]
+            assert not gc.isenabled(), "the inner context leaves it as it was"
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + len(made)
+    finally:
+        gc.unfreeze()
+
+
+def test_collections_come_back_after_an_error() -> None:
+    try:
+        with pytest.raises(ImportError), without_collections():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+
+
+def test_the_end_of_a_process_visits_nothing() -> None:
+    program = (
+        "import atexit, gc; from testbed.core.process import no_collection_at_exit; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0)); no_collection_at_exit(); "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.split() == ["False", "True"]  # atexit calls the last function first
