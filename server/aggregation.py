@@ -227,7 +227,7 @@ def summed(
     shards: Sequence[int],
     records: Sequence[str],
 ) -> Sums:
-    """Return weighted sums over the arrays of replies, added up by shards.
+    """Return weighted sums over the arrays of replies, added up by shards in the order of nodes.
 
     Arrays that are held elsewhere are added up there and are gone then; the others here, by the
     same function in the same order.
@@ -238,8 +238,8 @@ def summed(
     records : names of the records to add up.
     """
     members: dict[int, list[int]] = {}
-    for place, shard in enumerate(shards):
-        members.setdefault(shard, []).append(place)
+    for place in sorted(range(len(replies)), key=lambda p: replies[p].metadata.src_node_id):
+        members.setdefault(shards[place], []).append(place)
     parts = [members[shard] for shard in sorted(members)]
     of_parts = [[weights[place] for place in part] for part in parts]
     contents = [

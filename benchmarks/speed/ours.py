@@ -67,7 +67,7 @@ def merged(replies: list[Message]) -> list[Message]:
 
     It accepts the devices by the descriptions of their arrays; the hosts add the arrays up.
     """
-    assert all(describe(reply.content.array_records[ARRAYS], ARRAYS).sound for reply in replies)
+    assert all(describe(reply.content[ARRAYS], ARRAYS).sound for reply in replies)
     weights = [int(metric(reply, NUM_EXAMPLES)) for reply in replies]
     nodes = [reply.metadata.src_node_id for reply in replies]
     shard_of = shard_numbers(nodes, SHARD_SIZE)

@@ -6,7 +6,6 @@ costs more than copying a small network's weights. This module composes a header
 shape, and does not parse an array whose bytes begin with it. The bytes are the same.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from math import prod
@@ -17,7 +16,6 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 _STYPE = "numpy.ndarray"  # Flower's name of NumPy's file format
-ALIGNED_BYTES = 64
 BESIDE_BYTES = 4096
 """Arrays from this size on are pickled as separate buffers."""
 
@@ -76,35 +74,6 @@ def lent(values: NDArray[Any]) -> Array:
     array = LentArray.__new__(LentArray)
     array.__dict__.update(dtype=dtype, shape=shape, stype=_STYPE, values=values)
     return array
-
-
-def in_one_block(records: Sequence[ArrayRecord]) -> list[ArrayRecord]:
-    """Return the records with copies of their lent arrays, which share one block of memory.
-
-    Small arrays that outlive the large ones around them leave the heap full of holes: kept as they
-    were computed, a shard's arrays take several times their size.
-    """
-    lengths = [
-        -(-array.__dict__["values"].nbytes // ALIGNED_BYTES) * ALIGNED_BYTES
-        for record in records
-        for array in record.values()
-        if isinstance(array, LentArray)
-    ]
-    block, start = np.empty(sum(lengths), np.uint8), 0
-    copies = []
-    for record in records:
-        copied = ArrayRecord()
-        for name, array in record.items():
-            if isinstance(array, LentArray):
-                values = array.__dict__["values"]
-                place = block[start : start + values.nbytes].view(values.dtype)
-                place = place.reshape(values.shape)
-                place[...] = values
-                start += -(-values.nbytes // ALIGNED_BYTES) * ALIGNED_BYTES
-                array = lent(place)
-            copied[name] = array
-        copies.append(copied)
-    return copies
 
 
 def _lent_bytes(dtype: str, shape: tuple[int, ...], elements: bytes) -> Array:

@@ -102,10 +102,10 @@ class HeldArrays(MutableMapping[str, Array]):
         return dict, (self.here(),)
 
 
-def hold(record: ArrayRecord, key: str, name: str) -> ArrayRecord:
-    """Return a record that stands for this one, under a key of its reply."""
+def hold(key: str, name: str, description: Description) -> ArrayRecord:
+    """Return what stands for the record of this name in a reply, under the reply's key."""
     held = ArrayRecord()
-    held.__dict__["_data"] = HeldArrays(key, name, describe(record, name))
+    held.__dict__["_data"] = HeldArrays(key, name, description)
     return held
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from testbed.wire.arrays import as_numpy, lent, to_array
@@ -13,12 +13,18 @@ from testbed.wire.protocol import CONFIG, TIER
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Return an ArrayRecord of these arrays, without a check of each."""
+    record = ArrayRecord()
+    record.__dict__["_data"].update(arrays)
+    return record
+
+
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Return an ArrayRecord of contiguous copies of the tensors."""
-    record = ArrayRecord()  # filled entry by entry: given a dictionary, it copies every array again
-    for name, value in tensors.items():
-        record[name] = to_array(value.detach().cpu().contiguous().numpy())
-    return record
+    return record_of(
+        {n: to_array(value.detach().cpu().contiguous().numpy()) for n, value in tensors.items()}
+    )
 
 
 def to_lent_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -26,10 +32,7 @@ def to_lent_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
     For replies within the testbed's processes (``testbed.wire.arrays.LentArray``).
     """
-    record = ArrayRecord()
-    for name, value in tensors.items():
-        record[name] = lent(value.detach().cpu().contiguous().numpy())
-    return record
+    return record_of({name: lent(value.numpy(force=True)) for name, value in tensors.items()})
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:

@@ -6,8 +6,10 @@ shards: the same bits wherever a shard is added up. Sums are made in double prec
 once, at the end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -17,6 +19,9 @@ from testbed.wire.arrays import as_numpy
 from testbed.wire.protocol import STATISTICS
 
 Floats = NDArray[np.float64]
+T = TypeVar("T", bound=np.generic)
+Places = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Record, name and shape of each array of a reply."""
 Records = Mapping[str, ArrayRecord]
 """The records of arrays in a reply, by name."""
 
@@ -55,31 +60,84 @@ def shard_numbers(nodes: Sequence[int], shard_size: int) -> dict[int, int]:
     return {node: place // shard_size for place, node in enumerate(sorted(set(nodes)))}
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a reply in one row, in the order of its records.
+
+    Attributes
+    ----------
+    slices : the columns of each.
+    columns : number of elements of a row.
+    statistics : the columns of the batch-norm statistics.
+    """
+
+    places: Places
+    slices: tuple[slice, ...]
+    columns: int
+    statistics: slice
+
+    @classmethod
+    def of(cls, places: Places) -> "Layout":
+        """Return the layout of these arrays."""
+        slices, end = [], 0
+        statistics = slice(0, 0)
+        for record, _, shape in places:
+            start, end = end, end + prod(shape)
+            slices.append(slice(start, end))
+            if record == STATISTICS:
+                statistics = slice(start if not statistics.stop else statistics.start, end)
+        return cls(places, tuple(slices), end, statistics)
+
+    def fill(self, row: NDArray[Any], arrays: Iterable[NDArray[Any]]) -> None:
+        """Write the arrays of a reply, in the layout's order, into a row."""
+        for columns, values in zip(self.slices, arrays, strict=True):
+            row[columns] = values.reshape(-1)
+
+    def split(self, row: NDArray[T]) -> dict[str, dict[str, NDArray[T]]]:
+        """Return a row's arrays by record and name."""
+        split: dict[str, dict[str, NDArray[T]]] = {}
+        for (record, name, shape), columns in zip(self.places, self.slices, strict=True):
+            split.setdefault(record, {})[name] = row[columns].reshape(shape)
+        return split
+
+
+def sums_of(layout: Layout, rows: Iterable[NDArray[Any]], weights: Sequence[int]) -> Sums:
+    """Return the sums over the devices of one shard, in this order.
+
+    Parameters
+    ----------
+    rows : each device's arrays in this layout; read once, one after another.
+    """
+    total, product = np.zeros(layout.columns), np.empty(layout.columns)
+    of_devices: list[Floats] = []
+    for row, share in zip(rows, weights, strict=True):
+        np.multiply(row, share, out=product, dtype=np.float64)
+        total += product
+        of_devices.append(row[layout.statistics].astype(np.float64))
+    weight, squares = sum(weights), np.zeros(layout.columns)
+    mean = total[layout.statistics] / weight
+    for statistics, share in zip(of_devices, weights, strict=True):
+        distance = statistics - mean
+        squares[layout.statistics] += share * distance * distance
+    return Sums(weight, layout.split(total), layout.split(squares).get(STATISTICS, {}))
+
+
 def add_up(devices: Sequence[Records], weights: Sequence[int]) -> Sums:
     """Return the sums over the devices of one shard, in this order; all have the same arrays."""
-    totals = {
-        record: _total([device[record] for device in devices], weights) for record in devices[0]
-    }
-    weight = sum(weights)
-    squares: dict[str, Floats] = {}
-    for name, total in totals.get(STATISTICS, {}).items():
-        mean, squares[name] = total / weight, np.zeros(total.shape)
-        for device, share in zip(devices, weights, strict=True):
-            distance = as_numpy(device[STATISTICS][name]) - mean
-            squares[name] += share * distance * distance
-    return Sums(weight, totals, squares)
+    layout = Layout.of(
+        tuple(
+            (record, name, as_numpy(array).shape)
+            for record, arrays in devices[0].items()
+            for name, array in arrays.items()
+        )
+    )
+    row = np.empty(layout.columns)
 
+    def filled(device: Records) -> Floats:
+        layout.fill(row, [as_numpy(device[record][name]) for record, name, _ in layout.places])
+        return row
 
-def _total(records: Sequence[ArrayRecord], weights: Sequence[int]) -> dict[str, Floats]:
-    totals: dict[str, Floats] = {}
-    for name, first in records[0].items():
-        shape = as_numpy(first).shape
-        total, product = np.zeros(shape), np.empty(shape)
-        for record, weight in zip(records, weights, strict=True):
-            np.multiply(as_numpy(record[name]), weight, out=product, dtype=np.float64)
-            total += product
-        totals[name] = total
-    return totals
+    return sums_of(layout, map(filled, devices), weights)
 
 
 def combined(shards: Sequence[Sums]) -> Sums:

@@ -157,7 +157,8 @@ class _States:
 
     def keep(self, device: int, state: RecordDict) -> None:
         """Store a device's state; states are equal if their records are the same objects."""
-        self.keep_all(np.array([device]), state)
+        if state or self._number_of[device] >= 0:
+            self.keep_all(np.array([device]), state)
 
     def keep_all(self, devices: NDArray[np.int64], state: RecordDict) -> None:
         """Store one state for devices whose states were equal before."""
@@ -210,8 +211,14 @@ class Host:
         """Run the addressed devices; a failing device does not affect the others."""
         assert self._app is not None
         sizes: dict[int, int] = {}
+        replies = []
         with torch_threads(1):
-            return [self._deliver(self._app, message, sizes) for message in messages]
+            for message in messages:
+                reply, state = self._run(self._app, message)
+                self._states.keep(device_of(message.metadata.dst_node_id), state)
+                replies.append(reply)
+        # All at the end: between two devices' arithmetic, code and data would be out of the cache.
+        return [_delivery(*pair, sizes) for pair in zip(messages, replies, strict=True)]
 
     def broadcast(
         self, broadcast: Broadcast, host: int = 0, hosts: int = 1
@@ -250,15 +257,15 @@ class Host:
             self._states.keep_all(answer.devices, state)
         return answers
 
-    def _deliver(self, app: ClientApp, message: Message, sizes: dict[int, int]) -> Delivery:
-        delivery, state = self._answer(app, message, sizes)
-        self._states.keep(device_of(message.metadata.dst_node_id), state)
-        return delivery
-
     def _answer(
         self, app: ClientApp, message: Message, sizes: dict[int, int]
     ) -> tuple[Delivery, RecordDict]:
         """Run a device; return its delivery, and its state afterwards."""
+        reply, state = self._run(app, message)
+        return _delivery(message, reply, sizes), state
+
+    def _run(self, app: ClientApp, message: Message) -> tuple[Message | Exception, RecordDict]:
+        """Return a device's reply or what its handler raised, and its state afterwards."""
         device = device_of(message.metadata.dst_node_id)
         context = Context(
             run_id=RUN_ID,
@@ -268,20 +275,31 @@ class Host:
             run_config={},
         )
         try:
-            reply = app(message, context)
-            uplink_bytes = serialised_bytes(reply)
+            return app(message, context), context.state
         except Exception as error:
-            # The device's handler failed or returned no valid reply: count it as failed.
-            trace = _encodable("".join(traceback.format_exception(error)))
-            _LOG.error("device %d failed\n%s", device, trace)
-            reason = f"device {device}: {type(error).__name__}: {error}"
-            reason = without_addresses(_encodable(reason))  # it is part of the results
-            reply = Message(Error(protocol.FAILED, reason), reply_to=message)
-            uplink_bytes = serialised_bytes(reply)
-        if reply.has_content():
-            quicken(reply)
-        delivery = Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
-        return delivery, context.state
+            return error, context.state
+
+
+def _delivery(message: Message, reply: Message | Exception, sizes: dict[int, int]) -> Delivery:
+    """Return a device's reply with the sizes of both messages.
+
+    A device whose handler failed or returned no valid reply counts as failed.
+    """
+    try:
+        if isinstance(reply, Exception):
+            raise reply
+        uplink_bytes = serialised_bytes(reply)
+    except Exception as error:
+        device = device_of(message.metadata.dst_node_id)
+        trace = _encodable("".join(traceback.format_exception(error)))
+        _LOG.error("device %d failed\n%s", device, trace)
+        reason = f"device {device}: {type(error).__name__}: {error}"
+        reason = without_addresses(_encodable(reason))  # it is part of the results
+        reply = Message(Error(protocol.FAILED, reason), reply_to=message)
+        uplink_bytes = serialised_bytes(reply)
+    if reply.has_content():
+        quicken(reply)
+    return Delivery(reply, _downlink_bytes(message, sizes), uplink_bytes)
 
 
 def _encodable(text: str) -> str:

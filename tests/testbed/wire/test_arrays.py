@@ -16,7 +16,6 @@ from testbed.wire.arrays import (
     QuickRecords,
     as_numpy,
     data_bytes,
-    in_one_block,
     lent,
     quicken,
     to_array,
@@ -80,37 +79,6 @@ def test_an_array_that_is_not_contiguous_is_copied():
     array = lent(values)
     assert not isinstance(array, LentArray)
     assert np.array_equal(as_numpy(array), values)
-
-
-@given(st.lists(DTYPES.flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0)))))
-def test_records_in_one_block_keep_their_elements_and_let_go_of_the_lent_memory(lent_values):
-    records = []
-    for values in lent_values:
-        record = ArrayRecord()
-        record["lent"], record["own"] = lent(values), to_array(values)
-        records.append(record)
-    for record, copied, values in zip(records, in_one_block(records), lent_values, strict=True):
-        assert list(copied) == list(record)
-        assert copied["own"] is record["own"]
-        assert as_numpy(copied["lent"]).dtype == values.dtype
-        assert as_numpy(copied["lent"]).shape == values.shape
-        assert as_numpy(copied["lent"]).tobytes() == values.tobytes()
-        assert not np.shares_memory(as_numpy(copied["lent"]), values)
-
-
-def test_lent_arrays_in_one_block_share_one_piece_of_memory():
-    records = [ArrayRecord(), ArrayRecord()]
-    for record in records:
-        record["w"] = lent(np.ones(3, np.float32))
-        record["b"] = lent(np.ones((5, 7), np.float64))
-    blocks = set()
-    for record in in_one_block(records):
-        for array in record.values():
-            owner = array.__dict__["values"]
-            while owner.base is not None:
-                owner = owner.base
-            blocks.add(id(owner))
-    assert len(blocks) == 1
 
 
 def test_a_message_of_lent_arrays_has_the_size_of_flowers():

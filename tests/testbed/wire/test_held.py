@@ -16,6 +16,11 @@ def record(**changed):
     return ArrayRecord({name: Array(value) for name, value in (VALUES | changed).items()})
 
 
+def standing_for(record):
+    """Return what travels in place of a record."""
+    return hold("reply", ARRAYS, describe(record, ARRAYS))
+
+
 class Elsewhere:
     """Holds one reply's records; counts how often it is read."""
 
@@ -31,14 +36,14 @@ class Elsewhere:
 @pytest.fixture
 def arrived():
     """Return a record that has travelled, and where its arrays are."""
-    received = pickle.loads(pickle.dumps(hold(record(), "reply", ARRAYS)))
+    received = pickle.loads(pickle.dumps(standing_for(record())))
     elsewhere = held(received).holder = Elsewhere()
     return received, elsewhere
 
 
 def test_a_record_travels_without_its_arrays():
     large = record(a=np.zeros((300, 300), np.float32))
-    assert len(pickle.dumps(hold(large, "reply", ARRAYS))) < 1500
+    assert len(pickle.dumps(standing_for(large))) < 1500
     assert held(large) is None
 
 
@@ -96,4 +101,4 @@ def test_bytes_that_are_no_array_are_unsound():
     broken = record()
     broken["b"] = Array("float32", (), "numpy.ndarray", b"nothing")
     assert not describe(broken, ARRAYS).sound
-    assert not describe(hold(broken, "reply", ARRAYS), ARRAYS).sound
+    assert not describe(standing_for(broken), ARRAYS).sound

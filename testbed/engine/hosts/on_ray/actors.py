@@ -7,16 +7,15 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from testbed.core.compute import computing_on
 from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import freeze_gc, tune_malloc
 from testbed.engine.hosts.broadcast import Broadcast
-from testbed.engine.hosts.held_replies import HeldReplies, Records, Shard
+from testbed.engine.hosts.held_replies import HeldReplies, Records, Shard, ShardReplies
 from testbed.engine.hosts.host import (
-    Delivery,
     Host,
     HostData,
     SameDelivery,
@@ -24,7 +23,7 @@ from testbed.engine.hosts.host import (
     process_usage,
 )
 from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
-from testbed.engine.hosts.on_ray.shared_payloads import ShardPayload
+from testbed.engine.hosts.on_ray.shared_payloads import Packed, packed, unpacked
 from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
 from testbed.engine.hosts.queries import QueryService
 from testbed.wire.sums import Sums
@@ -70,13 +69,16 @@ class _HostActor(_Process, Host):
         freeze_gc()
 
     def carry(
-        self, payload: ShardPayload, exchange: int, live: Sequence[int], *shared: RecordDict
-    ) -> list[Delivery]:
+        self, payload: Packed, exchange: int, live: Sequence[int], *shared: RecordDict
+    ) -> Packed:
         self._held.keep_only(live)
-        messages = payload.unpack(shared)
+        messages: list[Message] = unpacked(payload).unpack(shared)
         deliveries = self.handle(messages)
-        self._held.keep(messages, deliveries, exchange)
-        return deliveries
+        replies = ShardReplies(len(messages))
+        for message, delivery in zip(messages, deliveries, strict=True):
+            replies.keep(message, delivery.reply)
+        self._held.keep(exchange, replies.kept)
+        return packed((deliveries, replies.made()))
 
     def tell(
         self,
@@ -89,7 +91,7 @@ class _HostActor(_Process, Host):
         return self.broadcast(Broadcast(message_type, contents, content_of, shard_size), *place)
 
     def repeat(
-        self, payload: ShardPayload, exchange: int, live: Sequence[int], *shared: RecordDict
+        self, payload: Packed, exchange: int, live: Sequence[int], *shared: RecordDict
     ) -> None:
         self.carry(payload, exchange, live, *shared)
 

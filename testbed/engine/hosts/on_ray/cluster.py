@@ -31,6 +31,9 @@ CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound 
 _GPU_PARTS = 10_000  # Ray's precision of a part of a GPU
 SLICE_S = 0.25  # how often a wait checks that Ray lives
 MAX_TEMPORARY_PATH = 30
+BESIDE_STORE_BYTES = 8 << 20
+"""Arguments and results up to this size travel in the call itself. Writing them to the object store
+and reading them takes the raylet, which has no core of its own while the hosts compute."""
 GONE = (ray.exceptions.RaySystemError, ConnectionError)
 VITAL = ("raylet", "gcs_server")  # processes without which Ray answers no call
 
@@ -252,6 +255,7 @@ class LocalCluster(Cluster):
                     configure_logging=False,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=self.folder,
+                    _system_config={"max_direct_call_object_size": BESIDE_STORE_BYTES},
                 )
             self.address = str(ray.get_runtime_context().gcs_address)
         except Exception as error:  # Ray raises bare ones, such as when it starts too slowly

@@ -32,10 +32,19 @@ class Exchange:
         self.number = number
         self._call = call
         self._host_of: dict[str, int] = {}
+        self._made: dict[str, tuple[Shard, Sums]] = {}
         self._read: dict[str, Records] | None = None
 
-    def claim(self, host: int, deliveries: Sequence[Delivery]) -> None:
-        """Let the held arrays of these replies refer to this exchange."""
+    def claim(
+        self, host: int, deliveries: Sequence[Delivery], made: Sequence[tuple[Shard, Sums]]
+    ) -> None:
+        """Let the held arrays of these replies refer to this exchange.
+
+        Parameters
+        ----------
+        made : sums over all sound replies, which serve where all of them are accepted.
+        """
+        self._made |= {keys[0]: ((keys, weights), sums) for (keys, weights), sums in made}
         for delivery in deliveries:
             if not delivery.reply.has_content():
                 continue
@@ -56,13 +65,18 @@ class Exchange:
         return self._read[key]
 
     def add_up(self, shards: Sequence[Shard]) -> list[Sums] | None:
-        """Return the sums of each shard, which its host makes and then forgets the arrays."""
+        """Return the sums of each shard, which its host has made or makes now."""
         hosts = [{self._host_of[key] for key in keys} for keys, _ in shards]
         if self._read is not None or any(len(of_shard) > 1 for of_shard in hosts):
             return None
+        sums: dict[int, Sums] = {}
         places: dict[int, list[int]] = {}
         for place, (host,) in enumerate(hosts):
-            places.setdefault(host, []).append(place)
+            made = self._made.pop(shards[place][0][0], None)
+            if made is not None and made[0] == shards[place]:
+                sums[place] = made[1]
+            else:
+                places.setdefault(host, []).append(place)
         parts = [
             (host, of_host[start : start + SHARDS_AT_ONCE])
             for host, of_host in places.items()
@@ -71,7 +85,6 @@ class Exchange:
         results = self._call(
             [(host, "adding up", self._adding([shards[p] for p in part])) for host, part in parts]
         )
-        sums: dict[int, Sums] = {}
         for (_, part), result in zip(parts, results, strict=True):
             sums |= dict(zip(part, result, strict=True))
         return [sums[place] for place in range(len(shards))]

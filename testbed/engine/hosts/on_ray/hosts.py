@@ -22,7 +22,7 @@ from testbed.engine.hosts.on_ray.actors import HostActor
 from testbed.engine.hosts.on_ray.cluster import GONE, Cluster, first_line, gone
 from testbed.engine.hosts.on_ray.exchange import Call, Exchange
 from testbed.engine.hosts.on_ray.replay_log import ReplayLog
-from testbed.engine.hosts.on_ray.shared_payloads import pack, shared_contents
+from testbed.engine.hosts.on_ray.shared_payloads import pack, packed, shared_contents, unpacked
 
 _LOG = logging.getLogger(__name__)
 MOST_DEATHS = 3
@@ -138,10 +138,13 @@ class RayHosts:
                 for host, messages in shards
             ]
         )
-        for (host, messages), deliveries in zip(shards, results, strict=True):
+        replies: list[list[Delivery]] = []
+        for (host, messages), result in zip(shards, results, strict=True):
             self._replay_logs[host].note(messages)
-            exchange.claim(host, deliveries)
-        return results
+            deliveries, made = unpacked(result)
+            exchange.claim(host, deliveries, made)
+            replies.append(deliveries)
+        return replies
 
     def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
         """Tell every host's devices at once; return the deliveries, or None as ``Host`` does."""
@@ -174,7 +177,7 @@ class RayHosts:
     ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Return two calls that hand a shard to an actor: for its replies, and for its effect."""
         payload, keys = pack(messages, stored)
-        given = (payload, self._exchange, tuple(self._live), *(stored[key] for key in keys))
+        given = (packed(payload), self._exchange, tuple(self._live), *(stored[key] for key in keys))
         return lambda actor: actor.carry.remote(*given), lambda actor: actor.repeat.remote(*given)
 
     @staticmethod

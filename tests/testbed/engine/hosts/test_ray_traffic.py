@@ -25,8 +25,11 @@ from testbed.engine.hosts.host import HostData, node_of
 from testbed.engine.hosts.on_ray import backend as ray_backend
 from testbed.engine.hosts.on_ray import cluster as ray_cluster
 from testbed.engine.hosts.on_ray import hosts as ray_hosts
+from testbed.engine.hosts.on_ray import shared_payloads
 from testbed.engine.hosts.on_ray.actors import _HostActor
 from testbed.engine.hosts.on_ray.cluster import Cluster
+from testbed.engine.hosts.on_ray.exchange import Exchange
+from testbed.engine.hosts.on_ray.shared_payloads import unpacked
 from testbed.engine.network.clock import is_last_step
 from testbed.engine.network.grid import FleetGrid, fleet_grid
 from testbed.engine.setting.models import arm_models
@@ -98,7 +101,8 @@ class InProcessRay(Cluster):
         return [
             payload
             for payload in payloads
-            if cloudpickle.loads(payload).messages[0].metadata.message_type == protocol.FORWARD
+            if unpacked(cloudpickle.loads(payload)).messages[0].metadata.message_type
+            == protocol.FORWARD
         ]
 
 
@@ -155,9 +159,10 @@ def weights_in(contents):
 
 
 @pytest.mark.parametrize(("shard_size", "hosts"), [(1, 3), (2, 1), (1, 1)])
-def test_images_are_stored_once_a_run_and_weights_once_a_round(
-    tiny, tmp_path, on_ray, shard_size, hosts
+def test_images_are_stored_once_a_run_and_large_weights_once_a_round(
+    tiny, tmp_path, on_ray, monkeypatch, shard_size, hosts
 ):
+    monkeypatch.setattr(shared_payloads, "STORED_FROM_BYTES", 1)
     engine = {"backend": "ray", "hosts": hosts, "shard_size": shard_size}
     trained = train_and_deploy(tiny, tmp_path, **engine)
     assert on_ray.actors == hosts
@@ -174,12 +179,17 @@ def test_images_are_stored_once_a_run_and_weights_once_a_round(
     assert all(len(payload) < size / 4 for payload in payloads)
 
 
-def test_a_round_of_one_shard_takes_its_weights_along(tiny, tmp_path, on_ray):
-    trained = train_and_deploy(tiny, tmp_path, backend="ray", hosts=2, shard_size=8)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_shards_take_small_weights_along(tiny, tmp_path, on_ray, monkeypatch, shards):
+    if shards == 1:
+        monkeypatch.setattr(shared_payloads, "STORED_FROM_BYTES", 1)
+    size = tiny["training"]["cohort_size"] // shards
+    trained = train_and_deploy(tiny, tmp_path, backend="ray", hosts=2, shard_size=size)
     assert len(weights_in(on_ray.stored)) == 1  # what is deployed on all devices
     size = sum(value.nbytes for value in trained.values())
     payloads = on_ray.forwarded()
-    assert [len(payload) > size for payload in payloads] == [True, False] * ROUNDS
+    with_weights = [True] * shards + [False] * shards  # in the first of two steps
+    assert [len(payload) > size for payload in payloads] == with_weights * ROUNDS
 
 
 def test_a_new_process_gets_what_was_deployed_on_all_devices(identity, on_ray, monkeypatch):
@@ -258,10 +268,13 @@ def calls(on_ray, *names):
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedmedian", "krum"])
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("beforehand", [True, False])
 def test_hosts_in_this_process_train_the_same_weights_as_inline(
-    tiny, tmp_path, on_ray, strategy, optimiser
+    tiny, tmp_path, on_ray, monkeypatch, strategy, optimiser, beforehand
 ):
-    """Arrays are added up where they are; a strategy that reads them gets them."""
+    """Arrays are added up where they are, small ones at once; a strategy that reads them does."""
+    if not beforehand:
+        monkeypatch.setattr(held_replies, "LARGEST_ROW", 0)
     tiny["training"]["strategy"] = strategy
     tiny["training"]["edge_optimiser"] = {"method": optimiser, "learning_rate": 0.003}
     inline = train_and_deploy(copy.deepcopy(tiny), tmp_path / "inline")
@@ -273,9 +286,11 @@ def test_hosts_in_this_process_train_the_same_weights_as_inline(
         assert on_ray.stored
         assert all(torch.equal(inline[name], trained[name]) for name in inline)
         robust = strategy in ("fedmedian", "krum")
-        assert set(calls(on_ray, "add_up", "take")) == {"take" if robust else "add_up"}
+        expected = {"take"} if robust else set() if beforehand else {"add_up"}
+        assert set(calls(on_ray, "add_up", "take")) == expected
     assert len(on_ray.hosts) == 1 + 3
-    assert not any(any(host._held._of.values()) for host in on_ray.hosts)  # nothing is kept
+    if robust or not beforehand:  # otherwise they are kept until the next exchange
+        assert not any(any(host._held._of.values()) for host in on_ray.hosts)
 
 
 def late_and_unsound(monkeypatch, late, unsound):
@@ -304,19 +319,20 @@ def test_late_and_unsound_replies_are_in_no_sum(tiny, tmp_path, on_ray, monkeypa
     tiny["fleet"]["size"] = 8
     late_and_unsound(monkeypatch, late=2, unsound=5)
     summed = []
-    adding = held_replies.add_up
+    add_up = Exchange.add_up
 
-    def add_up(devices, weights):
-        summed.append(len(devices))
-        return adding(devices, weights)
+    def added_up(self, shards):
+        summed.extend(len(keys) for keys, _ in shards)
+        return add_up(self, shards)
 
-    monkeypatch.setattr(held_replies, "add_up", add_up)
+    monkeypatch.setattr(Exchange, "add_up", added_up)
     inline = train_and_deploy(copy.deepcopy(tiny), tmp_path / "inline")
     assert summed == []
     hosts = train_and_deploy(copy.deepcopy(tiny), tmp_path / "ray", backend="ray", hosts=2)
     assert all(torch.equal(inline[name], hosts[name]) for name in inline)
     assert all(torch.isfinite(value).all() for value in hosts.values())
     assert sum(summed) == ROUNDS * 6
+    assert calls(on_ray, "add_up") == ["add_up"] * ROUNDS  # of the shard with the late reply
 
 
 def test_hosts_keep_arrays_as_long_as_their_replies_live(on_ray):
