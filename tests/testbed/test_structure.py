@@ -43,6 +43,7 @@ BASE = ("testbed/core", "testbed/wire", "testbed/scenario")
 READERS = ("testbed/report", "testbed/compare", "testbed/export")
 """Folders that read results folders, and never the objects of a run."""
 READ_WITH = (*BASE, "testbed/privacy", "testbed/results", "testbed/pages", "testbed/report")
+PICKLES = ("testbed/engine/hosts/on_ray/shared_payloads.py",)  # what Ray would pickle itself
 FLOWER = ("testbed/wire", "clients", "server", "testbed/engine", "testbed/flower")
 RAY = ("testbed/engine/hosts/on_ray",)
 PACKAGES = ("testbed", "clients", "server")
@@ -112,7 +113,8 @@ def test_only_some_folders_import_flower_and_ray(path):
         assert any(below(relative, folder) for folder in FLOWER)
     if "ray" in names:
         assert any(below(relative, folder) for folder in RAY)
-    assert not names & {"pickle", "cloudpickle", "dill", "torchvision"}
+    unsafe = set() if relative in PICKLES else {"pickle", "cloudpickle", "dill"}
+    assert not names & {*unsafe, "torchvision"}
 
 
 def test_no_circular_import():
