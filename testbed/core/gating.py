@@ -53,6 +53,16 @@ def must_compose(module: nn.Module) -> bool:
     return _composed or any(part._forward_hooks for part in module.modules() if part is not module)
 
 
+def spatial_mean(x: Tensor) -> Tensor:
+    """Return the mean (N, C) of features over height and width.
+
+    The gradient of a sum is a view; that of ``mean`` is a copy in a layout that is slow to add.
+    """
+    if _composed:
+        return x.mean(dim=(2, 3))
+    return x.sum(dim=(2, 3)) / (x.shape[2] * x.shape[3])
+
+
 def _window(x: Tensor, axis: int) -> tuple[int, int]:
     return (x.shape[2], 1) if axis == 2 else (1, x.shape[3])
 
@@ -69,6 +79,11 @@ def _mean(x: Tensor, axis: int) -> Tensor:
     return functional.avg_pool2d(x, _window(x, axis))
 
 
+def _in_layout(part: Tensor) -> Tensor:
+    """Return a part in the layout of the features; others slow down what it is broadcast into."""
+    return part.contiguous(memory_format=torch.channels_last)
+
+
 class _Pools(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
@@ -80,11 +95,14 @@ class _Pools(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         x, *peaks = ctx.saved_tensors
         of_peaks, of_means = gradients[: len(AXES)], gradients[len(AXES) :]
-        total = _total([part / x.shape[axis] for part, axis in zip(of_means, AXES, strict=True)])
+        total = _total(
+            [_in_layout(part) / x.shape[axis] for part, axis in zip(of_means, AXES, strict=True)]
+        )
         for axis, gradient, peak in zip(AXES, of_peaks, peaks, strict=True):
             # Equal maxima share the gradient, as in torch.amax.
-            reached = x.detach().clone().eq_(peak.detach())
-            share = gradient / (_mean(reached, axis) * x.shape[axis])
+            reached = torch.empty_like(x, requires_grad=False)
+            torch.eq(x.detach(), peak.detach(), out=reached)
+            share = _in_layout(gradient) / (_mean(reached, axis) * x.shape[axis])
             total = torch.addcmul(total, reached, share)
         return total
 
@@ -117,7 +135,7 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
 
 def gated(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
     """Return ``x`` times the sum of three gates, which have size 1 along one of ``AXES`` each."""
-    parts = [gate.to(x.dtype).contiguous(memory_format=torch.channels_last) for gate in gates]
+    parts = [_in_layout(gate.to(x.dtype)) for gate in gates]
     product: Tensor = _Gated.apply(x, *parts)  # type: ignore[no-untyped-call]
     return product
 
@@ -125,10 +143,10 @@ def gated(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
 @lru_cache(maxsize=32)
 def _band_places(channels: int, short: int, device: torch.device) -> Tensor:
     """Return the place in the flat weight (or one past its end) of each entry of ``_band``."""
-    channel = torch.arange(channels)[:, None, None, None]
-    source = torch.arange(short)[None, :, None, None]
-    row = torch.arange(KERNEL)[None, None, :, None]
-    target = torch.arange(short)[None, None, None, :]
+    target = torch.arange(short)[:, None, None, None]
+    row = torch.arange(KERNEL)[None, :, None, None]
+    channel = torch.arange(channels)[None, None, :, None]
+    source = torch.arange(short)[None, None, None, :]
     column = source - target + PAD
     inside = (column >= 0) & (column < KERNEL)
     place = (channel * KERNEL + row) * KERNEL + column
@@ -136,43 +154,42 @@ def _band_places(channels: int, short: int, device: torch.device) -> Tensor:
 
 
 def _band(weight: Tensor, short: int) -> Tensor:
-    """Return a kernel as a matrix (channels * short, KERNEL * short) that acts on whole rows."""
+    """Return a kernel as matrices (short, KERNEL, channels * short) that act on whole rows."""
     places = _band_places(len(weight), short, weight.device)
     padded = functional.pad(weight.flatten(), (0, 1))
-    return padded.index_select(0, places).view(len(weight) * short, KERNEL * short)
+    return padded.index_select(0, places).view(short, KERNEL, len(weight) * short)
 
 
-def _padded_rows(maps: Tensor) -> Tensor:
-    images, length, channels, short = maps.shape
-    rows = functional.pad(maps.reshape(images, length, channels * short), (0, 0, PAD, PAD))
-    return rows.view(-1, channels * short)
+def _along_rows(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Convolve rows (N, length, A) with matrices (B, KERNEL, A) to (N, length, B)."""
+    # The entries of a row are the channels of a one-dimensional convolution.
+    images, kernels = (part.unsqueeze(2).permute(0, 3, 1, 2) for part in (rows, matrices))
+    return functional.conv2d(images, kernels, padding=(PAD, 0)).squeeze(3).transpose(1, 2)
 
 
 class _BandConvolution(torch.autograd.Function):
-    """Convolves each row with each row of the kernel by one matrix product, then adds up."""
+    """Convolves whole rows: a band matrix for each row of the kernel acts on all their entries."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
-        images, length, _, short = maps.shape
         ctx.save_for_backward(maps, weight)
-        products = _padded_rows(maps) @ _band(weight, short)
-        step = KERNEL * short
-        strides = ((length + 2 * PAD) * step, step, step + short, 1)
-        return products.as_strided((images, length, KERNEL, short), strides).sum(2)
+        return _along_rows(maps.flatten(2), _band(weight, maps.shape[3]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         maps, weight = ctx.saved_tensors
-        length, channels, short = maps.shape[1:]
-        # Row r of the padded maps meets the kernel's row k where output row r - k is computed.
-        outer = functional.pad(gradient, (0, 0, 2 * PAD, 2 * PAD))
-        windows = outer.unfold(1, KERNEL, 1).permute(0, 1, 3, 2).flip(2)
-        met = windows.reshape(-1, KERNEL * short)
-        of_rows = (met @ _band(weight, short).t()).view(len(maps), -1, channels, short)
-        of_band = _padded_rows(maps).t() @ met
+        images, length, channels, short = maps.shape
+        turned = _band(weight, short).flip(1).permute(2, 1, 0).contiguous()
+        of_rows = _along_rows(gradient.contiguous(), turned)
+        padded = functional.pad(maps.flatten(2), (0, 0, PAD, PAD))
+        window, step = KERNEL * channels * short, channels * short
+        strides = ((length + 2 * PAD) * step, step, 1)
+        windows = padded.as_strided((images, length, window), strides).reshape(-1, window)
+        of_band = gradient.reshape(-1, short).t() @ windows
         places = _band_places(channels, short, weight.device)
-        flat = gradient.new_zeros(weight.numel() + 1).index_add(0, places, of_band.flatten())
-        return of_rows.narrow(1, PAD, length), flat[:-1].view(weight.shape)
+        zeros = gradient.new_zeros(channels * KERNEL**2 + 1)
+        flat = zeros.index_add(0, places, of_band.flatten())
+        return of_rows.view(maps.shape), flat[:-1].view(channels, KERNEL, KERNEL)
 
 
 def convolve(layer: nn.Conv2d, maps: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from testbed.core.gating import composing, convolve, gated, must_compose, pools
+from testbed.core.gating import composing, convolve, gated, must_compose, pools, spatial_mean
 
 STATISTICS_MOMENTUM = 0.25
 """Weight of one batch of the cohort in the running statistics of batch norm.
@@ -89,7 +89,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of (N, C, H, W)."""
-        hidden = torch.relu(self.squeeze(x.mean(dim=(2, 3))))
+        hidden = torch.relu(self.squeeze(spatial_mean(x)))
         return x * torch.sigmoid(self.excite(hidden))[:, :, None, None]
 
 
