@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
+from ray import cloudpickle
 
 from testbed.wire.arrays import data_bytes
 
@@ -38,7 +39,7 @@ def packed(value: Any) -> Packed:
 def unpacked(value: Packed) -> Any:
     """Return the value; its large arrays share the memory of the packed one."""
     content, buffers = value
-    return pickle.loads(content, buffers=buffers)  # noqa: S301 (of a process of this run)
+    return cloudpickle.loads(content, buffers=buffers)
 
 
 @dataclass(frozen=True)
