@@ -26,11 +26,18 @@ class Exchange:
     ----------
     number : of the exchange.
     call : makes calls to hosts and returns their results; dead hosts are replaced.
+    forget : called with the number when all arrays have been added up.
     """
 
-    def __init__(self, number: int, call: Callable[[Sequence[Call]], list[Any]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        call: Callable[[Sequence[Call]], list[Any]],
+        forget: Callable[[int], None],
+    ) -> None:
         self.number = number
         self._call = call
+        self._forget = forget
         self._host_of: dict[str, int] = {}
         self._made: dict[str, tuple[Shard, Sums]] = {}
         self._read: dict[str, Records] | None = None
@@ -87,6 +94,11 @@ class Exchange:
         )
         for (_, part), result in zip(parts, results, strict=True):
             sums |= dict(zip(part, result, strict=True))
+        for keys, _ in shards:
+            for key in keys:
+                del self._host_of[key]
+        if not self._host_of:
+            self._forget(self.number)
         return [sums[place] for place in range(len(shards))]
 
     def _adding(self, shards: list[Shard]) -> Callable[[Any], Any]:

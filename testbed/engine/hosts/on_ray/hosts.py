@@ -128,7 +128,7 @@ class RayHosts:
     def handle(self, shards: Sequence[tuple[int, list[Message]]]) -> list[list[Delivery]]:
         """Run all shards at once, each on its host, and return their deliveries in order."""
         self._exchange += 1
-        exchange = Exchange(self._exchange, self._call)
+        exchange = Exchange(self._exchange, self._call, self._live.discard)
         self._live.add(exchange.number)
         weakref.finalize(exchange, self._live.discard, exchange.number)
         stored = self._store([messages for _, messages in shards])

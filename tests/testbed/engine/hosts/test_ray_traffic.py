@@ -38,6 +38,7 @@ from testbed.engine.setting.tiers import NodeTiers
 from testbed.engine.training.fleet import prepare, train
 from testbed.scenario.loading import validate_scenario
 from testbed.wire import protocol
+from testbed.wire.held import held
 from testbed.wire.records import to_record
 
 ROUNDS = 2
@@ -361,3 +362,11 @@ def test_hosts_keep_arrays_as_long_as_their_replies_live(on_ray):
         assert [record["w"].numpy()[0] for record in second] == [0, 1, 2, 3]
         assert [record["w"].numpy()[0] for record in third] == [0, 1, 2, 3]
         assert [host._held._of for host in on_ray.hosts] == [{}, {}]
+        summed = exchange()
+        arrays = [held(record) for record in summed]
+        shards = [([of.key for of in part], [1, 1]) for part in (arrays[:2], arrays[2:])]
+        sums = arrays[0].holder.add_up(shards)
+        assert [part.totals["arrays"]["w"][0] for part in sums] == [1.0, 5.0]
+        last = exchange()  # while the replies that were added up still live
+        assert [sorted(host._held._of) for host in on_ray.hosts] == [[5], [5]]
+        assert len(summed) == len(last)
