@@ -112,6 +112,8 @@ def _run(
         with progress.phase("start hosts"):
             backend = starting.with_data(inputs.host_data())
             record.host.hosts = backend.hosts
+            if scenario.adversaries and any(arm.arm not in record.finished for arm in arms):
+                backend.prepare_jobs()  # they take as long to start as the hosts do
         with backend:
             # 4. Train, serve and attack each arm that no earlier run has finished.
             run_context = RunContext(inputs, backend, folder, progress)

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from testbed.adversaries.base import FloatArray, IntArray
 
+LIBRARIES = ("sklearn.decomposition", "sklearn.pipeline", "sklearn.svm")
+"""What the first judge imports, which takes a second."""
+
 MAX_IMAGES = 3000
 COMPONENTS = 60
 PENALTY = 10.0

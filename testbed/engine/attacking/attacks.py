@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from testbed.adversaries.base import Inferred, Reconstruction
 from testbed.adversaries.mounting import mount
+from testbed.core.ahead import import_ahead
 from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
 from testbed.engine.attacking.bound_check import made_of_own, smoothed_scores
@@ -41,6 +42,7 @@ from testbed.engine.setting.models import ArmModels
 from testbed.engine.setting.run_context import RunContext, RunInputs
 from testbed.engine.training.attackers import attacks_arm
 from testbed.engine.training.fleet import TrainedArm
+from testbed.privacy.judge import LIBRARIES as JUDGE_LIBRARIES
 from testbed.privacy.judge import Judge
 from testbed.results.columns import Record
 from testbed.results.host_facts import AttackCost
@@ -134,6 +136,7 @@ def attack_arm(
 
     order = longest_first([(item.adversary.name, share) for item, share, _ in jobs], earlier)
     calls = [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs]
+    import_ahead(*JUDGE_LIBRARIES)  # while this process waits for its adversaries
     found = run_context.backend.run_jobs(
         [calls[place] for place in order],
         on_done,

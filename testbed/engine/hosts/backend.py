@@ -83,6 +83,10 @@ class Backend(ABC):
         """Deliver one message to all devices; None: it must go device by device (``Host``)."""
 
     @abstractmethod
+    def prepare_jobs(self) -> None:
+        """Begin to start a process for jobs to come, so that the first of them need not wait."""
+
+    @abstractmethod
     def run_jobs(
         self,
         jobs: Sequence[Job[T]],
@@ -146,6 +150,9 @@ class InlineBackend(Backend):
     def broadcast(self, broadcast: Broadcast) -> list[SameDelivery] | None:
         """Deliver one message to all devices."""
         return self._host.broadcast(broadcast)
+
+    def prepare_jobs(self) -> None:
+        """Do nothing: jobs run in this process."""
 
     def run_jobs(
         self,

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from testbed.core.process import without_collections
 from testbed.engine.hosts.backend import Backend, InlineBackend
 from testbed.engine.hosts.host import HostData
 
@@ -22,7 +23,8 @@ def starting_hosts(backend: str, hosts: int | None, address: str | None = None) 
     """
 
     def start() -> "RayBackend":
-        from testbed.engine.hosts.on_ray.backend import RayBackend  # importing Ray takes a second
+        with without_collections():  # importing Ray takes a second
+            from testbed.engine.hosts.on_ray.backend import RayBackend
 
         return RayBackend(hosts, address=address)
 

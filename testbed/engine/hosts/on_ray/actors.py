@@ -4,29 +4,31 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-import ray
-import torch
-from flwr.app import Message, RecordDict
-from numpy.typing import NDArray
+from testbed.core.process import freeze_gc, tune_malloc, without_collections
 
-from testbed.core.compute import computing_on
-from testbed.core.plain_torch import plain_optimisers
-from testbed.core.process import freeze_gc, tune_malloc
-from testbed.engine.hosts.broadcast import Broadcast
-from testbed.engine.hosts.held_replies import HeldReplies, Records, Shard, ShardReplies
-from testbed.engine.hosts.host import (
-    Host,
-    HostData,
-    SameDelivery,
-    Usage,
-    process_usage,
-)
-from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
-from testbed.engine.hosts.on_ray.shared_payloads import Packed, packed, unpacked
-from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
-from testbed.engine.hosts.queries import QueryService
-from testbed.wire.sums import Sums
+with without_collections():  # the first import of an actor's process
+    import numpy as np
+    import ray
+    import torch
+    from flwr.app import Message, RecordDict
+    from numpy.typing import NDArray
+
+    from testbed.core.compute import computing_on
+    from testbed.core.plain_torch import plain_optimisers
+    from testbed.engine.hosts.broadcast import Broadcast
+    from testbed.engine.hosts.held_replies import HeldReplies, Records, Shard, ShardReplies
+    from testbed.engine.hosts.host import (
+        Host,
+        HostData,
+        SameDelivery,
+        Usage,
+        process_usage,
+    )
+    from testbed.engine.hosts.on_ray.cluster import CALL_TIMEOUT_S
+    from testbed.engine.hosts.on_ray.shared_payloads import Packed, packed, unpacked
+    from testbed.engine.hosts.on_ray.stopped import StoppedProcesses
+    from testbed.engine.hosts.queries import QueryService
+    from testbed.wire.sums import Sums
 
 T = TypeVar("T")
 NO_DATA = (np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64), ())

@@ -100,6 +100,11 @@ class RayBackend(Backend):
             reason = first_line(error)
             raise HostError(f"{what}: a process died ({reason}); continue with --resume") from None
 
+    def prepare_jobs(self) -> None:
+        """Begin to start one adversary actor; the others start when there are jobs for them."""
+        assert self._jobs is not None
+        self._jobs.start(1)
+
     def run_jobs(
         self,
         jobs: Sequence[Job[T]],

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class RayJobs:
-    """At most as many processes as there are hosts, started when there are jobs for them.
+    """At most as many processes as there are hosts, started for their first jobs or before.
 
     Attributes
     ----------
@@ -35,6 +35,11 @@ class RayJobs:
         self._most = most
         self.actors: list[Any] = []
         self.restarts = 0
+
+    def start(self, jobs: int) -> None:
+        """Begin to start as many processes as that many jobs can use, without waiting for them."""
+        while len(self.actors) < min(self._most, jobs):
+            self.actors.append(self._new_actor())
 
     def run(
         self, jobs: Sequence[Job[T]], on_done: Callable[[str], None], renew: Callable[[int], None]
@@ -49,8 +54,7 @@ class RayJobs:
         ------
         HostError : a job failed, or its process died ``MOST_DEATHS`` times.
         """
-        while len(self.actors) < min(self._most, len(jobs)):
-            self.actors.append(self._new_actor())
+        self.start(len(jobs))
         waiting = list(range(len(jobs)))
         running: dict[Any, tuple[int, Any]] = {}
         free = list(self.actors)

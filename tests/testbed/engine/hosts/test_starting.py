@@ -93,6 +93,23 @@ def test_ray_works_on_after_its_start_in_the_thread():
 
 
 @pytest.mark.processes
+def test_one_adversary_starts_before_its_jobs_and_the_others_with_them():
+    with starting_hosts("ray", 2) as starting:
+        backend = starting.with_data(DATA)
+    hosts = {"driver", "host 0", "host 1"}
+    try:
+        backend.prepare_jobs()
+        assert set(backend.usage()) == hosts | {"adversary 0"}
+        (early,) = backend.run_jobs([("one job", os.getpid, ())])
+        assert set(backend.usage()) == hosts | {"adversary 0"}
+        jobs = [(f"job {n}", os.getpid, ()) for n in range(5)]
+        assert early in backend.run_jobs(jobs)
+        assert set(backend.usage()) == hosts | {"adversary 0", "adversary 1"}
+    finally:
+        backend.close()
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("ended_by", ["wrong data", "Ctrl-C"])
 def test_a_run_that_ends_while_ray_starts_leaves_nothing(ended_by, tiny, write_scenario, tmp_path):
     tiny["engine"] = {"backend": "ray", "hosts": 2, "shard_size": 2, "cloud_threads": 1}
