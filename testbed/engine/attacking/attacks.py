@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -127,12 +128,15 @@ def attack_arm(
             part = (inputs, deployed[item.tier], item, share, served, run_context.backend)
             jobs.append((item, share, partial_job(*part)))
     left = Counter(item.adversary.name for item, _, _ in jobs)
+    judge = cache(lambda: make_judge(inputs))
 
     def on_done(job_name: str) -> None:
         """Count an adversary as done with its last job."""
         adversary = job_name.split("'")[1]
         left[adversary] -= 1
         run_context.progress.advance(0 if left[adversary] else 1, job_name)
+        if left.total() < run_context.backend.hosts:
+            judge()  # no job waits for this process, and a core has become free
 
     order = longest_first([(item.adversary.name, share) for item, share, _ in jobs], earlier)
     calls = [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs]
@@ -154,7 +158,6 @@ def attack_arm(
             for tier, bound in error_bounds.items()
         ],
     )
-    judge = make_judge(inputs)
     for adversary in adversaries:
         own = [item for item in outcomes if item.tier_intercepts.adversary.name == adversary.name]
         if not own:
@@ -162,7 +165,7 @@ def attack_arm(
         whole = [outcome for outcome in own if outcome.share == 1.0]
         raw = by_name[adversary.name].raw_requests
         raw_requests = sum(1 for request in raw if request in served.answers)
-        _score_adversary(inputs, models, whole, served, judge, raw_requests, results)
+        _score_adversary(inputs, models, whole, served, judge(), raw_requests, results)
         reconstructions = {item.tier_intercepts.tier: item.reconstruction for item in whole}
         intercepts = [item for item in read if item.adversary.name == adversary.name]
         # The last entry is that of the adversary's own attack, which is mounted after the anchors.
