@@ -17,6 +17,8 @@ from testbed.core.compute import compute_device
 from testbed.core.plain_torch import without_weights
 
 UPSCALE = 4
+CELL = 2
+"""Side of the squares of pixels that the body's last layer computes, a channel for each pixel."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,6 @@ class DecoderNetwork(nn.Module):
             nn.ReLU(),
             ResidualBlock(half, rng),
             convolution(half, 4 * channels, 3, rng, gain=0.0),  # starts as the mean image
-            nn.PixelShuffle(2),
         )
         grid = (height // UPSCALE, width // UPSCALE)
         self.adapter = InputAdapter(feature_shape, grid, size.width, rng)
@@ -191,6 +192,10 @@ class DecoderNetwork(nn.Module):
 
     def decoded(self, folded: Tensor) -> Tensor:
         """Map features that the adapter has folded to residuals."""
+        return functional.pixel_shuffle(self.cells(folded), CELL)
+
+    def cells(self, folded: Tensor) -> Tensor:
+        """Map folded features to residuals in cells of 2x2 pixels, (N, 4 C, H / 2, W / 2)."""
         residual: Tensor = self.body(self.adapter(folded))
         return residual
 

@@ -28,6 +28,7 @@ from testbed.adversaries.base import (
 )
 from testbed.adversaries.decoder_network import (
     CAPACITIES,
+    CELL,
     Capacity,
     DecoderNetwork,
     InputAdapter,
@@ -234,7 +235,10 @@ class DecoderTraining:
         return torch.optim.Adam(self.network.parameters(), learning_rate, fused=True)
 
     def _residuals(self, images: FloatArray) -> Tensor:
-        return _channels_last(images) - self._mean
+        """Return what is to be learned, in the network's cells: their order changes no error."""
+        residuals = torch.from_numpy(_owned(images)) - self._mean
+        cells = nn.functional.pixel_unshuffle(residuals, CELL)
+        return cells.contiguous(memory_format=torch.channels_last)
 
     def _pass(self, number: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
@@ -260,8 +264,8 @@ class DecoderTraining:
         """Return the mean squared error of a batch."""
         low = self.options.precision == "bf16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
-            residual = self.network.decoded(inputs)
-        loss: Tensor = nn.functional.mse_loss(residual.float(), targets)
+            cells = self.network.cells(inputs)
+        loss: Tensor = nn.functional.mse_loss(cells.float(), targets)
         return loss
 
     def _train_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
@@ -316,9 +320,12 @@ class DecoderTraining:
         )
 
 
+def _owned(array: FloatArray) -> FloatArray:
+    return array if array.flags.writeable else array.copy()  # shared arrays arrive read-only
+
+
 def _channels_last(array: FloatArray) -> Tensor:
-    owned = array if array.flags.writeable else array.copy()  # shared arrays arrive read-only
-    return torch.from_numpy(owned).to(memory_format=torch.channels_last)
+    return torch.from_numpy(_owned(array)).to(memory_format=torch.channels_last)
 
 
 def _shape(array: FloatArray) -> tuple[int, int, int]:
