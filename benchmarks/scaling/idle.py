@@ -112,7 +112,8 @@ def _trace_hosts(backend: Backend) -> None:
 
     def begin_anew(host: Any, *data: Any) -> None:
         tracemalloc.start()
-        host.__init__(*data)
+        host.__init__()
+        host.load(*data)
 
     hosts = backend._alive  # type: ignore[attr-defined]
     ray.get([actor.__ray_call__.remote(begin_anew, *hosts._shared) for actor in hosts.actors])

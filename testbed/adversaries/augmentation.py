@@ -1,4 +1,6 @@
-"""Random variations of auxiliary images, for attackers without a limit of queries."""
+"""Random variations of auxiliary images, whose features an attacker queries."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,14 +10,34 @@ from testbed.adversaries.base import FloatArray
 from testbed.core import seeds
 from testbed.core.compute import as_array, on_device
 
-_ZOOM = 0.15
-_SHIFT = 0.1
-_ANGLE = 0.15  # radians
-_CONTRAST = 0.25
-_BRIGHTNESS = 0.1
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a variation may be from its image.
+
+    Attributes
+    ----------
+    angle : largest rotation, in radians.
+    shift : in halves of the image's side.
+    zoom, contrast, brightness : shares.
+    mirrored : share of the images that are mirrored.
+    """
+
+    angle: float
+    shift: float
+    zoom: float
+    contrast: float
+    brightness: float
+    mirrored: float
 
 
-def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
+WIDE = Bounds(0.15, 0.1, 0.15, 0.25, 0.1, 0.5)
+"""For networks, which learn an inverse of images that are not the attacker's own."""
+NEAR = Bounds(0.175, 0.05, 0.0, 0.1, 0.0, 0.0)
+"""For closed forms, which interpolate: variations that could be images of the same kind."""
+
+
+def vary(images: FloatArray, seed: int, epoch: int, bounds: Bounds = WIDE) -> FloatArray:
     """Return images (N, C, H, W) in [0, 1], mirrored, rotated, zoomed, shifted and re-exposed.
 
     Every image gets a new random variation in each epoch. The inverse of the front-end is the same
@@ -28,12 +50,12 @@ def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
     def uniform(bound: float) -> Tensor:
         return (2.0 * torch.rand(count, generator=rng) - 1.0) * bound
 
-    angle, zoom = uniform(_ANGLE), 1.0 + uniform(_ZOOM)
-    mirrored = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    angle, zoom = uniform(bounds.angle), 1.0 + uniform(bounds.zoom)
+    mirrored = torch.where(torch.rand(count, generator=rng) < bounds.mirrored, -1.0, 1.0)
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
     rows = [
-        torch.stack([cosine * mirrored, -sine, uniform(_SHIFT)], dim=1),
-        torch.stack([sine * mirrored, cosine, uniform(_SHIFT)], dim=1),
+        torch.stack([cosine * mirrored, -sine, uniform(bounds.shift)], dim=1),
+        torch.stack([sine * mirrored, cosine, uniform(bounds.shift)], dim=1),
     ]
     grid = functional.affine_grid(
         on_device(torch.stack(rows, dim=1)), list(x.shape), align_corners=False
@@ -41,8 +63,8 @@ def vary(images: FloatArray, seed: int, epoch: int) -> FloatArray:
     moved = functional.grid_sample(
         x, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    contrast = on_device(1.0 + uniform(_CONTRAST)).reshape(-1, 1, 1, 1)
-    brightness = on_device(uniform(_BRIGHTNESS)).reshape(-1, 1, 1, 1)
+    contrast = on_device(1.0 + uniform(bounds.contrast)).reshape(-1, 1, 1, 1)
+    brightness = on_device(uniform(bounds.brightness)).reshape(-1, 1, 1, 1)
     middle = moved.mean(dim=(1, 2, 3), keepdim=True)
     exposed = ((moved - middle) * contrast + middle + brightness).clamp_(0.0, 1.0)
     varied: FloatArray = as_array(exposed.contiguous())

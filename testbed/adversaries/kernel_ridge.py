@@ -2,8 +2,10 @@
 
 x = mean + k(z)' (K + alpha I)^-1 X. The kernel is the inner product plus a Laplacian
 exp(-|z - z'| / width) on features that are centred per element and of unit variance per channel.
-Width and alpha are chosen on the attacker's validation images. It costs a fraction of a trained
-decoder, and is stronger than the linear inverse if features depend nonlinearly on the image.
+Width and alpha are chosen on the attacker's validation images, and so is the number of variations
+of each image that are queried beside it; several fits with other variations are then averaged. It
+costs a fraction of a trained decoder, and is stronger than the linear inverse if features depend
+nonlinearly on the image.
 
 References
 ----------
@@ -11,6 +13,7 @@ Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -18,6 +21,7 @@ from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from pydantic import Field
 
+from testbed.adversaries import augmentation
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.effort import Effort, products
 from testbed.adversaries.mean_image import mean_of
@@ -39,12 +43,21 @@ class KernelRidgeOptions(Options):
         description="kernel widths tried, for features of mean square norm 1",
     )
     alphas: list[Positive] = Field(
-        default=[10.0**power for power in range(-4, 3)],
+        default=[10.0**power for power in range(-6, 3)],
         min_length=1,
         description="penalties tried, for features of mean square norm 1",
     )
     releases_per_image: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="draws per auxiliary image if releases are random, else one"
+    )
+    variations: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        default=[0, 4],
+        min_length=1,
+        description="numbers of slightly moved and re-exposed variations of each image that are "
+        "queried too; as far as max_samples and the limit of queries allow",
+    )
+    fits: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="inverses with different variations that are averaged"
     )
     max_samples: Annotated[int, Field(ge=10, le=20_000)] = Field(
         default=3000, description="most training pairs; memory grows with their square"
@@ -59,6 +72,7 @@ of the cost. The final fit uses all pixels.
 """
 
 
+_MOST_PENALTIES = 8
 _FACTOR_MACS = 1 / 3
 _EXPONENTIAL_MACS = 60
 """Of a Cholesky factorisation, per cubed size; of an exponential and the copies of a kernel, in
@@ -139,77 +153,176 @@ class KernelRidge(Attack):
     search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
 
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
-        """Fit, choose width and penalty on the validation images, reconstruct."""
-        released = ReleasedFeatures(evidence)
+        """Fit, choose on the validation images, reconstruct."""
+        inverse = KernelInverses(self.options, ReleasedFeatures(evidence), seed, report)
+        return Reconstruction(inverse(evidence.intercepts.features), again=inverse)
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the queries, factorisations, solutions and kernels of every choice and fit."""
+        options, released = self.options, ReleasedFeatures(evidence)
+        draws = options.releases_per_image if released.is_random else 1
+        images, most = len(released.auxiliary.images), options.max_samples
+        pairs = min(draws * images, most)
+        d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
+        validation = len(released.auxiliary_validation.images)
+        macs, queried = 0.0, 0
+        counts = [count for count in options.variations if pairs + count * images <= most]
+        for count in counts or [0]:
+            n, queried = pairs + count * images, max(queried, count)
+            factor, choices = _FACTOR_MACS * n**3, len(options.widths) * len(options.alphas)
+            kernels = n * (n + validation) * _EXPONENTIAL_MACS
+            macs += choices * (factor + n * (n + validation) * PROJECTIONS)
+            macs += len(options.widths) * kernels + (n / 2 + validation) * n * d
+        n = pairs + queried * images
+        fit_macs = _FACTOR_MACS * n**3 + n * n * (k + _EXPONENTIAL_MACS + d / 2)
+        shown = (validation + intercepts) * n * (d + k + _EXPONENTIAL_MACS)
+        fits = options.fits if queried else 1
+        asked = draws + queried * fits  # most: the best number may be smaller
+        return [
+            released.effort(asked, varied=queried > 0),
+            products(macs + fits * (fit_macs + shown), np.float32),
+        ]
+
+
+class KernelInverses:
+    """The mean of several closed-form inverses: features (N, C', H', W') to images in [0, 1].
+
+    Parameters
+    ----------
+    released : what is queried.
+
+    Attributes
+    ----------
+    validation_mse : mean squared error on the attacker's validation images.
+    """
+
+    def __init__(
+        self, options: KernelRidgeOptions, released: ReleasedFeatures, seed: int, report: Report
+    ) -> None:
+        self._options, self._released, self._seed = options, released, seed
+        self._mean = mean_of(released.auxiliary)
         images = released.auxiliary.images
-        draws = self.options.releases_per_image if released.is_random else 1
-        pairs = min(draws * len(images), self.options.max_samples)
+        draws = options.releases_per_image if released.is_random else 1
+        pairs = min(draws * len(images), options.max_samples)
         raw = np.concatenate([released.training(draw) for draw in range(draws)])[:pairs]
-        mean = mean_of(released.auxiliary)
-        residuals = _flat(images[np.arange(pairs) % len(images)] - mean)
+        self._first_variation = draws
+        self._own = raw, images[np.arange(pairs) % len(images)]
+        self._varied: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self._shown, truth = released.validation(), released.auxiliary_validation.images
+        count, width, alpha = self._choice(truth)
+        report(f"{count} variations of an image, width {width:g}, penalty {alpha:g}")
+        fits = options.fits if count else 1
+        self._inverses = [self._inverse(count, fit, width, alpha) for fit in range(fits)]
+        self._varied.clear()
+        self.validation_mse = float(np.square(self(self._shown) - truth).mean())
+
+    def _pairs(self, count: int, fit: int) -> tuple[FloatArray, FloatArray]:
+        """Return features and images of one fit, with ``count`` variations of each image."""
+        features, images = [self._own[0]], [self._own[1]]
+        for number in range(fit * count, (fit + 1) * count):
+            released, varied = self._variation(number)
+            features.append(released)
+            images.append(varied)
+        return np.concatenate(features), np.concatenate(images)
+
+    def _variation(self, number: int) -> tuple[FloatArray, FloatArray]:
+        """Return features and images of one variation of each image; the first ones are kept."""
+        if number not in self._varied:
+            varied = augmentation.vary(
+                self._released.auxiliary.images, self._seed, number, augmentation.NEAR
+            )
+            made = self._released.release(varied, self._first_variation + number), varied
+            if number >= max(self._options.variations):
+                return made
+            self._varied[number] = made
+        return self._varied[number]
+
+    def _affordable(self) -> list[int]:
+        images, pairs = len(self._released.auxiliary.images), len(self._own[0])
+        most = max(self._options.variations)
+        return [
+            count
+            for count in self._options.variations
+            if count == 0
+            or (
+                pairs + count * images <= self._options.max_samples
+                # To choose among the numbers, and for all fits with one of them.
+                and self._released.affords((most + (self._options.fits - 1) * count) * images)
+            )
+        ] or [0]
+
+    def _choice(self, truth: FloatArray) -> tuple[int, float, float]:
+        """Return the number of variations, width and penalty with the least validation error.
+
+        A tie (constant features) selects the strongest penalty.
+        """
+        pixels = self._mean.size
+        directions = generator(self._seed, "kernel_ridge projections").standard_normal(
+            (pixels, PROJECTIONS), dtype=np.float32
+        )
+        goal = _flat(truth - self._mean) @ directions
+        choices = []
+        for count in self._affordable():
+            raw, images = self._pairs(count, 0)
+            normalise = ChannelNormaliser.fit(raw, per_element=True)
+            kernel = Kernel(_flat(normalise(raw)))
+            among, held_out = kernel.among(), kernel.parts(_flat(normalise(self._shown)))
+            projected = _flat(images - self._mean) @ directions
+            for width in self._options.widths:
+                fitted, shown = combined(among, width), combined(held_out, width)
+                for alpha in self._options.alphas:
+                    error = _error(fitted, shown, alpha, projected, goal)
+                    choices.append((error, -alpha, count, width))
+        _, negative, count, width = min(choices)
+        return count, width, -negative
+
+    def _inverse(
+        self, count: int, fit: int, width: float, alpha: float
+    ) -> Callable[[FloatArray], FloatArray]:
+        raw, images = self._pairs(count, fit)
         normalise = ChannelNormaliser.fit(raw, per_element=True)
         kernel = Kernel(_flat(normalise(raw)))
         among = kernel.among()
         is_flat = not np.tril(among[1]).any()
-        held_out = kernel.parts(_flat(normalise(released.validation())))
-        directions = generator(seed, "kernel_ridge projections").standard_normal(
-            (residuals.shape[1], PROJECTIONS), dtype=np.float32
-        )
-        projected = residuals @ directions
-        truth = _flat(released.auxiliary_validation.images - mean) @ directions
-        # A tie (constant features) selects the strongest penalty.
-        choices = []
-        for width in self.options.widths:
-            fitted, shown = combined(among, width), combined(held_out, width)
-            for alpha in self.options.alphas:
-                error = self._error(fitted, shown, alpha, projected, truth)
-                choices.append((error, -alpha, width))
-        _, negative, width = min(choices)
-        alpha = -negative
-        report(f"width {width:g}, penalty {alpha:g}")
-        weights = fit(combined(among, width), alpha, residuals)
+        weights = _fitted(combined(among, width), alpha, _flat(images - self._mean))
 
-        def reconstruct(features: FloatArray) -> FloatArray:
+        def restored(features: FloatArray) -> FloatArray:
             predicted = combined(kernel.parts(_flat(normalise(features))), width) @ weights
             if is_flat:  # constant features: differences are rounding errors
                 predicted = np.zeros_like(predicted)
-            restored = predicted.reshape(len(predicted), *mean.shape) + mean
-            images: FloatArray = np.clip(restored, 0.0, 1.0).astype(np.float32)
-            return images
+            images: FloatArray = predicted.reshape(len(predicted), *self._mean.shape) + self._mean
+            return np.clip(images, 0.0, 1.0).astype(np.float32)
 
-        return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
+        return restored
 
-    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
-        """Return the factorisations, solutions and kernels of every width and penalty."""
-        released = ReleasedFeatures(evidence)
-        draws = self.options.releases_per_image if released.is_random else 1
-        n = min(draws * len(released.auxiliary.images), self.options.max_samples)
-        d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
-        validation, fits = len(released.auxiliary_validation.images), 1
-        for choices in (self.options.widths, self.options.alphas):
-            fits *= len(choices)
-        factor = _FACTOR_MACS * n**3
-        kernels = len(self.options.widths) * n * (n + validation) * _EXPONENTIAL_MACS
-        each = factor + n * (n + validation) * PROJECTIONS
-        products_of_features = (n / 2 + validation + intercepts) * n * d
-        macs = fits * each + factor + kernels + products_of_features + n * (n + intercepts) * k
-        return [released.effort(draws), products(macs, np.float32)]
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """Return the images of released features."""
+        total: FloatArray = np.zeros((len(features), *self._mean.shape), np.float32)
+        for inverse in self._inverses:
+            total += inverse(features)
+        return total / np.float32(len(self._inverses))
 
-    @staticmethod
-    def _error(
-        among: Matrix,
-        held_out: Matrix,
-        alpha: float,
-        projected: Matrix,
-        truth: Matrix,
-    ) -> float:
+
+def _fitted(kernel: Matrix, alpha: float, targets: Matrix) -> Matrix:
+    """Return the weights; other variations can need a larger penalty than the chosen one."""
+    for _ in range(_MOST_PENALTIES):
         try:
-            weights = fit(among, alpha, projected)
+            return fit(kernel, alpha, targets)
         except LinAlgError:
-            # The kernel of features of few dimensions is positive definite in single precision
-            # only if the penalty is larger than the rounding errors.
-            return math.inf
-        return float(np.square(held_out @ weights - truth).mean())
+            alpha *= 10.0
+    return fit(kernel, alpha, targets)
+
+
+def _error(
+    among: Matrix, held_out: Matrix, alpha: float, projected: Matrix, truth: Matrix
+) -> float:
+    try:
+        weights = fit(among, alpha, projected)
+    except LinAlgError:
+        # The kernel of features of few dimensions is positive definite in single precision only if
+        # the penalty is larger than the rounding errors.
+        return math.inf
+    return float(np.square(held_out @ weights - truth).mean())
 
 
 def _flat(array: NDArray[np.float32]) -> Matrix:

@@ -77,6 +77,10 @@ class ReleasedFeatures:
         """Whether new images can be queried at any time: no limit, and one release each."""
         return self._left is None and self._replays == 1
 
+    def affords(self, images: int) -> bool:
+        """Return whether the limit of queries leaves that many further images."""
+        return self._left is None or self._left >= images * self._replays
+
     def _affordable(self, evidence: Evidence) -> tuple[LabelledImages, LabelledImages]:
         auxiliary, validation = evidence.auxiliary, evidence.auxiliary_validation
         if self._left is None:

@@ -1,5 +1,7 @@
 """Kernel ridge: the fit against an independent solution, and a nonlinear code."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from sklearn.kernel_ridge import KernelRidge as IndependentKernelRidge
@@ -52,9 +54,39 @@ def test_a_code_that_no_linear_map_inverts(build_case):
 
 def test_random_releases_are_drawn_several_times(build_case, front_ends):
     case = build_case(front_ends["noisy"])
-    mount("kernel_ridge", {"releases_per_image": 3}, case.evidence, 0)
+    mount("kernel_ridge", {"releases_per_image": 3, "variations": [0]}, case.evidence, 0)
     full = [draw for count, draw in case.oracle.queries if count == 48]
     assert len(full) == len(set(full)) == 3
+
+
+def test_variations_are_queried_once_and_only_within_the_limit(build_case, front_ends):
+    case = build_case(front_ends["noisy"])
+    options = {"releases_per_image": 1, "variations": [2, 4], "fits": 3}
+    mount("kernel_ridge", options, case.evidence, 0)
+    full = [draw for count, draw in case.oracle.queries if count == 48]
+    # The images, four variations to choose from, and those of two further fits.
+    assert len(full) == len(set(full)) in (1 + 4 + 2 * 2, 1 + 4 + 2 * 4)
+    for spare, passes in ((48 * 6 - 1, 1), (48 * 6, 7)):
+        case.oracle.queries.clear()
+        validation = len(case.evidence.auxiliary_validation.images)
+        probed, limit = 8, 48 + validation + spare
+        limited = replace(case.evidence, query_limit=probed + limit)
+        found = mount("kernel_ridge", {**options, "variations": [2]}, limited, 0)
+        assert found.queries <= probed + limit
+        assert sum(count == 48 for count, _ in case.oracle.queries) <= passes
+
+
+def test_variations_help_where_images_are_few(build_case):
+    def coded(x, rng):
+        coarse = torch.nn.functional.avg_pool2d(x, 4)
+        return torch.cat([coarse.square(), (8.0 * coarse).sin()], dim=1)
+
+    case = build_case(coded, auxiliary=40, victims=64)
+    errors = [
+        case.mse(mount("kernel_ridge", {"variations": [count]}, case.evidence, 0))
+        for count in (0, 4)
+    ]
+    assert errors[1] < 0.97 * errors[0]
 
 
 def test_samples_are_capped(build_case, front_ends):
