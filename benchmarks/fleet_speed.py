@@ -10,8 +10,10 @@ ratios within a repeat.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -225,6 +227,17 @@ def measure(arguments: argparse.Namespace, path: Path) -> list[Row]:
     return rows
 
 
+def processor() -> str:
+    """Return the number of cores, the processor's name, and what widens its arithmetic."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    facts = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name", platform.processor()).strip() or "unknown processor"
+    wide = [flag for flag in ("avx512f", "avx512_bf16") if flag in facts.get("flags", "").split()]
+    return f"{os.cpu_count()} cores, {', '.join([name, *wide])}."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Let the contenders take turns, then write the tables."""
     options = parse(arguments)
@@ -232,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     def measured() -> tuple[str, bool]:
         options.out.mkdir(parents=True, exist_ok=True)
         rows = measure(options, options.out / "speed.csv")
-        parts = [f"{os.cpu_count()} cores."]
+        parts = [processor()]
         if any(row["workload"] in WORKLOADS for row in rows):
             parts += [table(rows), flatness(rows)]
         if any(row["workload"] in CASES for row in rows):
