@@ -41,6 +41,15 @@ def tune_malloc() -> bool:
     )
 
 
+def trim_malloc() -> None:
+    """Return this process's free memory to the operating system, as ``tune_malloc`` prevents.
+
+    For the end of a phase: the next one needs other memory, perhaps in other processes.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def freeze_gc() -> None:
     """Exclude all current objects of this process from Python's garbage collection.
 

@@ -100,6 +100,7 @@ def attack_arm(
     ----------
     earlier : what attacks on earlier arms cost; the longest start first.
     """
+    run_context.backend.free_memory()  # adversaries' processes need what training leaves
     inputs, models = run_context.inputs, arm.models
     own_arm = next(item for item in inputs.scenario.arms if item.name == models.arm)
     adversaries = [item for item in inputs.scenario.adversaries if attacks_arm(item, own_arm)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from clients.deployed import DeployedFrontEnd
 from clients.device_spec import DeviceSpec
+from testbed.core.process import trim_malloc
 from testbed.core.threads import available_cores, torch_threads
 from testbed.engine.hosts.broadcast import Broadcast
 from testbed.engine.hosts.host import (
@@ -114,6 +115,10 @@ class Backend(ABC):
     @abstractmethod
     def close_queries(self, access: QueryAccess) -> None:
         """Stop serving them."""
+
+    def free_memory(self) -> None:
+        """Return the free memory of this process and of the hosts to the operating system."""
+        trim_malloc()
 
     @abstractmethod
     def usage(self) -> dict[str, Usage]:

@@ -55,6 +55,31 @@ def test_the_memory_of_a_freed_tensor_stays() -> None:
     assert kept < TENSOR_BYTES <= mapped, "without the setting it comes and goes with its pages"
 
 
+TRIM = """
+import torch
+from testbed.core.process import trim_malloc, tune_malloc
+
+def resident_pages():
+    return int(open("/proc/self/statm").read().split()[1])
+
+tune_malloc()
+tensor = torch.ones(6 << 20)
+above = torch.ones(1000)  # keeps the freed memory away from the end of the heap
+del tensor
+kept = resident_pages()
+trim_malloc()
+print(4096 * (kept - resident_pages()))
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="a function of glibc"
+)
+def test_the_memory_of_a_freed_tensor_goes_when_told() -> None:
+    ended = subprocess.run([sys.executable, "-c", TRIM], capture_output=True, text=True, check=True)
+    assert int(ended.stdout) > 0.9 * TENSOR_BYTES
+
+
 def test_returns_whether_the_c_library_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tune_malloc() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))

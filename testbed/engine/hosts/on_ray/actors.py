@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from testbed.core.process import freeze_gc, tune_malloc, without_collections
+from testbed.core.process import freeze_gc, trim_malloc, tune_malloc, without_collections
 
 with without_collections():  # the first import of an actor's process
     import numpy as np
@@ -53,6 +53,9 @@ class _Process:
 
     def usage(self) -> Usage:
         return process_usage()
+
+    def free_memory(self) -> None:
+        trim_malloc()
 
     def place(self) -> tuple[str, int]:
         """Return the node, and the process on it."""

@@ -135,6 +135,11 @@ class RayBackend(Backend):
         """Stop serving them."""
         self._answer(self._query_actor.close.remote(access.ticket), "queries")
 
+    def free_memory(self) -> None:
+        """Return the free memory of the driver and of the hosts to the operating system."""
+        super().free_memory()
+        self._alive.free_memory()
+
     def usage(self) -> dict[str, Usage]:
         """Return the cost of the driver, the hosts and the adversaries."""
         usages = {f"host {index}": usage for index, usage in enumerate(self._alive.usage())}

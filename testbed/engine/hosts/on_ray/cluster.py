@@ -31,7 +31,7 @@ CALL_TIMEOUT_S = 6 * 3600.0  # longer than any one attack; a wait without bound 
 _GPU_PARTS = 10_000  # Ray's precision of a part of a GPU
 SLICE_S = 0.25  # how often a wait checks that Ray lives
 MAX_TEMPORARY_PATH = 30
-BESIDE_STORE_BYTES = 8 << 20
+BESIDE_STORE_BYTES = 1 << 20
 """Arguments and results up to this size travel in the call itself. Writing them to the object store
 and reading them takes the raylet, which has no core of its own while the hosts compute."""
 GONE = (ray.exceptions.RaySystemError, ConnectionError)

@@ -117,6 +117,10 @@ class RayHosts:
             replay_log.clear()
         self._of_all("installing", lambda actor: actor.install_app.remote(build))
 
+    def free_memory(self) -> None:
+        """Let every host return its free memory to the operating system."""
+        self._of_all("freeing memory", lambda actor: actor.free_memory.remote())
+
     def usage(self) -> list[Usage]:
         """Return the cost of each host's present process."""
         usages: list[Usage] = self._of_all("measuring", lambda actor: actor.usage.remote())
