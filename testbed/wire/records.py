@@ -32,7 +32,7 @@ def to_lent_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
     For replies within the testbed's processes (``testbed.wire.arrays.LentArray``).
     """
-    return record_of({name: lent(value.numpy(force=True)) for name, value in tensors.items()})
+    return record_of({name: lent(value.detach().cpu().numpy()) for name, value in tensors.items()})
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
