@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -103,21 +104,32 @@ def project_python_path() -> str:
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and records that one came."""
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and records that one came.
+
+    Python drops one that it raises in a destructor or in the callback of a weak reference, and
+    prints where; the record is left, and nothing is printed.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, Any] = {}
+        self._report = sys.unraisablehook
 
     def __enter__(self) -> Self:
+        self._report, sys.unraisablehook = sys.unraisablehook, self._unraisable
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *error: object) -> None:
+        sys.unraisablehook = self._report
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _unraisable(self, dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            self._report(dropped)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
         self.requested = True

@@ -116,3 +116,30 @@ def test_the_end_of_a_process_visits_nothing() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout.split() == ["False", "True"]  # atexit calls the last function first
+
+
+DROPPED = """
+import os, signal, weakref
+from testbed.core.process import Interrupts
+
+class Kept:
+    pass
+
+with Interrupts() as interrupts:
+    kept = Kept()
+    weakref.finalize(kept, os.kill, os.getpid(), signal.SIGINT)
+    del kept
+    for _ in range(1000):
+        pass
+    print(interrupts.requested)
+    weakref.finalize(Kept(), int, "x")
+"""
+
+
+def test_an_interrupt_in_a_callback_is_recorded_and_not_printed() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", DROPPED], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "True\n"
+    assert "KeyboardInterrupt" not in ended.stderr
+    assert "ValueError" in ended.stderr  # other errors are
