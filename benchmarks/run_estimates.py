@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             expected = estimated_s(scenario)
             taken = measured_s(path, options.out / scenario.name)
             rows.append(
-                (f"`{scenario.name}`", f"{expected:.0f}", f"{taken:.0f}", f"{taken / expected:.1f}")
+                (f"`{scenario.name}`", f"{expected:.0f}", f"{taken:.0f}", f"{taken / expected:.2g}")
             )
             print(*rows[-1], flush=True)
         headings = ("scenario", "estimate s", "measured s", "measured / estimate")
