@@ -175,7 +175,7 @@ class KernelRidge(Attack):
             macs += len(options.widths) * kernels + (n / 2 + validation) * n * d
         n = pairs + queried * images
         fit_macs = _FACTOR_MACS * n**3 + n * n * (k + _EXPONENTIAL_MACS + d / 2)
-        shown = (validation + intercepts) * n * (d + k + _EXPONENTIAL_MACS)
+        shown = intercepts * n * (d + k + _EXPONENTIAL_MACS)
         fits = options.fits if queried else 1
         asked = draws + queried * fits  # most: the best number may be smaller
         return [
@@ -190,10 +190,6 @@ class KernelInverses:
     Parameters
     ----------
     released : what is queried.
-
-    Attributes
-    ----------
-    validation_mse : mean squared error on the attacker's validation images.
     """
 
     def __init__(
@@ -214,7 +210,6 @@ class KernelInverses:
         fits = options.fits if count else 1
         self._inverses = [self._inverse(count, fit, width, alpha) for fit in range(fits)]
         self._varied.clear()
-        self.validation_mse = float(np.square(self(self._shown) - truth).mean())
 
     def _pairs(self, count: int, fit: int) -> tuple[FloatArray, FloatArray]:
         """Return features and images of one fit, with ``count`` variations of each image."""

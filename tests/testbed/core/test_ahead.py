@@ -1,4 +1,4 @@
-"""Modules are imported in the background; one that cannot be is left to whoever needs it."""
+"""Modules are imported in the background; an import that fails there is tried again later."""
 
 import sys
 
