@@ -32,6 +32,24 @@ class _Graph:
     batch: Batch
 
 
+def batch_places(
+    seed: int, at: tuple[int, int, int], images: int, batch_size: int
+) -> NDArray[np.int64]:
+    """Return which of a device's images are in a step's batch, from successive shuffles of them.
+
+    Parameters
+    ----------
+    at : device, round and step.
+    images : how many the device has.
+    """
+    device, server_round, step = at
+    size = min(batch_size, images)
+    per_pass = images // size
+    order = generator(seed, "batches", device, server_round, step // per_pass).permutation(images)
+    start = (step % per_pass) * size
+    return order[start : start + size]
+
+
 class LocalTraining:
     """The training of one device in one round.
 
@@ -93,14 +111,14 @@ class LocalTraining:
         return 0 if self._graph is None else len(self._graph.batch.labels)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return images in [0, 1] and labels of a step, from successive shuffles of the data."""
-        size = min(self._model.device_spec.batch_size, len(self._images))
-        per_pass = len(self._images) // size
-        order = generator(
-            self._model.device_spec.seed, "batches", self._device, self._round, step // per_pass
-        ).permutation(len(self._images))
-        start = (step % per_pass) * size
-        chosen = order[start : start + size]
+        """Return images in [0, 1] and labels of a step."""
+        device_spec = self._model.device_spec
+        chosen = batch_places(
+            device_spec.seed,
+            (self._device, self._round, step),
+            len(self._images),
+            device_spec.batch_size,
+        )
         x = on_device(self._images[chosen]).float().div_(255.0)
         return x, on_device(self._labels[chosen])
 

@@ -1,5 +1,6 @@
 """How long the attacks, the bounds, the leakage measures and the scores of one arm take."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from testbed.engine.attacking.error_bounds import (
     basis_rows,
 )
 from testbed.engine.attacking.leakage import INFORMATION_PAIRS, LEAKAGE_SAMPLES
+from testbed.engine.network.training_tap import MAX_TRAINING_VICTIMS
 from testbed.engine.setting.auxiliary_data import held_images
 from testbed.engine.setting.positions import colluding_device, devices_read
 from testbed.privacy.error_bounds import PROBES
@@ -68,12 +70,23 @@ class AttackTimes:
         attack: Attack = ATTACKS.create(adversary.attack.name, adversary.attack.options)
         total = 0.0
         amount = 1.0 + sum(adversary.curve)
+        training = self._scenario.training
+        rounds = len(adversary.rounds_attacked(training.fleet_rounds))
         for place, number in enumerate(self._arm.numbers):
             intercepts = self._intercepts(adversary, place)
             holds = self._holds_weights(adversary, number)
             if intercepts == 0 or not adversary.can_attack(holds):
                 continue
             evidence = self._evidence(adversary, place, holds)
+            if rounds:
+                sent = training.cohort_size * training.local_steps * training.batch_size
+                victims = min(MAX_TRAINING_VICTIMS, round(self._arm.shares[place] * sent))
+                on_training = attack.effort(replace(evidence, replays=1), victims)
+                if on_training is None:
+                    return None
+                total += rounds * self.effort_s(place, on_training)
+            if not adversary.attacks_serving:
+                continue
             smoothed = CHECKED if self._noise(place) is not None else 0
             efforts = attack.effort(evidence, intercepts + smoothed)
             if efforts is None:

@@ -98,6 +98,12 @@ def chosen_arm(config: RunConfig) -> ChosenArm:
             f"{config.scenario}: training.protocol: a provider trains before any device takes "
             "part; on Flower's own runtime give split_federated"
         )
+    for adversary in chosen.scenario.adversaries:
+        if adversary.attacks_training:
+            raise UserError(
+                f"{config.scenario}: adversaries.{adversary.name}.victims: nothing reads messages "
+                "on Flower's own runtime; give 'serving' there, or use python -m testbed.run"
+            )
     return chosen
 
 

@@ -37,6 +37,7 @@ def cards(results: Results) -> list[tuple[str, list[Card]]]:
     costs = {
         (cost.arm, cost.adversary, cost.attack): cost.cpu_s
         for cost in (results.host.attacks if results.host else [])
+        if not cost.on_training
     }
     by_adversary: dict[str, list[Card]] = {}
     for index, arm in enumerate(results.arms):

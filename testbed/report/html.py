@@ -15,6 +15,7 @@ from testbed.results.reading import Results
 TABLES: Mapping[str, Callable[[Results], Table | None]] = {
     "headline": headline_table,
     "attacks": arms.attack_table,
+    "training_victims": arms.training_table,
     "threats": threats.threat_table,
     "comparisons": threats.comparison_table,
     "hijacks": hijacks.hijack_table,

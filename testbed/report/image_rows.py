@@ -1,6 +1,7 @@
 """Rows of small images: originals and reconstructions."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from testbed.core.files import write_bytes
 from testbed.results.findings import adversaries, readable
 from testbed.results.reading import Images, Results
+from testbed.results.schema import AttackResult, training_samples
 
 TILE_PX = 64
 """Small images are enlarged to about this size, by a whole factor and without smoothing."""
@@ -62,7 +64,12 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reconstructions of one adversary on all arms."""
+    """The reconstructions of one adversary on all arms.
+
+    Attributes
+    ----------
+    adversary : its name, with words where the victims are training images.
+    """
 
     adversary: str
     rows: list[LabelledRow]
@@ -78,18 +85,48 @@ def comparisons(results: Results) -> list[Comparison]:
     for adversary in adversaries(results.summary):
         rows: list[_Draft] = []
         for arm in results.arms:
-            originals = results.samples.get(f"original/{arm.name}/{adversary}")
-            if originals is None or len(originals) == 0:
-                continue
-            _add(rows, _Draft("original", False, originals[:MAX_SHOWN]), arm.name)
-            for attack in arm.attacks:
-                made = results.samples.get(f"{arm.name}/{adversary}/{attack.attack}")
-                if attack.adversary == adversary and made is not None and len(made) > 0:
-                    draft = _Draft(readable(attack.attack), attack.is_anchor, made[:MAX_SHOWN])
-                    _add(rows, draft, arm.name)
+            own = [attack for attack in arm.attacks if attack.adversary == adversary]
+            original = f"original/{arm.name}/{adversary}"
+            made = [(item, f"{arm.name}/{adversary}/{item.attack}") for item in own]
+            _add_attacks(rows, results, arm.name, original, made)
         if rows:
             found.append(Comparison(adversary, _ordered(rows)))
-    return found
+    return [*found, *_training_comparisons(results)]
+
+
+def _training_comparisons(results: Results) -> list[Comparison]:
+    """Return the training images that adversaries attacked, and their reconstructions."""
+    drafts: dict[str, list[_Draft]] = {}
+    for arm in results.arms:
+        named: dict[tuple[str, str], list[tuple[AttackResult, str]]] = {}
+        for item in arm.training_attacks:
+            original, made = training_samples(arm.name, item.result)
+            named.setdefault((item.result.adversary, original), []).append((item.result, made))
+        for (adversary, original), own in named.items():
+            _add_attacks(drafts.setdefault(adversary, []), results, arm.name, original, own)
+    return [
+        Comparison(f"{adversary}: training images", _ordered(rows))
+        for adversary, rows in drafts.items()
+        if rows
+    ]
+
+
+def _add_attacks(
+    rows: "list[_Draft]",
+    results: Results,
+    arm: str,
+    original: str,
+    made: Sequence[tuple[AttackResult, str]],
+) -> None:
+    """Add one adversary's originals and reconstructions on an arm, by the names of the samples."""
+    originals = results.samples.get(original)
+    if originals is None or len(originals) == 0:
+        return
+    _add(rows, _Draft("original", False, originals[:MAX_SHOWN]), arm)
+    for attack, name in made:
+        images = results.samples.get(name)
+        if images is not None and len(images) > 0:
+            _add(rows, _Draft(readable(attack.attack), attack.is_anchor, images[:MAX_SHOWN]), arm)
 
 
 @dataclass

@@ -35,6 +35,7 @@ class AttackCost(Part):
     adversary: str
     attack: str
     cpu_s: Number
+    on_training: bool = Field(default=False, description="on training images")
 
 
 class ProviderModel(Part):

@@ -17,7 +17,7 @@ from testbed.core.errors import UserError
 from testbed.core.files import check_name
 from testbed.results.columns import TABLES, TableName, arrow_schema
 from testbed.results.host_facts import HostFacts
-from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary
+from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary, training_samples
 from testbed.scenario.loading import describe
 
 M = TypeVar("M", bound=BaseModel)
@@ -198,6 +198,12 @@ def _read_samples(path: Path, summary: Summary) -> dict[str, Images]:
             f"{arm.name}/{attack.adversary}/{attack.attack}",
             f"extremes/{arm.name}/{attack.adversary}/{attack.attack}",
         )
+    }
+    wanted |= {
+        key
+        for arm in summary.arms
+        for attack in arm.training_attacks
+        for key in training_samples(arm.name, attack.result)
     }
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a readable archive of arrays")

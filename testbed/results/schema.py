@@ -281,6 +281,40 @@ class AttackResult(AttackScores, _AttackFacts):
         return self.scores.mse.value
 
 
+class TrainingVictim(Part):
+    """A training image that was attacked, with the error of its mean reconstruction."""
+
+    victim: Count = Field(description="number of the image in the order drawn by the seed")
+    device: Count = Field(description="the first that sent it")
+    label: Count
+    releases: Count = Field(description="steps in which it was sent; reconstructions are averaged")
+    mse: float
+    reidentified: bool
+
+
+class AttackOnTraining(Part):
+    """One attack, or one anchor, of one adversary on training images of one arm.
+
+    Its victims are other images than the requests': never compare it with `attacks`. No error
+    bound holds for them, since the front-end changed in every round.
+    """
+
+    rounds: list[int] = Field(description="rounds of training whose features were attacked")
+    sent_images: Count = Field(
+        description="different images that the adversary read in these rounds; its victims are up "
+        "to 256 of them, drawn by the seed"
+    )
+    releases: Count = Field(description="features of the victims that were attacked")
+    by_victim: list[TrainingVictim]
+    result: AttackResult = Field(description="as in `attacks`, for these victims")
+
+
+def training_samples(arm: str, attack: AttackResult) -> tuple[str, str]:
+    """Return the names of the originals and of the reconstructions of training images."""
+    original = f"training/original/{arm}/{attack.adversary}"
+    return original, f"training/{arm}/{attack.adversary}/{attack.attack}"
+
+
 class BoundLevel(Part):
     """The error bound on means over a number of releases, and the estimates it comes from."""
 
@@ -563,6 +597,9 @@ class ArmResult(Installed, _ArmFacts):
     hijack: Hijack | None
     errors: list[str] = Field(description="distinct failures of devices, at most 20")
     error_bounds: list[ErrorBound]
+    training_attacks: list[AttackOnTraining] = Field(
+        default=[], description="absent unless an adversary's `victims` are training images"
+    )
 
     @property
     def rebuilding(self) -> list[AttackResult]:
@@ -582,6 +619,16 @@ class ArmResult(Installed, _ArmFacts):
     def best(self) -> AttackResult | None:
         """The attack with the lowest MSE over all adversaries."""
         return self.best_attack()
+
+    @property
+    def best_on_training(self) -> AttackOnTraining | None:
+        """The attack on training images with the lowest MSE, of all adversaries."""
+        attacks = [
+            item
+            for item in self.training_attacks
+            if not item.result.is_anchor and item.result.mse is not None
+        ]
+        return min(attacks, key=lambda item: item.result.mse or 0.0, default=None)
 
     @property
     def mean_image_mse(self) -> float | None:

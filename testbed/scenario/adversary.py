@@ -12,6 +12,7 @@ from testbed.core import registries
 from testbed.core.registry import nearest
 from testbed.scenario.components import AttackChoice, Name, PositiveShare, Section, Share, component
 from testbed.scenario.threat_model import MIN_QUERIES, Knowledge, ThreatModel
+from testbed.scenario.training import TrainingSection
 
 
 class Position(Section):
@@ -77,6 +78,18 @@ class Adversary(Section):
         description="apply what was learned on each tier to the intercepts of every other tier "
         "whose features have the same shape",
     )
+    victims: Literal["serving", "training", "both"] = Field(
+        default="serving",
+        description="whose features it attacks: requests', training images' that the devices send "
+        "while they train, or both; those of training images have results of their own",
+    )
+    training_rounds: list[int] = Field(
+        default=[-1],
+        min_length=1,
+        max_length=8,
+        description="rounds whose features of training images it attacks: from 1, or -1 for the "
+        "last one, -2 for the one before; reconstructions of an image are averaged over them",
+    )
     curve: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = Field(
         default=[],
         max_length=8,
@@ -100,6 +113,21 @@ class Adversary(Section):
         """How many images it may query in all, or None without a limit."""
         queries = self.knowledge.queries
         return None if isinstance(queries, bool) else queries
+
+    @property
+    def attacks_serving(self) -> bool:
+        """Whether images of requests are its victims."""
+        return self.victims != "training"
+
+    @property
+    def attacks_training(self) -> bool:
+        """Whether training images are its victims."""
+        return self.victims != "serving"
+
+    def rounds_attacked(self, rounds: int) -> list[int]:
+        """Return the rounds of training whose features it attacks, of ``rounds`` from 1 on."""
+        chosen = (number if number > 0 else rounds + 1 + number for number in self.training_rounds)
+        return sorted(set(chosen)) if self.attacks_training else []
 
     @property
     def learns_from(self) -> str | None:
@@ -194,6 +222,48 @@ def check_adversaries(adversaries: Sequence[Adversary], dataset: str) -> None:
                 f"adversaries.{adversary.name}.knowledge.auxiliary_data: '{dataset}' is the run's "
                 "dataset, so it contains the victims; name another one"
             )
+
+
+def check_training_victims(adversaries: Sequence[Adversary], training: TrainingSection) -> None:
+    """Refuse adversaries whose victims are training images where this cannot be.
+
+    Raises
+    ------
+    ValueError : names the key, what is wrong and what is allowed.
+    """
+    rounds = training.fleet_rounds
+    for adversary in adversaries:
+        where = f"adversaries.{adversary.name}"
+        if not adversary.attacks_training:
+            if adversary.training_rounds != [-1]:
+                raise ValueError(
+                    f"{where}.training_rounds: its victims are requests; give 'victims: training' "
+                    "or 'both' too"
+                )
+            continue
+        if not rounds:
+            raise ValueError(
+                f"{where}.victims: '{adversary.victims}' needs training messages on the wire, and "
+                "'training.protocol: provider' sends none; give 'victims: serving', 'protocol: "
+                "split_federated' or fine_tune_rounds"
+            )
+        if not adversary.rebuilds_images:
+            raise ValueError(
+                f"{where}.victims: attack '{adversary.attack.name}' infers labels, which training "
+                "messages carry in clear; give 'victims: serving', or an attack that rebuilds "
+                "images"
+            )
+        if not adversary.attacks_serving and (adversary.transfer or adversary.curve):
+            key = "transfer" if adversary.transfer else "curve"
+            raise ValueError(
+                f"{where}.{key}: it is measured on requests; give 'victims: serving' or 'both'"
+            )
+        for number in adversary.training_rounds:
+            if not 1 <= abs(number) <= rounds:
+                raise ValueError(
+                    f"{where}.training_rounds: no round {number}; the fleet trains in {rounds}: "
+                    f"give 1 to {rounds}, or -1 to -{rounds} from the last one"
+                )
 
 
 def check_training_attacks(

@@ -10,7 +10,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from testbed.core import registries
 from testbed.core.registry import Registry, nearest
-from testbed.scenario.adversary import Adversary, check_adversaries, check_training_attacks
+from testbed.scenario.adversary import (
+    Adversary,
+    check_adversaries,
+    check_training_attacks,
+    check_training_victims,
+)
 from testbed.scenario.components import (
     AvailabilityChoice,
     DefenceChoice,
@@ -228,6 +233,7 @@ class Scenario(Section):
         check_adversaries(self.adversaries, self.data.name)
         hijacked_by = {arm.name: arm.hijacked_by for arm in self.arms}
         check_training_attacks(self.adversaries, hijacked_by, self.training.protocol)
+        check_training_victims(self.adversaries, self.training)
         serving = self.serving
         missing = [arm.name for arm in self.arms if arm.name not in serving.recorded_service_ms]
         if serving.cloud_service == "recorded" and missing:

@@ -62,16 +62,18 @@ class ThreatModel:
         replays = knowledge is not None and knowledge.replays > 1
         return "active" if asks or (replays and self.reads_features) else "passive"
 
-    def words(self, knowledge: "Knowledge | None" = None) -> str:
+    def words(self, knowledge: "Knowledge | None" = None, in_training: bool = False) -> str:
         """Return the threat model as a phrase.
 
         Parameters
         ----------
         knowledge : the adversary's, if images, queries or replays are restricted or extended.
+        in_training : whether the victims are training images.
         """
         granted = [self._images(knowledge)]
+        front_end = "the front-end of the round" if in_training else "the deployed front-end"
         if self.answers:
-            granted.append("the answers sent back")
+            granted.append("the labels sent" if in_training else "the answers sent back")
         if self.learns_from_intercepts:
             granted.append("all features it intercepted")
         if self.watches_training:
@@ -81,11 +83,11 @@ class ThreatModel:
         if self.architecture:
             granted.append("the architecture of the front-end but not its weights")
         if self.weights:
-            granted += ["queries", "the weights of the deployed front-end"]
+            granted += ["queries", f"the weights of {front_end}"]
         elif self.queries:
             limited = knowledge is not None and not isinstance(knowledge.queries, bool)
             number = f"at most {knowledge.queries} " if knowledge and limited else ""
-            granted.append(f"{number}queries to the deployed front-end")
+            granted.append(f"{number}queries to {front_end}")
         if knowledge is not None and knowledge.replays > 1 and self.reads_features:
             granted.append(f"{knowledge.replays} releases of each image, actively requested")
         if len(granted) == 1:

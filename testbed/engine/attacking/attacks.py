@@ -36,6 +36,11 @@ from testbed.engine.attacking.evidence import (
 )
 from testbed.engine.attacking.intercepts import read_by_tier
 from testbed.engine.attacking.scoring import score_attack, victims_of
+from testbed.engine.attacking.training_victims import (
+    TrainingJob,
+    score_training,
+    training_jobs,
+)
 from testbed.engine.attacking.transfer import aimed_at, targets, transfer_matrix
 from testbed.engine.network.taps import Tap
 from testbed.engine.serving.serve import ServedArm
@@ -47,7 +52,15 @@ from testbed.privacy.judge import LIBRARIES as JUDGE_LIBRARIES
 from testbed.privacy.judge import Judge
 from testbed.results.columns import Record
 from testbed.results.host_facts import AttackCost
-from testbed.results.schema import MEAN_IMAGE, AttackResult, BoundCheck, ErrorBound, Grants
+from testbed.results.schema import (
+    MEAN_IMAGE,
+    AttackOnTraining,
+    AttackResult,
+    BoundCheck,
+    ErrorBound,
+    Grants,
+    training_samples,
+)
 from testbed.scenario.threat_model import grants
 
 
@@ -74,6 +87,7 @@ class AttackResults:
     read_nothing : the adversaries whose taps saw no answered request that they could attack.
     error_bounds : one per tier.
     costs : of each attack on this host; never part of the results.
+    on_training : entries of the attacks on training images.
     """
 
     entries: list[AttackResult] = field(default_factory=list)
@@ -82,6 +96,7 @@ class AttackResults:
     read_nothing: list[str] = field(default_factory=list)
     error_bounds: list[ErrorBound] = field(default_factory=list)
     costs: list[AttackCost] = field(default_factory=list)
+    on_training: list[AttackOnTraining] = field(default_factory=list)
 
 
 def attack_arm(
@@ -128,7 +143,17 @@ def attack_arm(
         for share in item.adversary.curve:
             part = (inputs, deployed[item.tier], item, share, served, run_context.backend)
             jobs.append((item, share, partial_job(*part)))
-    left = Counter(item.adversary.name for item, _, _ in jobs)
+    in_training = [
+        job
+        for adversary in adversaries
+        for job in training_jobs(
+            *(inputs, models, adversary, by_name[adversary.name]),
+            *(arm.training_attacks, run_context.backend),
+        )
+    ]
+    work = [(item.adversary.name, share, job) for item, share, job in jobs]
+    work += [(item.adversary.name, 1.0, item.job) for item in in_training]
+    left = Counter(name for name, _, _ in work)
     judge = cache(lambda: make_judge(inputs))
 
     def on_done(job_name: str) -> None:
@@ -139,18 +164,21 @@ def attack_arm(
         if left.total() < run_context.backend.hosts:
             judge()  # no job waits for this process, and a core has become free
 
-    order = longest_first([(item.adversary.name, share) for item, share, _ in jobs], earlier)
-    calls = [(_job_name(models, item, share), run_attacks, (job,)) for item, share, job in jobs]
+    order = longest_first([(name, share) for name, share, _ in work], earlier)
+    names = [_job_name(models, item, share) for item, share, _ in jobs]
+    names += [item.name(models) for item in in_training]
+    calls = [(name, run_attacks, (job,)) for name, (_, _, job) in zip(names, work, strict=True)]
     import_ahead(*JUDGE_LIBRARIES)  # while this process waits for its adversaries
     found = run_context.backend.run_jobs(
         [calls[place] for place in order],
         on_done,
-        [query_access(jobs[place][2]) for place in order],
+        [query_access(work[place][2]) for place in order],
     )
     mounted = dict(zip(order, found, strict=True))
-    for _, _, job in jobs:
+    for _, _, job in work:
         close_oracle(job, run_context.backend)
     outcomes = [Outcome(*job, mounted[place]) for place, job in enumerate(jobs)]
+    of_training = [(job, mounted[len(jobs) + place]) for place, job in enumerate(in_training)]
     replays = [item.adversary.knowledge.replays for item in tiers_read] or [1]
     results = AttackResults(
         read_nothing=[item.name for item in adversaries if item.name not in left],
@@ -160,6 +188,10 @@ def attack_arm(
         ],
     )
     for adversary in adversaries:
+        trained_on = [pair for pair in of_training if pair[0].adversary.name == adversary.name]
+        if trained_on:
+            tap = by_name[adversary.name]
+            _add_training(inputs, models, tap, trained_on, judge(), results)
         own = [item for item in outcomes if item.tier_intercepts.adversary.name == adversary.name]
         if not own:
             continue
@@ -273,7 +305,11 @@ def _score_adversary(
                 raw_requests=raw_requests,
             )
         )
-        facts = {"arm": arm, "adversary": adversary.name, "attack": component.name}
+        facts: dict[str, Any] = {
+            "arm": arm,
+            "adversary": adversary.name,
+            "attack": component.name,
+        }
         results.rows.extend({**facts, **row} for row in scored.rows)
         cpu_s = sum(outcome.mounted[number].cpu_s for outcome in outcomes)
         results.costs.append(AttackCost(**facts, cpu_s=cpu_s))
@@ -282,6 +318,34 @@ def _score_adversary(
         results.samples[key] = _pixels(images[shown])
         pairs = np.concatenate([victims.images[scored.extremes], images[scored.extremes]])
         results.samples[f"extremes/{key}"] = _pixels(pairs)
+
+
+def _add_training(
+    inputs: RunInputs,
+    models: ArmModels,
+    tap: Tap,
+    outcomes: Sequence[tuple[TrainingJob, Sequence[Mounted]]],
+    judge: Judge | None,
+    results: AttackResults,
+) -> None:
+    """Score one adversary's attacks on training images, and add them to the results."""
+    assert tap.training is not None
+    shown = inputs.scenario.evaluation.reconstructions_shown
+    for scored in score_training(inputs, models, tap.training, outcomes, judge):
+        entry, arm = scored.entry.result, models.arm
+        results.on_training.append(scored.entry)
+        results.costs.append(
+            AttackCost(
+                arm=arm,
+                adversary=entry.adversary,
+                attack=entry.attack,
+                cpu_s=scored.cpu_s,
+                on_training=True,
+            )
+        )
+        original, made = training_samples(arm, entry)
+        results.samples[original] = _pixels(scored.originals[:shown])
+        results.samples[made] = _pixels(scored.images[:shown])
 
 
 def _shown(sizes: Sequence[int], inputs: RunInputs) -> NDArray[np.int64]:

@@ -32,13 +32,15 @@ def read_by_tier(
     ----------
     of_tiers : the deployed front-end and the error bound of each tier.
     """
+    if not adversary.attacks_serving:
+        return []
     attacked = _attacked(inputs, adversary, tap, served)
     deployed, error_bounds = of_tiers
     tiers_read = []
     for tier in sorted({int(models.tier_of[item.device]) for item in attacked}):
         items = [item for item in attacked if models.tier_of[item.device] == tier]
-        holds_weights = _holds_weights(inputs, models, adversary, tier)
-        mountable = adversary.can_attack(holds_weights)
+        holds = holds_weights(inputs, models, adversary, tier)
+        mountable = adversary.can_attack(holds)
         if not mountable and not adversary.transfer:
             continue
         features = np.stack([item.features for item in items])
@@ -49,12 +51,12 @@ def read_by_tier(
         compared = adversary.rebuilds_images
         smoothed = error_bounds[tier].smoothed_victims(replays) if compared else None
         tiers_read.append(
-            TierIntercepts(adversary, tier, holds_weights, items, features, smoothed, mountable)
+            TierIntercepts(adversary, tier, holds, items, features, smoothed, mountable)
         )
     return tiers_read
 
 
-def _holds_weights(inputs: RunInputs, models: ArmModels, adversary: Adversary, tier: int) -> bool:
+def holds_weights(inputs: RunInputs, models: ArmModels, adversary: Adversary, tier: int) -> bool:
     """Return whether the adversary has a tier's weights; a colluding device has its own tier's."""
     seed, fleet = inputs.scenario.seed, inputs.fleet
     own = colluding_device(adversary.name, adversary.position, len(fleet), seed)

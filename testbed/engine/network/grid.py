@@ -46,7 +46,7 @@ from testbed.fleet.link_effects import RadioTimers
 from testbed.wire import protocol
 from testbed.wire.records import config_number, record_in, tier_of
 
-RADIO = "radio."
+RADIO, TAP = "radio.", "tap."
 FLOAT_BYTES = 4
 CHARGED_AT_ONCE = 1 << 16  # devices; bounds the columns of a charge
 REPLY_HEADERS_BYTES = 1 << 16  # names, shapes and types of the arrays
@@ -112,7 +112,7 @@ class FleetGrid(MessageGrid):
     ----------
     backend : where the hosts run.
     costs : of this arm's front-ends on each device.
-    taps : intercept the features of serving requests.
+    taps : intercept the features of serving requests, and of training images where asked for.
     """
 
     def __init__(
@@ -146,9 +146,11 @@ class FleetGrid(MessageGrid):
         return self._clock.now_ms
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what a checkpoint keeps: the ledger, the clock and the counters."""
+        """Return what a checkpoint keeps: the ledger, the clock, the counters, what taps read."""
         columns = self.ledger.state() | under(RADIO, self._radios.state())
         tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        for tap in self._taps:
+            tensors |= under(f"{TAP}{tap.name}.", tap.state())
         plain = {
             "clock_ms": self.clock_ms,
             "message_count": self._message_count,
@@ -158,7 +160,9 @@ class FleetGrid(MessageGrid):
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        columns = {name: value.numpy() for name, value in tensors.items()}
+        for tap in self._taps:
+            tap.load_state(below(f"{TAP}{tap.name}.", tensors))
+        columns = {n: value.numpy() for n, value in tensors.items() if not n.startswith(TAP)}
         self.ledger.load_state(columns)
         self._radios.load_state(below(RADIO, columns))
         self._clock.now_ms = plain["clock_ms"]

@@ -77,7 +77,13 @@ def arm_result(
         hijack=_hijack(run_context, arm),
         errors=sorted(set(arm.grid.errors))[:20],
         error_bounds=attacked.error_bounds,
+        **_on_training(attacked),
     )
+
+
+def _on_training(attacked: AttackResults) -> dict[str, Any]:
+    """Return the attacks on training images; the key is absent where there are none."""
+    return {"training_attacks": attacked.on_training} if attacked.on_training else {}
 
 
 def _hijack(run_context: RunContext, arm: TrainedArm) -> Hijack | None:

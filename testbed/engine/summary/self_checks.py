@@ -99,7 +99,9 @@ def self_checks(
     )
     bound_passed, bound_detail = _bound_check_result(attacked)
     trained, trained_detail = _trained_by_devices(arm)
-    in_range = all(0.0 <= row["mse"] <= 1.0 for row in attacked.rows)
+    errors = [row["mse"] for row in attacked.rows]
+    errors += [victim.mse for item in attacked.on_training for victim in item.by_victim]
+    in_range = all(0.0 <= error <= 1.0 for error in errors)
     return [
         _check(
             name,
@@ -147,7 +149,7 @@ def self_checks(
             name,
             "reconstruction errors are within [0, 1]",
             in_range,
-            f"{len(attacked.rows)} scored reconstructions",
+            f"{len(errors)} scored reconstructions",
         ),
         _check(name, "no attack beats the reconstruction error bound", bound_passed, bound_detail),
     ]

@@ -108,6 +108,24 @@ def attack_table(results: Results) -> Table | None:
     return Table(["attack", *(figure.label for figure in columns)], rows) if rows else None
 
 
+def training_table(results: Results) -> Table | None:
+    """Return every attack on training images, on every arm that an adversary attacked so."""
+    columns = [*shown_in("attacks", ATTACKS), *TRAINED]
+    rows = []
+    for arm in results.arms:
+        best = arm.best_on_training
+        for adversary in dict.fromkeys(item.result.adversary for item in arm.training_attacks):
+            own = [item for item in arm.training_attacks if item.result.adversary == adversary]
+            rounds = ", ".join(map(str, own[0].rounds))
+            title = (
+                f"{arm.name}, {adversary}: round {rounds}; {numbers.count(own[0].sent_images)} "
+                f"images sent, {numbers.count(own[0].releases)} releases attacked"
+            )
+            rows.append(group(title, len(columns)))
+            rows += [_attack_row(item.result, columns, item is best) for item in own]
+    return Table(["attack", *(figure.label for figure in columns)], rows) if rows else None
+
+
 def _attack_row(attack: AttackResult, columns: Sequence[Figure], is_best: bool) -> Row:
     kind = "anchor" if attack.is_anchor else "best" if is_best else ""
     failed = ""

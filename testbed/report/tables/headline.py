@@ -30,6 +30,7 @@ def headline_table(results: Results) -> Table | None:
     rows = [
         *_section("Utility", arms, UTILITY),
         *_privacy_rows(arms),
+        *_training_rows(arms),
         *_section("Cost, per image (simulated)", arms, COST),
         *(_section("Training at the provider", arms, PROVIDER) if any_provider else []),
         *_section("Training, whole fleet (simulated; counts are device-rounds)", arms, TRAINING),
@@ -97,6 +98,29 @@ def _privacy_rows(arms: list[ArmResult]) -> list[Row]:
     if any(more):
         rows.append(Row("another attack re-identifies more", [_more(attack) for attack in more]))
     return rows
+
+
+def _training_rows(arms: list[ArmResult]) -> list[Row]:
+    """Return the best attack on training images: no ratios, since victims can differ by arm."""
+    best = [item.result if (item := arm.best_on_training) else None for arm in arms]
+    if not any(best):
+        return []
+    scores = [MSE, FIGURES["reidentification"], FIGURES["chance_reidentification"]]
+    return [
+        group("Privacy of training images, as devices send them: the best attack", len(arms)),
+        Row("which attack on training images", [_which(attack) for attack in best]),
+        *(
+            Row(
+                f"{figure.label}, training images",
+                [
+                    number(figure.of_attack(attack) if attack else None, figure.fmt)
+                    for attack in best
+                ],
+                kind="" if isinstance(figure, Score) else "anchor",
+            )
+            for figure in scores
+        ),
+    ]
 
 
 def _which(attack: AttackResult | None) -> Cell:

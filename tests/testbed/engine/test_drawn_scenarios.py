@@ -37,6 +37,7 @@ ADVERSARIES = [
     {"name": "asks", "attack": "ridge", "knowledge": {"weights": False, "queries": 60}},
     {"name": "labels", "attack": "label_inference", "knowledge": {"weights": False}},
     {"name": "replays", "attack": "ridge", "knowledge": {"replays": 3}},
+    {"name": "trained", "attack": "ridge", "victims": "both", "training_rounds": [1, -1]},
     {"name": "decodes", "attack": {"name": "residual_decoder", "max_epochs": 2}},
 ]
 STEERS = {

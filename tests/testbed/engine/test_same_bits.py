@@ -113,7 +113,7 @@ def test_queries_replays_and_error_bounds_do_not_depend_on_hosts(tiny, tmp_path,
     tiny["arms"] = [noisy, {**noisy, "name": "hijacked", "hijacked_by": "steers"}]
     asks = {"weights": False, "queries": 80}
     tiny["adversaries"] = [
-        {"name": "asks", "attack": "ridge", "knowledge": asks},
+        {"name": "asks", "attack": "ridge", "knowledge": asks, "victims": "both"},
         {"name": "labels", "attack": "label_inference", "knowledge": {"weights": False}},
         {"name": "replays", "attack": "ridge", "knowledge": {"replays": 4}},
         {"name": "steers", "attack": {"name": "fsha", "pilot_steps": 4, "updates_per_step": 1}},
@@ -132,6 +132,9 @@ def test_queries_replays_and_error_bounds_do_not_depend_on_hosts(tiny, tmp_path,
     assert [level["replays"] for level in bound["levels"]] == [1, 4]
     attacks = {(a["adversary"], a["attack"]): a for a in summary["arms"][0]["attacks"]}
     assert 0 < attacks["asks", "ridge"]["queries"] <= 80
+    on_training = summary["arms"][0]["training_attacks"][-1]["result"]
+    assert (on_training["adversary"], on_training["attack"]) == ("asks", "ridge")
+    assert 0 < on_training["queries"] <= 80
     assert attacks["replays", "ridge"]["smoothed"][0]["mse"] > bound["levels"][1]["mse"]
     assert attacks["labels", "label_inference"]["inferred"]["class"]["n"] > 5
 

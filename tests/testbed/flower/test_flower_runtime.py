@@ -131,6 +131,8 @@ def test_the_run_config_is_checked(tiny, write_scenario):
         chosen_arm(RunConfig(path, overrides="seed=1; fleet.sise=3"))
     with pytest.raises(UserError, match=r"training\.protocol: a provider trains before"):
         chosen_arm(RunConfig(path, overrides="training.protocol=provider"))
+    with pytest.raises(UserError, match=r"eaves\.victims: nothing reads messages on Flower's"):
+        chosen_arm(RunConfig(path, overrides="adversaries.0.victims=both"))
 
 
 def test_flower_accepts_the_app_of_this_project():
