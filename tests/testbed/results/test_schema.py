@@ -62,9 +62,10 @@ def attacked_tree():
     fsha = {"name": "fsha", "pilot_steps": 2, "updates_per_step": 1}
     decoder = {"name": "residual_decoder", "max_epochs": 1}
     tree["adversaries"] = [
-        {"name": "decodes", **cloud, "attack": decoder, "transfer": True, "curve": [0.5]},
+        {"name": "decodes", **cloud, "attack": decoder, "transfer": True, "curve": [0.5]}
+        | {"victims": "both"},
         {"name": "infers", **cloud, "attack": "label_inference"},
-        {"name": "malicious", **cloud, "attack": fsha},
+        {"name": "malicious", **cloud, "attack": fsha, "victims": "both"},
     ]
     return tree
 
