@@ -44,6 +44,7 @@ BLIND = {
 # Small images need little training; the substitute's own tests measure its quality.
 SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
+    "averaged_decoder": {"min_epoch_steps": 1, "capacity": "small", "batch_size": 8, "decay": 0.9},
     "white_box": {"steps": 80, "tv_weights": [0.0, 1e-3], "decoder": {"min_epoch_steps": 1}},
     "learned_prior": {"training_steps": 50, "steps_per_level": 12, "prior_weights": [0.0, 1e-3]},
     "sdar": {"updates_per_step": 1},
