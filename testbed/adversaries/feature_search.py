@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from testbed.adversaries import augmentation
 from testbed.adversaries.base import (
     Attack,
     Evidence,
@@ -18,21 +19,25 @@ from testbed.adversaries.base import (
     WhiteBoxOracle,
 )
 from testbed.adversaries.effort import Effort
+from testbed.adversaries.kernel_ridge import KernelInverses, KernelRidge, KernelRidgeOptions
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
 from testbed.adversaries.residual_decoder import (
     DecoderTraining,
-    ResidualDecoderOptions,
     decoder_effort,
 )
 from testbed.core.compute import as_array, on_device
 from testbed.scenario.threat_model import ThreatModel
 
+Start = Literal["best", "decoder", "kernel_ridge", "mean_image"]
+"""First images of a search: those of a trained decoder, of the closed form, or the better of both
+on the attacker's validation images."""
 Reconstruct = Callable[[FloatArray], FloatArray]
 """From features (N, C', H', W') to images (N, C, H, W)."""
 
 _PIXELS = 32 * 32 * 32  # of the images searched together; they and their activations fit the cache
 _FIRST_DRAW = 1_000_000  # beyond the draws of training queries
+_HELD_OUT_DRAW = 100_000  # of variations of the validation images, beyond those of training
 _DISTANCE_DRAWS = 8
 
 
@@ -103,9 +108,9 @@ def chunks(images: FloatArray) -> Iterator[slice]:
         yield slice(start, min(start + size, len(images)))
 
 
-def adam(x: Tensor, learning_rate: float) -> torch.optim.Optimizer:
-    """Return the optimiser of a search's images."""
-    return torch.optim.Adam([x], learning_rate, betas=(0.9, 0.99), eps=1e-12, fused=True)
+def adam(x: Tensor, learning_rate: float, memory: float = 0.99) -> torch.optim.Optimizer:
+    """Return the optimiser of a search's images; ``memory`` is of the squared gradients."""
+    return torch.optim.Adam([x], learning_rate, betas=(0.9, memory), eps=1e-12, fused=True)
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class Descent:
 class FeatureSearch(Attack):
     """Base of attacks that search for images through the known weights.
 
-    Options have ``start`` (``decoder`` or ``mean_image``) and ``decoder``.
+    Options have ``start`` (see ``Start``) and ``decoder``.
 
     Attributes
     ----------
@@ -179,10 +184,10 @@ class FeatureSearch(Attack):
         normalise = ChannelNormaliser.fit(released.training(0))
         distance = FeatureDistance(oracle, normalise, released.is_random)
         options, features = self.options, evidence.intercepts.features
-        start, account = first_start(options.start, options.decoder, evidence, seed, report)
-        reconstruct = start
+        starts, account = first_starts(options, evidence, released, seed, report)
+        reconstruct = starts[0]
         if not distance.is_flat and len(features):
-            reconstruct = self.tuned(Search(evidence, seed, released, distance, start, report))
+            reconstruct = self.tuned(Search(evidence, seed, released, distance, starts, report))
         return replace(account, images=reconstruct(features), again=reconstruct)
 
     def tuned(self, search: "Search") -> Reconstruct:
@@ -203,9 +208,11 @@ class FeatureSearch(Attack):
         distance = FeatureDistance(oracle, normalise, released.is_random)
         images = few.auxiliary.images
         found = [ReleasedFeatures(evidence).effort(1)]
-        if options.start == "decoder":
+        if options.start in ("best", "decoder"):
             found += decoder_effort(options.decoder, evidence, intercepts)
-        tuning = min(options.tuning_images, len(evidence.auxiliary_validation.images))
+        if options.start in ("best", "kernel_ridge"):
+            found += KernelRidge(KernelRidgeOptions()).effort(evidence, intercepts)
+        tuning = self.tuning(len(evidence.auxiliary_validation.images))
         steps = self.steps(math.ceil(tuning / len(images)), math.ceil(intercepts / len(images)))
         descent = Descent(1, 0.1)
         search = Effort(
@@ -216,6 +223,11 @@ class FeatureSearch(Attack):
         )
         return [*found, search]
 
+    def tuning(self, validation: int) -> int:
+        """Return how many of the validation images the search is tuned on."""
+        most: int = self.options.tuning_images
+        return min(most, validation)
+
     def steps(self, tuning: int, intercepted: int) -> float:
         """Return the expected steps for numbers of chunks of images."""
         raise NotImplementedError
@@ -223,14 +235,36 @@ class FeatureSearch(Attack):
 
 @dataclass(frozen=True)
 class Search:
-    """The set-up of a search."""
+    """The set-up of a search.
+
+    Attributes
+    ----------
+    starts : the best start by the error on validation images, then others.
+    """
 
     evidence: Evidence
     seed: int
     released: ReleasedFeatures
     distance: FeatureDistance
-    start: Reconstruct
+    starts: Sequence[Reconstruct]
     report: Report
+
+    def start(self, features: FloatArray) -> FloatArray:
+        """Return the images of the best start."""
+        return self.starts[0](features)
+
+    def held_out(self, variations: int) -> tuple[FloatArray, FloatArray]:
+        """Return validation images with variations of each, and their features.
+
+        The images come first, then one variation of each in the same order, and so on.
+        """
+        images = [self.released.auxiliary_validation.images]
+        features = [self.released.validation()]
+        for number in range(_HELD_OUT_DRAW, _HELD_OUT_DRAW + variations):
+            varied = augmentation.vary(images[0], self.seed, number, augmentation.NEAR)
+            images.append(varied)
+            features.append(self.released.release(varied, number))
+        return np.concatenate(images), np.concatenate(features)
 
     def best_choice(
         self,
@@ -257,22 +291,40 @@ class Search:
         return weight, stop
 
 
-def first_start(
-    start: str,
-    decoder: ResidualDecoderOptions,
-    evidence: Evidence,
-    seed: int,
-    report: Report,
-) -> tuple[Reconstruct, Reconstruction]:
-    """Return the map from features to starting images, and the record of its training.
+def starts_of(options: Any) -> int:
+    """Return how many starts a search has: ``first_starts``, where variations help."""
+    inverses = 1 + KernelRidgeOptions().fits
+    counts = {"best": 1 + inverses, "kernel_ridge": inverses, "decoder": 1, "mean_image": 1}
+    return counts[options.start]
+
+
+def first_starts(
+    options: Any, evidence: Evidence, released: ReleasedFeatures, seed: int, report: Report
+) -> tuple[list[Reconstruct], Reconstruction]:
+    """Return maps from features to starting images, and the record of the training.
+
+    The best of each kind come first, from best to worst. Then follow the inverses that the closed
+    form is the mean of.
 
     Parameters
     ----------
-    start : ``decoder`` or ``mean_image``.
+    options : of the search, with ``start`` and ``decoder``.
     """
     mean = mean_of(evidence.auxiliary)
-    if start == "mean_image":
-        return lambda features: repeated(mean, len(features)), Reconstruction(mean[None])
-    training = DecoderTraining(decoder, evidence, seed)
-    training.run(report)
-    return training.reconstruct, training.account(mean[None])
+    account = Reconstruction(mean[None])
+    found: list[Reconstruct] = []
+    further: list[Reconstruct] = []
+    if options.start in ("best", "decoder"):
+        training = DecoderTraining(options.decoder, evidence, seed)
+        training.run(report)
+        account = training.account(mean[None])
+        found.append(training.reconstruct)
+    if options.start in ("best", "kernel_ridge"):
+        inverses = KernelInverses(KernelRidgeOptions(), released, seed, report)
+        found.append(inverses)
+        further = inverses.each if len(inverses.each) > 1 else []
+    if not found:
+        return [lambda features: repeated(mean, len(features))], account
+    truth, shown = released.auxiliary_validation.images, released.validation()
+    errors = [float(np.square(start(shown) - truth).mean()) for start in found]
+    return [*(found[place] for place in np.argsort(errors, kind="stable")), *further], account

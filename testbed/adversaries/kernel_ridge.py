@@ -290,6 +290,11 @@ class KernelInverses:
 
         return restored
 
+    @property
+    def each(self) -> list[Callable[[FloatArray], FloatArray]]:
+        """The inverses whose mean this is."""
+        return self._inverses
+
     def __call__(self, features: FloatArray) -> FloatArray:
         """Return the images of released features."""
         total: FloatArray = np.zeros((len(features), *self._mean.shape), np.float32)

@@ -14,7 +14,7 @@ GLASS, NeurIPS 2023 (a generator), and DRAG, ICML 2025 (diffusion).
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from testbed.adversaries.feature_search import (
     FeatureSearch,
     Reconstruct,
     Search,
+    Start,
     adam,
     chunks,
 )
@@ -46,9 +47,7 @@ _STRONGEST, _WEAKEST = 0.25, 0.01  # noise levels, in units of the pixels' range
 class LearnedPriorOptions(Options):
     """Options of the search under a denoiser."""
 
-    start: Literal["decoder", "mean_image"] = Field(
-        default="mean_image", description="start of the search; a decoder must be trained"
-    )
+    start: Start = Field(default="best", description="start of the search, as that of `white_box`")
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
     width: Annotated[int, Field(ge=4)] = Field(default=24, description="channels of the denoiser")
     training_steps: Annotated[int, Field(ge=1)] = 300
@@ -77,7 +76,7 @@ class LearnedPrior(FeatureSearch):
     name = "learned_prior"
     options: LearnedPriorOptions
     search_space: ClassVar = {
-        "start": ("mean_image", "decoder"),
+        "start": ("mean_image", "best"),
         "training_steps": (300, 1000, 3000),
         "steps_per_level": (12, 24, 48),
     }

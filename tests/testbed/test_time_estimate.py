@@ -81,6 +81,7 @@ def test_every_attack_takes_its_own_steps():
     plain = decoder | {"min_epoch_steps": 1, "augment": False}
     assert seconds(plain, auxiliary_share=0.5) / seconds(plain) == pytest.approx(0.5, abs=0.15)
     search = {"name": "white_box", "start": "mean_image", "steps": 80}
+    search |= {"prior": "total_variation", "restarts": 1}
     once = seconds(search)
     assert seconds(search | {"steps": 160}) / once == pytest.approx(2.0, abs=0.2)
     # Three weights of the prior are tried on few images; every restart searches the victims' again.

@@ -50,7 +50,14 @@ class Probe:
 IDENTITY_PROBES = (
     Probe(
         "white_box",
-        {"start": "mean_image", "steps": 40, "tv_weights": [0.0], "tuning_images": 2},
+        {
+            "start": "mean_image",
+            "steps": 40,
+            "prior": "total_variation",
+            "tv_weights": [0.0],
+            "tuning_images": 2,
+            "restarts": 1,
+        },
     ),
     Probe("ridge", {}, patch_px=4),
     Probe(

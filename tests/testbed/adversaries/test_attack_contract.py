@@ -44,9 +44,13 @@ BLIND = {
 # Small images need little training; the substitute's own tests measure its quality.
 SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
-    "averaged_decoder": {"min_epoch_steps": 1, "capacity": "small", "batch_size": 8, "decay": 0.9},
-    "white_box": {"steps": 80, "tv_weights": [0.0, 1e-3], "decoder": {"min_epoch_steps": 1}},
-    "learned_prior": {"training_steps": 50, "steps_per_level": 12, "prior_weights": [0.0, 1e-3]},
+    "white_box": {"steps": 80, "restarts": 2, "decoder": {"min_epoch_steps": 1}},
+    "learned_prior": {
+        "start": "mean_image",
+        "training_steps": 50,
+        "steps_per_level": 12,
+        "prior_weights": [0.0, 1e-3],
+    },
     "sdar": {"updates_per_step": 1},
     "fsha": {"pilot_steps": 2},
     "substitute": {"steps": 3, "decoder": {"max_epochs": 1, "min_epoch_steps": 1}},

@@ -76,7 +76,11 @@ def test_queries_of_a_decoder(build_case, front_ends, kind, augment):
     ("name", "options"),
     [
         ("white_box", {"start": "mean_image", "steps": 16, "tuning_images": 9, "restarts": 2}),
-        ("learned_prior", {"levels": 3, "steps_per_level": 2, "tuning_images": 9}),
+        ("white_box", {"start": "mean_image", "steps": 16, "prior": "total_variation"}),
+        (
+            "learned_prior",
+            {"start": "mean_image", "levels": 3, "steps_per_level": 2, "tuning_images": 9},
+        ),
     ],
 )
 def test_steps_of_a_search(build_case, front_ends, counted, monkeypatch, name, options):

@@ -6,6 +6,8 @@ import torch
 from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions
 from testbed.adversaries.mounting import mount
 
+FROM_MEAN = {"start": "mean_image", "levels": 6, "steps_per_level": 12}
+
 
 def test_the_denoiser_removes_noise_and_keeps_clean_images(build_case, front_ends):
     case = build_case(front_ends["pooled"])
@@ -25,14 +27,14 @@ def test_it_beats_the_mean_image_on_coarse_features(build_case):
     case = build_case(coarse, victims=6)
     found = mount(
         "learned_prior",
-        {"training_steps": 150, "levels": 6, "steps_per_level": 12},
+        {**FROM_MEAN, "training_steps": 150},
         case.evidence,
         0,
     )
     assert case.mse(found) < 0.4 * case.mean_image_mse
     without = mount(
         "learned_prior",
-        {"prior_weights": [0.0], "levels": 6, "steps_per_level": 12, "training_steps": 1},
+        {**FROM_MEAN, "prior_weights": [0.0], "training_steps": 1},
         case.evidence,
         0,
     )
@@ -41,5 +43,5 @@ def test_it_beats_the_mean_image_on_coarse_features(build_case):
 
 def test_no_intercepts_are_no_problem(build_case, front_ends):
     case = build_case(front_ends["pooled"], victims=0)
-    found = mount("learned_prior", {}, case.evidence, 0)
+    found = mount("learned_prior", FROM_MEAN, case.evidence, 0)
     assert np.asarray(found.images).shape == (0, 1, 16, 16)
