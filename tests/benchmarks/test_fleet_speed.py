@@ -71,8 +71,13 @@ def test_a_document_without_the_block_is_rejected_before_anything_runs(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+OTHER_WORKLOADS = ("B", "C", "D undefended fp32")
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("workload", ["A", "B", "C", "D undefended fp32"])
+@pytest.mark.parametrize(
+    "workload", ["A", *(pytest.param(name, marks=pytest.mark.long) for name in OTHER_WORKLOADS)]
+)
 def test_the_engine_runs_every_workload(workload):
     assert fleet_speed.run_once("ours", workload, 4, 1, "") > 0.0
 

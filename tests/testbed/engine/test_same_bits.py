@@ -305,6 +305,7 @@ def two_nodes():
         yield start
 
 
+@pytest.mark.long
 def test_two_nodes_whose_hosts_are_killed_give_the_same_bits(
     tmp_path, one_arm_results, monkeypatch, two_nodes
 ):
