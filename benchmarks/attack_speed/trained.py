@@ -1,12 +1,16 @@
 """The decoder, its reconstruction, and the aligned substitute, against plain training loops."""
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from attack_speed.bench import SEED, Bench, Case
 from testbed.adversaries import augmentation
+from testbed.adversaries.averaged_decoder import AveragedDecoderOptions, AveragedTraining
 from testbed.adversaries.base import FloatArray, silent
 from testbed.adversaries.decoder_network import CAPACITIES, DecoderNetwork
 from testbed.adversaries.residual_decoder import DecoderTraining, ResidualDecoderOptions
@@ -23,12 +27,17 @@ SUBSTITUTE_RATE = 0.002
 
 
 def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
-    """Return the residual decoder's training and reconstruction, and the substitute's training."""
+    """Return both decoders' training and reconstruction, and the substitute's training."""
     options = ResidualDecoderOptions(
         max_epochs=epochs, patience=epochs + 1, augment=False, min_epoch_steps=1, learning_rate=RATE
     )
     trained = DecoderTraining(options, bench.evidence, SEED)
     trained.run(silent)
+    averaged = AveragedDecoderOptions(
+        capacity="small", max_epochs=epochs, patience=epochs + 1, augment=False, min_epoch_steps=1
+    )
+    both = AveragedTraining(averaged, bench.evidence, SEED)
+    both.run(silent)
     aligned = SubstituteOptions(steps=steps, learning_rate=SUBSTITUTE_RATE)
     mean, scale = torch.from_numpy(bench.mean), torch.from_numpy(bench.normalise.scale)
     centre = torch.from_numpy(bench.normalise.centre)
@@ -38,7 +47,7 @@ def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
             "residual_decoder",
             "training",
             epochs * len(bench.auxiliary.labels),
-            lambda: _decoder(options, bench),
+            lambda: _trained(DecoderTraining(options, bench.evidence, SEED)),
             lambda: _plain_decoder(bench, epochs, options.batch_size),
         ),
         Case(
@@ -47,6 +56,24 @@ def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
             len(bench.features),
             lambda: trained.reconstruct(bench.features),
             lambda: _decoded(trained.network, mean, (read - centre) * scale),
+        ),
+        Case(
+            "averaged_decoder",
+            "training",
+            2 * epochs * len(bench.auxiliary.labels),
+            lambda: _trained(AveragedTraining(averaged, bench.evidence, SEED)),
+            lambda: _plain_averaged(averaged, bench, epochs),
+        ),
+        Case(
+            "averaged_decoder",
+            "reconstruction",
+            2 * len(bench.features),
+            lambda: both.reconstruct(bench.features),
+            lambda: _decoded(
+                lambda z: sum(average(z) for average in both.network.averages) / averaged.members,
+                mean,
+                (read - centre) * scale,
+            ),
         ),
         Case(
             "substitute",
@@ -58,14 +85,13 @@ def cases(bench: Bench, epochs: int, steps: int) -> list[Case]:
     ]
 
 
-def _decoder(options: ResidualDecoderOptions, bench: Bench) -> FloatArray:
-    training = DecoderTraining(options, bench.evidence, SEED)
+def _trained(training: DecoderTraining) -> FloatArray:
     training.run(silent)
     return np.array([point.training_mse for point in training.curve[1:]])
 
 
 @torch.no_grad()
-def _decoded(network: nn.Module, mean: Tensor, inputs: Tensor) -> FloatArray:
+def _decoded(network: Callable[[Tensor], Tensor], mean: Tensor, inputs: Tensor) -> FloatArray:
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     return (mean + network(inputs)).clamp(0.0, 1.0).numpy()
 
@@ -99,6 +125,43 @@ def _plain_decoder(bench: Bench, epochs: int, batch_size: int) -> FloatArray:
         found.append(total / len(z))
         _decoded(network, mean, held_out)
     return np.array(found)
+
+
+def _plain_averaged(options: AveragedDecoderOptions, bench: Bench, epochs: int) -> FloatArray:
+    """Train every network on its own, and its moving average, and validate the mean of them."""
+    shape, images = bench.features.shape[1:], bench.auxiliary.images
+    z = torch.from_numpy(bench.normalise(bench.deployed.query(images, 1)))
+    z = z.contiguous(memory_format=torch.channels_last)
+    held_out = torch.from_numpy(bench.normalise(bench.deployed.query(bench.validation.images, 0)))
+    mean = torch.from_numpy(bench.mean)
+    targets = torch.from_numpy(images) - mean
+    found = np.zeros(epochs)
+    for member in range(options.members):
+        network = DecoderNetwork(
+            (shape[0], shape[1], shape[2]),
+            (1, bench.size_px, bench.size_px),
+            CAPACITIES["small"],
+            seeds.torch_generator(SEED, "averaged_decoder weights", member),
+        ).to(memory_format=torch.channels_last)
+        average = copy.deepcopy(network)
+        order = seeds.torch_generator(SEED, "averaged_decoder batches")
+        optimiser = torch.optim.Adam(network.parameters(), options.learning_rate, fused=True)
+        steps = 0
+        _decoded(average, mean, held_out)
+        for epoch in range(epochs):
+            for batch in torch.randperm(len(z), generator=order).split(options.batch_size):
+                loss = functional.mse_loss(network(z[batch]), targets[batch])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                steps += 1
+                share = 1 - min(options.decay, (1 + steps) / (10 + steps))
+                with torch.no_grad():
+                    for kept, moved in zip(average.parameters(), network.parameters(), strict=True):
+                        kept.lerp_(moved, share)
+                found[epoch] += float(loss.detach()) * len(batch) / len(z) / options.members
+            _decoded(average, mean, held_out)
+    return found
 
 
 def _alignment(options: SubstituteOptions, bench: Bench) -> FloatArray:

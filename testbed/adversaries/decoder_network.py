@@ -5,7 +5,9 @@ no biases: zero features give a zero residual exactly, so constant features are 
 mean image exactly.
 """
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -206,3 +208,55 @@ class DecoderNetwork(nn.Module):
     def adapter_parameters(self) -> int:
         """Count the learned parameters of the input adapter."""
         return sum(parameter.numel() for parameter in self.adapter.parameters())
+
+
+class AveragedNetworks(nn.Module):
+    """Networks in training, and the moving averages of their weights, which decode.
+
+    Parameters
+    ----------
+    members : networks of one shape.
+    decay : of the averages, for each step; the first steps weigh more.
+    """
+
+    def __init__(self, members: Sequence[DecoderNetwork], decay: float) -> None:
+        super().__init__()
+        self.members = list(members)
+        self.averages = [copy.deepcopy(member).requires_grad_(False) for member in members]
+        self.registered = nn.ModuleList([*self.members, *self.averages])
+        self._decay = decay
+        self._steps = 0
+
+    @property
+    def adapter(self) -> InputAdapter:
+        """An adapter that folds features for every member."""
+        return self.members[0].adapter
+
+    def follow(self) -> None:
+        """Move the averages towards the members."""
+        self._steps += 1
+        share = 1.0 - min(self._decay, (1.0 + self._steps) / (10.0 + self._steps))
+        with torch.no_grad():
+            for average, member in zip(self.averages, self.members, strict=True):
+                torch._foreach_lerp_(list(average.parameters()), list(member.parameters()), share)
+
+    def cells(self, folded: Tensor) -> Tensor:
+        """Map folded features to the residuals of every member, (members, N, 4 C, H / 2, W / 2)."""
+        return torch.stack([member.cells(folded) for member in self.members])
+
+    def decoded(self, folded: Tensor) -> Tensor:
+        """Map folded features to the mean residual of the averages, (N, C, H, W)."""
+        cells = [average.cells(folded) for average in self.averages]
+        return functional.pixel_shuffle(torch.stack(cells).mean(dim=0), CELL)
+
+    def body_parameters(self) -> int:
+        """Count the learned parameters of all bodies."""
+        return sum(member.body_parameters() for member in self.members)
+
+    def adapter_parameters(self) -> int:
+        """Count the learned parameters of all adapters."""
+        return sum(member.adapter_parameters() for member in self.members)
+
+
+Networks = DecoderNetwork | AveragedNetworks
+"""What a training of decoders trains."""

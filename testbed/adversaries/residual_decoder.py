@@ -32,6 +32,7 @@ from testbed.adversaries.decoder_network import (
     Capacity,
     DecoderNetwork,
     InputAdapter,
+    Networks,
     rows,
     update,
 )
@@ -48,12 +49,14 @@ FEW_IMAGES = 100
 EXPECTED_EPOCHS = 1.0
 """Share of the largest number of epochs that the dry run expects until the plateau."""
 
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
 _DECAY = 0.4
 _CHUNK = 256
 
 
-class ResidualDecoderOptions(Options):
-    """Options of the residual decoder."""
+class TrainingOptions(Options):
+    """Options of the training of any decoder."""
 
     capacity: Capacity = "small"
     max_epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
@@ -80,12 +83,27 @@ class ResidualDecoderOptions(Options):
         description="of the forward and backward passes in training; weights, loss and "
         "reconstruction are fp32. bf16 is faster on processors with instructions for it only",
     )
+
+    def varies(self, number: int, images: int) -> bool:
+        """Return whether a pass, numbered from 0, is over variations of the images."""
+        raise NotImplementedError
+
+
+class ResidualDecoderOptions(TrainingOptions):
+    """Options of the residual decoder."""
+
     augment: bool | None = Field(
         default=None,
         description="vary the auxiliary images with every pass, unless queries are limited or "
         "releases averaged; each variation is queried. null: only with fewer than "
         f"{FEW_IMAGES} images; with more it costs epochs without a gain",
     )
+
+    def varies(self, number: int, images: int) -> bool:
+        """Return whether a pass, numbered from 0, is over variations of the images."""
+        varied = images < FEW_IMAGES if self.augment is None else self.augment
+        # The first pass uses the unchanged images, whose features fitted the normaliser.
+        return varied and number > 0
 
 
 @ATTACKS.register(
@@ -116,19 +134,23 @@ class ResidualDecoder(Attack):
 
 
 def decoder_effort(
-    options: ResidualDecoderOptions, evidence: Evidence, decoded: int
+    options: TrainingOptions,
+    evidence: Evidence,
+    decoded: int,
+    training_of: type["DecoderTraining"] | None = None,
 ) -> list[Effort]:
     """Return the steps of a decoder's training for ``EXPECTED_EPOCHS`` of its largest number.
 
     Parameters
     ----------
     decoded : images that it decodes afterwards.
+    training_of : the decoder's training, by default the residual decoder's.
     """
     released = ReleasedFeatures(evidence)
     images, size = len(released.auxiliary.images), options.batch_size
     steps_per_pass = math.ceil(images / size)
     epochs = max(1.0, EXPECTED_EPOCHS * options.max_epochs)
-    passes = epochs * math.ceil(options.min_epoch_steps / steps_per_pass)
+    passes = round(epochs * math.ceil(options.min_epoch_steps / steps_per_pass))
     validation = len(released.auxiliary_validation.images)
     batch = min(size, images)
 
@@ -141,7 +163,7 @@ def decoder_effort(
             query_limit=None,
             replays=1,
         )
-        return DecoderTraining(options.model_copy(update={"augment": False}), few, seed=0)
+        return (training_of or DecoderTraining)(options, few, 0)
 
     @cache
     def optimiser() -> torch.optim.Optimizer:
@@ -152,14 +174,16 @@ def decoder_effort(
         return training()._pass(0)
 
     def step() -> None:
-        update(optimiser(), training().loss(*pairs()))
+        training().step(optimiser(), training().loss(*pairs()))
 
     shape = "x".join(str(side) for side in evidence.auxiliary.images.shape[1:])
-    kind = f"{options.capacity} decoder for {shape}, batch {batch}, {options.precision}"
-    few_images = options.augment is None and images < FEW_IMAGES
-    varied = released.may_vary and (options.augment or few_images)
+    name = (training_of or DecoderTraining).name
+    kind = f"{options.capacity} {name} for {shape}, batch {batch}, {options.precision}"
+    varied = sum(options.varies(number, images) for number in range(passes))
+    if not released.may_vary:
+        varied = 0
     return [
-        released.effort(passes, varied),
+        released.effort(passes if released.is_random else 1 + varied, varied > 0),
         Effort(passes * steps_per_pass, f"step of a {kind}", step),
         Effort(
             ((epochs + 1.0) * validation + decoded) / batch,
@@ -172,7 +196,9 @@ def decoder_effort(
 class DecoderTraining:
     """One training of a decoder; ``reconstruct`` then uses the best epoch's weights."""
 
-    def __init__(self, options: ResidualDecoderOptions, evidence: Evidence, seed: int) -> None:
+    name: ClassVar[str] = "residual_decoder"
+
+    def __init__(self, options: TrainingOptions, evidence: Evidence, seed: int) -> None:
         self.options = options
         self.curve: list[EpochErrors] = []
         self.best_epoch = 0
@@ -183,20 +209,21 @@ class DecoderTraining:
         self._is_flat = not self._normalise.scale.any()
         self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
         self._images = self._released.auxiliary.images
-        self._varies = options.augment
-        if options.augment is None:
-            self._varies = len(self._images) < FEW_IMAGES
         self._seed = seed
         self._validation = self._released.auxiliary_validation
-        self._order = seeds.torch_generator(seed, "residual_decoder batches")
-        self.network = DecoderNetwork(
-            _shape(first),
-            _shape(self._images),
-            CAPACITIES[options.capacity],
-            seeds.torch_generator(seed, "residual_decoder weights"),
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._order = seeds.torch_generator(seed, f"{self.name} batches")
+        self.network = self._built(_shape(first), _shape(self._images))
         self._validation_inputs = self._inputs(self._released.validation())
         self._fixed: tuple[Tensor, Tensor] | None = None
+
+    def _built(self, feature_shape: Shape, image_shape: Shape) -> Networks:
+        """Return the network with its initial weights."""
+        rng = seeds.torch_generator(self._seed, f"{self.name} weights")
+        size = CAPACITIES[self.options.capacity]
+        network: DecoderNetwork = DecoderNetwork(feature_shape, image_shape, size, rng).to(
+            memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        return network
 
     def run(self, report: Report) -> None:
         """Train until the validation error stops decreasing, then restore the best epoch.
@@ -234,6 +261,10 @@ class DecoderTraining:
     def _optimiser(self, learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), learning_rate, fused=True)
 
+    def step(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Take one step of the training."""
+        update(optimiser, loss)
+
     def _residuals(self, images: FloatArray) -> Tensor:
         """Return what is to be learned, in the network's cells: their order changes no error."""
         residuals = torch.from_numpy(_owned(images)) - self._mean
@@ -243,8 +274,8 @@ class DecoderTraining:
     def _pass(self, number: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
         released, images = self._released, self._images
-        # The first pass uses the unchanged images, whose features fitted the normaliser.
-        if number > 0 and self._varies and released.may_vary and not self._is_flat:
+        varied = self.options.varies(number, len(images)) and released.may_vary
+        if varied and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)
             return self._inputs(released.release(images, number)), self._residuals(images)
         if self._fixed is not None:
@@ -261,11 +292,11 @@ class DecoderTraining:
         return adapter.folded(_channels_last(self._normalise(features)))
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error of a batch."""
+        """Return the mean squared error of a batch, over all networks."""
         low = self.options.precision == "bf16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
-            cells = self.network.cells(inputs)
-        loss: Tensor = nn.functional.mse_loss(cells.float(), targets)
+            cells = self.network.cells(inputs).float()
+        loss: Tensor = nn.functional.mse_loss(cells, targets.expand_as(cells))
         return loss
 
     def _train_epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
@@ -279,7 +310,7 @@ class DecoderTraining:
             order = torch.randperm(len(inputs), generator=self._order)
             for batch in torch.split(order, self.options.batch_size):
                 loss = self.loss(on_device(rows(inputs, batch)), on_device(rows(targets, batch)))
-                update(optimiser, loss)
+                self.step(optimiser, loss)
                 losses.append(loss.detach())
                 sizes.append(len(batch))
         # Read once: a GPU would wait for every step.
@@ -328,6 +359,6 @@ def _channels_last(array: FloatArray) -> Tensor:
     return torch.from_numpy(_owned(array)).to(memory_format=torch.channels_last)
 
 
-def _shape(array: FloatArray) -> tuple[int, int, int]:
+def _shape(array: FloatArray) -> Shape:
     channels, height, width = array.shape[1:]
     return channels, height, width

@@ -44,6 +44,7 @@ BLIND = {
 # Small images need little training; the substitute's own tests measure its quality.
 SHORT = {
     "residual_decoder": {"min_epoch_steps": 1},
+    "averaged_decoder": {"min_epoch_steps": 1, "capacity": "small", "batch_size": 8, "decay": 0.9},
     "white_box": {"steps": 80, "restarts": 2, "decoder": {"min_epoch_steps": 1}},
     "learned_prior": {
         "start": "mean_image",

@@ -44,6 +44,7 @@ DESIGN = Component(name="cnn", options={"cut": 1, "width": 8})
 DECODER = {"max_epochs": 2, "min_epoch_steps": 3}
 SHORT = {
     "residual_decoder": DECODER | {"augment": True},
+    "averaged_decoder": DECODER | {"capacity": "small"},
     "white_box": {"steps": 8, "tuning_images": 2, "restarts": 3, "decoder": DECODER},
     "learned_prior": {
         "training_steps": 3,

@@ -1,0 +1,127 @@
+"""Mean of several decoders, each the moving average of its weights, trained on varied images too.
+
+Every second pass is over new variations of the auxiliary images. All members learn from the same
+batches, from other initial weights. A member decodes with an exponential moving average of its
+weights, and the mean of the members' images is validated and attacks the victims. With the body of
+the residual decoder this is a longer training of a better estimator, not a larger network.
+
+References
+----------
+Polyak, Juditsky, Acceleration of stochastic approximation by averaging, SIAM J. Control Optim.
+30(4), 1992 (averaged weights). Lakshminarayanan, Pritzel, Blundell, Simple and scalable predictive
+uncertainty estimation using deep ensembles, NeurIPS 2017 (means of networks).
+"""
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from testbed.adversaries.base import Attack, Evidence, Reconstruction, Report
+from testbed.adversaries.decoder_network import (
+    CAPACITIES,
+    AveragedNetworks,
+    Capacity,
+    DecoderNetwork,
+    update,
+)
+from testbed.adversaries.effort import Effort
+from testbed.adversaries.residual_decoder import (
+    DecoderTraining,
+    Shape,
+    TrainingOptions,
+    decoder_effort,
+)
+from testbed.core import seeds
+from testbed.core.registries import ATTACKS
+from testbed.core.registry import Positive
+from testbed.scenario.threat_model import ThreatModel
+
+
+class AveragedDecoderOptions(TrainingOptions):
+    """Options of the averaged decoder."""
+
+    capacity: Capacity = "medium"
+    patience: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="epochs without progress before the learning rate decays"
+    )
+    decays: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="learning-rate decays (x 0.4) before a plateau ends the training"
+    )
+    min_epoch_steps: Annotated[int, Field(ge=1)] = Field(
+        default=40, description="least steps of an epoch, which then has several passes"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Positive = 0.002
+    members: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=2, description="networks whose images are averaged"
+    )
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.99, description="of the moving average of the weights, for each step"
+    )
+    augment: bool = Field(
+        default=True,
+        description="vary the auxiliary images in every second pass, unless queries are limited or "
+        "releases averaged; each variation is queried",
+    )
+
+    def varies(self, number: int, images: int) -> bool:
+        """Return whether a pass, numbered from 0, is over variations of the images."""
+        return self.augment and number % 2 == 1
+
+
+@ATTACKS.register(
+    "averaged_decoder",
+    "mean of several residual decoders with averaged weights, trained on queried variations too",
+    AveragedDecoderOptions,
+)
+class AveragedDecoder(Attack):
+    """The strongest trained attack on random releases."""
+
+    options: AveragedDecoderOptions
+    threat = ThreatModel(queries=True)
+    search_space: ClassVar = {
+        "capacity": ("small", "medium", "large"),
+        "learning_rate": (0.001, 0.002, 0.004),
+        "members": (1, 2, 4),
+    }
+
+    def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
+        """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
+        training = AveragedTraining(self.options, evidence, seed)
+        training.run(report)
+        return training.account(training.reconstruct(evidence.intercepts.features))
+
+    def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
+        """Return the steps of the training of all members."""
+        return decoder_effort(self.options, evidence, intercepts, AveragedTraining)
+
+
+class AveragedTraining(DecoderTraining):
+    """The training of all members together."""
+
+    name = "averaged_decoder"
+    options: AveragedDecoderOptions
+    network: AveragedNetworks
+
+    def _built(self, feature_shape: Shape, image_shape: Shape) -> AveragedNetworks:
+        size = CAPACITIES[self.options.capacity]
+        members = [
+            DecoderNetwork(
+                feature_shape,
+                image_shape,
+                size,
+                seeds.torch_generator(self._seed, f"{self.name} weights", member),
+            )
+            for member in range(self.options.members)
+        ]
+        networks: AveragedNetworks = AveragedNetworks(members, self.options.decay).to(
+            memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        return networks
+
+    def step(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Take one step of the training, which the averages follow."""
+        update(optimiser, loss)
+        self.network.follow()
