@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from testbed.adversaries.effort import Effort
+from testbed.core.registry import Options
 from testbed.scenario.components import Component
 from testbed.scenario.threat_model import ThreatModel
 
@@ -168,6 +169,13 @@ class Attack:
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Run the whole attack; deterministic in (options, evidence, seed)."""
         raise NotImplementedError
+
+    def builds_on(self) -> Mapping[str, Options]:
+        """Return the attacks, with options, that it starts from or has among its choices.
+
+        With at least their grants it must not do worse, which every run checks.
+        """
+        return {}
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort] | None:
         """Return the steps of ``mount`` for the dry run; None: unknown, which it then says.

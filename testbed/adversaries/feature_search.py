@@ -1,7 +1,7 @@
 """Search for images with given features, by projected Adam through known weights."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +27,7 @@ from testbed.adversaries.residual_decoder import (
     decoder_effort,
 )
 from testbed.core.compute import as_array, on_device
+from testbed.core.registry import Options
 from testbed.scenario.threat_model import ThreatModel
 
 Start = Literal["best", "decoder", "kernel_ridge", "mean_image"]
@@ -193,6 +194,16 @@ class FeatureSearch(Attack):
     def tuned(self, search: "Search") -> Reconstruct:
         """Return the search, tuned on the attacker's validation images."""
         raise NotImplementedError
+
+    def builds_on(self) -> Mapping[str, Options]:
+        """Return the attacks that may give the start, which is kept where no search is better."""
+        found: dict[str, Options] = {}
+        if self.options.start in ("best", "decoder"):
+            found["residual_decoder"] = self.options.decoder
+        if self.options.start in ("best", "kernel_ridge"):
+            closed = KernelRidge(KernelRidgeOptions())
+            found |= {"kernel_ridge": closed.options, **closed.builds_on()}
+        return found
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the steps of the start and of the search."""

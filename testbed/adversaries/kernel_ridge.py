@@ -5,7 +5,7 @@ exp(-|z - z'| / width) on features that are centred per element and of unit vari
 Width and alpha are chosen on the attacker's validation images, and so is the number of variations
 of each image that are queried beside it; several fits with other variations are then averaged. It
 costs a fraction of a trained decoder, and is stronger than the linear inverse if features depend
-nonlinearly on the image.
+nonlinearly on the image. Where the linear inverse is better on the validation images, it is used.
 
 References
 ----------
@@ -13,7 +13,7 @@ Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -23,9 +23,10 @@ from pydantic import Field
 
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
-from testbed.adversaries.effort import Effort, products
+from testbed.adversaries.effort import Effort, eigenvectors, products
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.ridge import LinearInverse, RidgeOptions
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options, Positive
 from testbed.core.seeds import generator
@@ -157,6 +158,10 @@ class KernelRidge(Attack):
         inverse = KernelInverses(self.options, ReleasedFeatures(evidence), seed, report)
         return Reconstruction(inverse(evidence.intercepts.features), again=inverse)
 
+    def builds_on(self) -> Mapping[str, Options]:
+        """Return the linear inverse, which is used where it is better."""
+        return {"ridge": RidgeOptions()}
+
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the queries, factorisations, solutions and kernels of every choice and fit."""
         options, released = self.options, ReleasedFeatures(evidence)
@@ -176,11 +181,13 @@ class KernelRidge(Attack):
         n = pairs + queried * images
         fit_macs = _FACTOR_MACS * n**3 + n * n * (k + _EXPONENTIAL_MACS + d / 2)
         shown = intercepts * n * (d + k + _EXPONENTIAL_MACS)
-        fits = options.fits if queried else 1
+        fits, least = options.fits if queried else 1, min(pairs, d)
         asked = draws + queried * fits  # most: the best number may be smaller
         return [
             released.effort(asked, varied=queried > 0),
             products(macs + fits * (fit_macs + shown), np.float32),
+            products(pairs * least * (d / 2 + k)),
+            eigenvectors(least),
         ]
 
 
@@ -208,8 +215,13 @@ class KernelInverses:
         count, width, alpha = self._choice(truth)
         report(f"{count} variations of an image, width {width:g}, penalty {alpha:g}")
         fits = options.fits if count else 1
+        self._inverses: list[Callable[[FloatArray], FloatArray]]
         self._inverses = [self._inverse(count, fit, width, alpha) for fit in range(fits)]
         self._varied.clear()
+        line = LinearInverse(RidgeOptions().alphas, *self._own, released)
+        if line.error < float(np.square(self(self._shown) - truth, dtype=np.float64).mean()):
+            report(f"the linear inverse is better, penalty {line.alpha:g}")
+            self._inverses = [line]
 
     def _pairs(self, count: int, fit: int) -> tuple[FloatArray, FloatArray]:
         """Return features and images of one fit, with ``count`` variations of each image."""

@@ -9,7 +9,7 @@ References
 Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -18,7 +18,6 @@ from pydantic import Field
 
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.effort import Effort, eigenvectors, products
-from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options, Positive
@@ -66,27 +65,9 @@ class Ridge(Attack):
         starts = range(0, pairs, len(auxiliary))
         releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
         raw = np.concatenate(releases) if len(releases) > 1 else releases[0]
-        images = auxiliary[rows]
-        normalise = ChannelNormaliser.fit(raw, per_element=True)
-        solution = RidgeRegression(_flat(normalise(raw)), _flat(images))
-        held_out = solution.project(_flat(normalise(released.validation())))
-        truth = _flat(released.auxiliary_validation.images).astype(np.float64)
-        errors = [
-            float(np.square(np.clip(solution.predict(held_out, alpha), 0, 1) - truth).mean())
-            for alpha in self.options.alphas
-        ]
-        # A tie (constant features) selects the strongest penalty.
-        error, negative = min(zip(errors, (-alpha for alpha in self.options.alphas), strict=True))
-        report(f"penalty {-negative:g}, validation MSE {error:.5f}")
-        shape = mean_of(evidence.auxiliary).shape
-
-        def reconstruct(features: FloatArray) -> FloatArray:
-            projected = solution.project(_flat(normalise(features)))
-            predicted = np.clip(solution.predict(projected, -negative), 0.0, 1.0)
-            images: FloatArray = predicted.reshape(len(features), *shape).astype(np.float32)
-            return images
-
-        return Reconstruction(reconstruct(evidence.intercepts.features), again=reconstruct)
+        inverse = LinearInverse(self.options.alphas, raw, auxiliary[rows], released)
+        report(f"penalty {inverse.alpha:g}, validation MSE {inverse.error:.5f}")
+        return Reconstruction(inverse(evidence.intercepts.features), again=inverse)
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the eigendecomposition and the products of ``RidgeRegression``."""
@@ -100,6 +81,48 @@ class Ridge(Attack):
         held_out = validation * (projected + least * k * len(self.options.alphas))
         macs = fit + held_out + intercepts * (projected + least * k)
         return [released.effort(draws), products(macs), eigenvectors(least)]
+
+
+class LinearInverse:
+    """Linear inverse of released features, with the penalty of the least validation error.
+
+    Parameters
+    ----------
+    alphas : penalties tried.
+    raw, images : training pairs.
+    released : has the validation images and their features.
+
+    Attributes
+    ----------
+    alpha, error : the penalty, and its mean squared error on the validation images.
+    """
+
+    def __init__(
+        self,
+        alphas: Sequence[float],
+        raw: FloatArray,
+        images: FloatArray,
+        released: ReleasedFeatures,
+    ) -> None:
+        self._shape = images.shape[1:]
+        self._normalise = ChannelNormaliser.fit(raw, per_element=True)
+        self._solution = RidgeRegression(_flat(self._normalise(raw)), _flat(images))
+        held_out = self._solution.project(_flat(self._normalise(released.validation())))
+        truth = _flat(released.auxiliary_validation.images).astype(np.float64)
+        errors = [
+            float(np.square(np.clip(self._solution.predict(held_out, alpha), 0, 1) - truth).mean())
+            for alpha in alphas
+        ]
+        # A tie (constant features) selects the strongest penalty.
+        self.error, negative = min(zip(errors, (-alpha for alpha in alphas), strict=True))
+        self.alpha = -negative
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """Return images (N, C, H, W) in [0, 1] of features (N, C', H', W')."""
+        projected = self._solution.project(_flat(self._normalise(features)))
+        predicted = np.clip(self._solution.predict(projected, self.alpha), 0.0, 1.0)
+        images: FloatArray = predicted.reshape(len(features), *self._shape).astype(np.float32)
+        return images
 
 
 def _flat(array: FloatArray) -> FloatArray:

@@ -8,6 +8,7 @@ import numpy as np
 from testbed.engine.attacking.attacks import AttackResults
 from testbed.engine.serving.serve import ServedArm
 from testbed.engine.setting.run_context import RunInputs
+from testbed.engine.summary.knowledge_check import more_knowledge
 from testbed.engine.training.fleet import TrainedArm
 from testbed.results.schema import AttackResult, BoundCheck, SelfCheck
 
@@ -98,6 +99,8 @@ def self_checks(
         for value in (tensor.numpy() for tensor in tier.parameters.values())
     )
     bound_passed, bound_detail = _bound_check_result(attacked)
+    adversaries = inputs.scenario.adversaries
+    knowing, knowing_detail = more_knowledge(adversaries, attacked.entries, attacked.rows)
     trained, trained_detail = _trained_by_devices(arm)
     errors = [row["mse"] for row in attacked.rows]
     errors += [victim.mse for item in attacked.on_training for victim in item.by_victim]
@@ -152,4 +155,5 @@ def self_checks(
             f"{len(errors)} scored reconstructions",
         ),
         _check(name, "no attack beats the reconstruction error bound", bound_passed, bound_detail),
+        _check(name, "more knowledge never does worse", knowing, knowing_detail),
     ]

@@ -6,16 +6,14 @@ Attacks are compared on the victims that both read, never on different ones.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import fsum, inf
+from math import fsum
 
 from testbed.results.findings import FEW_VICTIMS, position_words
+from testbed.results.grants import allows
 from testbed.results.reading import Results, read_table
 from testbed.results.schema import ArmResult, AttackResult, Grants
 
 COLUMNS = ("arm", "adversary", "attack", "request", "mse")
-_YES_OR_NO = ("weights", "labels", "answers", "architecture", "watches_training", "steers_training")
-_FROM_WEIGHTS = ("architecture",)  # who holds the weights knows the architecture
-
 Errors = Mapping[int, float]
 
 
@@ -145,30 +143,6 @@ class Ladder:
                 group.append(name)
         positions = [SharedPosition(words[group[0]], tuple(group)) for group in groups]
         return {name: position for position in positions for name in position.adversaries}
-
-
-def allows(more: Grants, less: Grants) -> bool:
-    """Return whether an adversary with ``more`` can mount an attack that used ``less``.
-
-    Another dataset's images are neither more nor less than the run's own.
-    """
-    return (
-        less.auxiliary_data == more.auxiliary_data
-        and more.auxiliary_classes in ("all", less.auxiliary_classes)
-        and less.auxiliary_images <= more.auxiliary_images
-        and less.replays <= more.replays
-        and _queries(less) <= _queries(more)
-        and all(_has(more, name) or not getattr(less, name) for name in _YES_OR_NO)
-    )
-
-
-def _has(grants: Grants, name: str) -> bool:
-    return bool(getattr(grants, name)) or (grants.weights and name in _FROM_WEIGHTS)
-
-
-def _queries(grants: Grants) -> float:
-    """Return how many images may be asked for; who holds the weights asks a copy."""
-    return inf if grants.weights or grants.queries is True else float(grants.queries)
 
 
 def _read_the_same(

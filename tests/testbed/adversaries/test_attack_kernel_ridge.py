@@ -106,3 +106,14 @@ def test_features_of_one_dimension_are_attacked_too(build_case):
     images = mount("kernel_ridge", options, case.evidence, 0).images
     assert np.isfinite(images).all()
     assert case.mse(mount("kernel_ridge", options, case.evidence, 0)) < 0.1
+
+
+def test_it_is_never_worse_than_the_linear_inverse_of_the_same_releases(build_case):
+    def line(x, rng):
+        basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(5)))[0]
+        return torch.einsum("kc,nchw->nkhw", basis, torch.nn.functional.pixel_unshuffle(x, 8))
+
+    case = build_case(line, auxiliary=96)
+    linear = case.mse(mount("ridge", {}, case.evidence, 0))
+    assert linear < 1e-4
+    assert case.mse(mount("kernel_ridge", {}, case.evidence, 0)) <= linear

@@ -3,9 +3,10 @@
 import pytest
 from small import filled, write_results, write_rows
 
-from testbed.report.tables.threat_models import Ladder, allows
+from testbed.report.tables.threat_models import Ladder
 from testbed.report.tables.threats import threat_table
 from testbed.results.columns import TABLES
+from testbed.results.grants import allows
 from testbed.results.reading import read_results
 from testbed.results.schema import Grants
 
