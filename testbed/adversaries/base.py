@@ -15,7 +15,7 @@ from torch import Tensor
 
 from testbed.adversaries.effort import Effort
 from testbed.core.registry import Options
-from testbed.scenario.components import Component
+from testbed.scenario.components import Component, Strength
 from testbed.scenario.threat_model import ThreatModel
 
 FloatArray = NDArray[np.float32]
@@ -156,12 +156,15 @@ class Attack:
     rebuilds_images : whether its images are reconstructions, or only represent what it inferred.
     threat : what it needs.
     search_space : options worth tuning, and values to try.
+    presets : options of ``fast`` and ``thorough`` (``evaluation.attacks``); the others keep their
+        defaults, which are ``standard``.
     """
 
     is_anchor: ClassVar[bool] = False
     rebuilds_images: ClassVar[bool] = True
     threat: ClassVar[ThreatModel]
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    presets: ClassVar[Mapping[Strength, Mapping[str, Any]]] = {}
 
     def __init__(self, options: Any) -> None:
         self.options = options

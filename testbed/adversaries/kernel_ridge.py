@@ -152,6 +152,15 @@ class KernelRidge(Attack):
     options: KernelRidgeOptions
     threat = ThreatModel(queries=True)
     search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
+    presets: ClassVar = {
+        "fast": {
+            "widths": [2.0, 8.0],
+            "alphas": [10.0**power for power in range(-4, 1)],
+            "variations": [3],
+            "fits": 1,
+        },
+        "thorough": {"variations": [0, 4, 9], "releases_per_image": 4, "max_samples": 4000},
+    }
 
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Fit, choose on the validation images, reconstruct."""

@@ -54,6 +54,10 @@ class Ridge(Attack):
     options: RidgeOptions
     threat = ThreatModel(queries=True)
     search_space: ClassVar = {"max_samples": (1000, 2000, 5000)}
+    presets: ClassVar = {
+        "fast": {"releases_per_image": 1},
+        "thorough": {"releases_per_image": 16, "max_samples": 6000},
+    }
 
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Fit, choose the penalty on the attacker's validation images, reconstruct."""

@@ -1,8 +1,11 @@
 """Names, descriptions and options of all registered components, devices and links."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic.fields import FieldInfo
 
-from testbed.core.registries import ALL
+from testbed.core.registries import ALL, ATTACKS
 from testbed.core.registry import Options
 from testbed.fleet.catalogue import load_catalogue
 from testbed.fleet.links import load_links
@@ -23,7 +26,12 @@ def sections() -> list[Section]:
                 for name, field in entry.options.model_fields.items()
             )
             rows.append([entry.name, entry.summary, options])
-        made.append((kind, ["name", "<description", "<options (defaults)"], rows))
+        headings = ["name", "<description", "<options (defaults)"]
+        if registry is ATTACKS:
+            headings.append("<presets (evaluation.attacks)")
+            for row, entry in zip(rows, registry, strict=True):
+                row.append(_presets(entry.factory))
+        made.append((kind, headings, rows))
     by_class: dict[str, list[str]] = {}
     for device in load_catalogue():
         by_class.setdefault(device.device_class, []).append(device.name)
@@ -32,6 +40,21 @@ def sections() -> list[Section]:
     links = [[link.name, link.title] for link in load_links()]
     made.append(("links", ["name", "<description"], links))
     return made
+
+
+def _presets(attack: Any) -> str:
+    """Return the options of an attack's presets, as a scenario writes them."""
+    presets: Mapping[str, Mapping[str, Any]] = attack.presets
+    return "; ".join(
+        f"{strength}: " + ", ".join(f"{name}={_written(value)}" for name, value in options.items())
+        for strength, options in presets.items()
+    )
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+    return str(value)
 
 
 def default(field: FieldInfo) -> str:

@@ -6,11 +6,13 @@ import ctypes
 import gc
 import os
 import platform
+import resource
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -49,6 +51,45 @@ def trim_malloc() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class PeakMemory:
+    """The most memory that this process held at once, in all and in a part of its work.
+
+    Linux counts the peak of a process and can begin anew; elsewhere a part's peak is unknown.
+    """
+
+    def __init__(self) -> None:
+        self._before_mb = 0.0
+
+    def total_mb(self) -> float:
+        """Return the peak since the process started."""
+        per_mb = 1024.0**2 if sys.platform == "darwin" else 1024.0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
+        return max(self._before_mb, peak)
+
+    def begin(self) -> float | None:
+        """Begin a part; return what the process holds, or None where its peak is unknown."""
+        self._before_mb = self.total_mb()
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # man 5 proc
+        except OSError:
+            return None
+        return _status_mb("VmRSS")
+
+    def above(self, held_mb: float | None) -> float | None:
+        """Return the peak since ``begin`` above what was held then."""
+        return None if held_mb is None else max(0.0, _status_mb("VmHWM") - held_mb)
+
+
+PEAK_MEMORY = PeakMemory()
+
+
+def _status_mb(field: str) -> float:
+    """Return a size from the process's status, which Linux gives in units of 1024 bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    line = next(line for line in lines if line.startswith(f"{field}:"))
+    return float(line.split()[1]) / 1024.0
 
 
 def freeze_gc() -> None:

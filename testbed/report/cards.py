@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from testbed.pages.html import data_uri
 from testbed.report.image_rows import pairs, png
+from testbed.results.host_facts import AttackCost
 from testbed.results.reading import Results
 from testbed.results.schema import AttackResult
 
@@ -17,7 +18,7 @@ class Card:
 
     Attributes
     ----------
-    cpu_s : CPU time of the attack, None where it was not measured.
+    cost : of the attack on the machine that ran it, None where it was not measured.
     curve : points of its validation error over epochs, for an SVG polyline; empty without.
     amounts : points of its error by the share of what it learned from; empty without.
     picture : best, median and worst victim above their reconstructions, as a data URI; or empty.
@@ -26,7 +27,7 @@ class Card:
     arm: str
     arm_index: int
     attack: AttackResult
-    cpu_s: float | None
+    cost: AttackCost | None
     curve: list[str]
     amounts: list[str]
     picture: str
@@ -34,11 +35,6 @@ class Card:
 
 def cards(results: Results) -> list[tuple[str, list[Card]]]:
     """Return the cards of every adversary, anchors left out, arms side by side."""
-    costs = {
-        (cost.arm, cost.adversary, cost.attack): cost.cpu_s
-        for cost in (results.host.attacks if results.host else [])
-        if not cost.on_training
-    }
     by_adversary: dict[str, list[Card]] = {}
     for index, arm in enumerate(results.arms):
         for attack in arm.attacks:
@@ -48,7 +44,8 @@ def cards(results: Results) -> list[tuple[str, list[Card]]]:
             images = results.samples.get("/".join(("extremes", *key)))
             picture = "" if images is None else data_uri(png(pairs(images)))
             card = Card(
-                arm.name, index, attack, costs.get(key), _curve(attack), _amounts(attack), picture
+                *(arm.name, index, attack, results.cost_of(arm.name, attack)),
+                *(_curve(attack), _amounts(attack), picture),
             )
             by_adversary.setdefault(attack.adversary, []).append(card)
     return list(by_adversary.items())

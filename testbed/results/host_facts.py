@@ -35,6 +35,11 @@ class AttackCost(Part):
     adversary: str
     attack: str
     cpu_s: Number
+    peak_mb: Number = Field(
+        default=None,
+        description="the most memory that its process held while it ran, above what the process "
+        "held before; the largest of its tiers; null where the system does not count it",
+    )
     on_training: bool = Field(default=False, description="on training images")
 
 

@@ -16,8 +16,14 @@ from pydantic import BaseModel, ValidationError
 from testbed.core.errors import UserError
 from testbed.core.files import check_name
 from testbed.results.columns import TABLES, TableName, arrow_schema
-from testbed.results.host_facts import HostFacts
-from testbed.results.schema import SCHEMA_VERSION, ArmResult, Summary, training_samples
+from testbed.results.host_facts import AttackCost, HostFacts
+from testbed.results.schema import (
+    SCHEMA_VERSION,
+    ArmResult,
+    AttackResult,
+    Summary,
+    training_samples,
+)
 from testbed.scenario.loading import describe
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,6 +77,15 @@ class Results:
     def arms(self) -> list[ArmResult]:
         """The arms, in the order of the scenario."""
         return self.summary.arms
+
+    def cost_of(
+        self, arm: str, attack: AttackResult, on_training: bool = False
+    ) -> AttackCost | None:
+        """Return what an attack cost the machine that ran it; None: not measured."""
+        wanted = (arm, attack.adversary, attack.attack, on_training)
+        measured = self.host.attacks if self.host else []
+        found = ((c.arm, c.adversary, c.attack, c.on_training) == wanted for c in measured)
+        return next((cost for cost, own in zip(measured, found, strict=True) if own), None)
 
 
 def read_results(path: Path) -> Results:

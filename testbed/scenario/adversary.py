@@ -4,15 +4,25 @@ A scenario is refused before anything runs if an attack needs more than its adve
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from testbed.core import registries
 from testbed.core.registry import nearest
-from testbed.scenario.components import AttackChoice, Name, PositiveShare, Section, Share, component
+from testbed.scenario.components import (
+    AttackChoice,
+    Name,
+    PositiveShare,
+    Section,
+    Share,
+    Strength,
+    component,
+)
 from testbed.scenario.threat_model import MIN_QUERIES, Knowledge, ThreatModel
 from testbed.scenario.training import TrainingSection
+
+DEFAULT_ATTACK = "residual_decoder"
 
 
 class Position(Section):
@@ -72,7 +82,7 @@ class Adversary(Section):
     name: Name
     position: Position = Position()
     knowledge: Knowledge = Knowledge()
-    attack: AttackChoice = component(registries.ATTACKS, "residual_decoder")
+    attack: AttackChoice = component(registries.ATTACKS, DEFAULT_ATTACK)
     transfer: bool = Field(
         default=False,
         description="apply what was learned on each tier to the intercepts of every other tier "
@@ -199,6 +209,29 @@ class Adversary(Section):
                     f"{least:g}, and an attack needs {MIN_QUERIES}; raise the share or the queries"
                 )
         return None
+
+
+def with_preset(adversary: Any, strength: Strength) -> Any:
+    """Return an adversary as written, with its attack's preset for options that it leaves out."""
+    attack = adversary.get("attack", DEFAULT_ATTACK) if isinstance(adversary, dict) else None
+    given = {"name": attack} if isinstance(attack, str) else attack
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        return adversary
+    try:
+        factory: Any = registries.ATTACKS.entry(given["name"]).factory
+    except ValueError:
+        return adversary  # refused with the names of all attacks
+    return adversary | {"attack": _merged(factory.presets.get(strength, {}), given)}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested options, where those ``above`` count."""
+    both = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+    }
+    return {**below, **above, **both}
 
 
 def check_adversaries(adversaries: Sequence[Adversary], dataset: str) -> None:

@@ -1,7 +1,7 @@
 """Parts of scenario sections: names, shares, and components chosen from the registries."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+Strength = Literal["fast", "standard", "thorough"]
+"""Of attacks; ``standard`` are their defaults."""
 
 
 class Section(BaseModel):

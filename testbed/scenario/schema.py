@@ -15,6 +15,7 @@ from testbed.scenario.adversary import (
     check_adversaries,
     check_training_attacks,
     check_training_victims,
+    with_preset,
 )
 from testbed.scenario.components import (
     AvailabilityChoice,
@@ -24,6 +25,7 @@ from testbed.scenario.components import (
     PartitionerChoice,
     PositiveShare,
     Section,
+    Strength,
     below,
     check_options,
     component,
@@ -198,6 +200,11 @@ class EvaluationSection(Section):
 
     bootstrap_resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     reconstructions_shown: Annotated[int, Field(ge=1, le=64)] = 12
+    attacks: Strength = Field(
+        default="standard",
+        description="options of all attacks that the scenario leaves out: their defaults, or "
+        "presets of about a quarter of the time (fast) or several times as much (thorough)",
+    )
     mutual_information: bool = Field(
         default=False,
         description="train critics that bound the mutual information of images and features from "
@@ -219,6 +226,15 @@ class Scenario(Section):
     adversaries: list[Adversary] = Field(default_factory=list)
     evaluation: EvaluationSection = EvaluationSection()
     engine: EngineSection = EngineSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_presets(cls, tree: Any) -> Any:
+        evaluation = tree.get("evaluation") if isinstance(tree, dict) else None
+        strength = evaluation.get("attacks") if isinstance(evaluation, dict) else None
+        if strength not in ("fast", "thorough") or not isinstance(tree.get("adversaries"), list):
+            return tree  # the defaults, or something that is refused below
+        return tree | {"adversaries": [with_preset(item, strength) for item in tree["adversaries"]]}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from testbed.adversaries.base import Inferred, Reconstruction
 from testbed.adversaries.mounting import mount
 from testbed.core.ahead import import_ahead
+from testbed.core.process import PEAK_MEMORY, trim_malloc
 from testbed.core.registries import ATTACKS
 from testbed.data.federated import to_unit
 from testbed.engine.attacking.bound_check import made_of_own, smoothed_scores
@@ -33,6 +34,7 @@ from testbed.engine.attacking.evidence import (
     attack_job,
     close_oracle,
     query_access,
+    together,
 )
 from testbed.engine.attacking.intercepts import read_by_tier
 from testbed.engine.attacking.scoring import score_attack, victims_of
@@ -67,11 +69,13 @@ from testbed.scenario.threat_model import grants
 def run_attacks(job: AttackJob) -> list[Mounted]:
     """Mount the attacks of one adversary, one after another, in one thread of numpy's too."""
     mounted = []
+    trim_malloc()  # free memory would hide what an attack takes
     with threadpool_limits(1, user_api="blas"):
         for attack in job.attacks:
-            before = time.process_time()
+            before, held_mb = time.process_time(), PEAK_MEMORY.begin()
             reconstruction = mount(attack.name, attack.options, job.evidence, job.seed)
-            mounted.append(Mounted(reconstruction, time.process_time() - before))
+            cpu_s = time.process_time() - before
+            mounted.append(Mounted(reconstruction, cpu_s, PEAK_MEMORY.above(held_mb)))
     return mounted
 
 
@@ -311,8 +315,8 @@ def _score_adversary(
             "attack": component.name,
         }
         results.rows.extend({**facts, **row} for row in scored.rows)
-        cpu_s = sum(outcome.mounted[number].cpu_s for outcome in outcomes)
-        results.costs.append(AttackCost(**facts, cpu_s=cpu_s))
+        cost = together([outcome.mounted[number] for outcome in outcomes])
+        results.costs.append(AttackCost(**facts, **cost))
         images = np.concatenate([part.images for part in parts.values()])
         key = f"{arm}/{adversary.name}/{component.name}"
         results.samples[key] = _pixels(images[shown])
@@ -339,8 +343,8 @@ def _add_training(
                 arm=arm,
                 adversary=entry.adversary,
                 attack=entry.attack,
-                cpu_s=scored.cpu_s,
                 on_training=True,
+                **scored.cost,
             )
         )
         original, made = training_samples(arm, entry)

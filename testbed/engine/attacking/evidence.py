@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -72,10 +73,27 @@ class TierIntercepts:
 
 @dataclass(frozen=True)
 class Mounted:
-    """An attack's reconstructions, and the processor seconds that it took on this host."""
+    """An attack's reconstructions, and what it cost this host.
+
+    Attributes
+    ----------
+    peak_mb : the most memory that its process held during it above what it held before; None:
+        unknown.
+    """
 
     reconstruction: Reconstruction
     cpu_s: float
+    peak_mb: float | None = None
+
+
+def together(costs: Sequence[Mounted]) -> dict[str, Any]:
+    """Return the cost of an attack over its tiers or rounds, which may run after one another."""
+    peaks = [item.peak_mb for item in costs]
+    known = [peak for peak in peaks if peak is not None]
+    return {
+        "cpu_s": sum(item.cpu_s for item in costs),
+        "peak_mb": max(known) if known and len(known) == len(peaks) else None,
+    }
 
 
 @dataclass(frozen=True)

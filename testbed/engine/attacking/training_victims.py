@@ -21,7 +21,13 @@ from testbed.core.compute import as_array, compute_device, on_device
 from testbed.core.registries import ATTACKS
 from testbed.core.seeds import generator, torch_generator
 from testbed.data.federated import to_unit
-from testbed.engine.attacking.evidence import AttackJob, Mounted, TierIntercepts, attack_job
+from testbed.engine.attacking.evidence import (
+    AttackJob,
+    Mounted,
+    TierIntercepts,
+    attack_job,
+    together,
+)
 from testbed.engine.attacking.intercepts import holds_weights
 from testbed.engine.attacking.scoring import ScoredAttack, Victims, score_attack
 from testbed.engine.hosts.backend import Backend
@@ -144,12 +150,12 @@ class ScoredTraining:
 
     Attributes
     ----------
-    cpu_s : processor seconds on this host.
+    cost : on this host, as in ``AttackCost``.
     originals, images : of the victims, (N, C, H, W).
     """
 
     entry: AttackOnTraining
-    cpu_s: float
+    cost: dict[str, Any]
     originals: FloatArray
     images: FloatArray
 
@@ -207,8 +213,8 @@ def score_training(
             result=result,
         )
         images = np.concatenate([part.images for part in parts.values()])
-        cpu_s = sum(mounted[number].cpu_s for _, mounted in outcomes)
-        found.append(ScoredTraining(entry, cpu_s, victims.images, images))
+        cost = together([mounted[number] for _, mounted in outcomes])
+        found.append(ScoredTraining(entry, cost, victims.images, images))
     return found
 
 

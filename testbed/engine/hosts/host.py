@@ -2,8 +2,6 @@
 
 import logging
 import os
-import resource
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from clients.device_spec import DeviceSpec
 from clients.edge import DeviceData, EdgeApp, build_client_app
 from testbed.core.errors import without_addresses
 from testbed.core.grouping import equal_rows
+from testbed.core.process import PEAK_MEMORY
 from testbed.core.threads import torch_threads
 from testbed.data.device_rows import ImagesOfDevices
 from testbed.engine.hosts.broadcast import Broadcast
@@ -88,9 +87,7 @@ class Usage:
 def process_usage() -> Usage:
     """Measure this process."""
     times = psutil.Process(os.getpid()).cpu_times()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    per_mb = 1024.0**2 if sys.platform == "darwin" else 1024.0
-    return Usage(times.user + times.system, peak / per_mb)
+    return Usage(times.user + times.system, PEAK_MEMORY.total_mb())
 
 
 def edge_app(device_specs: Sequence[DeviceSpec]) -> AppBuilder:

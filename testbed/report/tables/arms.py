@@ -6,6 +6,7 @@ from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, vic
 from testbed.results import formats as numbers
 from testbed.results.figures import ATTACKS, COST, LEAKAGE, SCORES, UTILITY, Figure, shown_in
 from testbed.results.findings import readable
+from testbed.results.host_facts import AttackCost
 from testbed.results.reading import Results
 from testbed.results.schema import ArmResult, AttackResult, InformationBound
 
@@ -25,8 +26,11 @@ TRAINED = (
     Figure("victims", "victims", numbers.count),
     Figure("body_parameters", "decoder parameters", numbers.scaled),
     Figure("best_epoch", "epoch used", numbers.count),
+    Figure("queries", "images queried", numbers.count),
 )
 """Columns of the table of attacks beside the scores."""
+HOST_COSTS = ("CPU time", "memory")
+"""Further columns: what the machine that ran the attack measured."""
 
 
 def fleet_table(results: Results) -> Table:
@@ -95,22 +99,28 @@ def class_table(arm: ArmResult) -> Table | None:
 def attack_table(results: Results) -> Table | None:
     """Return every attack on every arm, anchors and each threat model's best marked."""
     columns = [*shown_in("attacks", ATTACKS), *TRAINED]
+    width = len(columns) + len(HOST_COSTS)
     rows = []
     for arm in results.arms:
         for adversary in dict.fromkeys(attack.adversary for attack in arm.attacks):
-            rows.append(group(f"{arm.name}, {adversary}", len(columns)))
+            rows.append(group(f"{arm.name}, {adversary}", width))
             best = arm.best_attack(adversary)
             rows += [
-                _attack_row(attack, columns, attack is best)
+                _attack_row(attack, columns, attack is best, results.cost_of(arm.name, attack))
                 for attack in arm.attacks
                 if attack.adversary == adversary
             ]
-    return Table(["attack", *(figure.label for figure in columns)], rows) if rows else None
+    return Table(_attack_headings(columns), rows) if rows else None
+
+
+def _attack_headings(columns: Sequence[Figure]) -> list[str]:
+    return ["attack", *(figure.label for figure in columns), *HOST_COSTS]
 
 
 def training_table(results: Results) -> Table | None:
     """Return every attack on training images, on every arm that an adversary attacked so."""
     columns = [*shown_in("attacks", ATTACKS), *TRAINED]
+    width = len(columns) + len(HOST_COSTS)
     rows = []
     for arm in results.arms:
         best = arm.best_on_training
@@ -121,22 +131,36 @@ def training_table(results: Results) -> Table | None:
                 f"{arm.name}, {adversary}: round {rounds}; {numbers.count(own[0].sent_images)} "
                 f"images sent, {numbers.count(own[0].releases)} releases attacked"
             )
-            rows.append(group(title, len(columns)))
-            rows += [_attack_row(item.result, columns, item is best) for item in own]
-    return Table(["attack", *(figure.label for figure in columns)], rows) if rows else None
+            rows.append(group(title, width))
+            costs = [results.cost_of(arm.name, item.result, on_training=True) for item in own]
+            rows += [
+                _attack_row(item.result, columns, item is best, cost)
+                for item, cost in zip(own, costs, strict=True)
+            ]
+    return Table(_attack_headings(columns), rows) if rows else None
 
 
-def _attack_row(attack: AttackResult, columns: Sequence[Figure], is_best: bool) -> Row:
+def _attack_row(
+    attack: AttackResult, columns: Sequence[Figure], is_best: bool, cost: AttackCost | None
+) -> Row:
     kind = "anchor" if attack.is_anchor else "best" if is_best else ""
     failed = ""
     if attack.worse_than_mean_image and not attack.is_anchor:
         failed = "worse than the mean image: the attack failed, which is not privacy"
     return Row(
         readable(attack.attack),
-        [number(figure.of_attack(attack), figure.fmt) for figure in columns],
+        [
+            *(number(figure.of_attack(attack), figure.fmt) for figure in columns),
+            number(cost.cpu_s if cost else None, numbers.duration),
+            number(cost.peak_mb if cost else None, _memory),
+        ],
         "; ".join(filter(None, (kind, failed))),
         kind,
     )
+
+
+def _memory(peak_mb: float | None) -> str:
+    return numbers.scaled(None if peak_mb is None else peak_mb * 1e6, "B")
 
 
 def leakage_table(results: Results) -> Table | None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from testbed.core.process import tune_malloc, without_collections
+from testbed.core.process import PeakMemory, tune_malloc, without_collections
 
 PROGRAM = """
 import ctypes, sys
@@ -143,3 +143,23 @@ def test_an_interrupt_in_a_callback_is_recorded_and_not_printed() -> None:
     assert ended.stdout == "True\n"
     assert "KeyboardInterrupt" not in ended.stderr
     assert "ValueError" in ended.stderr  # other errors are
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="the peak begins anew on Linux only")
+def test_the_peak_of_a_part_is_above_what_was_held_before_it():
+    import numpy as np
+
+    peak = PeakMemory()
+    held_before = np.ones(4 << 20)  # 32 MB that the part does not count
+    held = peak.begin()
+    assert held is not None
+    largest = np.ones(8 << 20)
+    taken = largest.nbytes / 2**20
+    del largest
+    assert taken - 2 <= peak.above(held) < taken + 16
+    in_all = peak.total_mb()
+    held = peak.begin()
+    assert peak.above(held) < 16
+    assert peak.total_mb() == in_all  # beginning anew does not lower it
+    assert held_before.nbytes == 32 << 20
+    assert peak.above(None) is None

@@ -382,6 +382,10 @@ def _host() -> dict[str, Any]:
             {"name": "host 0", "cpu_s": 37.5, "peak_rss_mb": 431.0},
             {"name": "adversary 0", "cpu_s": 29.9, "peak_rss_mb": 502.0},
         ],
+        "attacks": [
+            {"arm": ARMS[0], "adversary": "eavesdropper", "attack": "ridge"}
+            | {"cpu_s": 12.5, "peak_mb": 310.0}
+        ],
         "reference_rate": {"front_end": "cnn", "images_per_s": 3120.0, "gmac_per_s": 62.2},
         "backend": "ray",
         "hosts": 2,

@@ -3,7 +3,8 @@
 import pytest
 
 from testbed.core.errors import UserError
-from testbed.scenario.adversary import Position
+from testbed.core.registries import ATTACKS
+from testbed.scenario.adversary import Position, _merged
 from testbed.scenario.loading import load_scenario
 from testbed.scenario.threat_model import AuxiliaryData, Knowledge, ThreatModel, grants
 
@@ -213,3 +214,45 @@ def test_words_of_positions_and_threat_models():
     )
     foreign = Knowledge(auxiliary_data=AuxiliaryData(name="cifar10"))
     assert ThreatModel().words(foreign) == "images of another dataset (cifar10) only"
+
+
+def test_presets_change_the_options_that_an_attack_leaves_out(tiny, write_scenario):
+    tiny["adversaries"] = [
+        {"name": "all", "attack": "kernel_ridge"},
+        {"name": "some", "attack": {"name": "kernel_ridge", "fits": 7}},
+    ]
+    standard = load_scenario(write_scenario(tiny))
+    tiny["evaluation"]["attacks"] = "fast"
+    everything, some = load_scenario(write_scenario(tiny)).adversaries
+    preset = ATTACKS.entry("kernel_ridge").factory.presets["fast"]
+    assert everything.attack.options == {**standard.adversaries[0].attack.options, **preset}
+    assert some.attack.options == {**everything.attack.options, "fits": 7}
+    tiny["evaluation"]["attacks"] = "standard"
+    assert load_scenario(write_scenario(tiny)) == standard
+    resolved = write_scenario(standard.model_dump(mode="json"))
+    fast = load_scenario(resolved, ["evaluation.attacks=fast"])
+    assert fast.adversaries == standard.adversaries  # a resolved scenario names every option
+
+
+def test_options_written_within_a_preset_are_kept():
+    assert _merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}, "e": 6}) == {
+        "a": {"b": 5, "c": 2},
+        "d": 3,
+        "e": 6,
+    }
+
+
+def test_an_unknown_strength_is_refused(tiny, write_scenario):
+    tiny["evaluation"]["attacks"] = "strong"
+    with pytest.raises(UserError, match=r"evaluation\.attacks: .*'fast', 'standard' or 'thorough'"):
+        load_scenario(write_scenario(tiny))
+
+
+@pytest.mark.parametrize("entry", ATTACKS, ids=lambda entry: entry.name)
+def test_presets_are_options_other_than_the_defaults(entry):
+    standard = ATTACKS.options(entry.name, {}).model_dump()
+    presets = entry.factory.presets
+    assert presets.keys() in (set(), {"fast", "thorough"})
+    for options in presets.values():
+        chosen = ATTACKS.options(entry.name, options).model_dump()
+        assert all(chosen[name] != standard[name] for name in options)
