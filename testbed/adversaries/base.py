@@ -112,6 +112,8 @@ class Reconstruction:
     best_epoch : the epoch with the least validation error, whose parameters were used.
     reached_plateau : whether the training ended on a plateau and not at its limit of epochs; None
         for attacks that do not train until a plateau.
+    validation_mse : mean squared error on the images that it was chosen on, the attacker's
+        validation images; None where their features cannot be had from the deployed front-end.
     body_parameters : learned parameters without the input adapter, equal for every defence.
     adapter_parameters : learned parameters of the input adapter, which depend on the feature shape.
     queries : images whose released features were queried; filled in by ``mounting.mount``.
@@ -124,6 +126,7 @@ class Reconstruction:
     training_curve: list[EpochErrors] = field(default_factory=list)
     best_epoch: int | None = None
     reached_plateau: bool | None = None
+    validation_mse: float | None = None
     body_parameters: int | None = None
     adapter_parameters: int | None = None
     queries: int = 0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -186,13 +186,22 @@ class FeatureSearch(Attack):
         distance = FeatureDistance(oracle, normalise, released.is_random)
         options, features = self.options, evidence.intercepts.features
         starts, account = first_starts(options, evidence, released, seed, report)
-        reconstruct = starts[0]
+        reconstruct, ratio = starts[0], 1.0
         if not distance.is_flat and len(features):
-            reconstruct = self.tuned(Search(evidence, seed, released, distance, starts, report))
-        return replace(account, images=reconstruct(features), again=reconstruct)
+            search = Search(evidence, seed, released, distance, starts, report)
+            reconstruct, ratio = self.tuned(search)
+        return replace(
+            account,
+            images=reconstruct(features),
+            again=reconstruct,
+            validation_mse=ratio * error_of(starts[0], released),
+        )
 
-    def tuned(self, search: "Search") -> Reconstruct:
-        """Return the search, tuned on the attacker's validation images."""
+    def tuned(self, search: "Search") -> tuple[Reconstruct, float]:
+        """Return the search, tuned on validation images, and its error relative to the start's.
+
+        The ratio is that on the images of tuning.
+        """
         raise NotImplementedError
 
     def builds_on(self) -> Mapping[str, Options]:
@@ -283,7 +292,7 @@ class Search:
         weights: Sequence[float],
         stops: Sequence[int],
         run: Callable[[FloatArray, float], list[FloatArray]],
-    ) -> tuple[float, int]:
+    ) -> "Choice":
         """Return the weight of the prior and the stop with the least validation error.
 
         Parameters
@@ -298,8 +307,28 @@ class Search:
             for weight in weights
             for stop, images in zip(stops, run(features, weight), strict=True)
         ]
-        _, stop, weight = min(choices)
-        return weight, stop
+        error, stop, weight = min(choices)
+        first = float(np.square(self.start(features) - truth, dtype=np.float64).mean())
+        return Choice(weight, stop, error / first if first > 0.0 else 1.0)
+
+
+class Choice(NamedTuple):
+    """What tuning chose.
+
+    Attributes
+    ----------
+    ratio : of the error to that of the best start, on the images of tuning.
+    """
+
+    weight: float
+    stop: int
+    ratio: float
+
+
+def error_of(start: Reconstruct, released: ReleasedFeatures) -> float:
+    """Return the mean squared error of a start on the attacker's validation images."""
+    truth = released.auxiliary_validation.images
+    return float(np.square(start(released.validation()) - truth, dtype=np.float64).mean())
 
 
 def starts_of(options: Any) -> int:
@@ -336,6 +365,5 @@ def first_starts(
         further = inverses.each if len(inverses.each) > 1 else []
     if not found:
         return [lambda features: repeated(mean, len(features))], account
-    truth, shown = released.auxiliary_validation.images, released.validation()
-    errors = [float(np.square(start(shown) - truth).mean()) for start in found]
+    errors = [error_of(start, released) for start in found]
     return [*(found[place] for place in np.argsort(errors, kind="stable")), *further], account

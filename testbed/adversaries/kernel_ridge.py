@@ -165,7 +165,8 @@ class KernelRidge(Attack):
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Fit, choose on the validation images, reconstruct."""
         inverse = KernelInverses(self.options, ReleasedFeatures(evidence), seed, report)
-        return Reconstruction(inverse(evidence.intercepts.features), again=inverse)
+        images = inverse(evidence.intercepts.features)
+        return Reconstruction(images, again=inverse, validation_mse=inverse.error)
 
     def builds_on(self) -> Mapping[str, Options]:
         """Return the linear inverse, which is used where it is better."""
@@ -206,6 +207,10 @@ class KernelInverses:
     Parameters
     ----------
     released : what is queried.
+
+    Attributes
+    ----------
+    error : mean squared error on the validation images.
     """
 
     def __init__(
@@ -227,10 +232,11 @@ class KernelInverses:
         self._inverses: list[Callable[[FloatArray], FloatArray]]
         self._inverses = [self._inverse(count, fit, width, alpha) for fit in range(fits)]
         self._varied.clear()
+        self.error = float(np.square(self(self._shown) - truth, dtype=np.float64).mean())
         line = LinearInverse(RidgeOptions().alphas, *self._own, released)
-        if line.error < float(np.square(self(self._shown) - truth, dtype=np.float64).mean()):
+        if line.error < self.error:
             report(f"the linear inverse is better, penalty {line.alpha:g}")
-            self._inverses = [line]
+            self._inverses, self.error = [line], line.error
 
     def _pairs(self, count: int, fit: int) -> tuple[FloatArray, FloatArray]:
         """Return features and images of one fit, with ``count`` variations of each image."""

@@ -81,7 +81,7 @@ class LearnedPrior(FeatureSearch):
         "steps_per_level": (12, 24, 48),
     }
 
-    def tuned(self, search: Search) -> Reconstruct:
+    def tuned(self, search: Search) -> tuple[Reconstruct, float]:
         """Return the search with the best weight of the prior and the best level to stop at."""
         options = self.options
         denoiser = Denoiser(search.evidence.auxiliary.images, options, search.seed)
@@ -90,14 +90,14 @@ class LearnedPrior(FeatureSearch):
         def ends(features: FloatArray, weight: float, levels: int) -> list[FloatArray]:
             return splitting.run(search.start(features), features, weight, levels)
 
-        weight, level = search.best_choice(
+        weight, level, ratio = search.best_choice(
             options.tuning_images,
             options.prior_weights,
             range(options.levels + 1),
             lambda features, weight: ends(features, weight, options.levels),
         )
         search.report(f"searching down to level {level} with a prior of weight {weight:g}")
-        return lambda features: ends(features, weight, level)[level]
+        return lambda features: ends(features, weight, level)[level], ratio
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the steps of the search, and those of the denoiser."""

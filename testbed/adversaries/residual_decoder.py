@@ -345,6 +345,7 @@ class DecoderTraining:
             training_curve=self.curve,
             best_epoch=self.best_epoch,
             reached_plateau=self.reached_plateau,
+            validation_mse=self.curve[self.best_epoch].validation_mse,
             body_parameters=self.network.body_parameters(),
             adapter_parameters=self.network.adapter_parameters(),
             again=self.reconstruct,

@@ -71,7 +71,8 @@ class Ridge(Attack):
         raw = np.concatenate(releases) if len(releases) > 1 else releases[0]
         inverse = LinearInverse(self.options.alphas, raw, auxiliary[rows], released)
         report(f"penalty {inverse.alpha:g}, validation MSE {inverse.error:.5f}")
-        return Reconstruction(inverse(evidence.intercepts.features), again=inverse)
+        images = inverse(evidence.intercepts.features)
+        return Reconstruction(images, again=inverse, validation_mse=inverse.error)
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the eigendecomposition and the products of ``RidgeRegression``."""

@@ -114,7 +114,9 @@ class Substitute(Attack):
         on_substitute = replace(evidence, oracle=alignment, query_limit=None, replays=1)
         training = DecoderTraining(self.options.decoder, on_substitute, seed)
         training.run(report)
-        return training.account(training.reconstruct(features))
+        account = training.account(training.reconstruct(features))
+        # Its decoder was validated on features of the substitute, not of the front-end.
+        return replace(account, validation_mse=None)
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort] | None:
         """Return the steps of the alignment and of the decoder."""

@@ -185,7 +185,7 @@ class WhiteBox(FeatureSearch):
         "restarts": (1, 2),
     }
 
-    def tuned(self, search: Search) -> Reconstruct:
+    def tuned(self, search: Search) -> tuple[Reconstruct, float]:
         """Return the search with the best prior and number of steps, from one start or several."""
         if self.options.prior == "residuals":
             return self._most_probable(search)
@@ -196,7 +196,7 @@ class WhiteBox(FeatureSearch):
             return descent.run(search.distance, search.start(features), features, weight, stops)
 
         weights, count = self.options.tv_weights, self.options.tuning_images
-        tv_weight, stop = search.best_choice(count, weights, stops, ends)
+        tv_weight, stop, ratio = search.best_choice(count, weights, stops, ends)
         search.report(f"searching {stop} steps with total variation x {tv_weight:g}")
 
         def reconstruct(features: FloatArray) -> FloatArray:
@@ -212,9 +212,9 @@ class WhiteBox(FeatureSearch):
             images: FloatArray = np.stack(candidates)[nearest, np.arange(len(features))]
             return images
 
-        return reconstruct
+        return reconstruct, ratio
 
-    def _most_probable(self, search: Search) -> Reconstruct:
+    def _most_probable(self, search: Search) -> tuple[Reconstruct, float]:
         options = self.options
         starts = search.starts[: options.restarts]
         held_out, shown = search.held_out(_VARIATIONS)
@@ -233,14 +233,14 @@ class WhiteBox(FeatureSearch):
             run = searches[number].run
             return run(search.distance, first, target, weight * apart, stops)
 
-        weight, _ = search.best_choice(
+        weight, *_ = search.best_choice(
             count, options.prior_weights, stops, lambda _, weight: ends(0, weight)
         )
         means = [
             list(_means(images))
             for images in zip(*(ends(number, weight) for number in range(len(starts))), strict=True)
         ]
-        used, stop = search.best_choice(
+        used, stop, ratio = search.best_choice(
             count,
             range(1, len(starts) + 1),
             stops,
@@ -258,7 +258,7 @@ class WhiteBox(FeatureSearch):
             )
             return images
 
-        return reconstruct
+        return reconstruct, ratio
 
     def _ascent(self, missed: FloatArray) -> Ascent:
         return Ascent(self.options.steps, ResidualPrior.of(missed, self.options.directions))

@@ -9,6 +9,7 @@ from testbed.compare.comparison import Comparison
 from testbed.pages.cells import Cell, Row, Table, number, victims_cell, words
 from testbed.privacy.intervals import LEVEL
 from testbed.results import formats as numbers
+from testbed.results.choice import WORDS
 from testbed.results.figures import FIGURES, SCORES, Figure, shown_in
 from testbed.results.findings import FEW_VICTIMS, readable
 
@@ -205,7 +206,9 @@ def _which(item: ArmEstimates) -> Cell:
         return words("none")
     facts = item.best.facts
     failed = "; failed: worse than the mean image" if item.best.failed else ""
-    return words(facts.adversary, f"{readable(facts.attack)}{failed}")
+    several = len(item.attacks.rebuilding) > 1
+    chosen = f"; {WORDS[item.best.rule]}" if item.best.rule and several else ""
+    return words(facts.adversary, f"{readable(facts.attack)}{failed}{chosen}")
 
 
 def _kind(item: ArmEstimates) -> str:

@@ -21,6 +21,7 @@ their Application, 1997, section 3.8 (clusters are kept whole).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,48 @@ def mean_interval(
     if not difference and float(values.min()) >= 0.0:
         low = max(0.0, low)
     return Interval(value=mean, low=low, high=high, n=len(values))
+
+
+def least_interval(
+    own: Interval, columns: Sequence[tuple[Values, Clusters]], resamples: int, seed: int
+) -> Interval:
+    """Return the interval of a mean that was chosen as the least of several.
+
+    The least of several means is too low on average. All means are taken on the same resamples of
+    the clusters; the interval is as many standard errors wide as covers all of them at once
+    (simultaneous bootstrap-t), and never narrower than the chosen mean's own.
+
+    Parameters
+    ----------
+    own : of the least mean.
+    columns : values and clusters of every candidate; candidates may have different observations.
+    """
+    if own.value is None or own.low is None or own.high is None or len(columns) < 2:
+        return own
+    units = np.unique(np.concatenate([clusters for _, clusters in columns]))
+    rng = seeds.generator(seed, "bootstrap of the least")
+    even = np.full(len(units), 1.0 / len(units))
+    times = rng.multinomial(len(units), even, size=resamples).astype(np.float64)
+    above, below, error = np.zeros(resamples), np.zeros(resamples), 0.0
+    for values, clusters in columns:
+        mean, places = float(_finite(values).mean()), np.searchsorted(units, clusters)
+        sums = np.bincount(places, values - mean, len(units)).astype(np.float64)
+        sizes = np.bincount(places, minlength=len(units)).astype(np.float64)
+        seen = int((sizes > 0.0).sum())
+        if seen < 2:
+            continue
+        drawn = np.maximum(times @ sizes, 1.0)
+        moved = (times @ sums) / drawn
+        squares = times @ np.square(sums) - 2.0 * moved * (times @ (sums * sizes))
+        squares += np.square(moved) * (times @ np.square(sizes))
+        errors = np.sqrt(seen / (seen - 1) * np.maximum(squares, 0.0)) / drawn
+        shifts = np.divide(moved, errors, out=np.zeros(resamples), where=errors > 0.0)
+        above, below = np.maximum(above, shifts), np.maximum(below, -shifts)
+        if mean == own.value:
+            error = _standard_error(sums[sizes > 0.0], len(values))
+    low = max(0.0, min(own.low, own.value - error * float(np.quantile(above, TAILS[1]))))
+    high = max(own.high, own.value + error * float(np.quantile(below, TAILS[1])))
+    return Interval(value=own.value, low=low, high=high, n=own.n)
 
 
 def share_interval(

@@ -57,7 +57,7 @@ class Figure:
 
     Attributes
     ----------
-    path : position in an arm of results.json; ``best`` is the attack with the lowest MSE.
+    path : position in an arm of results.json; ``best`` is the best attack.
     label : heading in tables.
     better : the direction that the owner of the arm wants; orients Pareto fronts and bold cells.
     places : the tables that show it.

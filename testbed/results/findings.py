@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.privacy.intervals import Interval
+from testbed.results.choice import best_of
 from testbed.results.figures import shown_in
 from testbed.results.schema import (
     ArmResult,
     AttackOnTier,
     AttackResult,
     ErrorBound,
+    Scores,
     Summary,
     TierResult,
 )
@@ -31,16 +33,23 @@ def adversaries(summary: Summary) -> list[str]:
 
 
 def best_by_tier(arm: ArmResult) -> list[tuple[TierResult, AttackOnTier | None]]:
-    """Return every tier with the scores of the attack with the lowest MSE on its victims."""
+    """Return every tier with the scores of the best attack on its victims."""
 
     def best(tier: TierResult) -> AttackOnTier | None:
-        scored = [
-            entry
-            for attack in arm.rebuilding
+        scored = {
+            place: entry
+            for place, attack in enumerate(arm.rebuilding)
             for entry in attack.by_tier
             if entry.tier == tier.tier and entry.mse.value is not None
-        ]
-        return min(scored, key=_tier_mse, default=None)
+        }
+        attacks = {
+            place: arm.rebuilding[place].model_copy(
+                update={"validation_mse": entry.validation_mse, "scores": Scores(mse=entry.mse)}
+            )
+            for place, entry in scored.items()
+        }
+        chosen = best_of(list(attacks.values()))
+        return next((scored[place] for place, item in attacks.items() if item is chosen), None)
 
     return [(tier, best(tier)) for tier in arm.tiers]
 
@@ -95,7 +104,7 @@ def _lowest(bound: ErrorBound) -> float:
 
 
 def identifies_more(arm: ArmResult, best: AttackResult) -> AttackResult | None:
-    """Return an attack that re-identifies more victims than the one with the lowest MSE."""
+    """Return an attack that re-identifies more victims than the best one by MSE."""
 
     def rate(attack: AttackResult) -> float:
         return attack.scores["reidentification"].value or 0.0
@@ -149,8 +158,8 @@ def position_words(position: str) -> str:
 def arm_figures(arms: Sequence[ArmResult]) -> list[dict[str, Value]]:
     """Return the headline figures of every arm as one row of columns; None where unknown.
 
-    Shares are between 0 and 1. Privacy figures are those of the attack with the lowest mean squared
-    error, of all adversaries; costs are per request, counts of training are device-rounds.
+    Shares are between 0 and 1. Privacy figures are those of the best attack of all adversaries;
+    costs are per request, counts of training are device-rounds.
     """
     return [_row(arm) for arm in arms]
 

@@ -7,12 +7,13 @@ schema version stay readable.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from testbed.privacy.intervals import Interval
+from testbed.results.choice import Rule, best_of, rule_of
 from testbed.results.figures import SCORES
 
 SCHEMA_VERSION = 3
@@ -147,6 +148,10 @@ class _OnTier(Part):
 class AttackOnTier(Scores, _OnTier):
     """Scores of one attack on the victims of one tier, and the training on it."""
 
+    validation_mse: Number = Field(
+        default=None, description="on the attacker's validation images; null where none was taken"
+    )
+
     best_epoch: int | None
     reached_plateau: bool | None
     training_curve: list[CurvePoint]
@@ -262,6 +267,11 @@ class AttackScores(Part):
         "tier, not at its limit of epochs; null for attacks that do not train until a plateau"
     )
     training_curve: list[CurvePoint] = Field(description="of the tier with most victims")
+    validation_mse: Number = Field(
+        default=None,
+        description="its MSE on the attacker's validation images, the mean over victims of that on "
+        "their tiers; null where it was not measured: without queries, and in older results",
+    )
     extremes: list[Extreme]
     class_on_originals: Number = Field(description="`class_recovered` of the images themselves")
     inferred: InferenceScores | None
@@ -279,6 +289,15 @@ class AttackResult(AttackScores, _AttackFacts):
     def mse(self) -> float | None:
         """Mean squared error per element, by which attacks are ranked."""
         return self.scores.mse.value
+
+
+def rebuilding(attacks: Sequence[AttackResult]) -> list[AttackResult]:
+    """Return the attacks that rebuilt images, without the anchors."""
+    return [
+        attack
+        for attack in attacks
+        if not attack.is_anchor and attack.rebuilds_images and attack.mse is not None
+    ]
 
 
 class TrainingVictim(Part):
@@ -601,34 +620,45 @@ class ArmResult(Installed, _ArmFacts):
         default=[], description="absent unless an adversary's `victims` are training images"
     )
 
+    best_mse: Interval | None = Field(
+        default=None,
+        description="MSE of the best attack where it is the lowest one on the victims, with an "
+        "interval that covers the choice; null where it was chosen on validation images",
+    )
+
     @property
     def rebuilding(self) -> list[AttackResult]:
         """The attacks that rebuilt images, without the anchors."""
-        return [
-            attack
-            for attack in self.attacks
-            if not attack.is_anchor and attack.rebuilds_images and attack.mse is not None
-        ]
+        return rebuilding(self.attacks)
 
     def best_attack(self, adversary: str | None = None) -> AttackResult | None:
-        """Return the attack with the lowest MSE, of one adversary or of all."""
-        ranked = [item for item in self.rebuilding if adversary in (None, item.adversary)]
-        return min(ranked, key=lambda attack: attack.mse or 0.0, default=None)
+        """Return the best attack, of one adversary or of all; ``choice`` says which one that is."""
+        return best_of([item for item in self.rebuilding if adversary in (None, item.adversary)])
 
     @property
     def best(self) -> AttackResult | None:
-        """The attack with the lowest MSE over all adversaries."""
-        return self.best_attack()
+        """The best attack of all adversaries, with an interval that covers the choice."""
+        attack = self.best_attack()
+        if attack is None or self.best_mse is None:
+            return attack
+        scores = attack.scores.model_copy(update={"mse": self.best_mse})
+        return attack.model_copy(update={"scores": scores})
+
+    @property
+    def chosen_by(self) -> Rule:
+        """By which error the best attack was chosen."""
+        return rule_of(self.rebuilding)
 
     @property
     def best_on_training(self) -> AttackOnTraining | None:
-        """The attack on training images with the lowest MSE, of all adversaries."""
+        """The best attack on training images, of all adversaries."""
         attacks = [
             item
             for item in self.training_attacks
             if not item.result.is_anchor and item.result.mse is not None
         ]
-        return min(attacks, key=lambda item: item.result.mse or 0.0, default=None)
+        best = best_of([item.result for item in attacks])
+        return next((item for item in attacks if item.result is best), None)
 
     @property
     def mean_image_mse(self) -> float | None:

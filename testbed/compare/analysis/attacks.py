@@ -1,7 +1,7 @@
 """The attacks on an arm over its seeds, overall and on a part of its victims."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from testbed.compare.analysis.request_table import (
 )
 from testbed.core.errors import UserError
 from testbed.privacy.intervals import Interval
+from testbed.results.choice import Rule, rule_of
 from testbed.results.figures import SCORE_COLUMNS, SCORES
-from testbed.results.schema import MEAN_IMAGE, AttackResult
+from testbed.results.schema import MEAN_IMAGE, AttackResult, Scores
 
 Group = tuple[str, str]
 """A tier or a device class: the column of attacks.parquet and its value."""
@@ -35,6 +36,8 @@ class Scored:
     places : (n,) rows of the table of requests.
     scores : (n,) by key.
     groups : (n,) tier and device class of each victim's device.
+    validation_mse : its error on the attacker's validation images, the mean over seeds; None where
+        a seed has none.
     stopped : whether its training stopped at its limit of epochs in any seed, short of a plateau.
     """
 
@@ -43,6 +46,15 @@ class Scored:
     scores: Mapping[str, Values]
     groups: Mapping[str, NDArray[Any]]
     stopped: bool = False
+    validation_mse: float | None = None
+
+    @property
+    def candidate(self) -> AttackResult:
+        """The attack with its errors over all seeds, to be chosen among others."""
+        mse = Interval(value=float(self.scores["mse"].mean()))
+        return self.facts.model_copy(
+            update={"validation_mse": self.validation_mse, "scores": Scores(mse=mse)}
+        )
 
     def column(self, key: str, group: Group | None = None) -> Column:
         """Return a score's column over all victims, or over those of a group."""
@@ -52,12 +64,18 @@ class Scored:
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack with its estimates, over some victims."""
+    """An attack with its estimates, over some victims.
+
+    Attributes
+    ----------
+    rule : by which error it was chosen, if it was.
+    """
 
     scored: Scored
     scores: Mapping[str, Interval]
     samples: Mapping[str, Values]
     mean_image_mse: float | None
+    rule: Rule | None = None
 
     @property
     def facts(self) -> AttackResult:
@@ -106,12 +124,22 @@ class Attacks:
         )
 
     def _best(self, candidates: Sequence[Scored], group: Group | None = None) -> Attacked | None:
-        """Return the attack with the lowest mean MSE over all seeds, on some victims."""
-        errors = [(scored.column("mse", group).values, scored) for scored in candidates]
-        ranked = [(float(values.mean()), scored) for values, scored in errors if len(values)]
-        if not ranked:
+        """Return the best attack over all seeds, on some victims.
+
+        Where the lowest error on the victims chooses, its interval covers the choice.
+        """
+        columns = [(scored.column("mse", group), scored) for scored in candidates]
+        columns = [(column, scored) for column, scored in columns if len(column)]
+        if not columns:
             return None
-        return self.estimated(min(ranked, key=lambda pair: pair[0])[1], group)
+        rule = rule_of([scored.candidate for _, scored in columns])
+        if rule == "validation":
+            _, scored = min(columns, key=lambda pair: pair[1].validation_mse or 0.0)
+            return replace(self.estimated(scored, group), rule=rule)
+        _, scored = min(columns, key=lambda pair: float(pair[0].values.mean()))
+        best = self.estimated(scored, group)
+        shown = self.draws.least(best.scores["mse"], [column for column, _ in columns])
+        return replace(best, scores={**best.scores, "mse": shown}, rule=rule)
 
     def _mean_image_mse(self, adversary: str, group: Group | None) -> float | None:
         for anchor in self.anchors:
@@ -134,7 +162,7 @@ def attacks_of(arm: ComparedArm, request_table: RequestTable, draws: Resamples) 
         best = empty._best([item for item in rebuilding if item.facts.adversary == name])
         if best is not None:
             by_adversary[name] = best
-    overall = min(by_adversary.values(), key=lambda attacked: attacked.mse, default=None)
+    overall = empty._best(rebuilding)
     return Attacks(rebuilding, anchors, draws, overall, by_adversary)
 
 
@@ -181,4 +209,16 @@ def _scored(arm: ComparedArm, facts: AttackResult, request_table: RequestTable) 
             for attack in member.arm.attacks
             if (attack.adversary, attack.attack) == (facts.adversary, facts.attack)
         ),
+        validation_mse=_validation_mse(arm, facts),
     )
+
+
+def _validation_mse(arm: ComparedArm, facts: AttackResult) -> float | None:
+    errors = [
+        attack.validation_mse
+        for member in arm.members
+        for attack in member.arm.attacks
+        if (attack.adversary, attack.attack) == (facts.adversary, facts.attack)
+    ]
+    known = [error for error in errors if error is not None]
+    return float(np.mean(known)) if known and len(known) == len(errors) else None

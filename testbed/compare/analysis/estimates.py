@@ -55,7 +55,7 @@ class ArmEstimates:
 
     @property
     def best(self) -> Attacked | None:
-        """The attack with the lowest MSE over all adversaries."""
+        """The best attack of all adversaries."""
         return self.attacks.best
 
 

@@ -24,6 +24,7 @@ from testbed.core.seeds import generator
 from testbed.privacy.intervals import (
     TAILS,
     Interval,
+    least_interval,
     mean_interval,
     share_difference_interval,
     share_interval,
@@ -145,6 +146,15 @@ class Resamples:
         known, within = np.unique(places, return_inverse=True)
         sums = np.bincount(within, column.values - mean)
         return Estimate(shown, self._moved(mean, unit, known, sums / len(column)))
+
+    def least(self, own: Interval, columns: Sequence[Column]) -> Interval:
+        """Return the interval of the least of several means that was chosen as such."""
+        values = np.concatenate([column.values for column in columns])
+        places = np.concatenate([column.places for column in columns])
+        _, units = self._units(Column(places, values))
+        cuts = np.cumsum([len(column) for column in columns])[:-1]
+        parts = zip(np.split(values, cuts), np.split(units, cuts), strict=True)
+        return least_interval(own, list(parts), self.size, self.seed)
 
     def percentile(self, column: Column, percent: float) -> Estimate:
         """Estimate a percentile of a column."""

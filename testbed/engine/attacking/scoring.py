@@ -153,6 +153,7 @@ def score_attack(
         best_epoch=main.best_epoch,
         reached_plateau=_reached_plateau(parts),
         training_curve=_curve(main),
+        validation_mse=_validation_mse(parts),
         extremes=[extreme("best", best), extreme("median", median), extreme("worst", worst)],
         class_on_originals=_share_named(judge, victims),
         inferred=_inference_scores(joined_inference(parts), victims),
@@ -170,6 +171,7 @@ def score_attack(
                 **on_victims(victims.tiers, name),
                 best_epoch=part.best_epoch,
                 reached_plateau=part.reached_plateau,
+                validation_mse=part.validation_mse,
                 training_curve=_curve(part),
             )
             for name, part in parts.items()
@@ -208,6 +210,14 @@ def _reached_plateau(parts: Mapping[str, Reconstruction]) -> bool | None:
     """Return whether the trainings of all tiers reached their plateau; None where none trains."""
     known = [part.reached_plateau for part in parts.values() if part.reached_plateau is not None]
     return all(known) if known else None
+
+
+def _validation_mse(parts: Mapping[str, Reconstruction]) -> float | None:
+    """Return the validation error, a mean over victims; None where a tier has none."""
+    errors = [(part.validation_mse, len(part.images)) for part in parts.values()]
+    victims = sum(count for _, count in errors)
+    known = [error * count for error, count in errors if error is not None]
+    return sum(known) / victims if len(known) == len(errors) and victims else None
 
 
 def _share_named(judge: Judge | None, victims: Victims) -> float | None:

@@ -15,7 +15,8 @@ from testbed.engine.setting.models import TierModel
 from testbed.engine.setting.run_context import RunContext
 from testbed.engine.summary.devices import DeviceColumns
 from testbed.engine.training.fleet import TrainedArm
-from testbed.privacy.intervals import Interval, share_interval
+from testbed.privacy.intervals import Interval, least_interval, share_interval
+from testbed.results.choice import best_of, rule_of
 from testbed.results.columns import Record
 from testbed.results.schema import (
     Accuracy,
@@ -31,6 +32,7 @@ from testbed.results.schema import (
     Serving,
     TierResult,
     Training,
+    rebuilding,
 )
 from testbed.scenario.components import Component
 
@@ -78,7 +80,26 @@ def arm_result(
         errors=sorted(set(arm.grid.errors))[:20],
         error_bounds=attacked.error_bounds,
         **_on_training(attacked),
+        **_least(run_context, attacked),
     )
+
+
+def _least(run_context: RunContext, attacked: AttackResults) -> dict[str, Any]:
+    """Return the best attack's MSE if the victims' errors chose it; else the key is absent."""
+    candidates = rebuilding(attacked.entries)
+    best = best_of(candidates)
+    if best is None or len(candidates) < 2 or rule_of(candidates) == "validation":
+        return {}
+    persons, evaluation = run_context.inputs.data.pool.persons, run_context.inputs.scenario
+    columns = []
+    for item in candidates:
+        names = (item.adversary, item.attack)
+        own = [row for row in attacked.rows if (row["adversary"], row["attack"]) == names]
+        victims = np.array([row["victim"] for row in own], dtype=np.int64)
+        errors = np.array([row["mse"] for row in own], dtype=np.float64)
+        columns.append((errors, victims if persons is None else persons[victims]))
+    resamples = evaluation.evaluation.bootstrap_resamples
+    return {"best_mse": least_interval(best.scores.mse, columns, resamples, evaluation.seed)}
 
 
 def _on_training(attacked: AttackResults) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from testbed.pages.cells import Cell, Row, Table, group, number, words
 from testbed.results import formats as numbers
+from testbed.results.choice import WORDS
 from testbed.results.figures import (
     ATTACKS,
     COST,
@@ -87,7 +88,7 @@ def _privacy_rows(arms: list[ArmResult]) -> list[Row]:
         ]
     rows = [
         group("Privacy: the best attack, all adversaries", len(arms)),
-        Row("which attack", [_which(arm.best) for arm in arms]),
+        Row("which attack", [_which(arm.best, _chosen(arm)) for arm in arms]),
     ]
     for figure in shown_in("headline", ATTACKS):
         row = _row(figure, arms)
@@ -123,11 +124,20 @@ def _training_rows(arms: list[ArmResult]) -> list[Row]:
     ]
 
 
-def _which(attack: AttackResult | None) -> Cell:
+def _which(attack: AttackResult | None, chosen: str = "") -> Cell:
     if attack is None:
         return words(numbers.ABSENT)
     failed = "failed: worse than the mean image" if attack.worse_than_mean_image else ""
-    return words(f"{readable(attack.attack)}, {attack.adversary}", failed)
+    notes = "; ".join(note for note in (failed, chosen) if note)
+    return words(f"{readable(attack.attack)}, {attack.adversary}", notes)
+
+
+def _chosen(arm: ArmResult) -> str:
+    """Say which rule chose the best attack, where there was a choice."""
+    if len(arm.rebuilding) < 2:
+        return ""
+    covered = ", whose interval covers the choice" if arm.best_mse else ""
+    return WORDS[arm.chosen_by] + covered
 
 
 def _anchor_rows(arms: list[ArmResult]) -> list[Row]:

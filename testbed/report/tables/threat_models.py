@@ -5,9 +5,10 @@ Attacks are compared on the victims that both read, never on different ones.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 
+from testbed.results.choice import Rule, error_by, rule_of
 from testbed.results.findings import FEW_VICTIMS, position_words
 from testbed.results.grants import allows
 from testbed.results.reading import Results, read_table
@@ -43,6 +44,8 @@ class Best:
     mse : its mean over ``victims``, which it and the rung's own attacks both read.
     read : victims that the rung reads in all.
     own_mse : the mean of the best of its own attacks over the same victims.
+    rule : by which error it was chosen among the attacks that can be mounted; None if it is the
+        only one.
     """
 
     attack: AttackResult
@@ -50,6 +53,7 @@ class Best:
     victims: int
     read: int
     own_mse: float
+    rule: Rule | None = None
 
 
 class Ladder:
@@ -68,8 +72,9 @@ class Ladder:
     def best(self, arm: ArmResult, rung: Rung) -> Best | None:
         """Return the best attack on an arm on a rung; None where it read nothing.
 
-        On other victims than its own attacks' an attack may be better by their ease alone:
-        what counts is how much better it is than the rung's own attacks on the same ones.
+        Where validation errors do not choose: on other victims than its own attacks' an attack may
+        be better by their ease alone. What counts is how much better it is than the rung's own
+        attacks on the same ones.
         """
         attacks = self._arms[arm.name]
         own = [attack for attack in attacks if self._rung(attack) == rung]
@@ -98,7 +103,12 @@ class Ladder:
                 )
             )
         # Rounded, so that its own attack, which comes first, is taken where they are equal.
-        return min(found, key=lambda best: round(best.mse - best.own_mse, 12))
+        rule = rule_of([best.attack for best in found])
+        if rule == "validation":
+            chosen = min(found, key=lambda best: round(error_by(rule, best.attack), 12))
+        else:
+            chosen = min(found, key=lambda best: round(best.mse - best.own_mse, 12))
+        return replace(chosen, rule=rule if len(found) > 1 else None)
 
     def _counts(self, arm: ArmResult, attack: AttackResult, own: AttackResult) -> bool:
         """Return whether the adversary of ``own`` can also mount ``attack``."""

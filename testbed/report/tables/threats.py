@@ -6,6 +6,7 @@ from testbed.pages.cells import Cell, Row, Table, group, number, part_cells, wor
 from testbed.privacy.intervals import Interval
 from testbed.report.tables.threat_models import Best, Ladder, Rung
 from testbed.results import formats as numbers
+from testbed.results.choice import WORDS
 from testbed.results.figures import SCORES, Figure, Format, shown_in, value_at
 from testbed.results.findings import bound_for, readable, weakest_bound
 from testbed.results.reading import Results
@@ -53,6 +54,8 @@ def _best_cell(arm: ArmResult, rung: Rung, best: Best | None) -> Cell:
         )
     else:
         notes.append(f"{numbers.count(best.victims)} victims")
+    if best.rule:
+        notes.append(WORDS[best.rule])
     if attack.worse_than_mean_image:
         notes.append("failed: worse than the mean image")
     bound = bound_for(arm, rung.grants.replays)

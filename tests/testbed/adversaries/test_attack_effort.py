@@ -92,8 +92,7 @@ def test_steps_of_a_search(build_case, front_ends, counted, monkeypatch, name, o
     original = Search.best_choice
 
     def to_the_end(self, count, weights, stops, run):
-        weight, _ = original(self, count, weights, stops, run)
-        return weight, list(stops)[-1]
+        return original(self, count, weights, stops, run)._replace(stop=list(stops)[-1])
 
     monkeypatch.setattr(Search, "best_choice", to_the_end)
     calls = counted(FeatureDistance, "__call__")

@@ -169,7 +169,7 @@ def test_as_many_starts_are_averaged_as_help_on_the_validation_images(build_case
     case = build_case(front_ends["identity"])
     starts = [lambda z: 0.9 * z, lambda z: (1.1 * z).clip(0.0, 1.0), lambda z: 0.0 * z]
     options = WhiteBoxOptions(steps=8, prior_weights=[1e9])  # so strong a prior keeps every start
-    found = WhiteBox(options).tuned(_search(case, starts))(case.victims)
+    found = WhiteBox(options).tuned(_search(case, starts))[0](case.victims)
     expected = (starts[0](case.victims) + starts[1](case.victims)) / 2
     np.testing.assert_allclose(found, expected, atol=0.02)
 

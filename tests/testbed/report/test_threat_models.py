@@ -95,9 +95,21 @@ def test_white_box_attackers_can_mount_black_box_decoders(ladder):
     table = threat_table(found.results)
     cell = table.rows[1].cells[0]
     assert (table.rows[1].label, cell.value) == ("words of white_box", pytest.approx(0.01))
-    assert cell.note == "decoder, asks; 40 victims"
+    assert cell.note == "decoder, asks; 40 victims; the lowest error on the victims"
     assert "cloud" in table.rows[1].note
     assert "100 images of its own" in table.rows[1].note
+
+
+def test_validation_chooses_and_not_the_least_error_on_the_victims(ladder):
+    found = ladder(
+        attack("asks", "decoder", 0.010, QUERIES, validation_mse=0.020),
+        attack("insider", "white_box", 0.012, WEIGHTS, validation_mse=0.013),
+    )
+    assert (found.name("white_box"), found.name("decoder")) == ("white_box", "decoder")
+    assert found.best["white_box"].mse == pytest.approx(0.012)
+    assert (found.best["white_box"].rule, found.best["decoder"].rule) == ("validation", None)
+    note = threat_table(found.results).rows[1].cells[0].note
+    assert "chosen on the attacker's validation images" in note
 
 
 def test_attackers_without_queries_cannot_mount_query_attacks(ladder):
