@@ -10,12 +10,13 @@ from torch.nn import functional
 from attack_speed.bench import SEED, Bench, Case, normalised
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import FloatArray
-from testbed.adversaries.feature_search import Descent, FeatureDistance
+from testbed.adversaries.feature_search import FeatureDistance
 from testbed.adversaries.learned_prior import Denoiser, LearnedPriorOptions, Splitting
+from testbed.adversaries.white_box import Ascent, ResidualPrior
 from testbed.core import seeds
 
 CHUNK = 32
-TV = 0.03
+WEIGHT = 0.03
 STRONGEST, WEAKEST = 0.25, 0.01
 PRIOR = 1e-3
 
@@ -31,13 +32,14 @@ def cases(bench: Bench, steps: int) -> list[Case]:
     denoiser = Denoiser(bench.auxiliary.images, options, SEED)
     search = Splitting(options, denoiser, distance)
     apart = _plain_distance(bench)
+    prior = ResidualPrior.of(bench.auxiliary.images - bench.mean, 128)
     return [
         Case(
             "white_box",
             "reconstruction",
             steps * count,
-            lambda: Descent(steps, 0.1).run(distance, start, bench.features, TV, [steps])[0],
-            lambda: _plain_descent(apart, start, bench, steps),
+            lambda: Ascent(steps, prior).run(distance, start, bench.features, WEIGHT, [steps])[0],
+            lambda: _plain_ascent(apart, start, bench, prior, steps),
         ),
         Case(
             "learned_prior",
@@ -75,25 +77,27 @@ def _plain_distance(bench: Bench) -> Callable[[Tensor, Tensor], Tensor]:
     return apart
 
 
-def _plain_descent(
-    apart: Callable[[Tensor, Tensor], Tensor], start: FloatArray, bench: Bench, steps: int
+def _plain_ascent(
+    apart: Callable[[Tensor, Tensor], Tensor],
+    start: FloatArray,
+    bench: Bench,
+    prior: ResidualPrior,
+    steps: int,
 ) -> FloatArray:
     targets = torch.from_numpy(bench.normalise(bench.features)).split(CHUNK)
+    axes = torch.from_numpy(prior.axes).flatten(1)
     found = []
     for part, target in zip(torch.from_numpy(start).split(CHUNK), targets, strict=True):
-        x = part.clone().requires_grad_()
-        optimiser = torch.optim.Adam([x], 0.1, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        u = torch.zeros(len(part), len(axes), requires_grad=True)
+        optimiser = torch.optim.Adam([u], 0.15, betas=(0.9, 0.9), eps=1e-12, fused=True)
         for step in range(steps):
-            rows = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(1, 2, 3))
-            columns = (x[:, :, :, 1:] - x[:, :, :, :-1]).abs().mean(dim=(1, 2, 3))
-            loss = apart(x, target).sum() + TV * (rows + columns).sum()
+            x = (part + (u @ axes).view_as(part)).clamp(0.0, 1.0)
+            loss = apart(x, target).sum() + WEIGHT * u.square().mean(dim=1).sum()
             optimiser.zero_grad()
             loss.backward()
-            optimiser.param_groups[0]["lr"] = 0.1 * 0.5 * (1.0 + np.cos(np.pi * step / steps))
+            optimiser.param_groups[0]["lr"] = 0.15 * 0.5 * (1.0 + np.cos(np.pi * step / steps))
             optimiser.step()
-            with torch.no_grad():
-                x.clamp_(0.0, 1.0)
-        found.append(x.detach())
+        found.append((part + (u.detach() @ axes).view_as(part)).clamp(0.0, 1.0))
     return torch.cat(found).numpy()
 
 

@@ -19,7 +19,7 @@ from testbed.adversaries.base import (
     WhiteBoxOracle,
 )
 from testbed.adversaries.effort import Effort
-from testbed.adversaries.kernel_ridge import KernelInverses, KernelRidge, KernelRidgeOptions
+from testbed.adversaries.kernel_ridge import KernelInverses, KernelRidge
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
 from testbed.adversaries.residual_decoder import (
@@ -163,7 +163,7 @@ class Descent:
 class FeatureSearch(Attack):
     """Base of attacks that search for images through the known weights.
 
-    Options have ``start`` (see ``Start``) and ``decoder``.
+    Options have ``start`` (see ``Start``), ``decoder`` and ``kernel_ridge``.
 
     Attributes
     ----------
@@ -210,7 +210,7 @@ class FeatureSearch(Attack):
         if self.options.start in ("best", "decoder"):
             found["residual_decoder"] = self.options.decoder
         if self.options.start in ("best", "kernel_ridge"):
-            closed = KernelRidge(KernelRidgeOptions())
+            closed = KernelRidge(self.options.kernel_ridge)
             found |= {"kernel_ridge": closed.options, **closed.builds_on()}
         return found
 
@@ -231,7 +231,7 @@ class FeatureSearch(Attack):
         if options.start in ("best", "decoder"):
             found += decoder_effort(options.decoder, evidence, intercepts)
         if options.start in ("best", "kernel_ridge"):
-            found += KernelRidge(KernelRidgeOptions()).effort(evidence, intercepts)
+            found += KernelRidge(options.kernel_ridge).effort(evidence, intercepts)
         tuning = self.tuning(len(evidence.auxiliary_validation.images))
         steps = self.steps(math.ceil(tuning / len(images)), math.ceil(intercepts / len(images)))
         descent = Descent(1, 0.1)
@@ -333,7 +333,8 @@ def error_of(start: Reconstruct, released: ReleasedFeatures) -> float:
 
 def starts_of(options: Any) -> int:
     """Return how many starts a search has: ``first_starts``, where variations help."""
-    inverses = 1 + KernelRidgeOptions().fits
+    fits = options.kernel_ridge.fits
+    inverses = 1 + fits if fits > 1 else 1
     counts = {"best": 1 + inverses, "kernel_ridge": inverses, "decoder": 1, "mean_image": 1}
     return counts[options.start]
 
@@ -348,7 +349,7 @@ def first_starts(
 
     Parameters
     ----------
-    options : of the search, with ``start`` and ``decoder``.
+    options : of the search, with ``start``, ``decoder`` and ``kernel_ridge``.
     """
     mean = mean_of(evidence.auxiliary)
     account = Reconstruction(mean[None])
@@ -360,7 +361,7 @@ def first_starts(
         account = training.account(mean[None])
         found.append(training.reconstruct)
     if options.start in ("best", "kernel_ridge"):
-        inverses = KernelInverses(KernelRidgeOptions(), released, seed, report)
+        inverses = KernelInverses(options.kernel_ridge, released, seed, report)
         found.append(inverses)
         further = inverses.each if len(inverses.each) > 1 else []
     if not found:

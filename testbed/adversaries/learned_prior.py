@@ -35,6 +35,7 @@ from testbed.adversaries.feature_search import (
     adam,
     chunks,
 )
+from testbed.adversaries.kernel_ridge import KernelRidge, KernelRidgeOptions
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.compute import as_array, on_device
@@ -49,6 +50,7 @@ class LearnedPriorOptions(Options):
 
     start: Start = Field(default="best", description="start of the search, as that of `white_box`")
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    kernel_ridge: KernelRidgeOptions = KernelRidgeOptions()
     width: Annotated[int, Field(ge=4)] = Field(default=24, description="channels of the denoiser")
     training_steps: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -79,6 +81,19 @@ class LearnedPrior(FeatureSearch):
         "start": ("mean_image", "best"),
         "training_steps": (300, 1000, 3000),
         "steps_per_level": (12, 24, 48),
+    }
+    presets: ClassVar = {
+        "fast": {
+            "steps_per_level": 8,
+            "prior_weights": [0.0, 1e-3],
+            "kernel_ridge": KernelRidge.presets["fast"],
+        },
+        "thorough": {
+            "training_steps": 1000,
+            "steps_per_level": 48,
+            "tuning_images": 24,
+            "kernel_ridge": KernelRidge.presets["thorough"],
+        },
     }
 
     def tuned(self, search: Search) -> tuple[Reconstruct, float]:

@@ -40,6 +40,7 @@ from testbed.adversaries.feature_search import (
     chunks,
     starts_of,
 )
+from testbed.adversaries.kernel_ridge import KernelRidge, KernelRidgeOptions
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.residual_decoder import ResidualDecoderOptions
 from testbed.core import seeds
@@ -48,6 +49,7 @@ from testbed.core.registries import ATTACKS
 from testbed.core.registry import NonNegative, Options, Positive
 
 _VARIATIONS = 4  # of each validation image, for the covariance of the start's errors
+_MOST_RESIDUALS = 1000  # an eigendecomposition is cubic in them
 _RATE = 0.15  # of the first step in a prior's coordinates, in its standard deviations
 _MEMORY = 0.9  # of the squared gradients there: kinks of ReLU change them quickly
 
@@ -61,6 +63,7 @@ class WhiteBoxOptions(Options):
         "the better of both on the validation images, or the mean image",
     )
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    kernel_ridge: KernelRidgeOptions = KernelRidgeOptions()
     steps: Annotated[int, Field(ge=8, le=100_000)] = 160
     learning_rate: Positive = Field(
         default=0.1,
@@ -111,10 +114,10 @@ class ResidualPrior:
     @classmethod
     def of(cls, missed: FloatArray, most: int) -> "ResidualPrior":
         """Learn at most that many directions from a start's errors on held-out images."""
-        residuals = missed.reshape(len(missed), -1).astype(np.float64)
-        _, lengths, axes = np.linalg.svd(residuals, full_matrices=False)
-        scaled = axes[:most] * (lengths[:most, None] / math.sqrt(len(missed)))
-        return cls(scaled.astype(np.float32).reshape(-1, *missed.shape[1:]))
+        residuals = missed.reshape(len(missed), -1).astype(np.float64) / math.sqrt(len(missed))
+        _, vectors = np.linalg.eigh(residuals @ residuals.T)  # fewer images than pixels, mostly
+        axes = vectors[:, ::-1][:, : min(most, *residuals.shape)].T @ residuals
+        return cls(axes.astype(np.float32).reshape(-1, *missed.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,19 @@ class WhiteBox(FeatureSearch):
         "learning_rate": (0.03, 0.1, 0.3),
         "restarts": (1, 2),
     }
+    presets: ClassVar = {
+        "fast": {
+            "steps": 80,
+            "restarts": 1,
+            "prior_weights": [0.01, 0.1],
+            "kernel_ridge": KernelRidge.presets["fast"],
+        },
+        "thorough": {
+            "steps": 400,
+            "restarts": 5,
+            "kernel_ridge": KernelRidge.presets["thorough"],
+        },
+    }
 
     def tuned(self, search: Search) -> tuple[Reconstruct, float]:
         """Return the search with the best prior and number of steps, from one start or several."""
@@ -217,11 +233,11 @@ class WhiteBox(FeatureSearch):
     def _most_probable(self, search: Search) -> tuple[Reconstruct, float]:
         options = self.options
         starts = search.starts[: options.restarts]
-        held_out, shown = search.held_out(_VARIATIONS)
+        own = len(search.released.auxiliary_validation.images)
+        held_out, shown = search.held_out(min(_VARIATIONS, max(0, _MOST_RESIDUALS // own - 1)))
         missed = [held_out - start(shown) for start in starts]
         apart = float(search.distance.expected(search.start(shown), shown).mean())
         # A prior that knew the errors on the images of tuning would seem too good on them.
-        own = len(search.released.auxiliary_validation.images)
         count = self.tuning(own)
         others = np.arange(len(held_out)) % own >= min(count, own - 1)
         searches = [self._ascent(errors[others]) for errors in missed]
