@@ -26,11 +26,12 @@ from testbed.adversaries.decoder_network import (
     DecoderNetwork,
     update,
 )
-from testbed.adversaries.effort import Effort
+from testbed.adversaries.effort import Effort, Sizes
 from testbed.adversaries.residual_decoder import (
     DecoderTraining,
     Shape,
     TrainingOptions,
+    decoder_bytes,
     decoder_effort,
 )
 from testbed.core import seeds
@@ -92,6 +93,10 @@ class AveragedDecoder(Attack):
         training = AveragedTraining(self.options, evidence, seed)
         training.run(report)
         return training.account(training.reconstruct(evidence.intercepts.features))
+
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features and the images that a decoder is trained on."""
+        return decoder_bytes(sizes)
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the steps of the training of all members."""

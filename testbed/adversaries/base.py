@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from testbed.adversaries.effort import Effort
+from testbed.adversaries.effort import Effort, Sizes
 from testbed.core.registry import Options
 from testbed.scenario.components import Component, Strength
 from testbed.scenario.threat_model import ThreatModel
@@ -191,4 +191,8 @@ class Attack:
         evidence : as for ``mount``, but with a few made-up intercepts and initial weights.
         intercepts : how many there will be.
         """
+        return None
+
+    def memory_bytes(self, sizes: Sizes) -> int | None:
+        """Return about how much memory ``mount`` takes; None: unknown, or little."""
         return None

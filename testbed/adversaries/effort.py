@@ -1,4 +1,4 @@
-"""The work of an attack before it runs: a step that it repeats, and how often.
+"""The work of an attack before it runs: a step that it repeats, and how often; and its memory.
 
 The dry run times one step of each kind on this machine. It knows nothing else about attacks.
 """
@@ -28,6 +28,25 @@ class Effort:
     what: str
     step: Callable[[], object]
     of_arm: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an attack will work on.
+
+    Attributes
+    ----------
+    auxiliary, validation, intercepts : numbers of images.
+    features, pixels : numbers in an image's features, and in an image.
+    is_random : whether releases are random.
+    """
+
+    auxiliary: int
+    validation: int
+    intercepts: int
+    features: int
+    pixels: int
+    is_random: bool
 
 
 def products(multiply_adds: float, dtype: DTypeLike = np.float64) -> Effort:

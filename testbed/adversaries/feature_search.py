@@ -18,7 +18,7 @@ from testbed.adversaries.base import (
     Report,
     WhiteBoxOracle,
 )
-from testbed.adversaries.effort import Effort
+from testbed.adversaries.effort import Effort, Sizes
 from testbed.adversaries.kernel_ridge import KernelInverses, KernelRidge
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, granted_weights
@@ -27,6 +27,7 @@ from testbed.adversaries.residual_decoder import (
     decoder_effort,
 )
 from testbed.core.compute import as_array, on_device
+from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options
 from testbed.scenario.threat_model import ThreatModel
 
@@ -40,6 +41,8 @@ _PIXELS = 32 * 32 * 32  # of the images searched together; they and their activa
 _FIRST_DRAW = 1_000_000  # beyond the draws of training queries
 _HELD_OUT_DRAW = 100_000  # of variations of the validation images, beyond those of training
 _DISTANCE_DRAWS = 8
+_ACTIVATIONS = 30
+"""About what the front-end keeps for the gradient, in numbers per number of features and pixels."""
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -213,6 +216,17 @@ class FeatureSearch(Attack):
             closed = KernelRidge(self.options.kernel_ridge)
             found |= {"kernel_ridge": closed.options, **closed.builds_on()}
         return found
+
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the starts, and of the images that are searched together."""
+        released = 4 * sizes.features * (sizes.auxiliary + sizes.validation + 2 * sizes.intercepts)
+        starts = [
+            ATTACKS.create(name, options.model_dump()).memory_bytes(sizes) or 0
+            for name, options in self.builds_on().items()
+            if name in ("residual_decoder", "kernel_ridge")
+        ]
+        searched = max(1, _PIXELS // sizes.pixels) * (sizes.features + sizes.pixels)
+        return released + sum(starts) + 4 * _ACTIVATIONS * searched
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the steps of the start and of the search."""

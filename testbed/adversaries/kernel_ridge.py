@@ -23,9 +23,9 @@ from pydantic import Field
 
 from testbed.adversaries import augmentation
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
-from testbed.adversaries.effort import Effort, eigenvectors, products
+from testbed.adversaries.effort import Effort, Sizes, eigenvectors, products
 from testbed.adversaries.mean_image import mean_of
-from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, most_pairs
 from testbed.adversaries.ridge import LinearInverse, RidgeOptions
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options, Positive
@@ -73,6 +73,7 @@ of the cost. The final fit uses all pixels.
 """
 
 
+_BLOCK = 64  # rows whose squares are in memory at once
 _MOST_PENALTIES = 8
 _FACTOR_MACS = 1 / 3
 _EXPONENTIAL_MACS = 60
@@ -90,7 +91,9 @@ class Kernel:
 
     def __init__(self, training: Matrix) -> None:
         self._training = training
-        self._squares = np.square(training).sum(axis=1)
+        blocks = range(0, len(training), _BLOCK)
+        squares = [np.square(training[row : row + _BLOCK]).sum(axis=1) for row in blocks]
+        self._squares = np.concatenate(squares)
         self._power = float(self._squares.mean()) or 1.0
 
     def parts(self, features: Matrix) -> tuple[Matrix, Matrix]:
@@ -172,11 +175,21 @@ class KernelRidge(Attack):
         """Return the linear inverse, which is used where it is better."""
         return {"ridge": RidgeOptions()}
 
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features of all fits, and of the kernels."""
+        options = self.options
+        draws = options.releases_per_image if sizes.is_random else 1
+        pairs = (draws + max(options.variations)) * sizes.auxiliary
+        n = min(pairs, _most(options, sizes.features))
+        features = (options.fits + 2) * n + sizes.validation + sizes.intercepts
+        return 4 * (sizes.features * features + 6 * n * n + (options.fits + 2) * n * sizes.pixels)
+
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the queries, factorisations, solutions and kernels of every choice and fit."""
         options, released = self.options, ReleasedFeatures(evidence)
         draws = options.releases_per_image if released.is_random else 1
-        images, most = len(released.auxiliary.images), options.max_samples
+        images = len(released.auxiliary.images)
+        most = _most(options, evidence.intercepts.features[0].size)
         pairs = min(draws * images, most)
         d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
         validation = len(released.auxiliary_validation.images)
@@ -220,8 +233,10 @@ class KernelInverses:
         self._mean = mean_of(released.auxiliary)
         images = released.auxiliary.images
         draws = options.releases_per_image if released.is_random else 1
-        pairs = min(draws * len(images), options.max_samples)
-        raw = np.concatenate([released.training(draw) for draw in range(draws)])[:pairs]
+        self._most = _most(options, released.validation()[0].size)
+        pairs = min(draws * len(images), self._most)
+        releases = [released.training(draw) for draw in range(draws)]
+        raw = (np.concatenate(releases) if draws > 1 else releases[0])[:pairs]
         self._first_variation = draws
         self._own = raw, images[np.arange(pairs) % len(images)]
         self._varied: dict[int, tuple[FloatArray, FloatArray]] = {}
@@ -240,12 +255,20 @@ class KernelInverses:
 
     def _pairs(self, count: int, fit: int) -> tuple[FloatArray, FloatArray]:
         """Return features and images of one fit, with ``count`` variations of each image."""
+        if count == 0:
+            return self._own
         features, images = [self._own[0]], [self._own[1]]
         for number in range(fit * count, (fit + 1) * count):
             released, varied = self._variation(number)
             features.append(released)
             images.append(varied)
         return np.concatenate(features), np.concatenate(images)
+
+    def _kernel(self, count: int, fit: int) -> tuple[ChannelNormaliser, Kernel, FloatArray]:
+        """Return normaliser, kernel and images of one fit; raw features are not kept."""
+        raw, images = self._pairs(count, fit)
+        normalise = ChannelNormaliser.fit(raw, per_element=True)
+        return normalise, Kernel(_flat(normalise(raw))), images
 
     def _variation(self, number: int) -> tuple[FloatArray, FloatArray]:
         """Return features and images of one variation of each image; the first ones are kept."""
@@ -267,7 +290,7 @@ class KernelInverses:
             for count in self._options.variations
             if count == 0
             or (
-                pairs + count * images <= self._options.max_samples
+                pairs + count * images <= self._most
                 # To choose among the numbers, and for all fits with one of them.
                 and self._released.affords((most + (self._options.fits - 1) * count) * images)
             )
@@ -285,9 +308,7 @@ class KernelInverses:
         goal = _flat(truth - self._mean) @ directions
         choices = []
         for count in self._affordable():
-            raw, images = self._pairs(count, 0)
-            normalise = ChannelNormaliser.fit(raw, per_element=True)
-            kernel = Kernel(_flat(normalise(raw)))
+            normalise, kernel, images = self._kernel(count, 0)
             among, held_out = kernel.among(), kernel.parts(_flat(normalise(self._shown)))
             projected = _flat(images - self._mean) @ directions
             for width in self._options.widths:
@@ -301,9 +322,7 @@ class KernelInverses:
     def _inverse(
         self, count: int, fit: int, width: float, alpha: float
     ) -> Callable[[FloatArray], FloatArray]:
-        raw, images = self._pairs(count, fit)
-        normalise = ChannelNormaliser.fit(raw, per_element=True)
-        kernel = Kernel(_flat(normalise(raw)))
+        normalise, kernel, images = self._kernel(count, fit)
         among = kernel.among()
         is_flat = not np.tril(among[1]).any()
         weights = _fitted(combined(among, width), alpha, _flat(images - self._mean))
@@ -328,6 +347,12 @@ class KernelInverses:
         for inverse in self._inverses:
             total += inverse(features)
         return total / np.float32(len(self._inverses))
+
+
+def _most(options: KernelRidgeOptions, features: int) -> int:
+    """Return how many training pairs a fit takes at most."""
+    # Those of all fits, and the raw ones of the fit in work.
+    return most_pairs(options.max_samples, features, options.fits + 2)
 
 
 def _fitted(kernel: Matrix, alpha: float, targets: Matrix) -> Matrix:

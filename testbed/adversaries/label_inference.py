@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.adversaries.base import Attack, Evidence, Inferred, IntArray, Reconstruction, Report
-from testbed.adversaries.effort import Effort, eigenvectors, products
+from testbed.adversaries.effort import Effort, Sizes, eigenvectors, products
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core.registries import ATTACKS
@@ -31,6 +31,7 @@ from testbed.scenario.threat_model import ThreatModel
 Matrix = NDArray[np.float64]
 _EXPECTED_ITERATIONS = 100  # of a classifier, in the dry run
 _OVERHEAD_MACS = 100  # of the losses of an iteration, per image and class
+_BLOCK_BYTES = 1 << 30  # of features in double precision that are projected at once
 _WITHIN_RIDGE = 0.1  # of the mean variance within classes, added to every direction
 
 
@@ -86,6 +87,12 @@ class LabelInference(Attack):
             inferred=Inferred(classes, pairs),
         )
 
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features, in double precision too, and of the components."""
+        n, d = sizes.auxiliary, sizes.features
+        shown = min(_BLOCK_BYTES, 8 * d * n) + 4 * d * sizes.intercepts
+        return d * (4 * n + 8 * n + 8 * self.options.components) + 2 * shown + 24 * n * n
+
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the principal components and the iterations of the classifiers."""
         released = ReleasedFeatures(evidence)
@@ -137,14 +144,14 @@ class _Components:
     def __init__(self, features: NDArray[np.float32], components: int) -> None:
         self._normalise = ChannelNormaliser.fit(features, per_element=True)
         self._size = int(np.prod(features.shape[1:]))
-        flat = self._flat(features)
-        self._mean = flat.mean(axis=0)
-        centred = flat - self._mean
+        centred = self._flat(features)
+        self._mean = centred.mean(axis=0)
+        centred -= self._mean  # in place: features can be gigabytes
         # There are usually more features than images: the Gram matrix is smaller.
         values, vectors = np.linalg.eigh(centred @ centred.T)
         kept = np.flatnonzero(values > 1e-9 * max(float(values[-1]), 1e-12))[::-1][:components]
         self.is_flat = len(kept) == 0
-        scale = float(values[kept].mean() / len(flat)) ** 0.5 if len(kept) else 1.0
+        scale = float(values[kept].mean() / len(features)) ** 0.5 if len(kept) else 1.0
         self._basis: Matrix = centred.T @ vectors[:, kept] / (values[kept] ** 0.5 * scale)
 
     def _flat(self, features: NDArray[np.float32]) -> Matrix:
@@ -152,8 +159,12 @@ class _Components:
         return normalised.reshape(len(normalised), self._size).astype(np.float64)
 
     def __call__(self, features: NDArray[np.float32]) -> Matrix:
-        projected: Matrix = (self._flat(features) - self._mean) @ self._basis
-        return projected
+        size = max(1, _BLOCK_BYTES // (8 * self._size))
+        blocks = (features[start : start + size] for start in range(0, len(features), size))
+        empty = np.empty((0, self._basis.shape[1]))
+        return np.concatenate(
+            [empty, *((self._flat(block) - self._mean) @ self._basis for block in blocks)]
+        )
 
 
 def _class_shares(labels: IntArray, num_classes: int) -> Matrix:

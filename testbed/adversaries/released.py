@@ -23,6 +23,8 @@ _PROBES = 4
 _CHUNK = 256
 _TIMED = 16  # images of a query that the dry run times
 _VALIDATION_SHARE = 5
+MATRIX_BYTES = 6 << 30
+"""Memory for the training features of a closed-form attack, with all copies of them."""
 _DISTINCT_RELEASES = 64  # most releases per image of an attacker that averages replays
 
 
@@ -134,6 +136,18 @@ class ReleasedFeatures:
         return self._validation
 
 
+def most_pairs(max_samples: int, features: int, copies: int) -> int:
+    """Return how many training pairs a closed-form attack takes at most.
+
+    Parameters
+    ----------
+    max_samples : its own limit.
+    features : numbers in an image's features, of 4 bytes each.
+    copies : how often it holds each pair's features.
+    """
+    return max(1, min(max_samples, MATRIX_BYTES // (4 * copies * features)))
+
+
 @dataclass(frozen=True)
 class ChannelNormaliser:
     """Scales every live channel to unit variance, by the statistics of the auxiliary features.
@@ -180,10 +194,10 @@ class ChannelNormaliser:
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """Normalise features (N, C, H, W); NaN carries no information and becomes 0."""
-        normalised = (features - self.centre) * self.scale
+        normalised: FloatArray = features - self.centre
+        normalised *= self.scale  # in place, like the rest: features can be gigabytes
         np.nan_to_num(normalised, copy=False, nan=0.0)
-        clamped: FloatArray = np.clip(normalised, -self.LARGEST, self.LARGEST)
-        return clamped
+        return np.clip(normalised, -self.LARGEST, self.LARGEST, out=normalised)
 
 
 def granted_weights(evidence: Evidence, attack: str) -> WhiteBoxOracle:

@@ -36,7 +36,7 @@ from testbed.adversaries.decoder_network import (
     rows,
     update,
 )
-from testbed.adversaries.effort import Effort
+from testbed.adversaries.effort import Effort, Sizes
 from testbed.adversaries.mean_image import mean_of
 from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
 from testbed.core import seeds
@@ -128,6 +128,10 @@ class ResidualDecoder(Attack):
         training.run(report)
         return training.account(training.reconstruct(evidence.intercepts.features))
 
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features and the images that a decoder is trained on."""
+        return decoder_bytes(sizes)
+
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
         """Return the steps of the training."""
         return decoder_effort(self.options, evidence, intercepts)
@@ -191,6 +195,13 @@ def decoder_effort(
             lambda: training()._decode(pairs()[0]),
         ),
     ]
+
+
+def decoder_bytes(sizes: Sizes) -> int:
+    """Return the bytes of a decoder's training: features as released and as inputs, and images."""
+    images = sizes.auxiliary + sizes.validation
+    features = 3 * images + 2 * sizes.intercepts + 3 * _CHUNK
+    return 4 * (sizes.features * features + 3 * sizes.pixels * images)
 
 
 class DecoderTraining:
@@ -289,7 +300,10 @@ class DecoderTraining:
     def _inputs(self, features: FloatArray) -> Tensor:
         """Return normalised and folded features, channels last."""
         adapter: InputAdapter = self.network.adapter
-        return adapter.folded(_channels_last(self._normalise(features)))
+        # Part by part: the copies of gigabytes of features would not fit in memory together.
+        parts = (features[start : start + _CHUNK] for start in range(0, len(features), _CHUNK))
+        folded = [adapter.folded(_channels_last(self._normalise(part))) for part in parts]
+        return torch.cat(folded) if len(folded) > 1 else folded[0]
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error of a batch, over all networks."""

@@ -9,6 +9,7 @@ References
 Saunders, Gammerman, Vovk, Ridge regression learning algorithm in dual variables, ICML 1998.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
 
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
-from testbed.adversaries.effort import Effort, eigenvectors, products
-from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures
+from testbed.adversaries.effort import Effort, Sizes, eigenvectors, products
+from testbed.adversaries.released import ChannelNormaliser, ReleasedFeatures, most_pairs
 from testbed.core.registries import ATTACKS
 from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
@@ -64,7 +65,8 @@ class Ridge(Attack):
         released = ReleasedFeatures(evidence)
         draws = self.options.releases_per_image if released.is_random else 1
         auxiliary = released.auxiliary.images
-        pairs = min(draws * len(auxiliary), self.options.max_samples)
+        features = math.prod(evidence.intercepts.features.shape[1:])
+        pairs = min(draws * len(auxiliary), self._most(features))
         rows = np.arange(pairs) % len(auxiliary)
         starts = range(0, pairs, len(auxiliary))
         releases = [released.training(draw)[: pairs - start] for draw, start in enumerate(starts)]
@@ -78,14 +80,27 @@ class Ridge(Attack):
         """Return the eigendecomposition and the products of ``RidgeRegression``."""
         released = ReleasedFeatures(evidence)
         draws = self.options.releases_per_image if released.is_random else 1
-        n = min(draws * len(released.auxiliary.images), self.options.max_samples)
         d, k = evidence.intercepts.features[0].size, evidence.auxiliary.images[0].size
+        n = min(draws * len(released.auxiliary.images), self._most(d))
         least, validation = min(n, d), len(released.auxiliary_validation.images)
         fit = n * d * least / 2 + least * n * k
         projected = least * (d + least)
         held_out = validation * (projected + least * k * len(self.options.alphas))
         macs = fit + held_out + intercepts * (projected + least * k)
         return [released.effort(draws), products(macs), eigenvectors(least)]
+
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features, of the squared matrices and of their products."""
+        draws = self.options.releases_per_image if sizes.is_random else 1
+        n = min(draws * sizes.auxiliary, self._most(sizes.features))
+        copies = 3 * n if sizes.is_random else sizes.auxiliary + n
+        shown = 2 * (sizes.validation + sizes.intercepts)
+        least = min(n, sizes.features)
+        return 4 * sizes.features * (copies + shown) + 8 * least * (4 * least + 3 * sizes.pixels)
+
+    def _most(self, features: int) -> int:
+        """Return how many training pairs it takes at most: as released, joined and normalised."""
+        return most_pairs(self.options.max_samples, features, 3)
 
 
 class LinearInverse:

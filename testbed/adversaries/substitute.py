@@ -31,12 +31,13 @@ from testbed.adversaries.base import (
     Report,
 )
 from testbed.adversaries.decoder_network import update
-from testbed.adversaries.effort import Effort
+from testbed.adversaries.effort import Effort, Sizes
 from testbed.adversaries.mean_image import mean_of, repeated
 from testbed.adversaries.released import ChannelNormaliser
 from testbed.adversaries.residual_decoder import (
     DecoderTraining,
     ResidualDecoderOptions,
+    decoder_bytes,
     decoder_effort,
 )
 from testbed.adversaries.shadow_front_end import (
@@ -117,6 +118,10 @@ class Substitute(Attack):
         account = training.account(training.reconstruct(features))
         # Its decoder was validated on features of the substitute, not of the front-end.
         return replace(account, validation_mse=None)
+
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the features and the images that a decoder is trained on."""
+        return decoder_bytes(sizes)
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort] | None:
         """Return the steps of the alignment and of the decoder."""

@@ -12,6 +12,7 @@ from testbed.cli.run_time import RunTimes
 from testbed.cli.tables import table
 from testbed.core.plain_torch import plain_optimisers
 from testbed.core.process import tune_malloc
+from testbed.engine.attacking.memory import attack_bytes, check_memory
 from testbed.engine.network.costs import device_costs
 from testbed.engine.setting.batch_warnings import with_batch_warnings
 from testbed.engine.setting.models import ArmModels, arm_models
@@ -36,6 +37,7 @@ def print_dry_run(scenario: Scenario, console: Console | None = None) -> None:
     plain_optimisers()  # as in a run, because steps of the run are timed
     inputs = read_run_inputs(scenario)
     models = [arm_models(inputs, arm) for arm in scenario.arms]
+    check_memory(inputs, models)
     inputs = with_batch_warnings(inputs, models)
     console.print(Syntax(dump_scenario(inputs.scenario), "yaml", background_color="default"))
     console.print(_fleet(inputs))
@@ -157,13 +159,17 @@ def _time(inputs: RunInputs, models: list[ArmModels]) -> list[Table]:
         "adversary",
         "<attack",
         "all arms s",
+        "memory",
     )
     for adversary in inputs.scenario.adversaries:
         seconds = sum(times.by_adversary.get(adversary.name, 0.0) for times in arms.values())
+        needed = [attack_bytes(inputs, item, adversary) for item in models]
+        most = max((size for size in needed if size is not None), default=None)
         unknown = any(adversary.attack.name in times.unknown for times in arms.values())
         attacks.add_row(
             adversary.name,
             adversary.attack.name,
             "unknown, not counted" if unknown else f"{seconds / run.cores:.1f}",
+            "little or unknown" if most is None else formats.scaled(most, "B"),
         )
     return [phases, attacks] if inputs.scenario.adversaries else [phases]

@@ -10,6 +10,7 @@ from testbed.core.progress import Progress
 from testbed.core.threads import one_thread
 from testbed.engine.attacking.attacks import attack_arm
 from testbed.engine.attacking.leakage import leakage_by_tier, releases_by_tier
+from testbed.engine.attacking.memory import check_memory
 from testbed.engine.attacking.sanity import sanity_checks
 from testbed.engine.hosts.on_ray.address import check_address
 from testbed.engine.hosts.starting import StartingHosts, starting_hosts
@@ -81,6 +82,7 @@ def _prepared(
     with progress.phase("load data and fleet"):
         inputs = read_run_inputs(scenario)
         arms = [arm_models(inputs, arm) for arm in scenario.arms]
+        check_memory(inputs, arms)
         inputs = with_batch_warnings(settle_service_times(inputs, arms), arms)
     for note in inputs.data.notes:
         progress.say(f"data: {note}")

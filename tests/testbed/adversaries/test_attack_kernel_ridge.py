@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge as IndependentKernelRidge
 
+from testbed.adversaries import released
 from testbed.adversaries.kernel_ridge import Kernel, combined, fit
 from testbed.adversaries.mounting import mount
 
@@ -117,3 +119,15 @@ def test_it_is_never_worse_than_the_linear_inverse_of_the_same_releases(build_ca
     linear = case.mse(mount("ridge", {}, case.evidence, 0))
     assert linear < 1e-4
     assert case.mse(mount("kernel_ridge", {}, case.evidence, 0)) <= linear
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge"])
+def test_closed_forms_take_fewer_pairs_where_their_features_would_not_fit(
+    name, build_case, front_ends, monkeypatch
+):
+    case = build_case(front_ends["pooled"])
+    whole = mount(name, {}, case.evidence, seed=0)
+    features = case.evidence.intercepts.features[0].size
+    monkeypatch.setattr(released, "MATRIX_BYTES", 5 * 24 * 4 * features)
+    capped = mount(name, {}, case.evidence, seed=0)
+    assert case.mse(whole) < case.mse(capped) < case.mean_image_mse
