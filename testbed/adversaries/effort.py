@@ -22,12 +22,14 @@ class Effort:
     what : names the step; steps of the same name take the same time.
     step : does the step once.
     of_arm : whether the step's time depends on the arm's front-end and defence.
+    images : that the step queries.
     """
 
     times: float
     what: str
     step: Callable[[], object]
     of_arm: bool = False
+    images: int = 0
 
 
 @dataclass(frozen=True)

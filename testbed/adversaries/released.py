@@ -72,7 +72,7 @@ class ReleasedFeatures:
             trainings = min(trainings, max(1, _DISTINCT_RELEASES // self._replays))
         images = trainings * len(self.auxiliary.images) + len(self.auxiliary_validation.images)
         times = self._replays * images / len(few)
-        return Effort(times, "query", lambda: oracle.query(few, 0), of_arm=True)
+        return Effort(times, "query", lambda: oracle.query(few, 0), of_arm=True, images=len(few))
 
     @property
     def may_vary(self) -> bool:

@@ -121,6 +121,16 @@ class ResidualDecoder(Attack):
         "learning_rate": (0.001, 0.003, 0.01),
         "augment": (None, False, True),
     }
+    presets: ClassVar = {
+        "fast": {
+            "max_epochs": 15,
+            "batch_size": 16,
+            "learning_rate": 0.004,
+            "patience": 2,
+            "decays": 1,
+        },
+        "thorough": {"capacity": "medium", "max_epochs": 150, "patience": 4},
+    }
 
     def mount(self, evidence: Evidence, seed: int, report: Report) -> Reconstruction:
         """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""

@@ -43,12 +43,17 @@ class AttackTimes:
     Parameters
     ----------
     answered : expected share of the requests that are answered.
+
+    Attributes
+    ----------
+    queries : expected images queried, by adversary.
     """
 
     def __init__(self, arm: TimedArm, answered: float) -> None:
         self._arm, self._answered = arm, answered
         self._scenario, self._data = arm.scenario, arm.inputs.data
         self._victims = len(self._data.parts.victims)
+        self.queries: dict[str, int] = {}
 
     def effort_s(self, place: int, efforts: list[Effort]) -> float:
         """Return the time of an attack's steps."""
@@ -66,7 +71,10 @@ class AttackTimes:
     # Attacks -------------------------------------------------------------------------------------
 
     def attack_s(self, adversary: Adversary) -> float | None:
-        """Return the time of an adversary's own attack on all tiers; None: unknown."""
+        """Return the time of an adversary's own attack on all tiers; None: unknown.
+
+        The images that it queries are added to ``queries``.
+        """
         attack: Attack = ATTACKS.create(adversary.attack.name, adversary.attack.options)
         total = 0.0
         amount = 1.0 + sum(adversary.curve)
@@ -85,6 +93,7 @@ class AttackTimes:
                 if on_training is None:
                     return None
                 total += rounds * self.effort_s(place, on_training)
+                self._count(adversary, holds, rounds, on_training)
             if not adversary.attacks_serving:
                 continue
             smoothed = CHECKED if self._noise(place) is not None else 0
@@ -92,10 +101,21 @@ class AttackTimes:
             if efforts is None:
                 return None
             total += amount * self.effort_s(place, efforts)
+            self._count(adversary, holds, amount, efforts)
             replays = adversary.knowledge.replays
             if replays > 1:
                 total += replays * (intercepts + smoothed) * self._arm.release_s(place)
         return total
+
+    def _count(
+        self, adversary: Adversary, holds_weights: bool, mounted: float, efforts: list[Effort]
+    ) -> None:
+        """Add the queries of an attack that is mounted so many times, each within its limit."""
+        images = sum(effort.times * effort.images for effort in efforts)
+        if adversary.query_limit is not None and not holds_weights:
+            images = min(images, adversary.query_limit)
+        before = self.queries.get(adversary.name, 0)
+        self.queries[adversary.name] = before + round(mounted * images)
 
     def training_attack_s(self, adversary: Adversary) -> float:
         """Return the time of an attack at the cloud beside the training of the fleet."""

@@ -159,10 +159,12 @@ def _time(inputs: RunInputs, models: list[ArmModels]) -> list[Table]:
         "adversary",
         "<attack",
         "all arms s",
+        "images queried",
         "memory",
     )
     for adversary in inputs.scenario.adversaries:
         seconds = sum(times.by_adversary.get(adversary.name, 0.0) for times in arms.values())
+        queries = sum(times.queries.get(adversary.name, 0) for times in arms.values())
         needed = [attack_bytes(inputs, item, adversary) for item in models]
         most = max((size for size in needed if size is not None), default=None)
         unknown = any(adversary.attack.name in times.unknown for times in arms.values())
@@ -170,6 +172,7 @@ def _time(inputs: RunInputs, models: list[ArmModels]) -> list[Table]:
             adversary.name,
             adversary.attack.name,
             "unknown, not counted" if unknown else f"{seconds / run.cores:.1f}",
+            "unknown" if unknown else f"{queries:,}",
             "little or unknown" if most is None else formats.scaled(most, "B"),
         )
     return [phases, attacks] if inputs.scenario.adversaries else [phases]

@@ -63,6 +63,7 @@ class ArmTimes:
     ----------
     by_adversary : of the adversaries' own attacks on intercepts; part of ``attack``.
     unknown : attacks whose work is unknown, and in none of the times.
+    queries : expected images queried, by adversary.
     """
 
     train: Seconds
@@ -70,6 +71,7 @@ class ArmTimes:
     attack: Seconds
     by_adversary: dict[str, float] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    queries: dict[str, int] = field(default_factory=dict)
 
     def walls(self, cores: int) -> list[float]:
         """Return the wall times of training, serving and attacks, in seconds."""
@@ -137,6 +139,7 @@ class RunTimes:
             Seconds(sum(by_adversary.values()), after + attacks.scores_s(len(found))),
             by_adversary,
             tuple(unknown),
+            attacks.queries,
         )
 
     def _on_fleet(self, arm: TimedArm) -> Seconds:

@@ -147,3 +147,14 @@ def test_work_of_matrices_by_hand():
 
 def test_an_attack_may_leave_its_effort_unknown(build_case, front_ends):
     assert Attack({}).effort(build_case(front_ends["pooled"]).evidence, 8) is None
+
+
+@pytest.mark.parametrize("name", ["ridge", "residual_decoder", "label_inference"])
+def test_the_queries_of_an_attack_are_known_beforehand(name, build_case, front_ends):
+    case = build_case(front_ends["pooled"], auxiliary=120)
+    options = STUBBORN | {"max_epochs": 1} if name == "residual_decoder" else {}
+    efforts = ATTACKS.create(name, options).effort(case.evidence, 8)
+    expected = sum(effort.times * effort.images for effort in efforts)
+    probes = 2 * 4  # whether releases are random
+    asked = mount(name, options, case.evidence, seed=0).queries
+    assert asked == expected + probes
