@@ -1,5 +1,6 @@
 """Shared by trained attacks: queries to the defended front-end, and normalised features."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ VALIDATION_DRAW = 0
 
 _VALIDATION_REPLAYS = 500_000  # first draw of its further releases, beyond training's draws
 _PROBES = 4
-_CHUNK = 256
+_CHUNK, _CHUNK_BYTES = 256, 64 << 20  # images of features in double precision at once
 _TIMED = 16  # images of a query that the dry run times
 _VALIDATION_SHARE = 5
 MATRIX_BYTES = 6 << 30
@@ -175,14 +176,15 @@ class ChannelNormaliser:
     def fit(cls, features: FloatArray, per_element: bool = False) -> "ChannelNormaliser":
         """Fit to features (N, C, H, W); ``per_element`` centres each element separately."""
         count = len(features)
+        size = max(1, min(_CHUNK, _CHUNK_BYTES // (8 * math.prod(features.shape[1:]))))
         element_mean = np.zeros(features.shape[1:])
-        for start in range(0, count, _CHUNK):
-            element_mean += features[start : start + _CHUNK].sum(axis=0, dtype=np.float64)
+        for start in range(0, count, size):
+            element_mean += features[start : start + size].sum(axis=0, dtype=np.float64)
         element_mean /= count
         variance = np.zeros(features.shape[1])
         magnitude = np.zeros(features.shape[1])
-        for start in range(0, count, _CHUNK):
-            part = features[start : start + _CHUNK].astype(np.float64)
+        for start in range(0, count, size):
+            part = features[start : start + size].astype(np.float64)
             magnitude += np.square(part).sum(axis=(0, 2, 3))
             variance += np.square(part - element_mean).sum(axis=(0, 2, 3))
         elements = count * features.shape[2] * features.shape[3]
