@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from testbed.adversaries import augmentation
+from testbed.adversaries.averaged_decoder import AveragedTraining
 from testbed.adversaries.base import (
     Attack,
     Evidence,
@@ -166,7 +167,7 @@ class Descent:
 class FeatureSearch(Attack):
     """Base of attacks that search for images through the known weights.
 
-    Options have ``start`` (see ``Start``), ``decoder`` and ``kernel_ridge``.
+    Options have ``start`` (see ``Start``), ``decoder``, ``averaged_decoder`` and ``kernel_ridge``.
 
     Attributes
     ----------
@@ -212,6 +213,8 @@ class FeatureSearch(Attack):
         found: dict[str, Options] = {}
         if self.options.start in ("best", "decoder"):
             found["residual_decoder"] = self.options.decoder
+        if self.options.start == "best" and self.options.averaged_decoder is not None:
+            found["averaged_decoder"] = self.options.averaged_decoder
         if self.options.start in ("best", "kernel_ridge"):
             closed = KernelRidge(self.options.kernel_ridge)
             found |= {"kernel_ridge": closed.options, **closed.builds_on()}
@@ -223,7 +226,7 @@ class FeatureSearch(Attack):
         starts = [
             ATTACKS.create(name, options.model_dump()).memory_bytes(sizes) or 0
             for name, options in self.builds_on().items()
-            if name in ("residual_decoder", "kernel_ridge")
+            if name != "ridge"  # which kernel_ridge counts
         ]
         searched = max(1, _PIXELS // sizes.pixels) * (sizes.features + sizes.pixels)
         return released + sum(starts) + 4 * _ACTIVATIONS * searched
@@ -244,6 +247,9 @@ class FeatureSearch(Attack):
         found = [ReleasedFeatures(evidence).effort(1)]
         if options.start in ("best", "decoder"):
             found += decoder_effort(options.decoder, evidence, intercepts)
+        averaged = options.averaged_decoder
+        if options.start == "best" and averaged is not None:
+            found += decoder_effort(averaged, evidence, intercepts, AveragedTraining)
         if options.start in ("best", "kernel_ridge"):
             found += KernelRidge(options.kernel_ridge).effort(evidence, intercepts)
         tuning = self.tuning(len(evidence.auxiliary_validation.images))
@@ -345,11 +351,20 @@ def error_of(start: Reconstruct, released: ReleasedFeatures) -> float:
     return float(np.square(start(released.validation()) - truth, dtype=np.float64).mean())
 
 
+def _decoders(options: Any, evidence: Evidence, seed: int) -> Iterator[DecoderTraining]:
+    """Yield the trainings of the decoders that a search may start from."""
+    if options.start in ("best", "decoder"):
+        yield DecoderTraining(options.decoder, evidence, seed)
+    if options.start == "best" and options.averaged_decoder is not None:
+        yield AveragedTraining(options.averaged_decoder, evidence, seed)
+
+
 def starts_of(options: Any) -> int:
     """Return how many starts a search has: ``first_starts``, where variations help."""
     fits = options.kernel_ridge.fits
     inverses = 1 + fits if fits > 1 else 1
-    counts = {"best": 1 + inverses, "kernel_ridge": inverses, "decoder": 1, "mean_image": 1}
+    decoders = 1 if options.averaged_decoder is None else 2
+    counts = {"best": decoders + inverses, "kernel_ridge": inverses, "decoder": 1, "mean_image": 1}
     return counts[options.start]
 
 
@@ -363,14 +378,13 @@ def first_starts(
 
     Parameters
     ----------
-    options : of the search, with ``start``, ``decoder`` and ``kernel_ridge``.
+    options : of the search, with ``start`` and those of the starts.
     """
     mean = mean_of(evidence.auxiliary)
     account = Reconstruction(mean[None])
     found: list[Reconstruct] = []
     further: list[Reconstruct] = []
-    if options.start in ("best", "decoder"):
-        training = DecoderTraining(options.decoder, evidence, seed)
+    for training in _decoders(options, evidence, seed):
         training.run(report)
         account = training.account(mean[None])
         found.append(training.reconstruct)

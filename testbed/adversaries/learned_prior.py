@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from testbed.adversaries import augmentation
+from testbed.adversaries.averaged_decoder import AveragedDecoderOptions
 from testbed.adversaries.base import Evidence, FloatArray
 from testbed.adversaries.decoder_network import ResidualBlock, convolution, update
 from testbed.adversaries.effort import Effort
@@ -36,7 +37,7 @@ from testbed.adversaries.feature_search import (
     chunks,
 )
 from testbed.adversaries.kernel_ridge import KernelRidge, KernelRidgeOptions
-from testbed.adversaries.residual_decoder import ResidualDecoderOptions
+from testbed.adversaries.residual_decoder import ResidualDecoder, ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.compute import as_array, on_device
 from testbed.core.registries import ATTACKS
@@ -50,6 +51,9 @@ class LearnedPriorOptions(Options):
 
     start: Start = Field(default="best", description="start of the search, as that of `white_box`")
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    averaged_decoder: AveragedDecoderOptions | None = Field(
+        default=None, description="with `start: best`, train this slower decoder as well"
+    )
     kernel_ridge: KernelRidgeOptions = KernelRidgeOptions()
     width: Annotated[int, Field(ge=4)] = Field(default=24, description="channels of the denoiser")
     training_steps: Annotated[int, Field(ge=1)] = 300
@@ -86,12 +90,15 @@ class LearnedPrior(FeatureSearch):
         "fast": {
             "steps_per_level": 8,
             "prior_weights": [0.0, 1e-3],
+            "decoder": ResidualDecoder.presets["fast"],
             "kernel_ridge": KernelRidge.presets["fast"],
         },
         "thorough": {
             "training_steps": 1000,
             "steps_per_level": 48,
             "tuning_images": 24,
+            "averaged_decoder": {},
+            "decoder": ResidualDecoder.presets["thorough"],
             "kernel_ridge": KernelRidge.presets["thorough"],
         },
     }

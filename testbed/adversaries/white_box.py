@@ -28,7 +28,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from testbed.adversaries.averaged_decoder import AveragedDecoderOptions
 from testbed.adversaries.base import FloatArray
+from testbed.adversaries.effort import Sizes
 from testbed.adversaries.feature_search import (
     Descent,
     FeatureDistance,
@@ -42,7 +44,7 @@ from testbed.adversaries.feature_search import (
 )
 from testbed.adversaries.kernel_ridge import KernelRidge, KernelRidgeOptions
 from testbed.adversaries.mean_image import mean_of, repeated
-from testbed.adversaries.residual_decoder import ResidualDecoderOptions
+from testbed.adversaries.residual_decoder import ResidualDecoder, ResidualDecoderOptions
 from testbed.core import seeds
 from testbed.core.compute import as_array, on_device
 from testbed.core.registries import ATTACKS
@@ -63,6 +65,9 @@ class WhiteBoxOptions(Options):
         "the better of both on the validation images, or the mean image",
     )
     decoder: ResidualDecoderOptions = ResidualDecoderOptions()
+    averaged_decoder: AveragedDecoderOptions | None = Field(
+        default=None, description="with `start: best`, train this slower decoder as well"
+    )
     kernel_ridge: KernelRidgeOptions = KernelRidgeOptions()
     steps: Annotated[int, Field(ge=8, le=100_000)] = 160
     learning_rate: Positive = Field(
@@ -192,11 +197,14 @@ class WhiteBox(FeatureSearch):
             "steps": 80,
             "restarts": 1,
             "prior_weights": [0.01, 0.1],
+            "decoder": ResidualDecoder.presets["fast"],
             "kernel_ridge": KernelRidge.presets["fast"],
         },
         "thorough": {
             "steps": 400,
             "restarts": 5,
+            "averaged_decoder": {},
+            "decoder": ResidualDecoder.presets["thorough"],
             "kernel_ridge": KernelRidge.presets["thorough"],
         },
     }
@@ -284,6 +292,12 @@ class WhiteBox(FeatureSearch):
         if self.options.prior == "residuals":  # which the others are for
             validation = max(1, validation // 2)
         return min(self.options.tuning_images, validation)
+
+    def memory_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of the search, and of what the starts miss on held-out images."""
+        held_out = min((1 + _VARIATIONS) * sizes.validation, max(sizes.validation, _MOST_RESIDUALS))
+        missed = 4 * (self.options.restarts + 6) * sizes.pixels  # of them, some in double precision
+        return super().memory_bytes(sizes) + held_out * (4 * sizes.features + missed)
 
     def steps(self, tuning: int, intercepted: int) -> float:
         """Return the steps of tuning, and of a search to its end from every start."""

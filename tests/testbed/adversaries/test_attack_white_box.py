@@ -203,4 +203,8 @@ def test_the_better_of_both_starts_is_searched_from(build_case, front_ends):
     closed = mount("white_box", {**options, "start": "kernel_ridge"}, case.evidence, 0)
     np.testing.assert_allclose(best.images, closed.images, atol=1e-3)
     assert best.body_parameters is not None
+    slow = {**brief, "capacity": "small", "members": 1}
+    both = mount("white_box", {**options, "averaged_decoder": slow}, case.evidence, 0)
+    np.testing.assert_allclose(both.images, closed.images, atol=1e-3)
+    assert both.queries > best.queries
     assert closed.body_parameters is None
