@@ -1,13 +1,13 @@
-"""Climbs the ladder of attacks on CIFAR-10 and on faces, and puts the tables into docs/ladder.md.
+"""Climbs the ladder of attacks on several data sets, and puts the tables into docs/ladder.md.
 
     python benchmarks/ladder_tables.py --seeds 0 1 2 --jobs 2
     python benchmarks/ladder_tables.py --data olivetti --seeds 0 --set training.provider.epochs=30
 
-Runs ``scenarios/cifar10_ladder.yaml`` and ``scenarios/olivetti_ladder.yaml`` with every seed, each
-run in one thread, compares the seeds of each, and writes the table of arms and the table of attacks
-between the marks of the document. What the output folder has is not run again, so that the same
-command goes on after an interrupt, and adds seeds. The exit code is 1 if a run failed; tables of
-data with a failed run stay as they were.
+Runs ``scenarios/digits_ladder.yaml``, ``scenarios/cifar10_ladder.yaml`` and
+``scenarios/olivetti_ladder.yaml`` with every seed, each run in one thread, compares the seeds of
+each, and writes the table of arms and the table of attacks between the marks of the document. What
+the output folder has is not run again, so that the same command goes on after an interrupt, and
+adds seeds. The exit code is 1 if a run failed; tables of data with a failed run stay as they were.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from testbed.sweep.grid import Point, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIOS = {
+    "digits": ROOT / "scenarios" / "digits_ladder.yaml",
     "cifar10": ROOT / "scenarios" / "cifar10_ladder.yaml",
     "olivetti": ROOT / "scenarios" / "olivetti_ladder.yaml",
 }
@@ -49,7 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in one thread")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="change a key of both scenarios; needs another --out, or one without results",
+        help="change a key of all scenarios; needs another --out, or one without results",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results/ladder"))
     parser.add_argument(

@@ -13,7 +13,7 @@ DOCUMENT = Path(ladder_tables.ROOT / "docs" / "ladder.md")
 
 @pytest.fixture
 def tiny_ladders(tmp_path, monkeypatch, without_figures):
-    """Replace both scenarios by one that takes a second."""
+    """Replace all scenarios by one that takes a second."""
     tree = copy.deepcopy(TINY)
     tree["data"]["max_images"] = 200
     tree["training"]["rounds"] = 1
@@ -91,10 +91,20 @@ def test_runs_differ_by_their_seeds_alone_and_take_one_thread():
         assert point.scenario.training.provider.threads == 1
 
 
-def test_both_ladders_have_the_same_arms_and_every_attack_that_needs_no_fleet_training():
-    ladders = [
-        ladder_tables.points_of(data, [0], [])[0].scenario for data in ladder_tables.SCENARIOS
-    ]
+def ladder_of(data):
+    return ladder_tables.points_of(data, [0], [])[0].scenario
+
+
+def test_the_digits_ladder_has_the_attacks_on_all_victims_with_queries_or_weights():
+    assert {adversary.attack.name for adversary in ladder_of("digits").adversaries} == {
+        *("ridge", "kernel_ridge", "residual_decoder", "averaged_decoder"),
+        *("white_box", "learned_prior"),
+    }
+    assert {adversary.position.tap for adversary in ladder_of("digits").adversaries} == {"cloud"}
+
+
+def test_both_large_ladders_have_the_same_arms_and_every_attack_that_needs_no_fleet_training():
+    ladders = [ladder_of(data) for data in ("cifar10", "olivetti")]
     assert ladders[0].arms == ladders[1].arms
     for scenario in ladders:
         mounted = {adversary.attack.name for adversary in scenario.adversaries}
@@ -120,6 +130,7 @@ def test_bad_input_is_one_sentence_before_anything_runs(wrong, said, tmp_path, m
         "".join(
             f"{block.begin}\n{block.end}\n"
             for block in [
+                *ladder_tables.blocks_of("digits"),
                 *ladder_tables.blocks_of("cifar10"),
                 ladder_tables.blocks_of("olivetti")[0],
             ]
