@@ -113,7 +113,7 @@ class Reconstruction:
     reached_plateau : whether the training ended on a plateau and not at its limit of epochs; None
         for attacks that do not train until a plateau.
     validation_mse : mean squared error on the images that it was chosen on, the attacker's
-        validation images; None where their features cannot be had from the deployed front-end.
+        validation images; None where the deployed front-end does not give their features.
     body_parameters : learned parameters without the input adapter, equal for every defence.
     adapter_parameters : learned parameters of the input adapter, which depend on the feature shape.
     queries : images whose released features were queried; filled in by ``mounting.mount``.
