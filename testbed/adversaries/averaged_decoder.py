@@ -2,8 +2,9 @@
 
 Every second pass is over new variations of the auxiliary images. All members learn from the same
 batches, from other initial weights. A member decodes with an exponential moving average of its
-weights, and the mean of the members' images is validated and attacks the victims. With the body of
-the residual decoder this is a longer training of a better estimator, not a larger network.
+weights, and the mean of the members' images is validated. With the body of the residual decoder
+this is a longer training of a better estimator, not a larger network. The closed form
+(``kernel_ridge``) errs otherwise: a mean of both, weighted on the validation images, attacks.
 
 References
 ----------
@@ -12,13 +13,16 @@ Polyak, Juditsky, Acceleration of stochastic approximation by averaging, SIAM J.
 uncertainty estimation using deep ensembles, NeurIPS 2017 (means of networks).
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from testbed.adversaries.base import Attack, Evidence, Reconstruction, Report
+from testbed.adversaries.base import Attack, Evidence, FloatArray, Reconstruction, Report
 from testbed.adversaries.decoder_network import (
     CAPACITIES,
     AveragedNetworks,
@@ -27,6 +31,7 @@ from testbed.adversaries.decoder_network import (
     update,
 )
 from testbed.adversaries.effort import Effort, Sizes
+from testbed.adversaries.kernel_ridge import KernelInverses, KernelRidge, KernelRidgeOptions
 from testbed.adversaries.residual_decoder import (
     DecoderTraining,
     Shape,
@@ -36,8 +41,10 @@ from testbed.adversaries.residual_decoder import (
 )
 from testbed.core import seeds
 from testbed.core.registries import ATTACKS
-from testbed.core.registry import Positive
+from testbed.core.registry import Options, Positive
 from testbed.scenario.threat_model import ThreatModel
+
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class AveragedDecoderOptions(TrainingOptions):
@@ -66,6 +73,10 @@ class AveragedDecoderOptions(TrainingOptions):
         description="vary the auxiliary images in every second pass, unless queries are limited or "
         "releases averaged; each variation is queried",
     )
+    kernel_ridge: KernelRidgeOptions | None = Field(
+        default=KernelRidgeOptions(),
+        description="the closed form that its images are averaged with; null: none",
+    )
 
     def varies(self, number: int, images: int) -> bool:
         """Return whether a pass, numbered from 0, is over variations of the images."""
@@ -92,15 +103,56 @@ class AveragedDecoder(Attack):
         """Train on auxiliary images, keep the best epoch, reconstruct the intercepts."""
         training = AveragedTraining(self.options, evidence, seed)
         training.run(report)
-        return training.account(training.reconstruct(evidence.intercepts.features))
+        features = evidence.intercepts.features
+        if self.options.kernel_ridge is None:
+            return training.account(training.reconstruct(features))
+        closed = KernelInverses(self.options.kernel_ridge, training.released, seed, report)
+        shown, truth = (
+            training.released.validation(),
+            training.released.auxiliary_validation.images,
+        )
+        decoded, inverted = training.reconstruct(shown), closed(shown)
+        errors = [
+            float(np.square(_mean(decoded, inverted, share) - truth, dtype=np.float64).mean())
+            for share in _SHARES
+        ]
+        place = int(np.argmin(errors))  # of equal ones the first, as with constant features
+        share = _SHARES[place]
+        report(f"decoders {share:.0%}, closed form {1.0 - share:.0%}")
+
+        def reconstruct(features: FloatArray) -> FloatArray:
+            return _mean(training.reconstruct(features), closed(features), share)
+
+        account = training.account(reconstruct(features))
+        return replace(account, again=reconstruct, validation_mse=errors[place])
+
+    def builds_on(self) -> Mapping[str, Options]:
+        """Return the closed form, which is used alone where it is better."""
+        if self.options.kernel_ridge is None:
+            return {}
+        closed = KernelRidge(self.options.kernel_ridge)
+        return {"kernel_ridge": closed.options, **closed.builds_on()}
 
     def memory_bytes(self, sizes: Sizes) -> int:
-        """Return the bytes of the features and the images that a decoder is trained on."""
-        return decoder_bytes(sizes)
+        """Return the bytes of the features and the images that it is trained and fitted on."""
+        closed = self.options.kernel_ridge
+        fitted = 0 if closed is None else KernelRidge(closed).memory_bytes(sizes)
+        return decoder_bytes(sizes) + fitted
 
     def effort(self, evidence: Evidence, intercepts: int) -> list[Effort]:
-        """Return the steps of the training of all members."""
-        return decoder_effort(self.options, evidence, intercepts, AveragedTraining)
+        """Return the steps of the training of all members, and those of the closed form."""
+        found = decoder_effort(self.options, evidence, intercepts, AveragedTraining)
+        if self.options.kernel_ridge is not None:
+            found += KernelRidge(self.options.kernel_ridge).effort(evidence, intercepts)
+        return found
+
+
+def _mean(decoded: FloatArray, inverted: FloatArray, share: float) -> FloatArray:
+    """Return the mean of two reconstructions; the share is that of the first."""
+    if share in (0.0, 1.0):
+        return decoded if share else inverted
+    mean: FloatArray = np.float32(share) * decoded + np.float32(1.0 - share) * inverted
+    return mean
 
 
 class AveragedTraining(DecoderTraining):

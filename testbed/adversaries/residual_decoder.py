@@ -215,7 +215,12 @@ def decoder_bytes(sizes: Sizes) -> int:
 
 
 class DecoderTraining:
-    """One training of a decoder; ``reconstruct`` then uses the best epoch's weights."""
+    """One training of a decoder; ``reconstruct`` then uses the best epoch's weights.
+
+    Attributes
+    ----------
+    released : what it queries.
+    """
 
     name: ClassVar[str] = "residual_decoder"
 
@@ -224,17 +229,17 @@ class DecoderTraining:
         self.curve: list[EpochErrors] = []
         self.best_epoch = 0
         self.reached_plateau = False
-        self._released = ReleasedFeatures(evidence)
-        first = self._released.training(0)
+        self.released = ReleasedFeatures(evidence)
+        first = self.released.training(0)
         self._normalise = ChannelNormaliser.fit(first)
         self._is_flat = not self._normalise.scale.any()
         self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
-        self._images = self._released.auxiliary.images
+        self._images = self.released.auxiliary.images
         self._seed = seed
-        self._validation = self._released.auxiliary_validation
+        self._validation = self.released.auxiliary_validation
         self._order = seeds.torch_generator(seed, f"{self.name} batches")
         self.network = self._built(_shape(first), _shape(self._images))
-        self._validation_inputs = self._inputs(self._released.validation())
+        self._validation_inputs = self._inputs(self.released.validation())
         self._fixed: tuple[Tensor, Tensor] | None = None
 
     def _built(self, feature_shape: Shape, image_shape: Shape) -> Networks:
@@ -294,7 +299,7 @@ class DecoderTraining:
 
     def _pass(self, number: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of one pass over the auxiliary images, numbered from 0."""
-        released, images = self._released, self._images
+        released, images = self.released, self._images
         varied = self.options.varies(number, len(images)) and released.may_vary
         if varied and not self._is_flat:
             images = augmentation.vary(images, self._seed, number)

@@ -13,7 +13,7 @@ from testbed.adversaries.decoder_network import CAPACITIES, AveragedNetworks, De
 from testbed.adversaries.mounting import mount
 from testbed.core.registries import ATTACKS
 
-SHORT = {"capacity": "small", "max_epochs": 3, "min_epoch_steps": 12}
+SHORT = {"capacity": "small", "max_epochs": 3, "min_epoch_steps": 12, "kernel_ridge": None}
 
 
 def networks(count=2, decay=0.9, feature_shape=(3, 4, 4)):
@@ -86,7 +86,7 @@ def test_the_best_epoch_of_the_averages_is_used(build_case, front_ends):
     training = AveragedTraining(AveragedDecoderOptions(**SHORT), case.evidence, 0)
     training.run(silent)
     held_out = case.evidence.auxiliary_validation.images
-    again = training.reconstruct(training._released.validation())
+    again = training.reconstruct(training.released.validation())
     errors = [point.validation_mse for point in training.curve]
     assert np.square(again - held_out).mean() == pytest.approx(min(errors), rel=1e-5)
     assert training.best_epoch == int(np.argmin(errors))
@@ -107,3 +107,32 @@ def test_steps_and_queries_are_those_of_the_dry_run(build_case, front_ends, monk
     asked = sum(count for count, _ in case.oracle.queries)
     probes = 8  # whether releases are random
     assert asked - probes == pytest.approx(query.times * 16, abs=48)
+
+
+def test_the_mean_with_the_closed_form_is_better_than_both(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    short, errors = SHORT | {"max_epochs": 1}, {}
+    for name, attack in {
+        "decoders": ("averaged_decoder", short),
+        "closed": ("kernel_ridge", {}),
+        "mean": ("averaged_decoder", short | {"kernel_ridge": {}}),
+    }.items():
+        errors[name] = mount(*attack, case.evidence, 0).validation_mse
+    assert errors["mean"] < 0.95 * min(errors["decoders"], errors["closed"])
+
+
+def test_the_better_one_alone_is_used_where_a_mean_is_worse(build_case, front_ends):
+    case = build_case(front_ends["noisy"])
+    decoded, mean = (
+        mount("averaged_decoder", SHORT | {"kernel_ridge": closed}, case.evidence, 0)
+        for closed in (None, {})
+    )
+    np.testing.assert_array_equal(mean.images, decoded.images)
+    assert mean.queries > decoded.queries
+
+
+def test_the_closed_form_stays_within_the_limit_of_queries(build_case, front_ends):
+    case = build_case(front_ends["pooled"])
+    limited = dataclasses.replace(case.evidence, query_limit=100)
+    found = mount("averaged_decoder", SHORT | {"kernel_ridge": {}}, limited, 0)
+    assert found.queries <= 100
