@@ -107,15 +107,9 @@ class AveragedDecoder(Attack):
         if self.options.kernel_ridge is None:
             return training.account(training.reconstruct(features))
         closed = KernelInverses(self.options.kernel_ridge, training.released, seed, report)
-        shown, truth = (
-            training.released.validation(),
-            training.released.auxiliary_validation.images,
-        )
+        shown = training.released.validation()
         decoded, inverted = training.reconstruct(shown), closed(shown)
-        errors = [
-            float(np.square(_mean(decoded, inverted, share) - truth, dtype=np.float64).mean())
-            for share in _SHARES
-        ]
+        errors = [training.released.error_of(_mean(decoded, inverted, share)) for share in _SHARES]
         place = int(np.argmin(errors))  # of equal ones the first, as with constant features
         share = _SHARES[place]
         report(f"decoders {share:.0%}, closed form {1.0 - share:.0%}")

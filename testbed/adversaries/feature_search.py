@@ -198,7 +198,7 @@ class FeatureSearch(Attack):
             account,
             images=reconstruct(features),
             again=reconstruct,
-            validation_mse=ratio * error_of(starts[0], released),
+            validation_mse=ratio * released.error_of(starts[0](released.validation())),
         )
 
     def tuned(self, search: "Search") -> tuple[Reconstruct, float]:
@@ -345,12 +345,6 @@ class Choice(NamedTuple):
     ratio: float
 
 
-def error_of(start: Reconstruct, released: ReleasedFeatures) -> float:
-    """Return the mean squared error of a start on the attacker's validation images."""
-    truth = released.auxiliary_validation.images
-    return float(np.square(start(released.validation()) - truth, dtype=np.float64).mean())
-
-
 def _decoders(options: Any, evidence: Evidence, seed: int) -> Iterator[DecoderTraining]:
     """Yield the trainings of the decoders that a search may start from."""
     if options.start in ("best", "decoder"):
@@ -394,5 +388,5 @@ def first_starts(
         further = inverses.each if len(inverses.each) > 1 else []
     if not found:
         return [lambda features: repeated(mean, len(features))], account
-    errors = [error_of(start, released) for start in found]
+    errors = [released.error_of(start(released.validation())) for start in found]
     return [*(found[place] for place in np.argsort(errors, kind="stable")), *further], account

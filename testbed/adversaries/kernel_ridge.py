@@ -247,7 +247,7 @@ class KernelInverses:
         self._inverses: list[Callable[[FloatArray], FloatArray]]
         self._inverses = [self._inverse(count, fit, width, alpha) for fit in range(fits)]
         self._varied.clear()
-        self.error = float(np.square(self(self._shown) - truth, dtype=np.float64).mean())
+        self.error = released.error_of(self(self._shown))
         line = LinearInverse(RidgeOptions().alphas, *self._own, released)
         if line.error < self.error:
             report(f"the linear inverse is better, penalty {line.alpha:g}")

@@ -136,6 +136,11 @@ class ReleasedFeatures:
             self._validation = first
         return self._validation
 
+    def error_of(self, images: FloatArray) -> float:
+        """Return the mean squared error of reconstructions of the validation images."""
+        truth = self.auxiliary_validation.images
+        return float(np.square(images - truth, dtype=np.float64).mean())
+
 
 def most_pairs(max_samples: int, features: int, copies: int) -> int:
     """Return how many training pairs a closed-form attack takes at most.

@@ -236,7 +236,6 @@ class DecoderTraining:
         self._mean = torch.from_numpy(mean_of(evidence.auxiliary))
         self._images = self.released.auxiliary.images
         self._seed = seed
-        self._validation = self.released.auxiliary_validation
         self._order = seeds.torch_generator(seed, f"{self.name} batches")
         self.network = self._built(_shape(first), _shape(self._images))
         self._validation_inputs = self._inputs(self.released.validation())
@@ -348,9 +347,8 @@ class DecoderTraining:
         return total / (passes * len(self._images))
 
     def _evaluate(self, epoch: int, training_mse: float) -> EpochErrors:
-        images = self._decode(self._validation_inputs)
-        error = np.square(images - self._validation.images, dtype=np.float64).mean()
-        return EpochErrors(epoch, training_mse, float(error))
+        error = self.released.error_of(self._decode(self._validation_inputs))
+        return EpochErrors(epoch, training_mse, error)
 
     @torch.no_grad()
     def _decode(self, inputs: Tensor) -> FloatArray:

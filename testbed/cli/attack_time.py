@@ -110,7 +110,7 @@ class AttackTimes:
     def _count(
         self, adversary: Adversary, holds_weights: bool, mounted: float, efforts: list[Effort]
     ) -> None:
-        """Add the queries of an attack that is mounted so many times, each within its limit."""
+        """Add the queries of an attack that is mounted several times, each within its limit."""
         images = sum(effort.times * effort.images for effort in efforts)
         if adversary.query_limit is not None and not holds_weights:
             images = min(images, adversary.query_limit)

@@ -57,7 +57,7 @@ class RoundWeights:
 
 
 class TrainingTap:
-    """Reads the features of training images in some rounds, of at most so many images.
+    """Reads the features of training images in some rounds, of a limited number of images.
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ class TrainingTap:
     ranks : per image of the pool: those with the lowest are kept; -1 is never a victim.
     images_of : (device, round, step) -> the images of the step's batch, in their order.
     left_out : a device whose images are no victims, or None.
+    most : images whose features are kept.
     """
 
     def __init__(
