@@ -190,6 +190,7 @@ class FeatureSearch(Attack):
         distance = FeatureDistance(oracle, normalise, released.is_random)
         options, features = self.options, evidence.intercepts.features
         starts, account = first_starts(options, evidence, released, seed, report)
+        assert account.validation_mse is not None
         reconstruct, ratio = starts[0], 1.0
         if not distance.is_flat and len(features):
             search = Search(evidence, seed, released, distance, starts, report)
@@ -198,7 +199,7 @@ class FeatureSearch(Attack):
             account,
             images=reconstruct(features),
             again=reconstruct,
-            validation_mse=ratio * released.error_of(starts[0](released.validation())),
+            validation_mse=ratio * account.validation_mse,
         )
 
     def tuned(self, search: "Search") -> tuple[Reconstruct, float]:
@@ -365,7 +366,7 @@ def starts_of(options: Any) -> int:
 def first_starts(
     options: Any, evidence: Evidence, released: ReleasedFeatures, seed: int, report: Report
 ) -> tuple[list[Reconstruct], Reconstruction]:
-    """Return maps from features to starting images, and the record of the training.
+    """Return maps from features to starting images, and the record with the best one's error.
 
     The best of each kind come first, from best to worst. Then follow the inverses that the closed
     form is the mean of.
@@ -387,6 +388,7 @@ def first_starts(
         found.append(inverses)
         further = inverses.each if len(inverses.each) > 1 else []
     if not found:
-        return [lambda features: repeated(mean, len(features))], account
+        found.append(lambda features: repeated(mean, len(features)))
     errors = [released.error_of(start(released.validation())) for start in found]
-    return [*(found[place] for place in np.argsort(errors, kind="stable")), *further], account
+    best_first = [found[place] for place in np.argsort(errors, kind="stable")]
+    return [*best_first, *further], replace(account, validation_mse=min(errors))
